@@ -1,0 +1,144 @@
+"""The bundle: what training writes and the server loads. One directory, described by `slhf.json`.
+
+    my-bundle/
+        slhf.json            this module's `Bundle`
+        config.json, ...     the base model's weights and tokenizer, unless `base_model` names a hub id
+        leader/, follower/   LoRA adapters in peft's format, each optional
+
+A directory that holds a Hugging Face model and no `slhf.json` is a bundle too: one set of weights plays both roles with
+the paper's follower turn, and `trained` is "unknown".
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slhf.errors import BundleError
+from slhf.turns import FOLLOWER_TURN
+
+MANIFEST = "slhf.json"
+FORMAT = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RoleWeights(_Strict):
+    """What one role adds to the base model."""
+
+    adapter: str | None = None
+    """Path of a LoRA adapter (peft's format) relative to the bundle; None: the base model's weights as they are."""
+
+
+class SamplingDefaults(_Strict):
+    """Used where a request is silent. None leaves the choice to the engine."""
+
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Per round; None: whatever the context leaves."""
+
+
+class Bundle(_Strict):
+    """The manifest, `slhf.json`."""
+
+    format: Literal[1] = FORMAT
+    name: str = Field(min_length=1)
+    base_model: str = "."
+    """A path relative to the bundle ("." = weights lie beside this file) or a Hugging Face hub id."""
+    leader: RoleWeights = RoleWeights()
+    follower: RoleWeights = RoleWeights()
+    follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
+    sampling: SamplingDefaults = SamplingDefaults()
+    revision: str | None = None
+    """`revision_of` the bundle's other files when it was written; None: not recorded."""
+    trained: str = "unknown"
+    """The algorithm that trained it ("stackelberg", ...), "no" for an untrained model, or "unknown"."""
+    training: dict[str, Any] = {}
+    """Facts of the training run: data, steps, settings."""
+    evaluation: dict[str, Any] = {}
+    """The evaluation card: figures with the data and judge they were measured with."""
+
+    def card(self) -> dict[str, Any]:
+        """What `GET /v1/models` shows of the bundle."""
+        return {
+            "bundle": self.name,
+            "base_model": self.base_model,
+            "revision": self.revision,
+            "trained": self.trained,
+            "roles": "shared" if self.leader == self.follower else "separate",
+            "training": self.training,
+            "evaluation": self.evaluation,
+        }
+
+
+def read_bundle(directory: Path, *, name: str | None = None) -> Bundle:
+    """Read and check a bundle directory; adapters named by it must exist.
+
+    `name` is used where there is no manifest (default: the directory's name).
+    Raises BundleError naming the file and the key.
+    """
+    if not directory.is_dir():
+        raise BundleError(f"bundle {directory}: no such directory")
+    manifest = directory / MANIFEST
+    if not manifest.exists():
+        if not (directory / "config.json").exists():
+            raise BundleError(f"bundle {directory}: neither {MANIFEST} nor a Hugging Face config.json is in it")
+        return Bundle(name=name or directory.resolve().name, revision=revision_of(directory))
+    try:
+        bundle = Bundle.model_validate_json(manifest.read_bytes())
+    except ValidationError as exc:
+        problems = "; ".join(f"{_key(error['loc'])}: {error['msg']}" for error in exc.errors())
+        raise BundleError(f"{manifest}: {problems}") from exc
+    for role, weights in (("leader", bundle.leader), ("follower", bundle.follower)):
+        if weights.adapter is not None:
+            _check_adapter(directory, weights.adapter, f"{manifest}: {role}.adapter")
+    return bundle
+
+
+def write_bundle(directory: Path, bundle: Bundle) -> Bundle:
+    """Write the manifest beside the weights, with the revision of the files that lie there; returns what was written."""
+    stamped = bundle.model_copy(update={"revision": revision_of(directory)})
+    (directory / MANIFEST).write_text(stamped.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return stamped
+
+
+def revision_of(directory: Path) -> str:
+    """Fingerprint of a bundle's files: the first 16 hex digits of a sha256.
+
+    Files up to 4 MiB count with their content. Larger ones (weights) count with name, size and first and last 64 KiB, so
+    that a 16 GB model costs milliseconds; it tells revisions apart and does not protect against tampering.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST):
+        digest.update(f"{path.relative_to(directory).as_posix()}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            if path.stat().st_size <= 4 << 20:
+                digest.update(file.read())
+            else:
+                digest.update(file.read(64 << 10))
+                file.seek(-(64 << 10), 2)
+                digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def _key(loc: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, loc)) or "file"
+
+
+def _check_adapter(directory: Path, adapter: str, key: str) -> None:
+    """A missing or broken adapter must stop the server at start: in a request it would kill the engine."""
+    path = directory / adapter
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise BundleError(f"{key}: {adapter!r} points outside the bundle")
+    config = path / "adapter_config.json"
+    if not config.exists() or not any(path.glob("adapter_model.*")):
+        raise BundleError(f"{key}: {adapter!r} holds no peft adapter (adapter_config.json and adapter_model.safetensors)")
+    try:
+        json.loads(config.read_bytes())
+    except ValueError as exc:
+        raise BundleError(f"{key}: {config} is not JSON: {exc}") from exc

@@ -1,0 +1,13 @@
+"""The Follower's prompt: conversation, draft, and the turn that asks for a better answer.
+
+Source: SLHF (arXiv 2512.16626), section on StackelbergGDA for language models: one chat model plays both roles, only the
+prompt differs. Training and serving must use the very same words, so they are written once, here.
+"""
+
+FOLLOWER_TURN = "Improve the previous answer. Phrase it as if it was the original response."
+"""The user turn that follows the draft, as in the paper."""
+
+
+def follower_turn(turn: str = FOLLOWER_TURN, instruction: str | None = None) -> str:
+    """The Follower's turn with a user's extra wish, if any, on a line of its own."""
+    return f"{turn}\n{instruction}" if instruction else turn

@@ -1,0 +1,255 @@
+"""What travels over HTTP: the requests, answers and events of `POST /v1/refine`, as pydantic models.
+
+Server and client both use these types, so neither can drift from the other. OpenAI's names are kept where OpenAI has the
+thing (`usage`, `finish_reason`, the error object); the rest is this project's contract (docs/api.md).
+
+A *round* is one completion: round 0 is the draft (the Leader's, an upstream's or the client's), rounds 1..k are the
+Follower's. Times are milliseconds, counts are tokens.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
+
+Role = Literal["leader", "follower", "client"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+DraftSource = Literal["leader", "client", "upstream"]
+StopReason = Literal[
+    "rounds_done",
+    "unchanged",
+    "deadline",
+    "token_budget",
+    "context_length",
+    "tool_calls",
+    "invalid_structure",
+    "error",
+    "disabled",
+]
+
+
+class _Request(BaseModel):
+    """What a user writes: a key we do not know is an error that names it, never silently dropped."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Answer(BaseModel):
+    """What the server writes: a newer server may say more than an older client knows."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class TextPart(_Request):
+    type: Literal["text"]
+    text: StrictStr
+
+
+class Message(_Request):
+    """One turn of the conversation, as OpenAI's chat API has it; `developer` is read as `system`."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: StrictStr | list[TextPart]
+    name: StrictStr | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as one string; text parts are joined by a newline."""
+        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+
+
+class RefineOptions(_Request):
+    """The `refine` object of a chat request, and top-level keys of `POST /v1/refine`."""
+
+    rounds: Annotated[StrictInt, Field(ge=0)] | None = None
+    """Follower rounds; None: the served model's default. 0 returns the draft byte for byte."""
+    draft: StrictStr | None = None
+    """The text to improve; None: the model's Leader drafts first."""
+    on_error: Literal["return_draft", "fail"] = "return_draft"
+    """What an error in a Follower round does: return the best finished text with its reason, or answer the error."""
+    timeout_ms: Annotated[StrictInt, Field(gt=0)] | None = None
+    """Time for the whole request, queueing included; then the best finished text is the answer."""
+    max_total_tokens: Annotated[StrictInt, Field(gt=0)] | None = None
+    """Prompt plus completion tokens over all rounds."""
+    stop_when_unchanged: StrictBool = False
+    """End when a round returns its draft unchanged."""
+    return_rounds: StrictBool | None = None
+    """Return every round's text; None: yes for `/v1/refine`, no for chat."""
+    show_rounds: StrictBool = False
+    """Streamed chat: send the earlier rounds as `reasoning_content`, which chat interfaces fold away."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_tokens: Annotated[StrictInt, Field(gt=0)] | None = None
+    instruction: StrictStr | None = None
+    """An extra wish for this request, appended to the Follower's turn."""
+
+
+class RefineRequest(RefineOptions):
+    """Body of `POST /v1/refine`. Exactly one of `messages` and `prompt` (one user turn) is given."""
+
+    model: StrictStr | None = None
+    """A served model's name; None: the server's default model."""
+    messages: list[Message] | None = None
+    prompt: StrictStr | None = None
+    stream: StrictBool = False
+
+    @model_validator(mode="after")
+    def _one_conversation(self) -> "RefineRequest":
+        if (self.messages is None) == (self.prompt is None):
+            raise ValueError("give exactly one of 'messages' and 'prompt'")
+        return self
+
+
+class PromptTokensDetails(_Answer):
+    cached_tokens: int = 0
+
+
+class CompletionTokensDetails(_Answer):
+    reasoning_tokens: int = 0
+
+
+class Usage(_Answer):
+    """Tokens of one completion or, added up, of several; OpenAI's shape."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
+    completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
+
+    @classmethod
+    def of(cls, prompt: int, completion: int, *, cached: int = 0, reasoning: int = 0) -> "Usage":
+        return cls(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
+            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=reasoning),
+        )
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage.of(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            cached=self.prompt_tokens_details.cached_tokens + other.prompt_tokens_details.cached_tokens,
+            reasoning=self.completion_tokens_details.reasoning_tokens
+            + other.completion_tokens_details.reasoning_tokens,
+        )
+
+
+class Round(_Answer):
+    """One finished round."""
+
+    round: int
+    role: Role
+    model: str
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    latency_ms: float
+    edit_ratio: float | None = None
+    """Share of words that differ from the text before it, 0 (same) to 1 (nothing kept); None for round 0."""
+
+
+class RefinementUsage(_Answer):
+    draft: Usage = Usage()
+    rounds: list[Usage] = []
+    """One entry for each Follower round that ran, finished or not: cut-off rounds cost tokens too."""
+
+    def total(self) -> Usage:
+        return sum(self.rounds, self.draft)
+
+
+class Refinement(_Answer):
+    """What happened, beside the answer itself."""
+
+    applied: bool
+    """True when the returned text is a Follower's."""
+    rounds_requested: int
+    rounds_run: int
+    """Follower rounds that finished."""
+    returned_round: int
+    stop_reason: StopReason
+    draft_source: DraftSource
+    duration_ms: float
+    usage: RefinementUsage
+    rounds: list[Round] = []
+    """Every finished round, the draft as round 0; empty unless `return_rounds`."""
+
+
+class RefineResponse(_Answer):
+    """Answer of `POST /v1/refine`."""
+
+    id: str
+    object: Literal["refinement"] = "refinement"
+    created: int
+    """Unix seconds."""
+    model: str
+    output: str
+    finish_reason: FinishReason
+    refinement: Refinement
+    usage: Usage
+    """Sum of `refinement.usage`."""
+
+
+class ErrorBody(_Answer):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorResponse(_Answer):
+    error: ErrorBody
+
+
+class RoundStarted(_Answer):
+    type: Literal["round.started"] = "round.started"
+    round: int
+    role: Role
+    model: str
+
+
+class RoundDelta(_Answer):
+    type: Literal["round.delta"] = "round.delta"
+    round: int
+    delta: str
+
+
+class RoundCompleted(Round):
+    type: Literal["round.completed"] = "round.completed"
+
+
+class RefinementCompleted(RefineResponse):
+    type: Literal["refinement.completed"] = "refinement.completed"
+
+
+class ErrorEvent(ErrorResponse):
+    type: Literal["error"] = "error"
+
+
+Event = Annotated[
+    RoundStarted | RoundDelta | RoundCompleted | RefinementCompleted | ErrorEvent, Field(discriminator="type")
+]
+"""One server-sent event of a streamed `/v1/refine`; `type` equals the SSE `event:` field."""
+
+
+class ModelCard(_Answer):
+    """One entry of `GET /v1/models`: OpenAI's shape, vLLM's extras, and the bundle's card."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "slhf"
+    root: str
+    """The base model."""
+    parent: str | None = None
+    max_model_len: int | None = None
+    """Tokens of prompt and completion together; None while the engine is loading."""
+    card: dict[str, object] = {}
+
+
+class ModelList(_Answer):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
