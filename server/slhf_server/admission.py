@@ -1,0 +1,43 @@
+"""How many refinements run at once, and how many may wait for a place."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from slhf_server.deadline import Deadline
+from slhf_server.errors import DeadlineExceeded, QueueFull
+
+
+class Admission:
+    """A bounded queue in front of a bounded number of places."""
+
+    def __init__(self, running: int, waiting: int) -> None:
+        self._places = asyncio.Semaphore(running)
+        self._most_waiting = waiting
+        self.running = 0
+        self.waiting = 0
+
+    @asynccontextmanager
+    async def place(self, deadline: Deadline) -> AsyncGenerator[None, None]:
+        """Wait for a place and hold it. Raises QueueFull at once when too many wait already.
+
+        When the deadline passes in the queue it goes on without a place: the refinement itself then ends at once, and
+        knows better what to answer (the client's draft, or the error).
+        """
+        if self._places.locked() and self.waiting >= self._most_waiting:
+            raise QueueFull(f"{self.waiting} requests are waiting already; try again later")
+        self.waiting += 1
+        try:
+            await deadline.wait_for(self._places.acquire())
+            held = True
+        except DeadlineExceeded:
+            held = False
+        finally:
+            self.waiting -= 1
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+            if held:
+                self._places.release()

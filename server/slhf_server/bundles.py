@@ -1,0 +1,66 @@
+"""Where a bundle comes from: built in, a directory, or a Hugging Face hub id."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from slhf import Bundle, BundleError, read_bundle
+from slhf_server.builtin import NAME, builtin_bundle
+from slhf_server.errors import SettingsError
+from slhf_server.settings import Settings
+
+_WANTED = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBundle:
+    """A bundle on local disk."""
+
+    directory: Path
+    manifest: Bundle
+    weights: Path
+    """Directory of the base model."""
+
+    def adapter(self, role: str) -> Path | None:
+        """Directory of the role's LoRA adapter, or None."""
+        adapter = (self.manifest.leader if role == "leader" else self.manifest.follower).adapter
+        return None if adapter is None else self.directory / adapter
+
+
+def open_bundle(settings: Settings) -> OpenBundle:
+    """Find the bundle that the settings name and check it. Raises SettingsError naming the setting."""
+    spec = settings.bundle
+    if spec.startswith("builtin:"):
+        if spec != f"builtin:{NAME}":
+            raise SettingsError(f"bundle: {spec!r} is not built in; there is builtin:{NAME}")
+        return _read(builtin_bundle(settings.cache_dir), spec)
+    if Path(spec).is_dir():
+        return _read(Path(spec), spec)
+    if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
+        raise SettingsError(f"bundle: {spec!r} is no directory, and no hub id (owner/name) either")
+    return _read(_download(spec), spec, name=spec.split("/")[1])
+
+
+def _read(directory: Path, spec: str, *, name: str | None = None) -> OpenBundle:
+    try:
+        manifest = read_bundle(directory, name=name)
+    except BundleError as exc:
+        raise SettingsError(f"bundle {spec!r}: {exc}") from exc
+    base = directory / manifest.base_model
+    weights = base if base.is_dir() else _download(manifest.base_model)
+    if not (weights / "config.json").exists():
+        raise SettingsError(f"bundle {spec!r}: base_model {manifest.base_model!r} holds no model (no config.json)")
+    return OpenBundle(directory, manifest, weights)
+
+
+def _download(hub_id: str) -> Path:
+    """The snapshot's directory in Hugging Face's cache; a complete one is used without network (HF_HUB_OFFLINE=1)."""
+    _logger.info("fetching %s from the Hugging Face hub, unless it is in the cache", hub_id)
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_WANTED))
+    except (HfHubHTTPError, HFValidationError, OSError) as exc:
+        raise SettingsError(f"bundle: {hub_id!r} is no directory here, and the hub did not give it: {exc}") from exc

@@ -1,0 +1,77 @@
+"""`slhf-server`: bind, serve, end in good order."""
+
+import asyncio
+import logging
+import math
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+
+from slhf_server.app import create_app
+from slhf_server.errors import SettingsError
+from slhf_server.service import Service
+from slhf_server.settings import Settings, load_settings
+
+_logger = logging.getLogger("slhf_server")
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, which on the first signal also tells every running refinement to answer within the grace period."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        service.on_failure = self._give_up  # a supervisor must see a server without engine end
+
+    def _give_up(self) -> None:
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            self._service.drain(self._service.settings.grace_period_s)
+        super().handle_exit(sig, frame)
+
+
+def main() -> None:
+    try:
+        settings = load_settings(sys.argv[1:])
+        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        listener = bind(settings)
+        asyncio.run(serve(settings, listener))
+    except SettingsError as exc:
+        sys.exit(f"slhf-server: {exc}")
+    except KeyboardInterrupt:
+        pass  # uvicorn has ended in good order and only then raises the signal again
+
+
+def bind(settings: Settings) -> socket.socket:
+    """The listening socket, before anything slow starts. Raises SettingsError naming host and port."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as exc:
+        listener.close()
+        raise SettingsError(f"host {settings.host!r}, port {settings.port}: cannot bind: {exc.strerror}") from exc
+    return listener
+
+
+async def serve(settings: Settings, listener: socket.socket) -> None:
+    """Until a signal ends it, or the engine cannot be loaded: then raises why."""
+    app = create_app(settings)
+    service: Service = app.state.service
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=math.ceil(settings.grace_period_s),
+    )
+    server = Server(config, service)
+    _logger.info("settings: %s", settings.model_dump_json())
+    _logger.info("listening on http://%s:%d", *listener.getsockname()[:2])
+    await server.serve(sockets=[listener])
+    if service.failure is not None:
+        raise service.failure

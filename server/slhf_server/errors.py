@@ -1,0 +1,104 @@
+"""What a request can be answered with instead of text. Each class is one row of the contract's error table.
+
+RequestError                      status, type, code, param: becomes OpenAI's error object (api/failures.py)
+├── BadRequest               400  invalid_request_error
+│   └── ContextLengthExceeded   400  context_length_exceeded
+├── ModelNotFound            404  model_not_found
+├── BodyTooLarge             413  request_too_large
+├── QueueFull                429  rate_limit_exceeded (Retry-After)
+├── EngineFailed             500  engine_error: this completion failed, the engine lives
+├── EngineUnavailable        503  engine_unavailable (Retry-After): loading, shutting down, or dead
+└── Stopped                       ends a refinement early; answered only when nothing was finished
+    ├── DeadlineExceeded     504  deadline_exceeded
+    └── TokenBudgetExceeded  400  token_budget_exceeded
+SettingsError                     a bad setting: the server refuses to start
+"""
+
+from typing import ClassVar
+
+from slhf.wire import StopReason
+
+
+class RequestError(Exception):
+    """Base: answered to the client as it stands, so messages hold no internals."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = None
+    stop_reason: ClassVar[StopReason] = "error"
+    """What `refinement.stop_reason` says when a finished text is returned in spite of this."""
+    retry_after: ClassVar[int | None] = None
+    """Seconds, for the Retry-After header."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class BadRequest(RequestError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class ContextLengthExceeded(BadRequest):
+    code = "context_length_exceeded"
+    stop_reason = "context_length"
+
+    def __init__(self, prompt_tokens: int, max_model_len: int) -> None:
+        super().__init__(
+            f"This model's maximum context length is {max_model_len} tokens, but the conversation and the draft have "
+            f"{prompt_tokens} tokens, which leaves no room for an answer. Shorten the messages or the draft.",
+            param="messages",
+        )
+
+
+class ModelNotFound(RequestError):
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class BodyTooLarge(RequestError):
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class QueueFull(RequestError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    retry_after = 1
+
+
+class EngineFailed(RequestError):
+    code = "engine_error"
+
+
+class EngineUnavailable(RequestError):
+    status = 503
+    code = "engine_unavailable"
+    retry_after = 5
+
+
+class Stopped(RequestError):
+    """A limit of the request ended it: not an error while there is a finished text to return."""
+
+
+class DeadlineExceeded(Stopped):
+    status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"
+    stop_reason = "deadline"
+
+
+class TokenBudgetExceeded(Stopped):
+    status = 400
+    type = "invalid_request_error"
+    code = "token_budget_exceeded"
+    stop_reason = "token_budget"
+
+
+class SettingsError(Exception):
+    """The server refuses to start; the message names key and value."""

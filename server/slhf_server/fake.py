@@ -1,0 +1,97 @@
+"""A fake engine for tests and for trying clients without a model: it answers from a function, as fast as told.
+
+It keeps the Protocol's promises: chunks of one word, token counts (a token is a word), aborting on close, errors.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+
+from slhf.bundle import Bundle
+from slhf.wire import FinishReason
+from slhf_server.errors import ContextLengthExceeded, EngineUnavailable, RequestError, TokenBudgetExceeded
+from slhf_server.model import Chunk, Sampling, Turn
+from slhf_server.settings import Settings
+
+Reply = Callable[[Sequence[Turn]], str | RequestError]
+"""What to answer to these turns; an error is raised after the words that its `args[1:]` hold."""
+
+
+def improve(turns: Sequence[Turn]) -> str:
+    """The default reply: a first draft echoes the question, a refinement marks its draft as better."""
+    if len(turns) >= 3 and turns[-2].role == "assistant":
+        return f"better {turns[-2].text}"
+    return f"draft of: {turns[-1].text}"
+
+
+class FakeModel:
+    """Implements `ChatModel`."""
+
+    def __init__(self, name: str, reply: Reply, *, token_seconds: float, max_model_len: int) -> None:
+        self.name = name
+        self.calls: list[tuple[Sequence[Turn], Sampling]] = []
+        self.running = 0
+        self._reply = reply
+        self._token_seconds = token_seconds
+        self._max_model_len = max_model_len
+
+    async def stream(
+        self, turns: Sequence[Turn], sampling: Sampling, *, request_id: str, deltas: bool = True
+    ) -> AsyncGenerator[Chunk, None]:
+        self.calls.append((turns, sampling))
+        prompt = sum(len(turn.text.split()) for turn in turns)
+        room = self._max_model_len - prompt
+        if room < 1:
+            raise ContextLengthExceeded(prompt, self._max_model_len)
+        room = min(room, sampling.max_tokens or room)
+        if sampling.max_total_tokens is not None:
+            room = min(room, sampling.max_total_tokens - prompt)
+        if room < 1:
+            raise TokenBudgetExceeded("the prompt alone is over the budget")
+        reply = self._reply(turns)
+        self.running += 1
+        try:
+            async for chunk in self._chunks(reply, prompt, room, deltas):
+                yield chunk
+        finally:
+            self.running -= 1
+
+    async def _chunks(
+        self, reply: str | RequestError, prompt: int, room: int, deltas: bool
+    ) -> AsyncGenerator[Chunk, None]:
+        text = reply if isinstance(reply, str) else str(reply.args[1] if len(reply.args) > 1 else "")
+        words = [word if i == 0 else f" {word}" for i, word in enumerate(text.split(" "))]
+        reason: FinishReason = "stop" if len(words) <= room else "length"
+        words = words[:room]
+        for word in words:
+            await asyncio.sleep(self._token_seconds)
+            if deltas:
+                yield Chunk(word, 1, prompt)
+        if isinstance(reply, RequestError):
+            raise reply
+        if deltas:
+            yield Chunk("", 0, prompt, finish_reason=reason)
+        else:
+            yield Chunk("".join(words), len(words), prompt, finish_reason=reason)
+
+
+class FakeEngine:
+    """Implements `Engine`."""
+
+    def __init__(self, reply: Reply = improve, *, token_seconds: float = 0.0, max_model_len: int = 4096) -> None:
+        self.manifest = Bundle(name="fake", revision="0", trained="no")
+        self.max_model_len = max_model_len
+        self.leader = FakeModel("fake", reply, token_seconds=token_seconds, max_model_len=max_model_len)
+        self.follower = FakeModel("fake", reply, token_seconds=token_seconds, max_model_len=max_model_len)
+        self.dead = False
+        self.was_shut_down = False
+
+    async def open(self, settings: Settings) -> "FakeEngine":
+        """As the `open_engine` of `create_app`."""
+        return self
+
+    def check(self) -> None:
+        if self.dead:
+            raise EngineUnavailable("the engine has died")
+
+    def shutdown(self) -> None:
+        self.was_shut_down = True

@@ -1,0 +1,49 @@
+"""Opens the vLLM engine without holding up the event loop: `/health` answers while 30 seconds of imports run."""
+
+import asyncio
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+from slhf_server.bundles import open_bundle
+from slhf_server.settings import Settings
+
+if TYPE_CHECKING:
+    from slhf_server.engine import VLLMEngine
+
+_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",  # nothing is sent to anybody
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_logger = logging.getLogger(__name__)
+
+
+async def open_vllm(settings: Settings) -> "VLLMEngine":
+    """Raises SettingsError for a bundle or an engine argument that cannot work."""
+    engine = await asyncio.to_thread(_load, settings)
+    started = time.perf_counter()
+    try:
+        await engine.warm_up()
+    except BaseException:
+        engine.shutdown()
+        raise
+    _logger.info("start: warm-up %.1f s", time.perf_counter() - started)
+    return engine
+
+
+def _load(settings: Settings) -> "VLLMEngine":
+    times = [time.perf_counter()]
+    bundle = open_bundle(settings)
+    times.append(time.perf_counter())
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from slhf_server.engine import VLLMEngine  # imports vLLM: seconds
+
+    times.append(time.perf_counter())
+    engine = VLLMEngine.load(bundle, settings)
+    times.append(time.perf_counter())
+    spans = (after - before for before, after in zip(times, times[1:], strict=False))
+    _logger.info("start: bundle %.1f s, import of vLLM %.1f s, engine processes and weights %.1f s", *spans)
+    return engine

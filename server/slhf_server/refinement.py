@@ -1,0 +1,44 @@
+"""The k-round refinement, written once; the JSON answer, the streams and the tests consume it.
+
+Implements inference-time refinement of SLHF (arXiv 2512.16626): y ~ pi(.|x) or a given draft, then
+y_i ~ omega(.|x, y_{i-1}): each round is conditioned on the conversation and on the latest text alone. No judge runs.
+The paper numbers the Leader's answer 1; here the draft is round 0, so "k rounds" means k refinements.
+
+Beyond the paper, it is an *anytime* computation: whatever ends it early, the best finished text is the outcome.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from slhf.wire import RoundCompleted, RoundDelta, RoundStarted
+from slhf_server.chain import Chain, Outcome
+from slhf_server.errors import RequestError
+from slhf_server.job import Job
+
+Step = RoundStarted | RoundDelta | RoundCompleted | Outcome
+
+
+async def refine(job: Job) -> AsyncGenerator[Step, None]:
+    """Play the rounds of `job`; the last step is always the Outcome.
+
+    Raises RequestError when nothing was finished, or when the job asks errors to fail.
+    """
+    chain = Chain(job)
+    try:
+        if job.draft is not None:
+            yield chain.accept_draft(job.draft)
+        while (reason := chain.stop_reason()) is None:
+            player, turns, sampling = chain.next_round()
+            yield RoundStarted(round=chain.number, role=player.role, model=player.model.name)
+            completion = player.model.stream(
+                turns, sampling, request_id=f"{job.id}-{chain.number}", deltas=job.streams(chain.number)
+            )
+            async with aclosing(job.deadline.within(completion)) as chunks:
+                async for chunk in chunks:
+                    chain.take(chunk)
+                    if chunk.text and job.streams(chain.number):
+                        yield RoundDelta(round=chain.number, delta=chunk.text)
+            yield chain.finish_round()
+    except RequestError as exc:
+        reason = chain.settle(exc)
+    yield chain.outcome(reason)

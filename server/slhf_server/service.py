@@ -1,0 +1,114 @@
+"""The running server's heart: the engine's life, the queue, and every refinement that is under way."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+
+from slhf.wire import RoundCompleted, RoundDelta
+from slhf_server.admission import Admission
+from slhf_server.chain import Outcome
+from slhf_server.errors import EngineUnavailable, RequestError
+from slhf_server.job import Job
+from slhf_server.metrics import Metrics
+from slhf_server.model import Engine
+from slhf_server.planner import Planner
+from slhf_server.refinement import Step, refine
+from slhf_server.settings import Settings
+
+OpenEngine = Callable[[Settings], Awaitable[Engine]]
+
+_ANSWERING_S = 1.0  # of the grace period: time to send what the shortened deadlines produce
+_logger = logging.getLogger(__name__)
+
+
+class Service:
+    """Opens the engine in the background, runs refinements, and ends both in good order."""
+
+    def __init__(self, settings: Settings, open_engine: OpenEngine) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.admission = Admission(settings.limits.running, settings.limits.waiting)
+        self.engine: Engine | None = None
+        self._open_engine = open_engine
+        self._jobs: set[Job] = set()
+        self._draining_from: float | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self.failure: Exception | None = None
+        """Why the engine could not be loaded."""
+        self.on_failure: Callable[[], None] = lambda: None
+
+    def start(self) -> None:
+        """Begin to load the engine."""
+        self._loading = asyncio.create_task(self._load())
+
+    async def stop(self) -> None:
+        """End the engine and its processes.
+
+        A load that is under way is waited for: the processes it starts must not be left behind.
+        """
+        if self._loading is not None:
+            await self._loading
+        if self.engine is not None:
+            await asyncio.to_thread(self.engine.shutdown)
+
+    def drain(self, grace_s: float) -> None:
+        """Every refinement under way must answer within the grace period: with its best finished text, if need be."""
+        self._draining_from = asyncio.get_running_loop().time()
+        for job in self._jobs:
+            job.deadline.bring_forward(self._draining_from + max(0.0, grace_s - _ANSWERING_S))
+
+    def planner(self) -> Planner:
+        """Raises EngineUnavailable until the engine is loaded, when it has died, and when the server is going down."""
+        if self._draining_from is not None:
+            raise EngineUnavailable("the server is shutting down")
+        if self.engine is None:
+            raise EngineUnavailable("the engine could not be loaded" if self.failure else "the engine is still loading")
+        self.engine.check()
+        return Planner(self.settings, self.engine)
+
+    async def run(self, job: Job, endpoint: str) -> AsyncGenerator[Step, None]:
+        """The refinement's steps, queued, counted and timed. Closing the generator aborts it."""
+        started = time.perf_counter()
+        first_token_seen = False
+        self._jobs.add(job)
+        try:
+            async with self.admission.place(job.deadline):
+                self.metrics.queue.labels(job.model).observe(time.perf_counter() - started)
+                async with aclosing(refine(job)) as steps:
+                    async for step in steps:
+                        if isinstance(step, RoundDelta) and not first_token_seen:
+                            first_token_seen = True
+                            self.metrics.first_token.labels(job.model).observe(time.perf_counter() - started)
+                        elif isinstance(step, RoundCompleted):
+                            self.metrics.round_completed(job.model, step)
+                        elif isinstance(step, Outcome):
+                            self._ended(job, endpoint, step, started)
+                        yield step
+        except RequestError as exc:
+            self.metrics.failure.labels(job.model, endpoint, exc.code or exc.type).inc()
+            raise
+        finally:
+            self._jobs.discard(job)
+
+    def _ended(self, job: Job, endpoint: str, outcome: Outcome, started: float) -> None:
+        self.metrics.refinement_ended(job.model, outcome)
+        self.metrics.success.labels(job.model, endpoint, outcome.finish_reason).inc()
+        self.metrics.e2e.labels(job.model).observe(time.perf_counter() - started)
+
+    async def _load(self) -> None:
+        started = time.perf_counter()
+        try:
+            engine = await self._open_engine(self.settings)
+        except Exception as exc:  # noqa: BLE001  kept in `failure`: whoever runs the server decides what it means
+            self.failure = exc
+            self.on_failure()
+            return
+        name = next(iter(self.settings.served(engine.manifest.name)))
+        self.metrics.watch(lambda: self.admission.running, lambda: self.admission.waiting, name)
+        self.metrics.loaded(engine.manifest.revision or "unknown")
+        self.engine = engine
+        _logger.info(
+            "ready after %.1f s: %s, context %d tokens", time.perf_counter() - started, name, engine.max_model_len
+        )
