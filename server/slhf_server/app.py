@@ -24,7 +24,12 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
         yield
         await service.stop()
 
-    app = FastAPI(title="slhf-server", version=version("slhf-server"), lifespan=lifespan)
+    app = FastAPI(
+        title="slhf-server",
+        version=version("slhf-server"),
+        lifespan=lifespan,
+        strict_content_type=False,  # a JSON body without the header is read as JSON, as OpenAI and vLLM do
+    )
     app.state.service = service
     app.state.started = int(time.time())
     service.metrics.build(version("slhf-server"))

@@ -48,7 +48,8 @@ def _convert_into(directory: Path, version: str) -> None:
         partial,
         Bundle(
             name=NAME,
-            sampling=SamplingDefaults(temperature=0.7, top_p=0.95, max_tokens=512),
+            # temperature and top_p as the model's card recommends; the paper trains and samples at 0.9
+            sampling=SamplingDefaults(temperature=0.2, top_p=0.9, max_tokens=512),
             trained="no",
             training={"source": f"{_PACKAGE} {version}, {_GGUF}", "license": "Apache-2.0"},
         ),

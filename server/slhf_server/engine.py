@@ -43,6 +43,7 @@ _CPU_DEFAULTS: dict[str, Any] = {
     "enforce_eager": True,  # compiling gains a tenth and costs 45 s of every start
     "kv_cache_memory_bytes": 2 << 30,
 }
+_SHUTDOWN_S = 15.0  # vLLM's 5 s can kill the engine process before it has ended its own workers
 _DRAFT_SPECULATION: dict[str, Any] = {
     "method": "ngram",
     "num_speculative_tokens": 5,
@@ -91,7 +92,7 @@ class VLLMEngine:
             raise EngineUnavailable("the engine has died")
 
     def shutdown(self) -> None:
-        self._llm.shutdown()
+        self._llm.shutdown(timeout=_SHUTDOWN_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +110,7 @@ class VLLMRole:
     ) -> AsyncGenerator[Chunk, None]:
         ids = self.encoder.encode(turns)
         params = self._params(sampling, len(ids), deltas)
-        outputs = self.llm.generate(
-            tokens_input(ids), params, request_id=request_id, lora_request=self.adapter
-        )
+        outputs = self.llm.generate(tokens_input(ids), params, request_id=request_id, lora_request=self.adapter)
         text: list[str] = []
         generated: list[int] = []
         try:

@@ -12,8 +12,10 @@ from slhf_server.errors import ContextLengthExceeded, EngineUnavailable, Request
 from slhf_server.model import Chunk, Sampling, Turn
 from slhf_server.settings import Settings
 
-Reply = Callable[[Sequence[Turn]], str | RequestError]
-"""What to answer to these turns; an error is raised after the words that its `args[1:]` hold."""
+Said = str | RequestError | tuple[str, RequestError]
+"""A text, an error, or an error after a text has begun."""
+Reply = Callable[[Sequence[Turn]], Said]
+"""What to answer to these turns."""
 
 
 def improve(turns: Sequence[Turn]) -> str:
@@ -55,10 +57,8 @@ class FakeModel:
         finally:
             self.running -= 1
 
-    async def _chunks(
-        self, reply: str | RequestError, prompt: int, room: int, deltas: bool
-    ) -> AsyncGenerator[Chunk, None]:
-        text = reply if isinstance(reply, str) else str(reply.args[1] if len(reply.args) > 1 else "")
+    async def _chunks(self, reply: Said, prompt: int, room: int, deltas: bool) -> AsyncGenerator[Chunk, None]:
+        text, error = _taken_apart(reply)
         words = [word if i == 0 else f" {word}" for i, word in enumerate(text.split(" "))]
         reason: FinishReason = "stop" if len(words) <= room else "length"
         words = words[:room]
@@ -66,12 +66,18 @@ class FakeModel:
             await asyncio.sleep(self._token_seconds)
             if deltas:
                 yield Chunk(word, 1, prompt)
-        if isinstance(reply, RequestError):
-            raise reply
+        if error is not None:
+            raise error
         if deltas:
             yield Chunk("", 0, prompt, finish_reason=reason)
         else:
             yield Chunk("".join(words), len(words), prompt, finish_reason=reason)
+
+
+def _taken_apart(reply: Said) -> tuple[str, RequestError | None]:
+    if isinstance(reply, tuple):
+        return reply
+    return (reply, None) if isinstance(reply, str) else ("", reply)
 
 
 class FakeEngine:

@@ -103,6 +103,8 @@ class Metrics:
             self._model.labels(role, revision).set(1)
 
     def round_completed(self, model: str, finished: RoundCompleted) -> None:
+        if finished.role == "client":
+            return  # nobody computed it
         number = str(finished.round) if finished.round < 8 else "8+"
         self.round_latency.labels(model, finished.role, number).observe(finished.latency_ms / 1e3)
 

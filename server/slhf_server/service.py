@@ -43,15 +43,19 @@ class Service:
         """Begin to load the engine."""
         self._loading = asyncio.create_task(self._load())
 
+    async def loading(self) -> None:
+        """Wait until the engine is loaded, or has failed to."""
+        assert self._loading is not None  # after start
+        await self._loading
+
     async def stop(self) -> None:
         """End the engine and its processes.
 
         A load that is under way is waited for: the processes it starts must not be left behind.
         """
-        if self._loading is not None:
-            await self._loading
+        await self.loading()
         if self.engine is not None:
-            await asyncio.to_thread(self.engine.shutdown)
+            self.engine.shutdown()  # blocks the loop, which has nothing left to do
 
     def drain(self, grace_s: float) -> None:
         """Every refinement under way must answer within the grace period: with its best finished text, if need be."""

@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     )
     engine: dict[str, Any] = Field(default={}, description="vLLM engine arguments by vLLM's names, passed through")
     grace_period_s: float = Field(default=30.0, ge=0, description="time for running requests after SIGTERM, seconds")
+    ping_interval_s: float = Field(default=10.0, gt=0, le=10, description="comment in silent streams, seconds")
     cache_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("slhf")), description="the converted built-in model"
     )

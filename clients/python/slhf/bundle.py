@@ -12,7 +12,7 @@ the paper's follower turn, and `trained` is "unknown".
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,7 +20,7 @@ from slhf.errors import BundleError
 from slhf.turns import FOLLOWER_TURN
 
 MANIFEST = "slhf.json"
-FORMAT = 1
+FORMAT: Final = 1
 
 
 class _Strict(BaseModel):
@@ -101,7 +101,7 @@ def read_bundle(directory: Path, *, name: str | None = None) -> Bundle:
 
 
 def write_bundle(directory: Path, bundle: Bundle) -> Bundle:
-    """Write the manifest beside the weights, with the revision of the files that lie there; returns what was written."""
+    """Write the manifest beside the weights, with the revision of the files that lie there; returns what it wrote."""
     stamped = bundle.model_copy(update={"revision": revision_of(directory)})
     (directory / MANIFEST).write_text(stamped.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return stamped
@@ -110,8 +110,8 @@ def write_bundle(directory: Path, bundle: Bundle) -> Bundle:
 def revision_of(directory: Path) -> str:
     """Fingerprint of a bundle's files: the first 16 hex digits of a sha256.
 
-    Files up to 4 MiB count with their content. Larger ones (weights) count with name, size and first and last 64 KiB, so
-    that a 16 GB model costs milliseconds; it tells revisions apart and does not protect against tampering.
+    Files up to 4 MiB count with their content. Larger ones (weights) count with name, size and first and last 64 KiB,
+    so that a 16 GB model costs milliseconds; it tells revisions apart and does not protect against tampering.
     """
     digest = hashlib.sha256()
     for path in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST):
@@ -137,7 +137,9 @@ def _check_adapter(directory: Path, adapter: str, key: str) -> None:
         raise BundleError(f"{key}: {adapter!r} points outside the bundle")
     config = path / "adapter_config.json"
     if not config.exists() or not any(path.glob("adapter_model.*")):
-        raise BundleError(f"{key}: {adapter!r} holds no peft adapter (adapter_config.json and adapter_model.safetensors)")
+        raise BundleError(
+            f"{key}: {adapter!r} holds no peft adapter (adapter_config.json and adapter_model.safetensors)"
+        )
     try:
         json.loads(config.read_bytes())
     except ValueError as exc:

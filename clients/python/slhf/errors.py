@@ -1,18 +1,19 @@
 """What can go wrong, as seen by a user of the client.
 
-    SLHFError
-    ├── BundleError               a bundle directory or its slhf.json is broken
-    ├── TransportError            no answer: refused, reset, stream cut short
-    │   └── TransportTimeout      no answer in time
-    └── APIError                  the server answered with an error; has status, type, param, code, request_id
-        ├── BadRequest            400 invalid_request_error
-        │   └── ContextLengthExceeded   400 context_length_exceeded
-        ├── AuthenticationError   401
-        ├── ModelNotFound         404 model_not_found
-        ├── PayloadTooLarge       413
-        ├── RateLimited           429; has retry_after
-        ├── Unavailable           503 engine_unavailable, upstream_unavailable; has retry_after
-        └── DeadlineExceeded      504: the deadline passed before anything was finished
+SLHFError
+├── BundleError               a bundle directory or its slhf.json is broken
+├── InputError                a line of a batch file cannot be used
+├── TransportError            no answer: refused, reset, stream cut short
+│   └── TransportTimeout      no answer in time
+└── APIError                  the server answered with an error; has status, type, param, code, request_id
+    ├── BadRequest            400 invalid_request_error
+    │   └── ContextLengthExceeded   400 context_length_exceeded
+    ├── AuthenticationError   401
+    ├── ModelNotFound         404 model_not_found
+    ├── PayloadTooLarge       413
+    ├── RateLimited           429; has retry_after
+    ├── Unavailable           503 engine_unavailable, upstream_unavailable; has retry_after
+    └── DeadlineExceeded      504: the deadline passed before anything was finished
 """
 
 from slhf.wire import ErrorBody
@@ -24,6 +25,10 @@ class SLHFError(Exception):
 
 class BundleError(SLHFError):
     """A bundle cannot be used; the message names the file and the key."""
+
+
+class InputError(SLHFError):
+    """A batch file cannot be used; the message names the file and, where it is one, the line."""
 
 
 class TransportError(SLHFError):

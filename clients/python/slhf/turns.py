@@ -1,7 +1,7 @@
 """The Follower's prompt: conversation, draft, and the turn that asks for a better answer.
 
-Source: SLHF (arXiv 2512.16626), section on StackelbergGDA for language models: one chat model plays both roles, only the
-prompt differs. Training and serving must use the very same words, so they are written once, here.
+Source: SLHF (arXiv 2512.16626), section on StackelbergGDA for language models: one chat model plays both roles, only
+the prompt differs. Training and serving must use the very same words, so they are written once, here.
 """
 
 FOLLOWER_TURN = "Improve the previous answer. Phrase it as if it was the original response."

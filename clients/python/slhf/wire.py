@@ -1,15 +1,15 @@
 """What travels over HTTP: the requests, answers and events of `POST /v1/refine`, as pydantic models.
 
-Server and client both use these types, so neither can drift from the other. OpenAI's names are kept where OpenAI has the
-thing (`usage`, `finish_reason`, the error object); the rest is this project's contract (docs/api.md).
+Server and client both use these types, so neither can drift from the other. OpenAI's names are kept where OpenAI has
+the thing (`usage`, `finish_reason`, the error object); the rest is this project's contract (docs/api.md).
 
 A *round* is one completion: round 0 is the draft (the Leader's, an upstream's or the client's), rounds 1..k are the
 Follower's. Times are milliseconds, counts are tokens.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag, model_validator
 
 Role = Literal["leader", "follower", "client"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -44,11 +44,17 @@ class TextPart(_Request):
     text: StrictStr
 
 
+Content = Annotated[
+    Annotated[StrictStr, Tag("text")] | Annotated[list[TextPart], Tag("parts")],
+    Discriminator(lambda content: "parts" if isinstance(content, list) else "text"),
+]
+
+
 class Message(_Request):
     """One turn of the conversation, as OpenAI's chat API has it; `developer` is read as `system`."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: StrictStr | list[TextPart]
+    content: Content
     name: StrictStr | None = None
 
     @property
@@ -247,7 +253,7 @@ class ModelCard(_Answer):
     parent: str | None = None
     max_model_len: int | None = None
     """Tokens of prompt and completion together; None while the engine is loading."""
-    card: dict[str, object] = {}
+    card: dict[str, Any] = {}
 
 
 class ModelList(_Answer):

@@ -14,7 +14,7 @@ from slhf_server.api.failures import RESPONSES, body_of
 from slhf_server.api.headers import refinement_headers
 from slhf_server.api.refine import last_step
 from slhf_server.api.sse import DONE, PING, EventStream, Paced, frame
-from slhf_server.api.streaming import PING_S, settle
+from slhf_server.api.streaming import settle
 from slhf_server.chain import Outcome
 from slhf_server.chat import ChatRequest
 from slhf_server.errors import RequestError
@@ -36,7 +36,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     )
     if body.stream:
         first, rest = await settle(service.run(job, ENDPOINT))
-        return EventStream(ChatStream(job, body).frames(first, rest))
+        return EventStream(ChatStream(job, body).frames(first, rest, service.settings.ping_interval_s))
     outcome = await unless_disconnected(request, last_step(service.run(job, ENDPOINT)))
     return Response(
         json.dumps(_completion(job, outcome, bool(body.refine.return_rounds))),
@@ -82,7 +82,7 @@ class ChatStream:
         }
         self._sent = False  # content of the answering round
 
-    async def frames(self, first: list[Step], rest: Paced[Step]) -> AsyncGenerator[bytes, None]:
+    async def frames(self, first: list[Step], rest: Paced[Step], ping_s: float) -> AsyncGenerator[bytes, None]:
         async with aclosing(rest):
             try:
                 yield self._chunk({"role": "assistant", "content": ""})
@@ -90,7 +90,7 @@ class ChatStream:
                     for part in self._render(step):
                         yield part
                 while not isinstance(step, Outcome):
-                    following = await rest.next_within(PING_S)
+                    following = await rest.next_within(ping_s)
                     if following is None:
                         yield PING
                         continue

@@ -6,7 +6,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
 
 from slhf.wire import ErrorBody, ErrorResponse
 from slhf_server.errors import BadRequest, BodyTooLarge, RequestError
@@ -22,6 +23,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _nobody_listens)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -34,6 +36,8 @@ def bad_request(errors: list[Any]) -> BadRequest:
     first = errors[0]
     if first["type"] == "json_invalid":
         return BadRequest(f"the body is not valid JSON: {first['ctx']['error']}")
+    if first["type"] in ("model_attributes_type", "model_type") and tuple(first["loc"]) == ("body",):
+        return BadRequest("the body must be a JSON object, sent with Content-Type: application/json")
     loc = [str(part) for part in first["loc"] if part != "body"]
     param = first.get("ctx", {}).get("param") or ".".join(loc) or None
     unknown = first["type"] == "extra_forbidden"
@@ -67,6 +71,10 @@ async def _http_error(request: Request, exc: Exception) -> JSONResponse:
         return answer(BodyTooLarge(exc.detail))
     body = ErrorBody(message=f"{exc.detail}: {request.method} {request.url.path}", type="invalid_request_error")
     return _answer(exc.status_code, body, dict(exc.headers or {}))
+
+
+async def _nobody_listens(request: Request, exc: Exception) -> Response:
+    return Response(status_code=499)  # nginx's "client closed request"; it reaches nobody
 
 
 async def _bug(request: Request, exc: Exception) -> JSONResponse:

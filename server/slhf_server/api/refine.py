@@ -18,7 +18,7 @@ from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.failures import RESPONSES, body_of
 from slhf_server.api.headers import refinement_headers
 from slhf_server.api.sse import PING, EventStream, Paced, frame
-from slhf_server.api.streaming import PING_S, settle
+from slhf_server.api.streaming import settle
 from slhf_server.chain import Outcome
 from slhf_server.errors import RequestError
 from slhf_server.job import Deltas, Job
@@ -41,7 +41,7 @@ async def refine(body: RefineRequest, request: Request) -> Response:
     show_rounds = body.return_rounds is not False
     if body.stream:
         first, rest = await settle(service.run(job, ENDPOINT))
-        return EventStream(_frames(job, show_rounds, first, rest))
+        return EventStream(_frames(job, show_rounds, first, rest, service.settings.ping_interval_s))
     outcome = await unless_disconnected(request, last_step(service.run(job, ENDPOINT)))
     return Response(
         _answer(job, outcome, show_rounds).model_dump_json(),
@@ -71,13 +71,15 @@ def _answer(job: Job, outcome: Outcome, show_rounds: bool) -> RefineResponse:
     )
 
 
-async def _frames(job: Job, show_rounds: bool, first: list[Step], rest: Paced[Step]) -> AsyncGenerator[bytes, None]:
+async def _frames(
+    job: Job, show_rounds: bool, first: list[Step], rest: Paced[Step], ping_s: float
+) -> AsyncGenerator[bytes, None]:
     async with aclosing(rest):
         try:
             for step in first:
                 yield _frame(job, show_rounds, step)
             while not isinstance(step, Outcome):
-                following = await rest.next_within(PING_S)
+                following = await rest.next_within(ping_s)
                 if following is None:
                     yield PING
                 else:

@@ -2,11 +2,10 @@
 
 from collections.abc import AsyncGenerator
 
-from slhf.wire import RoundStarted
+from slhf.wire import RoundCompleted, RoundStarted
 from slhf_server.api.sse import Paced
 from slhf_server.refinement import Step
 
-PING_S = 10.0
 _SETTLE_S = 0.2  # how long the answer's headers wait for an error that deserves its own HTTP status
 
 
@@ -15,7 +14,7 @@ async def settle(steps: AsyncGenerator[Step, None]) -> tuple[list[Step], Paced[S
     paced = Paced(steps)
     first: list[Step] = []
     try:
-        while not first or isinstance(first[-1], RoundStarted):
+        while not first or isinstance(first[-1], RoundStarted) or _is_the_clients(first[-1]):
             step = await paced.next_within(_SETTLE_S)
             if step is None:
                 break
@@ -24,3 +23,8 @@ async def settle(steps: AsyncGenerator[Step, None]) -> tuple[list[Step], Paced[S
         await paced.aclose()
         raise
     return first, paced
+
+
+def _is_the_clients(step: Step) -> bool:
+    """The draft that came with the request: no model has spoken yet."""
+    return isinstance(step, RoundCompleted) and step.role == "client"

@@ -1,0 +1,88 @@
+"""SLHF: improve any language model's answer, round by round.
+
+`Client` and `AsyncClient` talk to a refinement server; the other names are its vocabulary: what travels over HTTP, what
+can go wrong, and the bundle that training writes and the server loads.
+"""
+
+from importlib.metadata import version
+
+from slhf.bundle import Bundle, RoleWeights, SamplingDefaults, read_bundle, revision_of, write_bundle
+from slhf.client import AsyncClient, Client
+from slhf.errors import (
+    APIError,
+    AuthenticationError,
+    BadRequest,
+    BundleError,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    InputError,
+    ModelNotFound,
+    PayloadTooLarge,
+    RateLimited,
+    SLHFError,
+    TransportError,
+    TransportTimeout,
+    Unavailable,
+)
+from slhf.exchange import Conversation, Options
+from slhf.turns import FOLLOWER_TURN, follower_turn
+from slhf.wire import (
+    Event,
+    Message,
+    ModelCard,
+    Refinement,
+    RefinementCompleted,
+    RefineOptions,
+    RefineRequest,
+    RefineResponse,
+    Round,
+    RoundCompleted,
+    RoundDelta,
+    RoundStarted,
+    Usage,
+)
+
+__version__ = version("slhf")
+
+__all__ = [
+    "FOLLOWER_TURN",
+    "APIError",
+    "AsyncClient",
+    "AuthenticationError",
+    "BadRequest",
+    "Bundle",
+    "BundleError",
+    "Client",
+    "ContextLengthExceeded",
+    "Conversation",
+    "DeadlineExceeded",
+    "Event",
+    "InputError",
+    "Message",
+    "ModelCard",
+    "ModelNotFound",
+    "Options",
+    "PayloadTooLarge",
+    "RateLimited",
+    "RefineOptions",
+    "RefineRequest",
+    "RefineResponse",
+    "Refinement",
+    "RefinementCompleted",
+    "RoleWeights",
+    "Round",
+    "RoundCompleted",
+    "RoundDelta",
+    "RoundStarted",
+    "SLHFError",
+    "SamplingDefaults",
+    "TransportError",
+    "TransportTimeout",
+    "Unavailable",
+    "Usage",
+    "__version__",
+    "follower_turn",
+    "read_bundle",
+    "revision_of",
+    "write_bundle",
+]

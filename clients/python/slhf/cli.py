@@ -1,0 +1,14 @@
+"""The `slhf` command: the entry point, which must work where the command's own libraries are not installed."""
+
+import sys
+
+
+def main() -> None:
+    try:
+        from slhf.commands import app
+    except ModuleNotFoundError as exc:
+        missing = (exc.name or "").partition(".")[0]
+        if missing not in ("typer", "rich"):
+            raise
+        sys.exit(f"slhf: the command needs {missing}: pip install 'slhf[cli]'")
+    app()

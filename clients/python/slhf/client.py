@@ -1,0 +1,201 @@
+"""`Client` and `AsyncClient`: the refinement server from Python.
+
+Both take the same arguments and raise the exceptions of `slhf.errors`; what they have in common is in `slhf.exchange`.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from typing import Any, Self, Unpack
+
+import httpx2
+
+from slhf.errors import TransportError
+from slhf.exchange import (
+    Conversation,
+    EventReader,
+    Options,
+    Reply,
+    exchange,
+    parsed,
+    refine_request,
+    transport_error,
+)
+from slhf.wire import Event, ModelCard, ModelList, RefineResponse
+
+DEFAULT_BASE_URL = "http://127.0.0.1:8000"
+DEFAULT_TIMEOUT = 600.0
+CONNECT_TIMEOUT = 10.0
+"""Seconds."""
+
+
+def _http_settings(base_url: str | None, api_key: str | None, timeout: float) -> dict[str, Any]:
+    base_url = base_url or os.environ.get("SLHF_BASE_URL") or DEFAULT_BASE_URL
+    api_key = api_key or os.environ.get("SLHF_API_KEY")
+    try:
+        url = httpx2.URL(base_url.rstrip("/").removesuffix("/v1"))  # as written for an OpenAI client, or without /v1
+    except httpx2.InvalidURL as exc:
+        raise TransportError(f"base_url {base_url!r}: {exc}") from exc
+    return {
+        "base_url": url,
+        "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
+        "timeout": httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
+        # How many requests run at once is the caller's choice; a pool that queues them would time them out.
+        "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=100),
+    }
+
+
+def _refine_call(conversation: Conversation, options: Options, *, stream: bool) -> dict[str, Any]:
+    body = refine_request(conversation, options, stream=stream).model_dump_json(exclude_unset=True)
+    return {"method": "POST", "url": "/v1/refine", "content": body, "headers": {"Content-Type": "application/json"}}
+
+
+class Client:
+    """A connection to one refinement server; close it, or use it as a context manager.
+
+    base_url: default SLHF_BASE_URL, else http://127.0.0.1:8000. api_key: default SLHF_API_KEY; empty: none is sent.
+    timeout: seconds without a byte from the server. max_retries: attempts after a failed connection, 429 or 503.
+    transport: an httpx2 transport, such as a fake.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_retries: int = 2,
+        transport: httpx2.BaseTransport | None = None,
+        _sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._http = httpx2.Client(transport=transport, **_http_settings(base_url, api_key, timeout))
+        self._max_retries = max_retries
+        self._sleep = _sleep
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def refine(self, conversation: Conversation, **options: Unpack[Options]) -> RefineResponse:
+        """Improve `draft`, or what the Leader drafts; returns the answer with every round."""
+        request = self._http.build_request(**_refine_call(conversation, options, stream=False))
+        return parsed(RefineResponse, self._send(request))
+
+    def stream(self, conversation: Conversation, **options: Unpack[Options]) -> Generator[Event]:
+        """The events of a refinement as they happen; the last one is `RefinementCompleted`, which holds the answer.
+
+        Raises APIError for an `error` event, TransportError when the stream breaks off.
+        """
+        request = self._http.build_request(**_refine_call(conversation, options, stream=True))
+        with contextlib.closing(self._send(request, stream=True)) as response:
+            reader = EventReader(response)
+            try:
+                for chunk in response.iter_bytes():
+                    yield from reader.feed(chunk)
+                    if reader.complete:
+                        return
+            except httpx2.RequestError as exc:
+                raise transport_error(exc) from exc
+            raise reader.cut_short()
+
+    def models(self) -> list[ModelCard]:
+        return parsed(ModelList, self._send(self._http.build_request("GET", "/v1/models"))).data
+
+    def _send(self, request: httpx2.Request, *, stream: bool = False) -> httpx2.Response:
+        attempts = exchange(self._max_retries)
+        wait = next(attempts)
+        while True:
+            if wait:
+                self._sleep(wait)
+            try:
+                wait = attempts.send(self._attempt(request, stream))
+            except StopIteration as end:
+                response: httpx2.Response = end.value
+                return response
+
+    def _attempt(self, request: httpx2.Request, stream: bool) -> Reply:
+        try:
+            response = self._http.send(request, stream=stream)
+            if not response.is_success:
+                response.read()
+        except httpx2.RequestError as exc:
+            return exc
+        return response
+
+
+class AsyncClient:
+    """`Client` for asyncio, with the same arguments."""
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_retries: int = 2,
+        transport: httpx2.AsyncBaseTransport | None = None,
+        _sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._http = httpx2.AsyncClient(transport=transport, **_http_settings(base_url, api_key, timeout))
+        self._max_retries = max_retries
+        self._sleep = _sleep
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def refine(self, conversation: Conversation, **options: Unpack[Options]) -> RefineResponse:
+        """Improve `draft`, or what the Leader drafts; returns the answer with every round."""
+        request = self._http.build_request(**_refine_call(conversation, options, stream=False))
+        return parsed(RefineResponse, await self._send(request))
+
+    async def stream(self, conversation: Conversation, **options: Unpack[Options]) -> AsyncGenerator[Event]:
+        """As `Client.stream`; `contextlib.aclosing` ends it early."""
+        request = self._http.build_request(**_refine_call(conversation, options, stream=True))
+        async with contextlib.aclosing(await self._send(request, stream=True)) as response:
+            reader = EventReader(response)
+            try:
+                async for chunk in response.aiter_bytes():
+                    for event in reader.feed(chunk):
+                        yield event
+                    if reader.complete:
+                        return
+            except httpx2.RequestError as exc:
+                raise transport_error(exc) from exc
+            raise reader.cut_short()
+
+    async def models(self) -> list[ModelCard]:
+        return parsed(ModelList, await self._send(self._http.build_request("GET", "/v1/models"))).data
+
+    async def _send(self, request: httpx2.Request, *, stream: bool = False) -> httpx2.Response:
+        attempts = exchange(self._max_retries)
+        wait = next(attempts)
+        while True:
+            if wait:
+                await self._sleep(wait)
+            try:
+                wait = attempts.send(await self._attempt(request, stream))
+            except StopIteration as end:
+                response: httpx2.Response = end.value
+                return response
+
+    async def _attempt(self, request: httpx2.Request, stream: bool) -> Reply:
+        try:
+            response = await self._http.send(request, stream=stream)
+            if not response.is_success:
+                await response.aread()
+        except httpx2.RequestError as exc:
+            return exc
+        return response

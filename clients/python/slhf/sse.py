@@ -1,0 +1,55 @@
+"""Server-sent events, decoded as bytes arrive: the rules of the WHATWG HTML standard, section 9.2.6.
+
+`id` and `retry` fields are read over: a refinement is never resumed by reconnecting.
+"""
+
+import codecs
+import re
+from dataclasses import dataclass
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+@dataclass(frozen=True)
+class ServerSentEvent:
+    event: str
+    """The `event` field; "message" where the server names none."""
+    data: str
+    """The `data` lines, joined by a newline."""
+
+
+class Decoder:
+    """Feed it the bytes of one stream, cut anywhere; it hands out each event once its blank line has come."""
+
+    def __init__(self) -> None:
+        self._utf8 = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
+        self._line = ""
+        self._after_cr = False
+        self._event = ""
+        self._data: list[str] = []
+
+    def feed(self, chunk: bytes) -> list[ServerSentEvent]:
+        text = self._utf8.decode(chunk)
+        if not text:
+            return []
+        if self._after_cr:  # the line ended with the last chunk; this would be the other half of its CRLF
+            text = text.removeprefix("\n")
+        self._after_cr = text.endswith("\r")
+        *lines, self._line = _LINE_END.split(self._line + text)
+        return [event for line in lines if (event := self._take(line)) is not None]
+
+    def _take(self, line: str) -> ServerSentEvent | None:
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(":")  # a comment is a line with an empty field
+        value = value.removeprefix(" ")
+        if field == "event":
+            self._event = value
+        elif field == "data":
+            self._data.append(value)
+        return None
+
+    def _dispatch(self) -> ServerSentEvent | None:
+        event = ServerSentEvent(self._event or "message", "\n".join(self._data)) if self._data else None
+        self._event, self._data = "", []
+        return event

@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slhf import FOLLOWER_TURN, Bundle, BundleError, RoleWeights, follower_turn, read_bundle, revision_of, write_bundle
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text("{}")
+    adapter = tmp_path / "follower"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    return tmp_path
+
+
+def test_what_is_written_is_what_is_read(directory: Path) -> None:
+    bundle = Bundle(name="duo", follower=RoleWeights(adapter="follower"), trained="stackelberg", training={"steps": 3})
+    written = write_bundle(directory, bundle)
+    assert read_bundle(directory) == written
+    assert written.revision == revision_of(directory)
+    assert (written.card()["roles"], written.card()["trained"]) == ("separate", "stackelberg")
+
+
+def test_a_model_without_a_manifest_plays_both_roles(directory: Path) -> None:
+    bundle = read_bundle(directory, name="plain")
+    assert (bundle.name, bundle.trained, bundle.follower_turn) == ("plain", "unknown", FOLLOWER_TURN)
+    assert bundle.card()["roles"] == "shared"
+    assert read_bundle(directory).name == directory.name
+
+
+def test_the_revision_changes_with_the_weights_and_not_with_the_manifest(directory: Path) -> None:
+    before = revision_of(directory)
+    write_bundle(directory, Bundle(name="duo"))
+    assert revision_of(directory) == before
+    (directory / "follower" / "adapter_model.safetensors").write_bytes(b"Weights")
+    assert revision_of(directory) != before
+
+
+@pytest.mark.parametrize(
+    ("manifest", "problem"),
+    [
+        ({"name": "duo", "sampling": {"temperature": 9}}, "sampling.temperature: "),
+        ({"name": "duo", "colour": "red"}, "colour: "),
+        ({"name": "duo", "format": 2}, "format: "),
+        ({}, "name: "),
+        ("duo", "file: "),
+        ({"name": "duo", "leader": {"adapter": "missing"}}, "leader.adapter: 'missing' holds no peft adapter"),
+        ({"name": "duo", "follower": {"adapter": "../x"}}, "follower.adapter: '../x' points outside the bundle"),
+    ],
+)
+def test_a_broken_manifest_is_named_with_its_key(directory: Path, manifest: Any, problem: str) -> None:
+    (directory / "slhf.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError) as raised:
+        read_bundle(directory)
+    assert str(raised.value).startswith(f"{directory / 'slhf.json'}: ")
+    assert problem in str(raised.value)
+
+
+def test_an_adapter_with_a_broken_configuration_is_named(directory: Path) -> None:
+    (directory / "follower" / "adapter_config.json").write_text("{")
+    (directory / "slhf.json").write_text('{"name": "duo", "follower": {"adapter": "follower"}}')
+    with pytest.raises(BundleError, match="adapter_config.json is not JSON"):
+        read_bundle(directory)
+
+
+def test_a_directory_that_is_no_bundle_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="neither slhf.json nor"):
+        read_bundle(tmp_path)
+    with pytest.raises(BundleError, match="no such directory"):
+        read_bundle(tmp_path / "missing")
+
+
+def test_a_wish_follows_the_turn_on_a_line_of_its_own() -> None:
+    assert follower_turn() == FOLLOWER_TURN
+    assert follower_turn("Improve.", "Be brief.") == "Improve.\nBe brief."

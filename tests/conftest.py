@@ -1,0 +1,64 @@
+"""Fixtures that several folders use: a fake-engine application, in process and on a real socket."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+import uvicorn
+from starlette.types import ASGIApp
+
+from slhf_server.app import create_app
+from slhf_server.builtin import builtin_bundle
+from slhf_server.fake import FakeEngine
+from slhf_server.settings import Settings
+
+Serve = Callable[..., str]
+
+
+@contextlib.contextmanager
+def running(app: ASGIApp) -> Iterator[str]:
+    """The application behind uvicorn on a free port of 127.0.0.1; yields its base URL."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        await_ready(url, thread)
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive(), "the server did not end"
+
+
+def await_ready(url: str, thread: threading.Thread, attempts: int = 200) -> None:
+    for _ in range(attempts):
+        with contextlib.suppress(httpx2.TransportError):
+            if httpx2.get(f"{url}/ready", timeout=5).status_code == 200:
+                return
+        thread.join(0.02)
+    raise AssertionError("the server did not become ready")
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start servers with a fake engine: `serve(engine, **settings)` gives the base URL."""
+    with contextlib.ExitStack() as stack:
+
+        def start(engine: FakeEngine | None = None, **settings: object) -> str:
+            engine = engine or FakeEngine()
+            return stack.enter_context(running(create_app(Settings(**settings), engine.open)))  # type: ignore[arg-type]
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def builtin() -> Path:
+    """The built-in bundle's directory, converted on first use into the user's cache as `slhf-server` does."""
+    return builtin_bundle(Settings().cache_dir)

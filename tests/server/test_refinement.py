@@ -1,0 +1,256 @@
+"""The loop: rounds, early ends, and what the outcome says of them."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slhf.wire import RoundCompleted, RoundDelta, RoundStarted
+from slhf_server.chain import Outcome
+from slhf_server.deadline import Deadline
+from slhf_server.errors import (
+    BadRequest,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    EngineFailed,
+    RequestError,
+    TokenBudgetExceeded,
+)
+from slhf_server.fake import FakeEngine, Reply
+from slhf_server.job import Deltas, Job, Player
+from slhf_server.model import Sampling, Turn
+from slhf_server.refinement import Step, refine
+from slhf_server.stops.unchanged import unchanged
+
+QUESTION = (Turn("user", "what is it"),)
+
+
+def play(engine: FakeEngine, *, seconds: float = 60.0, **job: object) -> list[Step]:
+    """Run one refinement to its end."""
+
+    async def steps() -> list[Step]:
+        defaults: dict[str, object] = {
+            "id": "test",
+            "model": "fake",
+            "turns": QUESTION,
+            "draft": None,
+            "rounds": 1,
+            "leader": Player("leader", engine.leader, Sampling()),
+            "follower": Player("follower", engine.follower, Sampling()),
+            "follower_turn": "Improve it.",
+            "deadline": Deadline.after(seconds),
+            "max_total_tokens": 10_000,
+        }
+        return [step async for step in refine(Job(**(defaults | job)))]  # type: ignore[arg-type]
+
+    return asyncio.run(steps())
+
+
+def outcome(engine: FakeEngine, *, seconds: float = 60.0, **job: object) -> Outcome:
+    last = play(engine, seconds=seconds, **job)[-1]
+    assert isinstance(last, Outcome)
+    return last
+
+
+def fails_after(rounds: int, error: RequestError) -> Reply:
+    """A reply that goes well for this many completions, then raises."""
+    done = 0
+
+    def reply(turns: Sequence[Turn]) -> str | RequestError:
+        nonlocal done
+        done += 1
+        return error if done > rounds else f"text {done}"
+
+    return reply
+
+
+def test_the_leader_drafts_and_the_follower_sees_conversation_and_latest_text_alone() -> None:
+    engine = FakeEngine()
+    result = outcome(engine, rounds=2)
+    assert [turns for turns, _ in engine.leader.calls] == [QUESTION]
+    ask = Turn("user", "Improve it.")
+    assert [turns for turns, _ in engine.follower.calls] == [
+        (*QUESTION, Turn("assistant", "draft of: what is it"), ask),
+        (*QUESTION, Turn("assistant", "better draft of: what is it"), ask),
+    ]
+    assert result.text == "better better draft of: what is it"
+    assert result.refinement.draft_source == "leader"
+
+
+def test_a_given_draft_is_round_zero_and_the_leader_is_not_asked() -> None:
+    engine = FakeEngine()
+    result = outcome(engine, draft="my text", leader=None)
+    assert engine.leader.calls == []
+    assert [(r.round, r.role, r.text) for r in result.refinement.rounds] == [
+        (0, "client", "my text"),
+        (1, "follower", "better my text"),
+    ]
+    assert result.refinement.draft_source == "client"
+
+
+def test_no_rounds_return_the_draft_byte_for_byte() -> None:
+    draft = " \n\u00e9\u0301<|im_end|>\t "
+    result = outcome(FakeEngine(), draft=draft, rounds=0)
+    assert (result.text, result.refinement.applied, result.refinement.stop_reason) == (draft, False, "disabled")
+
+
+def test_every_round_is_started_streamed_and_completed_in_order() -> None:
+    kinds = [(type(s), getattr(s, "round", None)) for s in play(FakeEngine(lambda turns: "a b"), deltas="all")]
+    assert kinds == [
+        (RoundStarted, 0),
+        (RoundDelta, 0),
+        (RoundDelta, 0),
+        (RoundCompleted, 0),
+        (RoundStarted, 1),
+        (RoundDelta, 1),
+        (RoundDelta, 1),
+        (RoundCompleted, 1),
+        (Outcome, None),
+    ]
+
+
+@pytest.mark.parametrize(("deltas", "streamed"), [("none", set()), ("last", {2}), ("all", {0, 1, 2})])
+def test_only_the_rounds_somebody_reads_are_streamed(deltas: Deltas, streamed: set[int]) -> None:
+    steps = play(FakeEngine(), rounds=2, deltas=deltas)
+    assert {step.round for step in steps if isinstance(step, RoundDelta)} == streamed
+
+
+def test_it_stops_when_the_follower_returns_its_draft_unchanged() -> None:
+    result = outcome(FakeEngine(lambda turns: "same"), rounds=5, stops=(unchanged,))
+    assert (result.refinement.stop_reason, result.refinement.rounds_run) == ("unchanged", 1)
+
+
+@pytest.mark.parametrize("finished", [1, 2, 3])
+def test_an_error_in_a_later_round_returns_the_latest_finished_text(finished: int) -> None:
+    engine = FakeEngine()
+    engine.leader._reply = engine.follower._reply = fails_after(finished, EngineFailed("boom"))
+    result = outcome(engine, rounds=5)
+    assert result.text == f"text {finished}"
+    assert (result.refinement.stop_reason, result.refinement.returned_round) == ("error", finished - 1)
+
+
+def test_an_error_is_raised_where_errors_shall_fail_or_nothing_is_finished() -> None:
+    with pytest.raises(EngineFailed):
+        outcome(FakeEngine(fails_after(1, EngineFailed("boom"))), fail_on_error=True, rounds=3)
+    with pytest.raises(EngineFailed):
+        outcome(FakeEngine(fails_after(0, EngineFailed("boom"))))
+
+
+def test_the_deadline_returns_the_best_finished_text() -> None:
+    engine = FakeEngine(token_seconds=0.02)
+    result = outcome(engine, seconds=0.2, rounds=500)
+    assert result.refinement.stop_reason == "deadline"
+    assert result.text == result.refinement.rounds[-1].text
+    assert engine.follower.running == 0
+
+
+def test_a_deadline_before_the_first_text_is_an_error() -> None:
+    engine = FakeEngine(token_seconds=10)
+    with pytest.raises(DeadlineExceeded):
+        outcome(engine, seconds=0.05)
+    assert engine.leader.running == 0
+
+
+def test_a_deadline_that_passed_in_the_queue_returns_the_clients_draft() -> None:
+    result = outcome(FakeEngine(), seconds=-1, draft="mine")
+    assert (result.text, result.refinement.stop_reason) == ("mine", "deadline")
+
+
+def test_the_token_budget_discards_the_round_it_cuts_but_counts_its_tokens() -> None:
+    result = outcome(FakeEngine(lambda turns: "w " * 49 + "w"), draft="d", rounds=3, max_total_tokens=30)
+    assert (result.text, result.refinement.stop_reason, result.refinement.rounds_run) == ("d", "token_budget", 0)
+    assert result.usage.total_tokens == 30
+
+
+def test_a_draft_that_the_token_budget_cuts_is_the_answer() -> None:
+    result = outcome(FakeEngine(lambda turns: "w " * 49 + "w"), max_total_tokens=13)
+    assert (result.finish_reason, result.refinement.stop_reason) == ("length", "token_budget")
+    assert result.text.split() == ["w"] * 10
+    with pytest.raises(TokenBudgetExceeded):
+        outcome(FakeEngine(), max_total_tokens=2)
+
+
+def test_a_leaders_draft_too_long_to_refine_is_the_answer() -> None:
+    result = outcome(FakeEngine(lambda turns: "w " * 99 + "w", max_model_len=20), rounds=3)
+    assert (result.refinement.stop_reason, result.refinement.returned_round) == ("context_length", 0)
+    assert result.text.split() == ["w"] * 17
+
+
+def test_a_clients_draft_that_does_not_fit_is_refused_with_both_lengths() -> None:
+    with pytest.raises(ContextLengthExceeded, match=r"30 tokens.* 105 tokens"):
+        outcome(FakeEngine(max_model_len=30), draft="d " * 99 + "d")
+
+
+def test_a_streamed_answer_cut_by_a_limit_stands_as_it_is() -> None:
+    engine = FakeEngine(lambda turns: "w " * 499 + "w", token_seconds=0.01)
+    steps = play(engine, seconds=0.2, draft="d", deltas="last")
+    sent = "".join(step.delta for step in steps if isinstance(step, RoundDelta))
+    result = steps[-1]
+    assert isinstance(result, Outcome)
+    assert sent and result.text == sent
+    assert (result.finish_reason, result.refinement.stop_reason) == ("length", "deadline")
+
+
+def test_a_streamed_answer_cut_by_an_error_is_an_error() -> None:
+    with pytest.raises(EngineFailed):
+        play(FakeEngine(lambda turns: ("half a text", EngineFailed("boom"))), draft="d", deltas="last")
+
+
+def test_closing_the_generator_closes_the_completion() -> None:
+    async def abandon() -> None:
+        engine = FakeEngine(token_seconds=10)
+        job = Job(
+            id="test",
+            model="fake",
+            turns=QUESTION,
+            draft=None,
+            rounds=1,
+            leader=Player("leader", engine.leader, Sampling()),
+            follower=Player("follower", engine.follower, Sampling()),
+            follower_turn="Improve it.",
+            deadline=Deadline.after(60),
+            max_total_tokens=10_000,
+        )
+        steps = refine(job)
+        await anext(steps)
+        waiting = asyncio.ensure_future(_next(steps))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert engine.leader.running == 1
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await steps.aclose()
+        assert engine.leader.running == 0
+
+    async def _next(steps: object) -> object:
+        return await anext(steps)  # type: ignore[call-overload]
+
+    asyncio.run(abandon())
+
+
+@given(
+    rounds=st.integers(0, 5),
+    draft=st.none() | st.text(max_size=20),
+    fails_at=st.integers(0, 7),
+    error=st.sampled_from([EngineFailed("boom"), BadRequest("no"), TokenBudgetExceeded("spent")]),
+    budget=st.integers(1, 60),
+)
+def test_whatever_happens_the_outcome_tells_the_truth(
+    rounds: int, draft: str | None, fails_at: int, error: RequestError, budget: int
+) -> None:
+    engine = FakeEngine()
+    engine.leader._reply = engine.follower._reply = fails_after(fails_at, error)
+    try:
+        result = outcome(engine, rounds=rounds, draft=draft, max_total_tokens=budget)
+    except RequestError:
+        assert draft is None or fails_at == 0 or isinstance(error, BadRequest)
+        return
+    report = result.refinement
+    assert result.usage == report.usage.total()
+    assert result.text == report.rounds[report.returned_round].text
+    assert report.applied == (report.returned_round > 0)
+    assert report.rounds_run == len(report.rounds) - 1 <= rounds
+    assert (report.stop_reason in ("rounds_done", "disabled")) == (report.rounds_run == rounds)
+    assert result.usage.total_tokens <= budget
