@@ -72,6 +72,7 @@ _STATUS_IN_STREAM = {
     "context_length_exceeded": 400,
     "invalid_api_key": 401,
     "model_not_found": 404,
+    "request_too_large": 413,
     "rate_limit_exceeded": 429,
     "engine_unavailable": 503,
     "upstream_unavailable": 503,
