@@ -277,10 +277,14 @@ class Installer:
             free = shutil.disk_usage(folder).free / 2**30
             if free < need:
                 return f"The disk that holds {folder} may be full: {free:.1f} GiB are free, up to {need} are needed."
-        probe = "pip download --quiet --no-deps --no-cache-dir --retries 0 --timeout 10 --constraint".split()
-        with tempfile.TemporaryDirectory() as scratch:
-            if not self.succeeds(str(self.python), "-m", *probe, str(CONSTRAINTS), "--dest", scratch, "idna"):
-                return "No package index answers: check the network, and what pip is told (`pip config list`)."
+        if self.step == 1:
+            return f"{BASE_PYTHON} could not make an environment there: the lines above say why."
+        told = "check the network, and what pip is told (`pip config list`)"
+        if self.step == 2:
+            return f"No package index that answers has {pinned('uv')}: {told}."
+        self.environ |= {"UV_HTTP_TIMEOUT": "10", "UV_HTTP_RETRIES": "0"}
+        if not self.succeeds(*self.uv_pip_install("--dry-run", "--no-deps", "--reinstall", "--refresh", "idna")):
+            return f"No package index answers: {told}."
         version = ".".join(sys.version.split(".")[:2])
         return f"A package index answers; the lines above name the cause. Not every package may have wheels for Python \
 {version}: name another with PYTHON=."

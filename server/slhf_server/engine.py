@@ -9,10 +9,11 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from transformers import AutoTokenizer
 from vllm import SamplingParams
+from vllm.config.lora import MaxLoRARanks
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import QueueOverflowError, VLLMClientError
 from vllm.inputs import tokens_input
@@ -151,9 +152,12 @@ class VLLMRole:
             raise TokenBudgetExceeded(
                 f"max_total_tokens leaves {sampling.max_total_tokens} tokens; the next prompt alone has {prompt_tokens}"
             )
-        wishes = {name: value for name in _PASSED_ON if (value := getattr(sampling, name)) not in (None, ())}
+        wishes = {name: value for name in _PASSED_ON if (value := getattr(sampling, name)) is not None}
         options = self.defaults | wishes
         options["max_tokens"] = min(options.get("max_tokens") or room, room)
+        if options["max_tokens"] == room:  # the wish was cut to the room there is
+            options["min_tokens"] = min(options.get("min_tokens", 0), room)
+        options["stop"] = list(sampling.stop)  # SamplingParams takes no tuple
         kind = RequestOutputKind.DELTA if deltas else RequestOutputKind.FINAL_ONLY
         try:
             return SamplingParams(**options, output_kind=kind)
@@ -162,7 +166,7 @@ class VLLMRole:
 
 
 _FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
-_PASSED_ON = tuple(name for name in Sampling.__dataclass_fields__ if name != "max_total_tokens")
+_PASSED_ON = tuple(name for name in Sampling.__dataclass_fields__ if name not in ("max_total_tokens", "stop"))
 
 
 def engine_arguments(bundle: OpenBundle, settings: Settings) -> dict[str, Any]:
@@ -172,7 +176,7 @@ def engine_arguments(bundle: OpenBundle, settings: Settings) -> dict[str, Any]:
         arguments |= _CPU_DEFAULTS
     adapters = {path for role in ("leader", "follower") if (path := bundle.adapter(role))}
     if adapters:
-        arguments |= {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": max(map(_rank, adapters))}
+        arguments |= {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": _rank_limit(adapters)}
     if settings.speculation == "on":
         arguments["speculative_config"] = _DRAFT_SPECULATION
     return arguments | settings.engine
@@ -190,9 +194,10 @@ def _adapters(bundle: OpenBundle) -> dict[str, LoRARequest | None]:
     return chosen
 
 
-def _rank(adapter: Path) -> int:
-    """The LoRA rank r that peft recorded."""
-    return int(json.loads((adapter / "adapter_config.json").read_bytes())["r"])
+def _rank_limit(adapters: set[Path]) -> int:
+    """The smallest limit that vLLM knows and that takes every adapter's rank r, as peft recorded it."""
+    largest = max(int(json.loads((path / "adapter_config.json").read_bytes())["r"]) for path in adapters)
+    return min((limit for limit in get_args(MaxLoRARanks) if limit >= largest), default=largest)
 
 
 def _finish_reason(reason: str) -> FinishReason:

@@ -1,5 +1,6 @@
 """Starting and ending the real server: adapters, signals, settings that cannot work."""
 
+import contextlib
 import json
 import os
 import signal
@@ -30,8 +31,8 @@ def write_adapter(directory: Path, base: Path, seed: int) -> None:
             if name.endswith("v_proj.weight"):
                 out_size, in_size = weights.get_slice(name).get_shape()
                 stem = f"base_model.model.{name.removesuffix('.weight')}"
-                tensors[f"{stem}.lora_A.weight"] = torch.randn(4, in_size, generator=generator) * 0.05
-                tensors[f"{stem}.lora_B.weight"] = torch.randn(out_size, 4, generator=generator) * 0.05
+                tensors[f"{stem}.lora_A.weight"] = torch.randn(4, in_size, generator=generator) * 0.3
+                tensors[f"{stem}.lora_B.weight"] = torch.randn(out_size, 4, generator=generator) * 0.3
     directory.mkdir()
     save_file(tensors, directory / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["v_proj"], "task_type": "CAUSAL_LM"}
@@ -56,8 +57,12 @@ def test_two_adapters_on_one_base_are_chosen_per_round_and_sigterm_ends_all(
     two_adapters: Path, live: LiveServer, tmp_path: Path
 ) -> None:
     question = "Why is the sky blue?"
-    with live_server(tmp_path, "--bundle", str(two_adapters), "--grace-period-s", "4") as server:
-        adapted, plain = Client(server.url, timeout=300), Client(live.url, timeout=300)
+    with (
+        live_server(tmp_path, "--bundle", str(two_adapters), "--grace-period-s", "4") as server,
+        contextlib.ExitStack() as stack,
+    ):
+        adapted = stack.enter_context(Client(server.url, timeout=300))
+        plain = stack.enter_context(Client(live.url, timeout=300))
         card = adapted.models()[0].card
         assert (card["roles"], card["trained"]) == ("separate", "unknown")
         draft = adapted.refine(question, rounds=0, max_tokens=24)
