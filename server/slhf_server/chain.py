@@ -89,7 +89,13 @@ class Chain:
         self._text.append(chunk.text)
         self._last = chunk
         completion = self._usages[-1].completion_tokens + chunk.completion_tokens
-        self._usages[-1] = Usage.of(chunk.prompt_tokens, completion, cached=chunk.cached_tokens)
+        self._usages[-1] = Usage.of(
+            chunk.prompt_tokens,
+            completion,
+            cached=chunk.cached_tokens,
+            accepted=chunk.accepted_tokens,
+            rejected=chunk.rejected_tokens,
+        )
 
     def finish_round(self) -> RoundCompleted:
         """The running round's completion is whole. Raises TokenBudgetExceeded if the budget cut it short."""

@@ -57,6 +57,10 @@ class Chunk:
     cached_tokens: int = 0
     """How many of them the prefix cache held."""
     finish_reason: FinishReason | None = None
+    accepted_tokens: int = 0
+    """On the last chunk: tokens guessed from the prompt (draft as speculation) that the model confirmed."""
+    rejected_tokens: int = 0
+    """On the last chunk: tokens guessed and not confirmed."""
     token_ids: tuple[int, ...] | None = None
     """On the last chunk: the ids of the whole text, when they decode to exactly that text."""
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import platformdirs
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
@@ -91,7 +91,7 @@ class Settings(BaseSettings):
 
     def served(self, bundle_name: str) -> dict[str, ServedModel]:
         """The served models, the default one first."""
-        return self.models or {bundle_name: ServedModel()}
+        return self.models or {bundle_name: ServedModel(rounds=min(ServedModel().rounds, self.limits.rounds))}
 
     def limits_of(self, model: ServedModel) -> RefineLimits:
         """The server's limits with the model's own in their place."""
@@ -101,7 +101,19 @@ class Settings(BaseSettings):
     @classmethod
     def _typed(cls, engine: dict[str, Any]) -> dict[str, Any]:
         """Flags and environment variables bring text: read it as the YAML file would."""
-        return {key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in engine.items()}
+        try:
+            return {key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in engine.items()}
+        except yaml.YAMLError as exc:
+            raise ValueError(f"a value is not YAML: {exc}") from exc
+
+    @model_validator(mode="after")
+    def _rounds_within_limits(self) -> "Settings":
+        """What a model plays by default is not checked again in each request."""
+        for name, model in self.models.items():
+            limit = self.limits_of(model).rounds
+            if model.rounds > limit:
+                raise SettingsError(f"models.{name}.rounds: {model.rounds} is above the model's limit of {limit} rounds")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -131,15 +143,15 @@ class _ConfigFile(PydanticBaseSettingsSource):
             raise SettingsError(f"config {path}: {exc}") from exc
         if content is not None and not isinstance(content, dict):
             raise SettingsError(f"config {path}: must be a mapping of settings, not {type(content).__name__}")
-        return content or {}
+        return {str(key): value for key, value in (content or {}).items()}
 
 
 def load_settings(argv: Sequence[str]) -> Settings:
     """Settings from all sources. Raises SettingsError naming key and value; a bad flag exits with usage."""
     known = {f"SLHF_{name}".upper() for name in Settings.model_fields} | _NOT_OURS
-    for variable in os.environ:
-        if variable.startswith("SLHF_") and variable.split("__")[0] not in known:
-            raise SettingsError(f"environment variable {variable}: no such setting")
+    for variable, value in os.environ.items():  # pydantic-settings reads them in either case
+        if variable.upper().startswith("SLHF_") and variable.upper().split("__")[0] not in known:
+            raise SettingsError(f"environment variable {variable}: no such setting (got {value!r})")
     try:
         return Settings(_cli_parse_args=list(argv))
     except ValidationError as exc:

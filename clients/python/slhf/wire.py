@@ -7,7 +7,7 @@ A *round* is one completion: round 0 is the draft (the Leader's, an upstream's o
 Follower's. Times are milliseconds, counts are tokens.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag, model_validator
 
@@ -111,6 +111,10 @@ class PromptTokensDetails(_Answer):
 
 class CompletionTokensDetails(_Answer):
     reasoning_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    """Speculation: tokens guessed from the draft that the model confirmed."""
+    rejected_prediction_tokens: int = 0
+    """Guessed and not confirmed; unlike OpenAI, not part of `completion_tokens`."""
 
 
 class Usage(_Answer):
@@ -123,23 +127,33 @@ class Usage(_Answer):
     completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
 
     @classmethod
-    def of(cls, prompt: int, completion: int, *, cached: int = 0, reasoning: int = 0) -> "Usage":
+    def of(cls, prompt: int, completion: int, *, cached: int = 0, accepted: int = 0, rejected: int = 0) -> "Usage":
         return cls(
             prompt_tokens=prompt,
             completion_tokens=completion,
             total_tokens=prompt + completion,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
-            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=reasoning),
+            completion_tokens_details=CompletionTokensDetails(
+                accepted_prediction_tokens=accepted, rejected_prediction_tokens=rejected
+            ),
         )
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage.of(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            cached=self.prompt_tokens_details.cached_tokens + other.prompt_tokens_details.cached_tokens,
-            reasoning=self.completion_tokens_details.reasoning_tokens
-            + other.completion_tokens_details.reasoning_tokens,
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            total_tokens=self.total_tokens + other.total_tokens,
+            prompt_tokens_details=_added(self.prompt_tokens_details, other.prompt_tokens_details),
+            completion_tokens_details=_added(self.completion_tokens_details, other.completion_tokens_details),
         )
+
+
+Details = TypeVar("Details", PromptTokensDetails, CompletionTokensDetails)
+
+
+def _added(one: Details, other: Details) -> Details:
+    """Two counts of the same kind, field by field."""
+    return type(one)(**{name: getattr(one, name) + getattr(other, name) for name in type(one).model_fields})
 
 
 class Round(_Answer):

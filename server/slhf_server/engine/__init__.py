@@ -1,4 +1,4 @@
-"""The one module that imports vLLM: the bundle's two roles on one engine in this process.
+"""The one package that imports vLLM: the bundle's two roles on one engine in this process.
 
 Shared weights are two prompts for the same weights; separate roles are two LoRA adapters on one base, chosen per round.
 Prompts go in as token ids (prompt.py). Closing a completion's generator aborts it in the engine.
@@ -43,6 +43,7 @@ _CPU_DEFAULTS: dict[str, Any] = {
     "block_size": 32,  # vLLM's 128 there caches nothing of a short chat; CPU kernels want multiples of 32
     "enforce_eager": True,  # compiling gains a tenth and costs 45 s of every start
     "kv_cache_memory_bytes": 2 << 30,
+    "worker_extension_cls": "slhf_server.engine.repairs.CpuRepairs",
 }
 _SHUTDOWN_S = 15.0  # vLLM's 5 s can kill the engine process before it has ended its own workers
 _DRAFT_SPECULATION: dict[str, Any] = {
@@ -50,6 +51,8 @@ _DRAFT_SPECULATION: dict[str, Any] = {
     "num_speculative_tokens": 5,
     "prompt_lookup_max": 4,
     "prompt_lookup_min": 2,
+    # A full batch keeps the processor busy without guesses: from, to (requests at once), tokens to guess.
+    "num_speculative_tokens_per_batch_size": [[1, 8, 5], [9, 1024, 0]],
 }
 
 
@@ -132,12 +135,15 @@ class VLLMRole:
 
     def _chunk(self, output: RequestOutput, piece: CompletionOutput, text: str | None, generated: list[int]) -> Chunk:
         """`text` is the whole completion on the last chunk, else None."""
+        accepted, rejected = _guesses(piece)
         return Chunk(
             text=piece.text,
             completion_tokens=len(piece.token_ids),
             prompt_tokens=len(output.prompt_token_ids or ()),
             cached_tokens=output.num_cached_tokens or 0,
             finish_reason=None if piece.finish_reason is None else _finish_reason(piece.finish_reason),
+            accepted_tokens=accepted,
+            rejected_tokens=rejected,
             token_ids=None if text is None else self.encoder.faithful(_without_end(piece, generated), text),
         )
 
@@ -177,8 +183,8 @@ def engine_arguments(bundle: OpenBundle, settings: Settings) -> dict[str, Any]:
     adapters = {path for role in ("leader", "follower") if (path := bundle.adapter(role))}
     if adapters:
         arguments |= {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": _rank_limit(adapters)}
-    if settings.speculation == "on":
-        arguments["speculative_config"] = _DRAFT_SPECULATION
+    if settings.speculation == "on" or (settings.speculation == "auto" and current_platform.is_cpu()):
+        arguments |= {"speculative_config": _DRAFT_SPECULATION, "per_request_spec_decode_metrics": "summary"}
     return arguments | settings.engine
 
 
@@ -206,6 +212,15 @@ def _finish_reason(reason: str) -> FinishReason:
     if reason not in _FINISHED:
         raise EngineFailed(f"the engine ended this completion with {reason!r}")
     return _FINISHED[reason]
+
+
+def _guesses(piece: CompletionOutput) -> tuple[int, int]:
+    """Tokens guessed and confirmed, guessed and not. vLLM tells on the last output, unless a stop string ended it."""
+    summary = piece.spec_decode_metrics
+    if summary is None:
+        return 0, 0
+    accepted = sum(length * steps for length, steps in enumerate(summary.histogram))
+    return accepted, summary.num_draft_tokens - accepted
 
 
 def _without_end(piece: CompletionOutput, generated: list[int]) -> list[int]:

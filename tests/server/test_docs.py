@@ -1,0 +1,104 @@
+"""docs/ says what the code does: its tables equal the code's; no stop reason, code, setting or metric is left out."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel
+
+from slhf.wire import RefineOptions, StopReason
+from slhf_server.chat import PARAMETERS, Parameter
+from slhf_server.errors import RequestError
+from slhf_server.metrics import Metrics
+from slhf_server.settings import Settings, load_settings
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+FATES = {"used": "used by the server", "both": "Leader and Follower", "ignored": "ignored", "rejected": "400"}
+
+
+@pytest.fixture(scope="module")
+def api() -> str:
+    return (DOCS / "api.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def configuration() -> str:
+    return (DOCS / "configuration.md").read_text(encoding="utf-8")
+
+
+def parameter_rows(parameters: dict[str, Parameter]) -> list[str]:
+    """The chat parameters as a Markdown table, in the order of the code."""
+    rows = ["| parameter | what becomes of it | note | accepted nevertheless |", "|---|---|---|---|"]
+    for name, parameter in parameters.items():
+        neutral = (None, *parameter.neutral) if parameter.fate == "rejected" else ()
+        values = ", ".join(f"`{json.dumps(value)}`" for value in neutral)
+        rows.append(f"| `{name}` | {FATES[parameter.fate]} | {parameter.note} | {values} |")
+    return rows
+
+
+def setting_rows(model: type[BaseModel], flag: str = "--", variable: str = "SLHF_") -> Iterator[str]:
+    """How each setting's row begins: flag, environment variable, default."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from setting_rows(field.annotation, f"{flag}{name}.", f"{variable}{name.upper()}__")
+            continue
+        row = f"| `{flag}{name.replace('_', '-')}` | `{variable}{name.upper()}` | "
+        if field.default_factory is not None:  # differs from machine to machine
+            yield row
+        else:
+            yield f"{row}`{'none' if field.default is None else json.dumps(field.default)}` |"
+
+
+def error_codes(error: type[RequestError] = RequestError) -> Iterator[str]:
+    """The codes of an error class and of every class below it."""
+    if error.code is not None:
+        yield error.code
+    for kind in error.__subclasses__():
+        yield from error_codes(kind)
+
+
+def left_out(names: Iterable[str], text: str) -> list[str]:
+    """Names that the text does not mention as code."""
+    return [name for name in names if f"`{name}`" not in text]
+
+
+def test_the_parameter_table_is_the_codes(api: str) -> None:
+    table = api.split("<!-- parameters:begin -->\n")[1].split("<!-- parameters:end -->")[0]
+    assert table.splitlines() == parameter_rows(PARAMETERS)
+
+
+def test_every_stop_reason_is_explained(api: str) -> None:
+    assert left_out(get_args(StopReason), api) == []
+
+
+def test_every_error_code_is_explained(api: str) -> None:
+    assert left_out({*error_codes(), "internal_error"}, api) == []
+
+
+def test_every_option_of_a_refinement_is_explained(api: str) -> None:
+    assert left_out(RefineOptions.model_fields, api) == []
+
+
+def test_every_metric_is_explained(api: str) -> None:
+    metrics = Metrics()
+    metrics.watch(lambda: 0, lambda: 0, "name")
+    families = [f"{one.name}_total" if one.type == "counter" else one.name for one in metrics.registry.collect()]
+    assert left_out(families, api) == []
+
+
+def test_every_setting_stands_in_the_table_with_its_default(configuration: str) -> None:
+    lines = configuration.splitlines()
+    assert [row for row in setting_rows(Settings) if not any(line.startswith(row) for line in lines)] == []
+
+
+def test_the_example_configuration_is_read(configuration: str, tmp_path: Path) -> None:
+    example = re.search(r"```yaml\n(.*?)```", configuration, re.DOTALL)
+    assert example is not None
+    file = tmp_path / "slhf.yaml"
+    file.write_text(example[1], encoding="utf-8")
+    settings = load_settings(["--config", str(file)])
+    assert len(settings.models) == 2
+    assert settings.engine
