@@ -1,6 +1,7 @@
 """How many refinements run at once, and how many may wait for a place."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -14,30 +15,31 @@ class Admission:
     def __init__(self, running: int, waiting: int) -> None:
         self._places = asyncio.Semaphore(running)
         self._most_waiting = waiting
-        self.running = 0
-        self.waiting = 0
+        self.running: Counter[str] = Counter()
+        """Refinements at work, by served model."""
+        self.waiting: Counter[str] = Counter()
 
     @asynccontextmanager
-    async def place(self, deadline: Deadline) -> AsyncGenerator[None, None]:
+    async def place(self, model: str, deadline: Deadline) -> AsyncGenerator[None, None]:
         """Wait for a place and hold it. Raises QueueFull at once when too many wait already.
 
         When the deadline passes in the queue it goes on without a place: the refinement itself then ends at once, and
         knows better what to answer (the client's draft, or the error).
         """
-        if self._places.locked() and self.waiting >= self._most_waiting:
-            raise QueueFull(f"{self.waiting} requests are waiting already; try again later")
-        self.waiting += 1
+        if self._places.locked() and self.waiting.total() >= self._most_waiting:
+            raise QueueFull(f"{self.waiting.total()} requests are waiting already; try again later")
+        self.waiting[model] += 1
         try:
             await deadline.wait_for(self._places.acquire())
             held = True
         except DeadlineExceeded:
             held = False
         finally:
-            self.waiting -= 1
-        self.running += 1
+            self.waiting[model] -= 1
+        self.running[model] += 1
         try:
             yield
         finally:
-            self.running -= 1
+            self.running[model] -= 1
             if held:
                 self._places.release()

@@ -32,13 +32,12 @@ class Chain:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._started = time.perf_counter()
         self._finished: list[Round] = []
         self._usages: list[Usage] = []  # by round number, cut-off rounds included
         self._latest = Turn("assistant", "")
         self._text: list[str] = []
         self._last: Chunk | None = None
-        self._round_started = self._started
+        self._round_started = job.received
         self._model_seconds = 0.0
 
     @property
@@ -125,7 +124,7 @@ class Chain:
 
     def outcome(self, reason: StopReason) -> Outcome:
         best = self._finished[-1]
-        duration = time.perf_counter() - self._started
+        duration = time.perf_counter() - self._job.received
         usage = RefinementUsage(draft=self._usages[0], rounds=self._usages[1:])
         refinement = Refinement(
             applied=best.round > 0,

@@ -103,6 +103,9 @@ class ChatRequest(BaseModel):
         """Drop what is ignored on purpose, refuse what is unknown or not supported, keep the rest."""
         if not isinstance(body, dict):
             return body
+        if body.get("max_tokens") is not None and body.get("max_completion_tokens") is not None:
+            message = "give max_tokens or max_completion_tokens, not both"
+            raise PydanticCustomError("two_names", message, {"param": "max_tokens"})
         return {name: value for name, value in body.items() if _is_kept(name, value)}
 
 
@@ -110,6 +113,8 @@ def _is_kept(name: str, value: Any) -> bool:
     parameter = PARAMETERS.get(name)
     if parameter is None:
         raise PydanticCustomError("unknown_parameter", "unknown parameter '{param}'", {"param": name})
-    if parameter.fate == "rejected" and value is not None and value not in parameter.neutral:
+    if value is None:
+        return False  # OpenAI's clients send null for "not given"
+    if parameter.fate == "rejected" and value not in parameter.neutral:
         raise PydanticCustomError("unsupported_parameter", "'{param}': {note}", {"param": name, "note": parameter.note})
     return parameter.fate in ("used", "both")

@@ -1,6 +1,7 @@
 """`slhf-server`: bind, serve, end in good order."""
 
 import asyncio
+import json
 import logging
 import math
 import socket
@@ -70,7 +71,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=math.ceil(settings.grace_period_s),
     )
     server = Server(config, service)
-    _logger.info("settings: %s", settings.model_dump_json())
+    _logger.info("settings: %s", json.dumps(settings.redacted()))
     _logger.info("listening on http://%s:%d", *listener.getsockname()[:2])
     await server.serve(sockets=[listener])
     if service.failure is not None:

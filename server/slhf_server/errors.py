@@ -6,6 +6,7 @@ RequestError                      status, type, code, param: becomes OpenAI's er
 ├── ModelNotFound            404  model_not_found
 ├── BodyTooLarge             413  request_too_large
 ├── QueueFull                429  rate_limit_exceeded (Retry-After)
+├── InternalError            500  internal_error: a bug; the log has it under the request's id
 ├── EngineFailed             500  engine_error: this completion failed, the engine lives
 ├── EngineUnavailable        503  engine_unavailable (Retry-After): loading, shutting down, or dead
 └── Stopped                       ends a refinement early; answered only when nothing was finished
@@ -70,6 +71,10 @@ class QueueFull(RequestError):
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
     retry_after = 1
+
+
+class InternalError(RequestError):
+    code = "internal_error"
 
 
 class EngineFailed(RequestError):

@@ -1,11 +1,14 @@
 """Prometheus metrics: prefix `slhf_`, vLLM's stems, units and buckets. Labels are bounded: no user, prompt or key."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
+from functools import partial
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from slhf.wire import Round, RoundCompleted
+from slhf_server.admission import Admission
 from slhf_server.chain import Outcome, edit_ratio
+from slhf_server.errors import RequestError
 
 _LATENCY = (
     0.3,
@@ -87,13 +90,19 @@ class Metrics:
         self._build = Gauge("slhf_build_info", "Versions.", ("version",), registry=registry)
         self._model = Gauge("slhf_model_info", "Loaded weights.", ("role", "revision"), registry=registry)
 
-    def watch(self, running: Callable[[], float], waiting: Callable[[], float], model_name: str) -> None:
+    def watch(self, admission: Admission, model_names: Iterable[str]) -> None:
         """Read the queue's gauges at scrape time."""
-        for name, text, read in (
-            ("slhf_num_requests_running", "Refinements at work.", running),
-            ("slhf_num_requests_waiting", "Refinements waiting for a place.", waiting),
+        for name, text, counts in (
+            ("slhf_num_requests_running", "Refinements at work.", admission.running),
+            ("slhf_num_requests_waiting", "Refinements waiting for a place.", admission.waiting),
         ):
-            Gauge(name, text, ("model_name",), registry=self.registry).labels(model_name).set_function(read)
+            gauge = Gauge(name, text, ("model_name",), registry=self.registry)
+            for model in model_names:
+                gauge.labels(model).set_function(partial(counts.__getitem__, model))
+
+    def request_failed(self, model: str, endpoint: str, exc: RequestError) -> None:
+        """An error was answered; `model` is empty where the request was refused before its model was known."""
+        self.failure.labels(model, endpoint, exc.code or exc.type).inc()
 
     def build(self, version: str) -> None:
         self._build.labels(version).set(1)

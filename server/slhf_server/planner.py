@@ -1,5 +1,6 @@
 """From a request to a Job: every default applied, every limit checked, before anything runs."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -7,11 +8,13 @@ from slhf.turns import follower_turn
 from slhf.wire import Message, ModelCard, RefineOptions
 from slhf_server.deadline import Deadline
 from slhf_server.errors import BadRequest, ModelNotFound
-from slhf_server.job import Deltas, Job, Player
+from slhf_server.job import Deltas, Endpoint, Job, Player
 from slhf_server.model import Engine, Sampling, Turn
 from slhf_server.settings import ServedModel, Settings
 from slhf_server.stops import StopRule
 from slhf_server.stops.unchanged import unchanged
+
+_ID_PREFIX: dict[Endpoint, str] = {"chat": "chatcmpl", "refine": "refine"}
 
 
 class Planner:
@@ -24,12 +27,13 @@ class Planner:
 
     def plan(
         self,
+        *,
+        endpoint: Endpoint,
         request_id: str,
         model: str | None,
         messages: Sequence[Message],
         options: RefineOptions,
         sampling: Sampling,
-        *,
         deltas: Deltas,
     ) -> Job:
         """Raises ModelNotFound and BadRequest, naming the parameter."""
@@ -42,7 +46,8 @@ class Planner:
             **options.model_dump(include={"temperature", "top_p", "max_tokens"}, exclude_none=True),
         )
         return Job(
-            id=request_id,
+            id=f"{_ID_PREFIX[endpoint]}-{request_id}",
+            endpoint=endpoint,
             model=name,
             turns=_turns(messages),
             draft=options.draft,
@@ -50,11 +55,13 @@ class Planner:
             leader=None if options.draft is not None else Player("leader", self._engine.leader, sampling),
             follower=Player("follower", self._engine.follower, draws),
             follower_turn=follower_turn(self._engine.manifest.follower_turn, options.instruction),
+            received=time.perf_counter(),
             deadline=Deadline.after(_limited("timeout_ms", options.timeout_ms, None, limits.timeout_ms) / 1e3),
             max_total_tokens=_limited("max_total_tokens", options.max_total_tokens, None, limits.max_total_tokens),
             fail_on_error=options.on_error == "fail",
             stops=_stops(options),
             deltas=deltas,
+            counts_tokens=options.timeout_ms is not None,
         )
 
     def card(self, name: str, *, created: int) -> ModelCard:
@@ -64,7 +71,7 @@ class Planner:
         return ModelCard(
             id=name,
             created=created,
-            root=manifest.name,
+            root=manifest.root,
             max_model_len=self._engine.max_model_len,
             card=manifest.card(),
         )

@@ -30,9 +30,8 @@ async def refine(job: Job) -> AsyncGenerator[Step, None]:
         while (reason := chain.stop_reason()) is None:
             player, turns, sampling = chain.next_round()
             yield RoundStarted(round=chain.number, role=player.role, model=player.model.name)
-            completion = player.model.stream(
-                turns, sampling, request_id=f"{job.id}-{chain.number}", deltas=job.streams(chain.number)
-            )
+            wanted = job.wants_pieces(chain.number)
+            completion = player.model.stream(turns, sampling, request_id=f"{job.id}-{chain.number}", deltas=wanted)
             async with aclosing(job.deadline.within(completion)) as chunks:
                 async for chunk in chunks:
                     chain.take(chunk)

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from slhf.wire import RoundCompleted, RoundDelta
 from slhf_server.admission import Admission
 from slhf_server.chain import Outcome
-from slhf_server.errors import EngineUnavailable, RequestError
+from slhf_server.errors import EngineUnavailable
 from slhf_server.job import Job
 from slhf_server.metrics import Metrics
 from slhf_server.model import Engine
@@ -72,34 +72,30 @@ class Service:
         self.engine.check()
         return Planner(self.settings, self.engine)
 
-    async def run(self, job: Job, endpoint: str) -> AsyncGenerator[Step, None]:
+    async def run(self, job: Job) -> AsyncGenerator[Step, None]:
         """The refinement's steps, queued, counted and timed. Closing the generator aborts it."""
-        started = time.perf_counter()
         first_token_seen = False
         self._jobs.add(job)
         try:
-            async with self.admission.place(job.deadline):
-                self.metrics.queue.labels(job.model).observe(time.perf_counter() - started)
+            async with self.admission.place(job.model, job.deadline):
+                self.metrics.queue.labels(job.model).observe(time.perf_counter() - job.received)
                 async with aclosing(refine(job)) as steps:
                     async for step in steps:
                         if isinstance(step, RoundDelta) and not first_token_seen:
                             first_token_seen = True
-                            self.metrics.first_token.labels(job.model).observe(time.perf_counter() - started)
+                            self.metrics.first_token.labels(job.model).observe(time.perf_counter() - job.received)
                         elif isinstance(step, RoundCompleted):
                             self.metrics.round_completed(job.model, step)
                         elif isinstance(step, Outcome):
-                            self._ended(job, endpoint, step, started)
+                            self._ended(job, step)
                         yield step
-        except RequestError as exc:
-            self.metrics.failure.labels(job.model, endpoint, exc.code or exc.type).inc()
-            raise
         finally:
             self._jobs.discard(job)
 
-    def _ended(self, job: Job, endpoint: str, outcome: Outcome, started: float) -> None:
+    def _ended(self, job: Job, outcome: Outcome) -> None:
         self.metrics.refinement_ended(job.model, outcome)
-        self.metrics.success.labels(job.model, endpoint, outcome.finish_reason).inc()
-        self.metrics.e2e.labels(job.model).observe(time.perf_counter() - started)
+        self.metrics.success.labels(job.model, job.endpoint, outcome.finish_reason).inc()
+        self.metrics.e2e.labels(job.model).observe(time.perf_counter() - job.received)
 
     async def _load(self) -> None:
         started = time.perf_counter()
@@ -109,10 +105,13 @@ class Service:
             self.failure = exc
             self.on_failure()
             return
-        name = next(iter(self.settings.served(engine.manifest.name)))
-        self.metrics.watch(lambda: self.admission.running, lambda: self.admission.waiting, name)
+        names = list(self.settings.served(engine.manifest.name))
+        self.metrics.watch(self.admission, names)
         self.metrics.loaded(engine.manifest.revision or "unknown")
         self.engine = engine
         _logger.info(
-            "ready after %.1f s: %s, context %d tokens", time.perf_counter() - started, name, engine.max_model_len
+            "ready after %.1f s: %s; context %d tokens",
+            time.perf_counter() - started,
+            ", ".join(names),
+            engine.max_model_len,
         )

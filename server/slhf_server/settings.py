@@ -1,6 +1,7 @@
 """Settings: flags > `SLHF_*` environment > YAML file > default. Read once at start; no request changes them."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from pydantic_settings import SettingsError as SourceError
 from slhf_server.errors import SettingsError
 
 BUILTIN = "builtin:smollm2-135m"
-_NOT_OURS = {"SLHF_VENV", "SLHF_EXTRA", "SLHF_BASE_URL", "SLHF_API_KEY"}
+_NOT_OURS = {"SLHF_VENV", "SLHF_EXTRA", "SLHF_BASE_URL", "SLHF_API_KEY", "SLHF_MODEL"}
 """Environment variables of the scripts and of the client, which the server meets too."""
 
 
@@ -89,6 +90,14 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="of the server's log")
 
+    def redacted(self) -> dict[str, Any]:
+        """For the log: engine arguments that sound like a secret are hidden."""
+        shown = self.model_dump(mode="json")
+        for name in shown["engine"]:
+            if re.search("token|key|password|secret", name, re.IGNORECASE) and isinstance(shown["engine"][name], str):
+                shown["engine"][name] = "***"
+        return shown
+
     def served(self, bundle_name: str) -> dict[str, ServedModel]:
         """The served models, the default one first."""
         return self.models or {bundle_name: ServedModel(rounds=min(ServedModel().rounds, self.limits.rounds))}
@@ -112,7 +121,9 @@ class Settings(BaseSettings):
         for name, model in self.models.items():
             limit = self.limits_of(model).rounds
             if model.rounds > limit:
-                raise SettingsError(f"models.{name}.rounds: {model.rounds} is above the model's limit of {limit} rounds")
+                raise SettingsError(
+                    f"models.{name}.rounds: {model.rounds} is above the model's limit of {limit} rounds"
+                )
         return self
 
     @classmethod
@@ -149,9 +160,9 @@ class _ConfigFile(PydanticBaseSettingsSource):
 def load_settings(argv: Sequence[str]) -> Settings:
     """Settings from all sources. Raises SettingsError naming key and value; a bad flag exits with usage."""
     known = {f"SLHF_{name}".upper() for name in Settings.model_fields} | _NOT_OURS
-    for variable, value in os.environ.items():  # pydantic-settings reads them in either case
+    for variable in os.environ:  # pydantic-settings reads them in either case
         if variable.upper().startswith("SLHF_") and variable.upper().split("__")[0] not in known:
-            raise SettingsError(f"environment variable {variable}: no such setting (got {value!r})")
+            raise SettingsError(f"environment variable {variable}: no such setting")
     try:
         return Settings(_cli_parse_args=list(argv))
     except ValidationError as exc:

@@ -48,7 +48,9 @@ def rounds() -> list[Round]:
 
 def shown(*, terminal: bool, width: int) -> list[str]:
     out = io.StringIO()
-    print_rounds(Console(file=out, force_terminal=terminal, width=width, color_system=None), rounds())
+    # with a height too: else rich takes a terminal of TERM=dumb for 80 columns, whatever the width
+    console = Console(file=out, force_terminal=terminal, width=width, height=25, color_system=None)
+    print_rounds(console, rounds())
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 

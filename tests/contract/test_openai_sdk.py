@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
@@ -191,3 +192,31 @@ def test_the_async_client_runs_many_at_once(serve: Serve) -> None:
             return [answer.choices[0].message.content for answer in await asyncio.gather(*answers)]
 
     assert asyncio.run(ask_all()) == [f"better draft of: question {i}" for i in range(20)]
+
+
+def test_an_answer_can_be_appended_to_the_conversation_as_it_is(client: openai.OpenAI, engine: FakeEngine) -> None:
+    first = client.chat.completions.create(model="fake", messages=ASK)
+    messages: list[Any] = [*ASK, first.choices[0].message, {"role": "user", "content": "and now?"}]
+    client.chat.completions.create(model="fake", messages=messages)
+    assert [turn.role for turn in engine.leader.calls[-1][0]] == ["user", "assistant", "user"]
+
+
+def test_show_rounds_without_stream_fills_reasoning_content(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="fake", messages=ASK, extra_body={"refine": {"show_rounds": True}})
+    assert (answer.choices[0].message.model_extra or {})["reasoning_content"] == "draft of: what is it"
+
+
+def test_a_shown_stream_cut_by_its_deadline_stands_as_it_is(serve: Serve) -> None:
+    url = serve(FakeEngine(lambda turns: "w " * 99 + "w", token_seconds=0.02))
+    options = {"refine": {"show_rounds": True, "draft": "d", "timeout_ms": 700}}
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as sdk:
+        chunks = list(sdk.chat.completions.create(model="fake", messages=ASK, stream=True, extra_body=options))
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert "".join(c.choices[0].delta.content or "" for c in chunks).startswith("w w")
+
+
+def test_pings_fill_the_silence_of_rounds_that_are_not_shown(serve: Serve) -> None:
+    url = serve(FakeEngine(lambda turns: "one", token_seconds=0.3), ping_interval_s=0.4)
+    body = {"messages": ASK, "stream": True, "refine": {"rounds": 4}}
+    answer = httpx2.post(f"{url}/v1/chat/completions", json=body)
+    assert answer.text.count(": ping") >= 2

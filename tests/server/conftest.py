@@ -1,14 +1,17 @@
 """Fixtures of the server's tests: a clean environment, and the real server and Python in processes of their own."""
 
+import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+Play = Callable[[Coroutine[Any, Any, None]], None]
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +43,14 @@ def python(tmp_path: Path) -> Run:
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environ)
 
     return run
+
+
+@pytest.fixture
+def play() -> Play:
+    """Run a scenario on an event loop of its own; one that hangs is an error."""
+
+    async def bounded(scenario: Coroutine[Any, Any, None]) -> None:
+        async with asyncio.timeout(20):
+            await scenario
+
+    return lambda scenario: asyncio.run(bounded(scenario))

@@ -1,5 +1,6 @@
 """The built-in bundle: what the conversion leaves behind, also when it is killed or asked for twice at once."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -80,6 +81,8 @@ def test_a_killed_conversion_is_done_anew_and_once_for_all_who_ask(converting: C
         while killed.poll() is None:
             if any(tmp_path.glob("*.partial/*")):
                 killed.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                killed.wait(0.01)
     (leftover,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert leftover.suffix == ".partial"
 

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from slhf.wire import RefineOptions, StopReason
+from slhf_server.admission import Admission
 from slhf_server.chat import PARAMETERS, Parameter
 from slhf_server.errors import RequestError
 from slhf_server.metrics import Metrics
@@ -84,7 +85,7 @@ def test_every_option_of_a_refinement_is_explained(api: str) -> None:
 
 def test_every_metric_is_explained(api: str) -> None:
     metrics = Metrics()
-    metrics.watch(lambda: 0, lambda: 0, "name")
+    metrics.watch(Admission(1, 1), ["name"])
     families = [f"{one.name}_total" if one.type == "counter" else one.name for one in metrics.registry.collect()]
     assert left_out(families, api) == []
 

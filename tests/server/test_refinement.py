@@ -1,6 +1,7 @@
 """The loop: rounds, early ends, and what the outcome says of them."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -33,6 +34,8 @@ def play(engine: FakeEngine, *, seconds: float = 60.0, **job: object) -> list[St
     async def steps() -> list[Step]:
         defaults: dict[str, object] = {
             "id": "test",
+            "endpoint": "chat",
+            "received": time.perf_counter(),
             "model": "fake",
             "turns": QUESTION,
             "draft": None,
@@ -203,6 +206,8 @@ def test_closing_the_generator_closes_the_completion() -> None:
         engine = FakeEngine(token_seconds=10)
         job = Job(
             id="test",
+            endpoint="chat",
+            received=time.perf_counter(),
             model="fake",
             turns=QUESTION,
             draft=None,

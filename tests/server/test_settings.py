@@ -87,27 +87,30 @@ def test_an_unknown_flag_ends_with_usage_and_names_it(capsys: pytest.CaptureFixt
     assert " ".join(flags) in told.splitlines()[-1]
 
 
+@pytest.mark.parametrize("variable", ["SLHF_NONSENSE", "slhf_nonsense", "SLHF_NONSENSE__ROUNDS"])
+def test_an_unknown_variable_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """It may be a secret whose name was mistyped."""
+    monkeypatch.setenv(variable, "1234")
+    with pytest.raises(SettingsError) as refused:
+        load_settings([])
+    assert str(refused.value) == f"environment variable {variable}: no such setting"
+
+
 @pytest.mark.parametrize(
     ("variable", "named"),
-    [
-        ("SLHF_NONSENSE", "SLHF_NONSENSE"),
-        ("slhf_nonsense", "slhf_nonsense"),
-        ("SLHF_NONSENSE__ROUNDS", "SLHF_NONSENSE__ROUNDS"),
-        ("SLHF_LIMITS__NONSENSE", "limits.nonsense"),
-        ("SLHF_MODELS__MINE__NONSENSE", "models.mine.nonsense"),
-    ],
+    [("SLHF_LIMITS__NONSENSE", "limits.nonsense"), ("SLHF_MODELS__MINE__NONSENSE", "models.mine.nonsense")],
 )
-def test_an_unknown_variable_is_refused_with_its_value(
+def test_an_unknown_variable_of_a_section_is_refused_with_its_value(
     monkeypatch: pytest.MonkeyPatch, variable: str, named: str
 ) -> None:
     monkeypatch.setenv(variable, "1234")
     with pytest.raises(SettingsError) as refused:
         load_settings([])
-    assert named in str(refused.value) and "1234" in str(refused.value)
+    assert str(refused.value).startswith(f"{named}: ") and "1234" in str(refused.value)
 
 
 def test_variables_of_the_scripts_and_of_the_client_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SLHF_VENV", "SLHF_EXTRA", "SLHF_BASE_URL", "SLHF_API_KEY"):
+    for name in ("SLHF_VENV", "SLHF_EXTRA", "SLHF_BASE_URL", "SLHF_API_KEY", "SLHF_MODEL"):
         monkeypatch.setenv(name, "something")
     assert load_settings([]) == Settings()
 
@@ -254,3 +257,9 @@ def test_without_models_one_is_served_by_the_bundles_name_within_the_limits() ->
 def test_the_first_model_is_the_default_one() -> None:
     models = {"z": ServedModel(), "a": ServedModel()}
     assert list(Settings(models=models).served("duo")) == ["z", "a"]
+
+
+def test_the_log_shows_settings_without_secrets() -> None:
+    settings = Settings(engine={"hf_token": "abc", "max_model_len": 9, "API_KEY": "def"})
+    assert settings.redacted()["engine"] == {"hf_token": "***", "max_model_len": 9, "API_KEY": "***"}
+    assert settings.engine["hf_token"] == "abc"

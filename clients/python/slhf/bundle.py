@@ -63,11 +63,17 @@ class Bundle(_Strict):
     evaluation: dict[str, Any] = {}
     """The evaluation card: figures with the data and judge they were measured with."""
 
+    @property
+    def root(self) -> str:
+        """The base model as others may know it: its hub id, or else this bundle's name, never a path."""
+        is_hub_id = self.base_model.count("/") == 1 and not self.base_model.startswith((".", "/", "~"))
+        return self.base_model if is_hub_id else self.name
+
     def card(self) -> dict[str, Any]:
         """What `GET /v1/models` shows of the bundle."""
         return {
             "bundle": self.name,
-            "base_model": self.base_model,
+            "base_model": self.root,
             "revision": self.revision,
             "trained": self.trained,
             "roles": "shared" if self.leader == self.follower else "separate",

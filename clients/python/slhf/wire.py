@@ -28,9 +28,14 @@ StopReason = Literal[
 
 
 class _Request(BaseModel):
-    """What a user writes: a key we do not know is an error that names it, never silently dropped."""
+    """What a user writes: an unknown key is an error that names it, never silently dropped; null is "not given"."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_given(cls, body: Any) -> Any:
+        return {key: value for key, value in body.items() if value is not None} if isinstance(body, dict) else body
 
 
 class _Answer(BaseModel):
@@ -51,11 +56,18 @@ Content = Annotated[
 
 
 class Message(_Request):
-    """One turn of the conversation, as OpenAI's chat API has it; `developer` is read as `system`."""
+    """One turn of the conversation, as OpenAI's chat API has it; `developer` is read as `system`.
+
+    What an answer of ours or OpenAI's carries beside its content is dropped, so that it can be appended as it is.
+    """
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
     name: StrictStr | None = None
+    """Accepted and not shown to the model: chat templates have no place for it."""
+    reasoning_content: Annotated[StrictStr | None, Field(exclude=True)] = None
+    """Dropped: a model's earlier thoughts are not part of the conversation."""
+    annotations: Annotated[list[Any] | None, Field(exclude=True, max_length=0)] = None
 
     @property
     def text(self) -> str:

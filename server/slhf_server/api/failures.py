@@ -10,12 +10,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from slhf.wire import ErrorBody, ErrorResponse
-from slhf_server.errors import BadRequest, BodyTooLarge, RequestError
+from slhf_server.errors import BadRequest, BodyTooLarge, InternalError, RequestError
+from slhf_server.job import Endpoint
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 503, 504)
 }
 """For the OpenAPI document of the endpoints that generate."""
+_ENDPOINTS: dict[str, Endpoint] = {"/v1/refine": "refine", "/v1/chat/completions": "chat"}
 _logger = logging.getLogger(__name__)
 
 
@@ -45,32 +47,36 @@ def bad_request(errors: list[Any]) -> BadRequest:
     return BadRequest(f"{param}: {message}" if loc and param else message, param=param)
 
 
-def answer(exc: RequestError) -> JSONResponse:
+def _answer(request: Request, exc: RequestError) -> JSONResponse:
+    """The error as JSON; errors of the endpoints that generate are counted."""
+    if request.url.path in _ENDPOINTS:
+        model = getattr(request.state, "model", "")  # set once the request is planned
+        request.app.state.service.metrics.request_failed(model, _ENDPOINTS[request.url.path], exc)
     headers = {} if exc.retry_after is None else {"Retry-After": str(exc.retry_after)}
-    return _answer(exc.status, body_of(exc), headers)
+    return _response(exc.status, body_of(exc), headers)
 
 
-def _answer(status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> JSONResponse:
+def _response(status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse(ErrorResponse(error=body).model_dump(), status, headers)
 
 
 async def _request_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, RequestError)
-    return answer(exc)
+    return _answer(request, exc)
 
 
 async def _validation_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, RequestValidationError)
-    return answer(bad_request(list(exc.errors())))
+    return _answer(request, bad_request(list(exc.errors())))
 
 
 async def _http_error(request: Request, exc: Exception) -> JSONResponse:
     """Starlette's own: no such route, wrong method, body over the limit."""
     assert isinstance(exc, HTTPException)
     if exc.status_code == BodyTooLarge.status:
-        return answer(BodyTooLarge(exc.detail))
+        return _answer(request, BodyTooLarge(exc.detail))
     body = ErrorBody(message=f"{exc.detail}: {request.method} {request.url.path}", type="invalid_request_error")
-    return _answer(exc.status_code, body, dict(exc.headers or {}))
+    return _response(exc.status_code, body, dict(exc.headers or {}))
 
 
 async def _nobody_listens(request: Request, exc: Exception) -> Response:
@@ -81,5 +87,6 @@ async def _bug(request: Request, exc: Exception) -> JSONResponse:
     """Starlette logs the traceback and re-raises after this answer; the client learns only the request's id."""
     request_id = request.scope["state"]["request_id"]
     _logger.error("request %s failed unexpectedly", request_id)
-    body = ErrorBody(message=f"internal error; request id {request_id}", type="server_error", code="internal_error")
-    return _answer(500, body, {"X-Request-Id": request_id})
+    response = _answer(request, InternalError(f"internal error; request id {request_id}"))
+    response.headers["X-Request-Id"] = request_id  # this answer is given outside of the middleware that sets it
+    return response

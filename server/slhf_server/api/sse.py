@@ -1,6 +1,7 @@
 """Server-sent events (WHATWG HTML, section 9.2): framing, pings while nothing happens, and a clean end."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Generic, TypeVar
 
@@ -40,12 +41,23 @@ class Paced(Generic[T]):
     def __init__(self, items: AsyncGenerator[T, None]) -> None:
         self._items = items
         self._pending: asyncio.Future[T] | None = None
+        self._ahead: deque[T] = deque()
+
+    async def look_ahead(self, seconds: float) -> T | None:
+        """The next item not looked at yet, which `next_within` will still give; None if it is not there yet."""
+        item = await self._fetch(seconds)
+        if item is not None:
+            self._ahead.append(item)
+        return item
 
     async def next_within(self, seconds: float) -> T | None:
         """The next item; None if it is not there yet. Raises StopAsyncIteration at the end, as anext does."""
+        return self._ahead.popleft() if self._ahead else await self._fetch(seconds)
+
+    async def _fetch(self, seconds: float) -> T | None:
         if self._pending is None:
             self._pending = asyncio.ensure_future(_item(self._items))
-        done, _ = await asyncio.wait({self._pending}, timeout=seconds)
+        done, _ = await asyncio.wait({self._pending}, timeout=max(0.0, seconds))
         if not done:
             return None
         pending, self._pending = self._pending, None

@@ -46,7 +46,7 @@ _CPU_DEFAULTS: dict[str, Any] = {
     "worker_extension_cls": "slhf_server.engine.repairs.CpuRepairs",
 }
 _SHUTDOWN_S = 15.0  # vLLM's 5 s can kill the engine process before it has ended its own workers
-_DRAFT_SPECULATION: dict[str, Any] = {
+DRAFT_SPECULATION: dict[str, Any] = {
     "method": "ngram",
     "num_speculative_tokens": 5,
     "prompt_lookup_max": 4,
@@ -184,7 +184,7 @@ def engine_arguments(bundle: OpenBundle, settings: Settings) -> dict[str, Any]:
     if adapters:
         arguments |= {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": _rank_limit(adapters)}
     if settings.speculation == "on" or (settings.speculation == "auto" and current_platform.is_cpu()):
-        arguments |= {"speculative_config": _DRAFT_SPECULATION, "per_request_spec_decode_metrics": "summary"}
+        arguments |= {"speculative_config": DRAFT_SPECULATION, "per_request_spec_decode_metrics": "summary"}
     return arguments | settings.engine
 
 

@@ -102,6 +102,26 @@ def test_an_error_after_the_first_byte_is_an_error_event(serve: Serve) -> None:
     assert (last["type"], last["error"]["message"]) == ("error", "boom")
 
 
+def test_a_stream_that_waits_in_the_queue_is_answered_in_the_end(serve: Serve) -> None:
+    url = serve(FakeEngine(lambda turns: "one two", token_seconds=0.2), limits={"running": 1})
+    with httpx2.stream("POST", f"{url}/v1/refine", json={"prompt": "x", "stream": True}) as first:
+        second = httpx2.post(f"{url}/v1/refine", json={"prompt": "x", "stream": True})
+        first.read()
+    assert events(first)[-1].type == events(second)[-1].type == "refinement.completed"
+
+
+def test_a_round_cut_by_the_requests_deadline_is_billed_by_the_token(serve: Serve) -> None:
+    engine = FakeEngine(lambda turns: "one two three four five six", token_seconds=0.1)
+    body = {"prompt": "x", "draft": "d", "timeout_ms": 350}
+    usage = httpx2.post(f"{serve(engine)}/v1/refine", json=body).json()["refinement"]["usage"]
+    assert 0 < usage["rounds"][0]["completion_tokens"] < 6
+
+
+def test_nulls_are_not_given(serve: Serve) -> None:
+    body = {"prompt": "x", "messages": None, "draft": None, "rounds": None, "on_error": None, "stream": None}
+    assert httpx2.post(f"{serve()}/v1/refine", json=body).json()["output"] == "better draft of: x"
+
+
 def test_silence_is_filled_with_pings(serve: Serve) -> None:
     engine = FakeEngine(lambda turns: "one", token_seconds=0.3)
     url = serve(engine, ping_interval_s=0.02)

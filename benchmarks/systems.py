@@ -1,0 +1,169 @@
+"""The systems that benchmarks/serving.py compares, behind one method: draft an answer, then refine it twice."""
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx2
+import openai
+from transformers import AutoTokenizer
+from vllm import SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs import tokens_input
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from slhf import FOLLOWER_TURN
+from slhf_server.bundles import OpenBundle, open_bundle
+from slhf_server.engine import engine_arguments
+from slhf_server.model import Turn
+from slhf_server.prompt import PromptEncoder
+from slhf_server.settings import Settings
+
+ROUNDS = 2
+TOKENS = 64  # of each round; min_tokens = max_tokens, so that no answer ends early
+SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 1.0, "min_tokens": TOKENS, "max_tokens": TOKENS}
+_START_S = 240
+
+
+class System(Protocol):
+    name: str
+
+    async def answer(self, prompt: str) -> None:
+        """A draft and ROUNDS refinements, TOKENS tokens each."""
+
+
+class Ours:
+    """`slhf-server` over HTTP; one request does it all."""
+
+    name = "slhf-server"
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._http = httpx2.AsyncClient(timeout=600, limits=httpx2.Limits(max_connections=None))
+        self.reports: list[dict[str, Any]] = []
+
+    async def answer(self, prompt: str) -> None:
+        body = {"messages": [{"role": "user", "content": prompt}], "refine": {"rounds": ROUNDS}, **SAMPLING}
+        answer = await self._http.post(f"{self._url}/v1/chat/completions", json=body)
+        answer.raise_for_status()
+        self.reports.append(answer.json()["refinement"])
+
+    async def engine_seconds(self) -> float:
+        """Sum over all completions of vLLM's own end-to-end time."""
+        page = (await self._http.get(f"{self._url}/metrics")).text
+        found = re.search(r"^vllm:e2e_request_latency_seconds_sum\{.*\} (\S+)$", page, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+
+class PlainVLLM:
+    """`vllm serve` as it comes, and a client that makes one OpenAI call for each round."""
+
+    def __init__(self, url: str, flags: Sequence[str]) -> None:
+        self.name = " ".join(("vllm serve", *flags))
+        self._sdk = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=600)
+
+    async def answer(self, prompt: str) -> None:
+        messages: list[Any] = [{"role": "user", "content": prompt}]
+        sampling = {key: value for key, value in SAMPLING.items() if key != "min_tokens"}
+        turns = messages
+        for _ in range(ROUNDS + 1):
+            answer = await self._sdk.chat.completions.create(
+                model="peer", messages=turns, extra_body={"min_tokens": TOKENS}, **sampling
+            )
+            draft = {"role": "assistant", "content": answer.choices[0].message.content or ""}
+            turns = [*messages, draft, {"role": "user", "content": FOLLOWER_TURN}]
+
+
+class BareEngine:
+    """The same engine, arguments and prompts as the server's, driven in this process without HTTP."""
+
+    name = "bare engine"
+
+    def __init__(self, llm: AsyncLLM, bundle: OpenBundle) -> None:
+        self.llm = llm
+        self.encoder = PromptEncoder(AutoTokenizer.from_pretrained(bundle.weights))
+        self._count = 0
+
+    async def answer(self, prompt: str) -> None:
+        turns = [Turn("user", prompt)]
+        for _ in range(ROUNDS + 1):
+            text, ids = await self.complete(self.encoder.encode(turns), **SAMPLING)
+            draft = Turn("assistant", text, self.encoder.faithful(ids, text))
+            turns = [Turn("user", prompt), draft, Turn("user", FOLLOWER_TURN)]
+
+    async def complete(self, ids: list[int], **sampling: Any) -> tuple[str, list[int]]:
+        self._count += 1
+        params = SamplingParams(**sampling, output_kind=RequestOutputKind.FINAL_ONLY)
+        async for output in self.llm.generate(tokens_input(ids), params, f"bare-{self._count}"):
+            last = output.outputs[0]
+        return last.text, list(last.token_ids)
+
+
+@contextlib.asynccontextmanager
+async def ours(*flags: str) -> AsyncGenerator[Ours, None]:
+    command = [str(Path(sys.executable).with_name("slhf-server")), *flags]
+    async with _server(command, "/ready") as url:
+        yield Ours(url)
+
+
+@contextlib.asynccontextmanager
+async def plain_vllm(bundle: OpenBundle, *flags: str) -> AsyncGenerator[PlainVLLM, None]:
+    serve = ["serve", str(bundle.weights), "--served-model-name", "peer", "--kv-cache-memory-bytes", str(2 << 30)]
+    command = [sys.executable, str(Path(__file__).with_name("vllm_command.py")), *serve, *flags]
+    async with _server(command, "/health") as url:
+        yield PlainVLLM(url, flags)
+
+
+@contextlib.asynccontextmanager
+async def bare_engine(**engine: Any) -> AsyncGenerator[BareEngine, None]:
+    """An engine in this process; keyword arguments are vLLM's and replace the server's."""
+    settings = Settings()
+    bundle = open_bundle(settings)
+    arguments = {
+        key: value for key, value in (engine_arguments(bundle, settings) | engine).items() if value is not None
+    }
+    config = AsyncEngineArgs(**arguments).create_engine_config()
+    llm = await asyncio.to_thread(AsyncLLM.from_vllm_config, config)
+    try:
+        yield BareEngine(llm, bundle)
+    finally:
+        llm.shutdown(timeout=15)
+
+
+@contextlib.asynccontextmanager
+async def _server(command: Sequence[str], ready: str) -> AsyncGenerator[str, None]:
+    """Run a server on a free port of 127.0.0.1 until the block ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    environment = os.environ | {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    with tempfile.NamedTemporaryFile(suffix=".log", delete=False) as log:
+        process = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log, env=environment)
+    try:
+        await _until_ready(process, url + ready, log.name)
+        yield url
+    finally:
+        process.terminate()
+        await asyncio.to_thread(process.wait, 60)
+
+
+async def _until_ready(process: "subprocess.Popen[bytes]", url: str, log: str) -> None:
+    give_up = time.monotonic() + _START_S
+    async with httpx2.AsyncClient() as http:
+        while time.monotonic() < give_up and process.poll() is None:
+            with contextlib.suppress(httpx2.TransportError):
+                if (await http.get(url)).status_code == 200:
+                    return
+            await asyncio.sleep(0.2)
+    raise RuntimeError(f"{process.args!r} did not become ready; see {log}")

@@ -1,0 +1,158 @@
+"""Every row of the table of chat parameters (chat.py) holds: through the application, with the fake engine."""
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from slhf_server.chat import PARAMETERS, ChatRequest
+from slhf_server.fake import FakeEngine
+from slhf_server.model import Sampling
+from tests.conftest import Serve
+
+ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "what is it"}]}
+
+SENSIBLE: dict[str, Any] = {
+    "model": "fake",
+    "messages": ASK["messages"],
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "refine": {"rounds": 1},
+    "temperature": 0.5,
+    "top_p": 0.25,
+    "max_tokens": 11,
+    "max_completion_tokens": 12,
+    "stop": ["END", "STOP"],
+    "seed": 13,
+    "frequency_penalty": 0.75,
+    "presence_penalty": -0.75,
+    "top_k": 14,
+    "min_p": 0.125,
+    "min_tokens": 3,
+    "repetition_penalty": 1.5,
+    "ignore_eos": True,
+    "user": "somebody",
+    "safety_identifier": "somebody",
+    "metadata": {"run": "7"},
+    "store": True,
+    "service_tier": "auto",
+    "prompt_cache_key": "key",
+    "prompt_cache_retention": "24h",
+    "parallel_tool_calls": True,
+}
+
+REFUSED: dict[str, Any] = {
+    "n": 2,
+    "tools": [{"type": "function", "function": {"name": "look_up"}}],
+    "tool_choice": "required",
+    "functions": [{"name": "look_up"}],
+    "function_call": {"name": "look_up"},
+    "response_format": {"type": "json_object"},
+    "logprobs": True,
+    "top_logprobs": 3,
+    "logit_bias": {"50256": -100},
+    "modalities": ["text", "audio"],
+    "audio": {"voice": "alloy", "format": "wav"},
+    "prediction": {"type": "content", "content": "so"},
+    "web_search_options": {},
+    "reasoning_effort": "high",
+    "verbosity": "low",
+}
+
+BOTH = [name for name, parameter in PARAMETERS.items() if parameter.fate == "both"]
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def url(serve: Serve, engine: FakeEngine) -> str:
+    return f"{serve(engine)}/v1/chat/completions"
+
+
+def test_every_row_is_tried_here() -> None:
+    rejected = {name for name, parameter in PARAMETERS.items() if parameter.fate == "rejected"}
+    assert set(REFUSED) == rejected
+    assert set(SENSIBLE) == set(PARAMETERS) - rejected
+
+
+def test_every_field_has_a_row_and_every_row_in_use_has_a_field() -> None:
+    in_use = {name for name, parameter in PARAMETERS.items() if parameter.fate in ("used", "both")}
+    assert set(ChatRequest.model_fields) == in_use
+
+
+def test_only_what_is_rejected_has_neutral_values_and_it_says_why() -> None:
+    for name, parameter in PARAMETERS.items():
+        assert parameter.fate == "rejected" or not parameter.neutral, name
+        assert parameter.fate not in ("ignored", "rejected") or parameter.note, name
+
+
+def test_what_is_used_or_ignored_is_accepted_with_a_sensible_value(url: str) -> None:
+    for name, value in SENSIBLE.items():
+        answer = httpx2.post(url, json=ASK | {name: value})
+        assert answer.status_code == 200, (name, answer.text)
+
+
+def test_what_is_rejected_is_refused_with_its_note(url: str, engine: FakeEngine) -> None:
+    for name, value in REFUSED.items():
+        answer = httpx2.post(url, json=ASK | {name: value})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", name)
+        assert PARAMETERS[name].note in error["message"]
+    assert engine.leader.calls == []
+
+
+def test_a_rejected_parameter_that_asks_for_nothing_is_accepted(url: str) -> None:
+    for name in REFUSED:
+        for value in PARAMETERS[name].neutral:
+            answer = httpx2.post(url, json=ASK | {name: value})
+            assert answer.status_code == 200, (name, value, answer.text)
+
+
+def test_null_is_not_given(url: str) -> None:
+    for name in PARAMETERS:
+        if name != "messages":
+            answer = httpx2.post(url, json=ASK | {name: None})
+            assert answer.status_code == 200, (name, answer.text)
+
+
+def test_what_is_ignored_changes_nothing(url: str, engine: FakeEngine) -> None:
+    ignored = {name: SENSIBLE[name] for name, parameter in PARAMETERS.items() if parameter.fate == "ignored"}
+    answers = [httpx2.post(url, json=body).json()["choices"] for body in (ASK, ASK | ignored)]
+    assert answers[0] == answers[1]
+    assert engine.leader.calls[0] == engine.leader.calls[1]
+    assert [turns for turns, _ in engine.follower.calls[:1]] == [turns for turns, _ in engine.follower.calls[1:]]
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_sampling_reaches_both_roles_and_nothing_else_changes(url: str, engine: FakeEngine, name: str) -> None:
+    assert httpx2.post(url, json=ASK | {name: SENSIBLE[name]}).status_code == 200
+    field = "max_tokens" if name == "max_completion_tokens" else name
+    value = tuple(SENSIBLE[name]) if name == "stop" else SENSIBLE[name]
+    for role in (engine.leader, engine.follower):
+        ((_, sampling),) = role.calls
+        asked = {key: getattr(sampling, key) for key in Sampling.__dataclass_fields__ if key != "max_total_tokens"}
+        untouched = {key: getattr(Sampling(), key) for key in asked}
+        assert asked == untouched | {field: value}
+
+
+def test_the_followers_own_wishes_override_the_shared_ones(url: str, engine: FakeEngine) -> None:
+    shared = {"temperature": 0.5, "top_p": 0.25, "max_tokens": 11, "seed": 13}
+    own = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 5}
+    assert httpx2.post(url, json=ASK | shared | {"refine": own}).status_code == 200
+    for role, wished in ((engine.leader, shared), (engine.follower, shared | own)):
+        ((_, sampling),) = role.calls
+        assert {key: getattr(sampling, key) for key in wished} == wished
+
+
+def test_one_stop_string_is_a_list_of_one(url: str, engine: FakeEngine) -> None:
+    assert httpx2.post(url, json=ASK | {"stop": "END"}).status_code == 200
+    assert [sampling.stop for _, sampling in engine.follower.calls] == [("END",)]
+
+
+def test_both_names_of_max_tokens_at_once_are_refused(url: str) -> None:
+    answer = httpx2.post(url, json=ASK | {"max_tokens": 5, "max_completion_tokens": 6})
+    assert answer.status_code == 400
+    assert "not both" in answer.json()["error"]["message"]
