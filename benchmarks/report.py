@@ -7,7 +7,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-OURS, BARE, PLAIN, EAGER = "slhf-server", "bare engine", "vllm serve", "vllm serve --enforce-eager"
+OURS, BARE, PLAIN = "slhf-server", "bare engine", "vllm serve"
 BEGIN, END = "<!-- serving:begin -->", "<!-- serving:end -->"
 
 
@@ -28,9 +28,9 @@ def tables(figures: dict[str, Any]) -> str:
     lines = [f"{figures['date']}, {figures['machine']}. {versions}.", ""]
     lines += ["| ratio | prompt | at once | measured | wanted |", "|---|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in _ratios(figures)]
-    lines += ["", "| prompt | at once | " + " | ".join((OURS, BARE, PLAIN, EAGER)) + " |", "|---" * 6 + "|"]
+    lines += ["", "| prompt | at once | " + " | ".join((OURS, BARE, PLAIN)) + " |", "|---" * 5 + "|"]
     for length, at_once in _cells(figures):
-        speeds = (f"{_median(figures, length, at_once, itemgetter(name)):.0f}" for name in (OURS, BARE, PLAIN, EAGER))
+        speeds = (f"{_median(figures, length, at_once, itemgetter(name)):.0f}" for name in (OURS, BARE, PLAIN))
         lines.append(f"| {length} | {at_once} | {' | '.join(speeds)} |")
     lines += ["", "Generated tokens/s, medians.", ""]
     lines += [
@@ -54,7 +54,6 @@ def _ratios(figures: dict[str, Any]) -> list[tuple[str, ...]]:
         else:
             add("(b) throughput / bare engine", length, at_once, ">= 0.95", lambda r: r[OURS] / r[BARE])
         add("(c) throughput / vllm serve", length, at_once, ">= 1.1", lambda r: r[OURS] / r[PLAIN])
-        add("(c') throughput / vllm serve --enforce-eager", length, at_once, "", lambda r: r[OURS] / r[EAGER])
         add("(d) share of cache blocks found", length, at_once, ">= 0.9", lambda r: r["cached_share"])
     peer = statistics.median(figures["hugging_face_tokens_per_s"])
     ratio = _median(figures, 50, 16, lambda r: r[OURS]) / peer

@@ -205,7 +205,6 @@ async def run(repeats: int) -> dict[str, Any]:
         systems: list[System] = [await stack.enter_async_context(ours())]
         systems.append(await stack.enter_async_context(bare_engine()))
         systems.append(await stack.enter_async_context(plain_vllm(bundle)))
-        systems.append(await stack.enter_async_context(plain_vllm(bundle, "--enforce-eager")))
         for system in systems:
             await system.answer("Hello.")  # warm: kernels, connections
         rows = await compare(systems, repeats, tokenizer)

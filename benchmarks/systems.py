@@ -24,7 +24,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from slhf import FOLLOWER_TURN
 from slhf_server.bundles import OpenBundle, open_bundle
-from slhf_server.engine import engine_arguments
+from slhf_server.engine import engine_arguments, set_cpu_environment
 from slhf_server.model import Turn
 from slhf_server.prompt import PromptEncoder
 from slhf_server.settings import Settings
@@ -68,8 +68,9 @@ class Ours:
 class PlainVLLM:
     """`vllm serve` as it comes, and a client that makes one OpenAI call for each round."""
 
-    def __init__(self, url: str, flags: Sequence[str]) -> None:
-        self.name = " ".join(("vllm serve", *flags))
+    name = "vllm serve"
+
+    def __init__(self, url: str) -> None:
         self._sdk = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=600)
 
     async def answer(self, prompt: str) -> None:
@@ -117,11 +118,11 @@ async def ours(*flags: str) -> AsyncGenerator[Ours, None]:
 
 
 @contextlib.asynccontextmanager
-async def plain_vllm(bundle: OpenBundle, *flags: str) -> AsyncGenerator[PlainVLLM, None]:
+async def plain_vllm(bundle: OpenBundle) -> AsyncGenerator[PlainVLLM, None]:
     serve = ["serve", str(bundle.weights), "--served-model-name", "peer", "--kv-cache-memory-bytes", str(2 << 30)]
-    command = [sys.executable, str(Path(__file__).with_name("vllm_command.py")), *serve, *flags]
+    command = [sys.executable, str(Path(__file__).with_name("vllm_command.py")), *serve]
     async with _server(command, "/health") as url:
-        yield PlainVLLM(url, flags)
+        yield PlainVLLM(url)
 
 
 @contextlib.asynccontextmanager
@@ -129,6 +130,7 @@ async def bare_engine(**engine: Any) -> AsyncGenerator[BareEngine, None]:
     """An engine in this process; keyword arguments are vLLM's and replace the server's."""
     settings = Settings()
     bundle = open_bundle(settings)
+    set_cpu_environment()
     arguments = {
         key: value for key, value in (engine_arguments(bundle, settings) | engine).items() if value is not None
     }

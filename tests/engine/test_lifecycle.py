@@ -74,7 +74,7 @@ def test_two_adapters_on_one_base_are_chosen_per_round_and_sigterm_ends_all(
 
 def sigterm_lets_the_best_finished_text_out_and_leaves_no_process(server: LiveServer) -> None:
     family = server.processes()
-    assert len(family) >= 3  # the server, the engine core, its worker
+    assert len(family) >= 2  # the server and the engine core, at least
     answers: list[httpx2.Response] = []
     body = {"prompt": "Tell a long story.", "draft": "Once upon a time.", "rounds": 8}
 

@@ -21,6 +21,8 @@ from slhf_server.settings import Settings
 from tests.engine.exactness import chi_square_p, exact_probabilities
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:Unclosed context:ResourceWarning"),  # vLLM leaves one at shutdown
+    pytest.mark.filterwarnings("ignore:.*zmq.Context:pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.engine,
     pytest.mark.timeout(900),
     pytest.mark.skipif(not current_platform.is_cpu(), reason="speculation is on by default on the CPU alone"),
