@@ -83,18 +83,18 @@ class ChatRequest(BaseModel):
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     refine: RefineOptions = RefineOptions()
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
     max_tokens: Annotated[StrictInt, Field(gt=0)] | None = None
     max_completion_tokens: Annotated[StrictInt, Field(gt=0)] | None = None
     stop: StrictStr | Annotated[list[StrictStr], Field(max_length=16)] | None = None
-    seed: StrictInt | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    top_k: Annotated[StrictInt, Field(ge=-1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    min_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2, strict=True)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2, strict=True)] | None = None
+    top_k: Annotated[StrictInt, Field(ge=-1, lt=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
+    min_tokens: Annotated[StrictInt, Field(ge=0, lt=2**31)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2, strict=True)] | None = None
     ignore_eos: StrictBool | None = None
 
     @model_validator(mode="before")

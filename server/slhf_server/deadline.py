@@ -33,6 +33,8 @@ class Deadline:
             async with asyncio.timeout_at(self._at) as self._waiting:
                 return await awaitable
         except TimeoutError as exc:
+            if self._waiting is None or not self._waiting.expired():
+                raise  # the source's own
             raise DeadlineExceeded("the deadline passed before an answer was finished") from exc
         finally:
             self._waiting = None

@@ -159,9 +159,8 @@ class _ConfigFile(PydanticBaseSettingsSource):
 
 def load_settings(argv: Sequence[str]) -> Settings:
     """Settings from all sources. Raises SettingsError naming key and value; a bad flag exits with usage."""
-    known = {f"SLHF_{name}".upper() for name in Settings.model_fields} | _NOT_OURS
     for variable in os.environ:  # pydantic-settings reads them in either case
-        if variable.upper().startswith("SLHF_") and variable.upper().split("__")[0] not in known:
+        if variable.upper().startswith("SLHF_") and not _is_known(variable.upper()):
             raise SettingsError(f"environment variable {variable}: no such setting")
     try:
         return Settings(_cli_parse_args=list(argv))
@@ -170,3 +169,11 @@ def load_settings(argv: Sequence[str]) -> Settings:
         raise SettingsError("; ".join(problems)) from exc
     except SourceError as exc:
         raise SettingsError(f"{exc}: {exc.__cause__}") from exc
+
+
+def _is_known(variable: str) -> bool:
+    """Whether an upper-case environment variable is a setting of ours, or belongs to the scripts or the client."""
+    name, *nested = variable.removeprefix("SLHF_").split("__")
+    if name.lower() not in Settings.model_fields:
+        return variable in _NOT_OURS
+    return not nested or name.lower() in ("models", "limits", "engine")
