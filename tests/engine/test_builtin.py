@@ -20,6 +20,7 @@ from tests.engine.conftest import LiveServer
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 BLOCK = 32  # tokens of one block of the prefix cache, as the server sets it on CPU
+STEP = 6  # tokens that the last step may have brought: one sampled, up to five guessed from the prompt
 QUESTION = "Name three things that help against a headache, and say in one sentence each why they help."
 
 
@@ -46,7 +47,8 @@ def test_the_followers_first_prompt_is_found_in_the_prefix_cache(client: Client,
     for temperature in (0.0, 1.0):
         result = client.refine(f"{QUESTION} {time.time()}", rounds=1, temperature=temperature, max_tokens=96)
         draft = result.refinement.rounds[0]
-        known = draft.usage.prompt_tokens + draft.usage.completion_tokens - 1  # the last token's KV is never computed
+        # vLLM files a block when the step after its last token is scheduled: what the last step brings is never filed
+        known = draft.usage.prompt_tokens + draft.usage.completion_tokens - STEP
         cached = result.refinement.usage.rounds[0].prompt_tokens_details.cached_tokens
         assert cached >= 0.9 * (known // BLOCK * BLOCK), (temperature, cached, known)
 
