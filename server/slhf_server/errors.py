@@ -9,9 +9,12 @@ RequestError                      status, type, code, param: becomes OpenAI's er
 ├── InternalError            500  internal_error: a bug; the log has it under the request's id
 ├── EngineFailed             500  engine_error: this completion failed, the engine lives
 ├── EngineUnavailable        503  engine_unavailable (Retry-After): loading, shutting down, or dead
+├── UpstreamFailed           502  upstream_error: the upstream answered, and its answer is none
+├── UpstreamUnavailable      503  upstream_unavailable (Retry-After): no answer, too busy, or its breaker is open
 └── Stopped                       ends a refinement early; answered only when nothing was finished
     ├── DeadlineExceeded     504  deadline_exceeded
-    └── TokenBudgetExceeded  400  token_budget_exceeded
+    ├── TokenBudgetExceeded  400  token_budget_exceeded
+    └── InvalidStructure          a Follower round that response_format does not admit: discarded
 SettingsError                     a bad setting: the server refuses to start
 """
 
@@ -28,7 +31,7 @@ class RequestError(Exception):
     code: ClassVar[str | None] = None
     stop_reason: ClassVar[StopReason] = "error"
     """What `refinement.stop_reason` says when a finished text is returned in spite of this."""
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
     """Seconds, for the Retry-After header."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
@@ -87,6 +90,21 @@ class EngineUnavailable(RequestError):
     retry_after = 5
 
 
+class UpstreamFailed(RequestError):
+    status = 502
+    code = "upstream_error"
+
+
+class UpstreamUnavailable(RequestError):
+    status = 503
+    code = "upstream_unavailable"
+    retry_after = 5
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = self.retry_after if retry_after is None else retry_after
+
+
 class Stopped(RequestError):
     """A limit of the request ended it: not an error while there is a finished text to return."""
 
@@ -103,6 +121,10 @@ class TokenBudgetExceeded(Stopped):
     type = "invalid_request_error"
     code = "token_budget_exceeded"
     stop_reason = "token_budget"
+
+
+class InvalidStructure(Stopped):
+    stop_reason = "invalid_structure"
 
 
 class SettingsError(Exception):

@@ -1,14 +1,16 @@
 """The spine: a chat model streams one completion for one list of turns.
 
-The vLLM engine's two roles (engine.py) and the fake (fake.py) implement it; the refinement loop knows nothing else.
+The vLLM engine's two roles (engine/), an upstream (upstream.py) and the fake (fake.py) implement it; the refinement
+loop knows nothing else.
 """
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from slhf.bundle import Bundle
-from slhf.wire import FinishReason
+from slhf.wire import FinishReason, TokenLogprob
+from slhf_server.structure import Structure
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class Turn:
 
     Decoding and encoding again may give other ids, and then vLLM's prefix cache misses the whole answer.
     """
+    message: Mapping[str, Any] | None = None
+    """The message as the client sent it, with images and tool calls: what an upstream gets. None: role and text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,19 @@ class Sampling:
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
     ignore_eos: bool | None = None
+    logit_bias: Mapping[str, float] | None = None
+    """By token id, as OpenAI writes it: the ids are strings."""
+    bad_words: tuple[str, ...] | None = None
+    stop_token_ids: tuple[int, ...] | None = None
+    allowed_token_ids: tuple[int, ...] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    logprobs: int | None = None
+    """None: no log-probabilities; n: those of each token and of the n likeliest in its place."""
+    structure: Structure | None = None
+    """What the text must be: the engine can write nothing else."""
+    passed_on: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters that an upstream alone understands (tools and the like), as the client sent them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +67,9 @@ class Chunk:
     """A piece of a completion, in order. The last one carries `finish_reason`."""
 
     text: str
+    """May begin with thoughts, `<think>...</think>`: whoever reads takes them out (reasoning.py)."""
     completion_tokens: int
-    """Tokens of this piece."""
+    """Tokens of this piece. An upstream reports its tokens on the last chunk alone, if at all."""
     prompt_tokens: int = 0
     """Tokens of the whole prompt, on every chunk."""
     cached_tokens: int = 0
@@ -63,6 +81,12 @@ class Chunk:
     """On the last chunk: tokens guessed and not confirmed."""
     token_ids: tuple[int, ...] | None = None
     """On the last chunk: the ids of the whole text, when they decode to exactly that text."""
+    reasoning_tokens: int = 0
+    """On the last chunk: how many of the completion's tokens are thoughts."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of this piece's tokens, where they were asked for."""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    """On the last chunk, from an upstream: OpenAI's tool calls, whole."""
 
 
 class ChatModel(Protocol):
@@ -78,7 +102,8 @@ class ChatModel(Protocol):
         """Complete `turns`, whose last one is a user's. Closing the generator aborts the completion.
 
         `deltas` False: nobody reads along, so one chunk at the end is enough (and cheaper).
-        Raises ContextLengthExceeded and TokenBudgetExceeded before the first token, EngineFailed, EngineUnavailable.
+        Raises BadRequest, ContextLengthExceeded and TokenBudgetExceeded before the first token; EngineFailed and
+        EngineUnavailable, or an upstream's UpstreamFailed and UpstreamUnavailable, at any time.
         """
 
 

@@ -168,6 +168,20 @@ def _added(one: Details, other: Details) -> Details:
     return type(one)(**{name: getattr(one, name) + getattr(other, name) for name in type(one).model_fields})
 
 
+class TopLogprob(_Answer):
+    token: str
+    logprob: float
+    """Natural logarithm."""
+    bytes: list[int] | None = None
+    """The token's UTF-8 bytes; one token may hold a part of a character."""
+
+
+class TokenLogprob(TopLogprob):
+    """OpenAI's log-probability of one generated token, and of the likeliest ones in its place."""
+
+    top_logprobs: list[TopLogprob] = []
+
+
 class Round(_Answer):
     """One finished round."""
 
