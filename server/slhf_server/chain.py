@@ -1,14 +1,27 @@
 """The book-keeping of one refinement: finished rounds, the round that runs, tokens and times."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rapidfuzz.distance import Indel
 
-from slhf.wire import FinishReason, Refinement, RefinementUsage, Round, RoundCompleted, StopReason, Usage
-from slhf_server.errors import BadRequest, RequestError, Stopped, TokenBudgetExceeded
+from slhf.wire import (
+    FinishReason,
+    Refinement,
+    RefinementUsage,
+    Round,
+    RoundCompleted,
+    RoundDelta,
+    StopReason,
+    TokenLogprob,
+    Usage,
+)
+from slhf_server.errors import BadRequest, InvalidStructure, RequestError, Stopped, TokenBudgetExceeded
 from slhf_server.job import Job, Player
 from slhf_server.model import Chunk, Sampling, Turn
+from slhf_server.running import Running
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +34,12 @@ class Outcome:
     usage: Usage
     overhead_ms: float
     """Time in which no model was at work for this request."""
+    logprobs: tuple[TokenLogprob, ...]
+    """Of the returned round, where the request asked for them; a client's draft has none."""
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]] | None:
+        return self.refinement.rounds[-1].tool_calls
 
     def report(self, with_rounds: bool) -> Refinement:
         """What the client is shown."""
@@ -33,11 +52,10 @@ class Chain:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._finished: list[Round] = []
-        self._usages: list[Usage] = []  # by round number, cut-off rounds included
+        self._logprobs: list[TokenLogprob] = []  # of the latest finished round
         self._latest = Turn("assistant", "")
-        self._text: list[str] = []
-        self._last: Chunk | None = None
-        self._round_started = job.received
+        self._running: Running | None = None
+        self._usages: list[Usage] = []  # by round number, cut-off rounds included
         self._model_seconds = 0.0
 
     @property
@@ -46,7 +64,7 @@ class Chain:
         return len(self._finished)
 
     def accept_draft(self, draft: str) -> RoundCompleted:
-        """Round 0 is the client's text, byte for byte."""
+        """Round 0 is the client's text."""
         self._usages.append(Usage())
         return self._accept(
             Round(
@@ -65,6 +83,8 @@ class Chain:
         """Why no further round follows; None: go on."""
         if not self._finished:
             return None
+        if self._finished[-1].tool_calls:
+            return "tool_calls"
         if self.number > self._job.rounds:
             return "rounds_done" if self._job.rounds else "disabled"
         if self._left() <= 0:
@@ -73,36 +93,36 @@ class Chain:
 
     def next_round(self) -> tuple[Player, tuple[Turn, ...], Sampling]:
         """Who plays, on which turns, sampled how."""
-        self._text, self._last, self._round_started = [], None, time.perf_counter()
-        self._usages.append(Usage())
-        player, turns = self._job.follower, self._job.turns
+        player, turns = self._player(), self._job.leader_turns
         if self._finished:
-            turns = (*turns, self._latest, Turn("user", self._job.follower_turn))
-        else:
-            assert self._job.leader is not None  # a job without draft has a Leader (planner.py)
-            player = self._job.leader
-        return player, turns, replace(player.sampling, max_total_tokens=self._left())
+            turns = (*self._job.turns, self._latest, Turn("user", self._job.follower_turn))
+        sampling = replace(player.sampling, max_total_tokens=self._left())
+        self._running = Running()
+        return player, turns, sampling
 
-    def take(self, chunk: Chunk) -> None:
-        """A piece of the running round."""
-        self._text.append(chunk.text)
-        self._last = chunk
-        completion = self._usages[-1].completion_tokens + chunk.completion_tokens
-        self._usages[-1] = Usage.of(
-            chunk.prompt_tokens,
-            completion,
-            cached=chunk.cached_tokens,
-            accepted=chunk.accepted_tokens,
-            rejected=chunk.rejected_tokens,
-        )
+    def take(self, chunk: Chunk) -> RoundDelta | None:
+        """A piece of the running round; what of it can be shown."""
+        running = self._live()
+        known = len(running.logprobs)
+        shown = running.take(chunk)
+        if not shown and len(running.logprobs) == known:
+            return None
+        return RoundDelta(round=self.number, delta=shown, logprobs=running.logprobs[known:])
 
     def finish_round(self) -> RoundCompleted:
-        """The running round's completion is whole. Raises TokenBudgetExceeded if the budget cut it short."""
-        assert self._last is not None and self._last.finish_reason is not None  # the Protocol's last chunk
-        if self._finished and self._last.finish_reason == "length" and self._left() <= 0:
+        """The running round's completion is whole.
+
+        Raises TokenBudgetExceeded where the budget cut a Follower's round, InvalidStructure where it is not what
+        `response_format` asks for.
+        """
+        running = self._live()
+        assert running.last is not None and running.last.finish_reason is not None  # the Protocol's last chunk
+        if self._finished and running.last.finish_reason == "length" and self._left() <= running.tokens:
             raise TokenBudgetExceeded("max_total_tokens is used up")
-        self._model_seconds += time.perf_counter() - self._round_started
-        return self._accept_running(self._last.finish_reason)
+        text = running.text if self._job.answers_with(self.number) else running.whole_text
+        if self._finished and self._job.structure is not None and not self._job.structure.admits(text):
+            raise InvalidStructure("the round's text is not what response_format asks for")
+        return self._accept_running(running, text, running.last.finish_reason, running.last.tool_calls)
 
     def settle(self, exc: RequestError) -> StopReason:
         """Decide what an early end means: the reason beside the best finished text, or the error itself.
@@ -110,16 +130,16 @@ class Chain:
         A streamed last round has already reached the client as the answer: cut by a limit, it stands as it is
         (finish_reason "length"); cut by an error, there is no honest way on but the error.
         """
-        if len(self._usages) > len(self._finished):  # a round was running
-            self._model_seconds += time.perf_counter() - self._round_started
+        running = self._cut()
         if not self._finished or (isinstance(exc, BadRequest) and self._only_the_clients_draft()):
             raise exc
         if not isinstance(exc, Stopped) and self._job.fail_on_error:
             raise exc
-        if any(self._text) and self._job.answers_with(self.number):
+        if running is not None and running.text and self._job.answers_with(self.number):
             if not isinstance(exc, Stopped):
                 raise exc
-            self._accept_running("length")
+            self._usages.pop()
+            self._accept_running(running, running.text, "length")
         return exc.stop_reason
 
     def outcome(self, reason: StopReason) -> Outcome:
@@ -132,20 +152,46 @@ class Chain:
             rounds_run=len(self._finished) - 1,
             returned_round=best.round,
             stop_reason=reason,
-            draft_source="leader" if self._job.draft is None else "client",
+            draft_source=self._job.draft_source,
             duration_ms=duration * 1e3,
             usage=usage,
             rounds=self._finished,
         )
         overhead = (duration - self._model_seconds) * 1e3
-        return Outcome(best.text, best.finish_reason, refinement, usage.total(), overhead)
+        return Outcome(best.text, best.finish_reason, refinement, usage.total(), overhead, tuple(self._logprobs))
 
-    def _accept_running(self, finish_reason: FinishReason) -> RoundCompleted:
-        assert self._last is not None  # at least one chunk was taken
-        player = self._job.follower if self._finished else self._job.leader
-        assert player is not None
-        text = "".join(self._text)
-        seconds = time.perf_counter() - self._round_started
+    def _player(self) -> Player:
+        """Who plays the round that runs, or comes next."""
+        if self._finished:
+            return self._job.follower
+        assert self._job.leader is not None  # a job without draft has a Leader (planner.py)
+        return self._job.leader
+
+    def _live(self) -> Running:
+        assert self._running is not None  # between next_round and finish_round
+        return self._running
+
+    def _cut(self) -> Running | None:
+        """End the running round, if there is one, wherever it is: what it cost counts."""
+        running, self._running = self._running, None
+        if running is not None:
+            self._model_seconds += running.seconds
+            self._usages.append(running.usage())
+        return running
+
+    def _accept_running(
+        self,
+        running: Running,
+        text: str,
+        finish_reason: FinishReason,
+        tool_calls: tuple[Mapping[str, Any], ...] = (),
+    ) -> RoundCompleted:
+        player = self._player()
+        if self._running is not None:  # not cut by `settle`, which has counted its time
+            self._model_seconds += running.seconds
+        self._running = None
+        self._usages.append(running.usage())
+        self._logprobs = running.logprobs
         finished = Round(
             round=self.number,
             role=player.role,
@@ -153,10 +199,11 @@ class Chain:
             text=text,
             finish_reason=finish_reason,
             usage=self._usages[-1],
-            latency_ms=seconds * 1e3,
+            latency_ms=running.seconds * 1e3,
             edit_ratio=edit_ratio(self._finished[-1].text, text) if self._finished else None,
+            tool_calls=[dict(call) for call in tool_calls] or None,
         )
-        return self._accept(finished, Turn("assistant", text, self._last.token_ids))
+        return self._accept(finished, Turn("assistant", text, running.token_ids(text)))
 
     def _accept(self, finished: Round, turn: Turn) -> RoundCompleted:
         self._finished.append(finished)
@@ -164,6 +211,7 @@ class Chain:
         return RoundCompleted(**dict(finished))
 
     def _left(self) -> int:
+        """Tokens of the budget that finished and cut-off rounds have left."""
         return self._job.max_total_tokens - sum(usage.total_tokens for usage in self._usages)
 
     def _only_the_clients_draft(self) -> bool:

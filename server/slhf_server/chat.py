@@ -1,68 +1,20 @@
-"""OpenAI's chat request, and what becomes of each of its parameters: the one table that decides."""
+"""OpenAI's chat request. What becomes of each of its parameters, the table in parameters.py decides."""
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
 from slhf.wire import Message, RefineOptions
+from slhf_server.errors import BadRequest
+from slhf_server.model import Sampling
+from slhf_server.parameters import PARAMETERS, Fate
+from slhf_server.planner import Drafter
+from slhf_server.structure import structure_of
 
-Fate = Literal["used", "both", "ignored", "rejected"]
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    fate: Fate
-    """used: by the server itself; both: sampling of Leader and Follower; ignored: on purpose; rejected: 400."""
-    note: str = ""
-    neutral: tuple[Any, ...] = ()
-    """Values of a rejected parameter that ask for nothing; null always does."""
-
-
-PARAMETERS: dict[str, Parameter] = {
-    "model": Parameter("used", "one of GET /v1/models; without it, the default model"),
-    "messages": Parameter("used"),
-    "stream": Parameter("used"),
-    "stream_options": Parameter("used", "include_usage"),
-    "refine": Parameter("used", "the refinement itself"),
-    "temperature": Parameter("both", "refine.temperature overrides it for the Follower"),
-    "top_p": Parameter("both", "refine.top_p overrides it for the Follower"),
-    "max_tokens": Parameter("both", "per round; refine.max_tokens overrides it for the Follower"),
-    "max_completion_tokens": Parameter("both", "newer name of max_tokens"),
-    "stop": Parameter("both"),
-    "seed": Parameter("both"),
-    "frequency_penalty": Parameter("both"),
-    "presence_penalty": Parameter("both"),
-    "top_k": Parameter("both", "vLLM"),
-    "min_p": Parameter("both", "vLLM"),
-    "min_tokens": Parameter("both", "vLLM"),
-    "repetition_penalty": Parameter("both", "vLLM"),
-    "ignore_eos": Parameter("both", "vLLM"),
-    "user": Parameter("ignored", "no per-user state is kept"),
-    "safety_identifier": Parameter("ignored", "no per-user state is kept"),
-    "metadata": Parameter("ignored", "nothing is stored"),
-    "store": Parameter("ignored", "nothing is stored"),
-    "service_tier": Parameter("ignored", "there is one tier"),
-    "prompt_cache_key": Parameter("ignored", "the prefix cache needs no key"),
-    "prompt_cache_retention": Parameter("ignored", "the prefix cache keeps what fits"),
-    "parallel_tool_calls": Parameter("ignored", "tools are rejected"),
-    "n": Parameter("rejected", "several answers per request are not supported yet", (1,)),
-    "tools": Parameter("rejected", "tool calls are not supported yet", ([],)),
-    "tool_choice": Parameter("rejected", "tool calls are not supported yet", ("none", "auto")),
-    "functions": Parameter("rejected", "tool calls are not supported yet", ([],)),
-    "function_call": Parameter("rejected", "tool calls are not supported yet", ("none", "auto")),
-    "response_format": Parameter("rejected", "structured output is not supported yet", ({"type": "text"},)),
-    "logprobs": Parameter("rejected", "log-probabilities are not supported yet", (False,)),
-    "top_logprobs": Parameter("rejected", "log-probabilities are not supported yet", (0,)),
-    "logit_bias": Parameter("rejected", "not supported", ({},)),
-    "modalities": Parameter("rejected", "text is the only modality", (["text"],)),
-    "audio": Parameter("rejected", "text is the only modality"),
-    "prediction": Parameter("rejected", "use refine.draft: the draft itself is the prediction"),
-    "web_search_options": Parameter("rejected", "the server calls no other service"),
-    "reasoning_effort": Parameter("rejected", "reasoning models are not supported yet", ("none",)),
-    "verbosity": Parameter("rejected", "use refine.instruction"),
-}
+Item = TypeVar("Item")
+TokenId = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+OF_THE_ENGINE = tuple(name for name, parameter in PARAMETERS.items() if parameter.fate == "engine")
 
 
 class StreamOptions(BaseModel):
@@ -96,6 +48,18 @@ class ChatRequest(BaseModel):
     min_tokens: Annotated[StrictInt, Field(ge=0, lt=2**31)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=2, strict=True)] | None = None
     ignore_eos: StrictBool | None = None
+    n: Annotated[StrictInt, Field(gt=0)] | None = None
+    response_format: dict[str, Any] | None = None
+    logprobs: StrictBool = False
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
+    logit_bias: dict[StrictStr, Annotated[float, Field(ge=-100, le=100, strict=True)]] | None = None
+    bad_words: list[StrictStr] | None = None
+    stop_token_ids: list[TokenId] | None = None
+    allowed_token_ids: list[TokenId] | None = None
+    include_stop_str_in_output: StrictBool | None = None
+    skip_special_tokens: StrictBool | None = None
+    passed_on: dict[str, Any] = {}
+    """What only an upstream takes, by name, as it came."""
 
     @model_validator(mode="before")
     @classmethod
@@ -106,7 +70,54 @@ class ChatRequest(BaseModel):
         if body.get("max_tokens") is not None and body.get("max_completion_tokens") is not None:
             message = "give max_tokens or max_completion_tokens, not both"
             raise PydanticCustomError("two_names", message, {"param": "max_tokens"})
-        return {name: value for name, value in body.items() if _is_kept(name, value)}
+        kept = {name: value for name, value in body.items() if _is_kept(name, value)}
+        passed_on = {name: kept.pop(name) for name in list(kept) if PARAMETERS[name].fate == "upstream"}
+        return kept | {"passed_on": passed_on}
+
+    @model_validator(mode="after")
+    def _top_logprobs_are_logprobs(self) -> "ChatRequest":
+        if self.top_logprobs is not None and not self.logprobs:
+            raise PydanticCustomError("needs_logprobs", "top_logprobs needs logprobs: true", {"param": "top_logprobs"})
+        return self
+
+    def sampling(self) -> Sampling:
+        """For both roles. Raises BadRequest for a response_format that cannot be."""
+        shared = set(Sampling.__dataclass_fields__) & set(ChatRequest.model_fields) - _TRANSLATED
+        return Sampling(
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            max_tokens=self.max_completion_tokens or self.max_tokens,  # only one of them was given
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            bad_words=_frozen(self.bad_words),
+            stop_token_ids=_frozen(self.stop_token_ids),
+            allowed_token_ids=_frozen(self.allowed_token_ids),
+            structure=None if self.response_format is None else structure_of(self.response_format),
+            **{name: getattr(self, name) for name in shared},
+        )
+
+    def suits(self, drafter: Drafter) -> None:
+        """Raises BadRequest for a parameter that whoever writes the draft cannot take."""
+        if drafter != "upstream":
+            for name, value in self.passed_on.items():
+                if value not in PARAMETERS[name].neutral:
+                    who = (
+                        "this model's Leader takes none" if drafter == "engine" else "the draft is given, nobody leads"
+                    )
+                    raise BadRequest(f"'{name}' is for a Leader on another server, and {who}", param=name)
+        elif named := [name for name in OF_THE_ENGINE if getattr(self, name) not in (None, *PARAMETERS[name].neutral)]:
+            raise BadRequest(f"'{named[0]}' holds token ids, and this model's Leader has other ones", param=named[0])
+
+
+_NOT_FOR: dict[Drafter, tuple[Fate, str]] = {
+    "engine": ("upstream", "is for a Leader on another server, and this model's is not"),
+    "client": ("upstream", "is for a Leader, and a request with a draft has none"),
+    "upstream": ("engine", "holds token ids, and this model's Leader has other ones than its Follower"),
+}
+"""Which parameters a request cannot have, by who writes its draft."""
+_TRANSLATED = {"stop", "max_tokens", "logprobs", "bad_words", "stop_token_ids", "allowed_token_ids"}
+
+
+def _frozen(items: list[Item] | None) -> tuple[Item, ...] | None:
+    return None if items is None else tuple(items)
 
 
 def _is_kept(name: str, value: Any) -> bool:
@@ -117,4 +128,4 @@ def _is_kept(name: str, value: Any) -> bool:
         return False  # OpenAI's clients send null for "not given"
     if parameter.fate == "rejected" and value not in parameter.neutral:
         raise PydanticCustomError("unsupported_parameter", "'{param}': {note}", {"param": name, "note": parameter.note})
-    return parameter.fate in ("used", "both")
+    return parameter.fate not in ("ignored", "rejected")

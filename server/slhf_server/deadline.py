@@ -21,6 +21,10 @@ class Deadline:
     def after(cls, seconds: float) -> "Deadline":
         return cls(asyncio.get_running_loop().time() + seconds)
 
+    def copy(self) -> "Deadline":
+        """The same point, to be waited for elsewhere: a deadline wakes one waiter at a time."""
+        return Deadline(self._at)
+
     def bring_forward(self, at: float) -> None:
         """Make the deadline `at`, if that is sooner; whoever waits now is woken then."""
         self._at = min(self._at, at)

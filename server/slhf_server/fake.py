@@ -5,15 +5,16 @@ It keeps the Protocol's promises: chunks of one word, token counts (a token is a
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
 
 from slhf.bundle import Bundle
-from slhf.wire import FinishReason
+from slhf.wire import FinishReason, TokenLogprob, TopLogprob
 from slhf_server.errors import ContextLengthExceeded, EngineUnavailable, RequestError, TokenBudgetExceeded
 from slhf_server.model import Chunk, Sampling, Turn
 from slhf_server.settings import Settings
 
-Said = str | RequestError | tuple[str, RequestError]
-"""A text, an error, or an error after a text has begun."""
+Said = str | RequestError | tuple[str, RequestError] | list[dict[str, Any]]
+"""A text, an error, an error after a text has begun, or tool calls."""
 Reply = Callable[[Sequence[Turn]], Said]
 """What to answer to these turns."""
 
@@ -52,12 +53,17 @@ class FakeModel:
         reply = self._reply(turns)
         self.running += 1
         try:
-            async for chunk in self._chunks(reply, prompt, room, deltas):
+            async for chunk in self._chunks(reply, prompt, room, deltas, sampling.logprobs):
                 yield chunk
         finally:
             self.running -= 1
 
-    async def _chunks(self, reply: Said, prompt: int, room: int, deltas: bool) -> AsyncGenerator[Chunk, None]:
+    async def _chunks(
+        self, reply: Said, prompt: int, room: int, deltas: bool, logprobs: int | None
+    ) -> AsyncGenerator[Chunk, None]:
+        if isinstance(reply, list):
+            yield Chunk("", 1, prompt, finish_reason="tool_calls", tool_calls=tuple(reply))
+            return
         text, error = _taken_apart(reply)
         words = [word if i == 0 else f" {word}" for i, word in enumerate(text.split(" "))]
         reason: FinishReason = "stop" if len(words) <= room else "length"
@@ -65,19 +71,28 @@ class FakeModel:
         for word in words:
             await asyncio.sleep(self._token_seconds)
             if deltas:
-                yield Chunk(word, 1, prompt)
+                yield Chunk(word, 1, prompt, logprobs=_logprobs([word], logprobs))
         if error is not None:
             raise error
         if deltas:
             yield Chunk("", 0, prompt, finish_reason=reason)
         else:
-            yield Chunk("".join(words), len(words), prompt, finish_reason=reason)
+            whole = "".join(words)
+            yield Chunk(whole, len(words), prompt, finish_reason=reason, logprobs=_logprobs(words, logprobs))
 
 
-def _taken_apart(reply: Said) -> tuple[str, RequestError | None]:
+def _taken_apart(reply: str | RequestError | tuple[str, RequestError]) -> tuple[str, RequestError | None]:
     if isinstance(reply, tuple):
         return reply
     return (reply, None) if isinstance(reply, str) else ("", reply)
+
+
+def _logprobs(words: Sequence[str], wanted: int | None) -> tuple[TokenLogprob, ...]:
+    """A token's log-probability is minus its length; each of the likeliest in its place is the token itself."""
+    if wanted is None:
+        return ()
+    best = [{"token": word, "logprob": -float(len(word)), "bytes": list(word.encode())} for word in words]
+    return tuple(TokenLogprob(**one, top_logprobs=[TopLogprob(**one)] * wanted) for one in best)
 
 
 class FakeEngine:

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from slhf.wire import Role
+from slhf.wire import DraftSource, Role
 from slhf_server.deadline import Deadline
 from slhf_server.model import ChatModel, Sampling, Turn
 from slhf_server.stops import StopRule
+from slhf_server.structure import Structure
 
-Endpoint = Literal["chat", "refine"]
+Endpoint = Literal["chat", "completions", "refine", "responses"]
 Deltas = Literal["none", "last", "all"]
 """Which rounds somebody reads while they are generated."""
 
@@ -29,9 +30,12 @@ class Job:
     model: str
     """The served model's name."""
     turns: tuple[Turn, ...]
-    """The conversation x, ending with a user's turn."""
+    """The conversation x as the Follower sees it, ending where an answer is due."""
+    leader_turns: tuple[Turn, ...]
+    """x as the Leader sees it: an upstream is sent the messages as they came."""
     draft: str | None
     """y_0 from the client; None: the Leader writes it."""
+    draft_source: DraftSource
     rounds: int
     leader: Player | None
     """None only where a draft is given."""
@@ -41,15 +45,19 @@ class Job:
     """`time.perf_counter()` when the request was planned: durations include its time in the queue."""
     deadline: Deadline
     max_total_tokens: int
+    run_id: str = ""
+    """What the engine knows this job by: clients may send one request id twice at once."""
     fail_on_error: bool = False
     stops: tuple[StopRule, ...] = ()
+    structure: Structure | None = None
     deltas: Deltas = "none"
     counts_tokens: bool = False
     """Count tokens as they come although nobody reads along: a round that a deadline cuts is then billed exactly."""
 
     def streams(self, number: int) -> bool:
         """Whether somebody reads this round while it is generated."""
-        return self.deltas == "all" or (self.deltas == "last" and number == self.rounds)
+        wanted = self.deltas == "all" or (self.deltas == "last" and number == self.rounds)
+        return wanted and not self._is_validated_first(number)
 
     def wants_pieces(self, number: int) -> bool:
         """Whether this round's model should give pieces, not only the whole."""
@@ -57,4 +65,8 @@ class Job:
 
     def answers_with(self, number: int) -> bool:
         """Whether this round's pieces reach the client as the answer itself, so that they cannot be taken back."""
-        return self.endpoint == "chat" and self.deltas != "none" and number == self.rounds
+        return self.endpoint != "refine" and number == self.rounds and self.streams(number)
+
+    def _is_validated_first(self, number: int) -> bool:
+        """A structured answer is shown when it is known to be one. A Leader's, with no round to come, is what it is."""
+        return self.structure is not None and number == self.rounds > 0

@@ -1,68 +1,65 @@
-"""From a request to a Job: every default applied, every limit checked, before anything runs."""
+"""From a request to its jobs: every default applied, every limit checked, before anything runs."""
 
+import secrets
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from slhf.turns import follower_turn
 from slhf.wire import Message, ModelCard, RefineOptions
+from slhf_server import conversation
 from slhf_server.deadline import Deadline
 from slhf_server.errors import BadRequest, ModelNotFound
 from slhf_server.job import Deltas, Endpoint, Job, Player
-from slhf_server.model import Engine, Sampling, Turn
+from slhf_server.model import ChatModel, Engine, Sampling
+from slhf_server.reasoning import without_thoughts
 from slhf_server.settings import ServedModel, Settings
 from slhf_server.stops import StopRule
 from slhf_server.stops.unchanged import unchanged
 
-_ID_PREFIX: dict[Endpoint, str] = {"chat": "chatcmpl", "refine": "refine"}
+_ID_PREFIX: dict[Endpoint, str] = {"chat": "chatcmpl", "completions": "cmpl", "refine": "refine", "responses": "resp"}
+Drafter = Literal["engine", "upstream", "client"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request asks for, whatever its endpoint."""
+
+    endpoint: Endpoint
+    request_id: str
+    model: str | None
+    messages: Sequence[Message]
+    options: RefineOptions
+    sampling: Sampling
+    deltas: Deltas
+    choices: int = 1
+    """Independent chains (OpenAI's `n`)."""
 
 
 class Planner:
     """Knows the served models and their limits."""
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, engine: Engine, upstreams: Mapping[str, ChatModel]) -> None:
         self._settings = settings
         self._engine = engine
+        self._upstreams = upstreams
         self.served = settings.served(engine.manifest.name)
 
-    def plan(
-        self,
-        *,
-        endpoint: Endpoint,
-        request_id: str,
-        model: str | None,
-        messages: Sequence[Message],
-        options: RefineOptions,
-        sampling: Sampling,
-        deltas: Deltas,
-    ) -> Job:
-        """Raises ModelNotFound and BadRequest, naming the parameter."""
-        name, served = self._find(model)
-        limits = self._settings.limits_of(served)
-        if options.draft is None and served.leader == "none":
-            raise BadRequest(f"model {name!r} has no Leader: give a draft", param="draft")
-        draws = replace(
-            sampling,
-            **options.model_dump(include={"temperature", "top_p", "max_tokens"}, exclude_none=True),
-        )
-        return Job(
-            id=f"{_ID_PREFIX[endpoint]}-{request_id}",
-            endpoint=endpoint,
-            model=name,
-            turns=_turns(messages),
-            draft=options.draft,
-            rounds=_limited("rounds", options.rounds, served.rounds, limits.rounds),
-            leader=None if options.draft is not None else Player("leader", self._engine.leader, sampling),
-            follower=Player("follower", self._engine.follower, draws),
-            follower_turn=follower_turn(self._engine.manifest.follower_turn, options.instruction),
-            received=time.perf_counter(),
-            deadline=Deadline.after(_limited("timeout_ms", options.timeout_ms, None, limits.timeout_ms) / 1e3),
-            max_total_tokens=_limited("max_total_tokens", options.max_total_tokens, None, limits.max_total_tokens),
-            fail_on_error=options.on_error == "fail",
-            stops=_stops(options),
-            deltas=deltas,
-            counts_tokens=options.timeout_ms is not None,
-        )
+    def drafter(self, model: str | None, options: RefineOptions) -> Drafter:
+        """Who writes the draft of a request. Raises ModelNotFound."""
+        _, served = self._find(model)
+        if options.draft is not None:
+            return "client"
+        return "upstream" if served.leader in self._upstreams else "engine"
+
+    def plan(self, ask: Ask) -> list[Job]:
+        """A job for each choice. Raises ModelNotFound and BadRequest, naming the parameter."""
+        name, served = self._find(ask.model)
+        conversation.check(ask.messages)
+        choices = _limited("n", ask.choices, None, self._settings.limits.choices)
+        shared = self._job(name, served, ask)
+        return [self._choice(shared, ask, number) for number in range(choices)]
 
     def card(self, name: str, *, created: int) -> ModelCard:
         """A served model as `GET /v1/models` shows it. Raises ModelNotFound."""
@@ -82,20 +79,70 @@ class Planner:
             raise ModelNotFound(f"The model {name!r} does not exist; served: {', '.join(self.served)}", param="model")
         return name, self.served[name]
 
-
-def _turns(messages: Sequence[Message]) -> tuple[Turn, ...]:
-    if not messages:
-        raise BadRequest("messages is empty: give at least one user turn", param="messages")
-    if messages[-1].role == "assistant":
-        raise BadRequest(
-            "the last message is an assistant's. To have it refined, pass its text as 'draft' "
-            "('refine.draft' in chat) and end messages with the user's turn; prefilling an answer is not supported",
-            param="messages",
+    def _job(self, name: str, served: ServedModel, ask: Ask) -> Job:
+        options, limits = ask.options, self._settings.limits_of(served)
+        drafter = self.drafter(name, options)
+        rounds = _limited("rounds", options.rounds, served.rounds, limits.rounds)
+        if any(message.has_media for message in ask.messages):
+            rounds = self._rounds_with_media(served, drafter, rounds)
+        turns = conversation.as_text(ask.messages)
+        return Job(
+            id=f"{_ID_PREFIX[ask.endpoint]}-{ask.request_id}",
+            endpoint=ask.endpoint,
+            model=name,
+            turns=turns,
+            leader_turns=conversation.as_sent(ask.messages) if drafter == "upstream" else turns,
+            draft=_seen(options.draft, rounds),
+            draft_source="leader" if drafter == "engine" else drafter,
+            rounds=rounds,
+            leader=self._leader(name, served, ask, drafter),
+            follower=Player("follower", self._engine.follower, _followers(ask)),
+            follower_turn=follower_turn(self._engine.manifest.follower_turn, options.instruction),
+            received=time.perf_counter(),
+            deadline=Deadline.after(_limited("timeout_ms", options.timeout_ms, None, limits.timeout_ms) / 1e3),
+            max_total_tokens=_limited("max_total_tokens", options.max_total_tokens, None, limits.max_total_tokens),
+            fail_on_error=options.on_error == "fail",
+            stops=_stops(options),
+            structure=ask.sampling.structure,
+            deltas=ask.deltas,
+            counts_tokens=options.timeout_ms is not None,
         )
-    if messages[-1].role != "user":
-        raise BadRequest("the last message must be a user's", param="messages")
-    roles = ("system" if m.role == "developer" else m.role for m in messages)
-    return tuple(Turn(role, m.text) for role, m in zip(roles, messages, strict=True))
+
+    def _choice(self, job: Job, ask: Ask, number: int) -> Job:
+        """One of n chains: an id of its own for the engine, a seed of its own as vLLM gives it, a deadline of its own
+        (one deadline wakes one waiter)."""
+        leader, follower = job.leader, job.follower
+        if ask.sampling.seed is not None and number:
+            seed = ask.sampling.seed + number
+            leader = leader and replace(leader, sampling=replace(leader.sampling, seed=seed))
+            follower = replace(follower, sampling=replace(follower.sampling, seed=seed))
+        return replace(job, leader=leader, follower=follower, run_id=secrets.token_hex(8), deadline=job.deadline.copy())
+
+    def _leader(self, name: str, served: ServedModel, ask: Ask, drafter: Drafter) -> Player | None:
+        if drafter == "client":
+            return None
+        if served.leader == "none":
+            raise BadRequest(f"model {name!r} has no Leader: give a draft", param="draft")
+        model = self._upstreams[served.leader] if drafter == "upstream" else self._engine.leader
+        return Player("leader", model, ask.sampling)
+
+    def _rounds_with_media(self, served: ServedModel, drafter: Drafter, rounds: int) -> int:
+        """Images, sounds and files are for an upstream; what the Follower does then, the model's settings say."""
+        if drafter == "engine":
+            raise BadRequest(
+                "messages: this model reads text alone; images, sounds and files are refused", param="messages"
+            )
+        return 0 if served.images == "pass_through" else rounds
+
+
+def _seen(draft: str | None, rounds: int) -> str | None:
+    """The draft as the Follower sees it, without thoughts; where nothing is refined, byte for byte."""
+    return without_thoughts(draft) if draft is not None and rounds else draft
+
+
+def _followers(ask: Ask) -> Sampling:
+    own = ask.options.model_dump(include={"temperature", "top_p", "max_tokens"}, exclude_none=True)
+    return replace(ask.sampling, passed_on={}, **own)
 
 
 def _limited(name: str, asked: int | None, default: int | None, limit: int) -> int:

@@ -31,12 +31,11 @@ async def refine(job: Job) -> AsyncGenerator[Step, None]:
             player, turns, sampling = chain.next_round()
             yield RoundStarted(round=chain.number, role=player.role, model=player.model.name)
             wanted = job.wants_pieces(chain.number)
-            completion = player.model.stream(turns, sampling, request_id=f"{job.id}-{chain.number}", deltas=wanted)
+            completion = player.model.stream(turns, sampling, request_id=f"{job.run_id}-{chain.number}", deltas=wanted)
             async with aclosing(job.deadline.within(completion)) as chunks:
                 async for chunk in chunks:
-                    chain.take(chunk)
-                    if chunk.text and job.streams(chain.number):
-                        yield RoundDelta(round=chain.number, delta=chunk.text)
+                    if (piece := chain.take(chunk)) is not None and job.streams(chain.number):
+                        yield piece
             yield chain.finish_round()
     except RequestError as exc:
         reason = chain.settle(exc)

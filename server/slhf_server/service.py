@@ -3,16 +3,17 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 
 from slhf.wire import RoundCompleted, RoundDelta
 from slhf_server.admission import Admission
 from slhf_server.chain import Outcome
+from slhf_server.choices import played
 from slhf_server.errors import EngineUnavailable
 from slhf_server.job import Job
 from slhf_server.metrics import Metrics
-from slhf_server.model import Engine
+from slhf_server.model import ChatModel, Engine
 from slhf_server.planner import Planner
 from slhf_server.refinement import Step, refine
 from slhf_server.settings import Settings
@@ -31,6 +32,7 @@ class Service:
         self.metrics = Metrics()
         self.admission = Admission(settings.limits.running, settings.limits.waiting)
         self.engine: Engine | None = None
+        self.upstreams: Mapping[str, ChatModel] = {}
         self._open_engine = open_engine
         self._jobs: set[Job] = set()
         self._draining_from: float | None = None
@@ -70,27 +72,38 @@ class Service:
         if self.engine is None:
             raise EngineUnavailable("the engine could not be loaded" if self.failure else "the engine is still loading")
         self.engine.check()
-        return Planner(self.settings, self.engine)
+        return Planner(self.settings, self.engine, self.upstreams)
 
-    async def run(self, job: Job) -> AsyncGenerator[Step, None]:
-        """The refinement's steps, queued, counted and timed. Closing the generator aborts it."""
-        first_token_seen = False
-        self._jobs.add(job)
+    async def run(self, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Step], None]:
+        """The steps of a request's chains, each with its chain's number; queued, counted and timed.
+
+        Closing the generator aborts them. Raises what refused the request; and, when every chain has ended, the error
+        of one that failed.
+        """
+        first = jobs[0]
+        self._jobs.update(jobs)
         try:
-            async with self.admission.place(job.model, job.deadline):
-                self.metrics.queue.labels(job.model).observe(time.perf_counter() - job.received)
-                async with aclosing(refine(job)) as steps:
-                    async for step in steps:
-                        if isinstance(step, RoundDelta) and not first_token_seen:
-                            first_token_seen = True
-                            self.metrics.first_token.labels(job.model).observe(time.perf_counter() - job.received)
-                        elif isinstance(step, RoundCompleted):
-                            self.metrics.round_completed(job.model, step)
-                        elif isinstance(step, Outcome):
-                            self._ended(job, step)
-                        yield step
+            async with self.admission.place(first.model, first.deadline):
+                self.metrics.queue.labels(first.model).observe(time.perf_counter() - first.received)
+                async with aclosing(played([self._observed(job) for job in jobs])) as steps:
+                    async for numbered in steps:
+                        yield numbered
         finally:
-            self._jobs.discard(job)
+            self._jobs.difference_update(jobs)
+
+    async def _observed(self, job: Job) -> AsyncGenerator[Step, None]:
+        """One chain's steps, seen by the metrics."""
+        first_token_seen = False
+        async with aclosing(refine(job)) as steps:
+            async for step in steps:
+                if isinstance(step, RoundDelta) and not first_token_seen:
+                    first_token_seen = True
+                    self.metrics.first_token.labels(job.model).observe(time.perf_counter() - job.received)
+                elif isinstance(step, RoundCompleted):
+                    self.metrics.round_completed(job.model, step)
+                elif isinstance(step, Outcome):
+                    self._ended(job, step)
+                yield step
 
     def _ended(self, job: Job, outcome: Outcome) -> None:
         self.metrics.refinement_ended(job.model, outcome)

@@ -36,6 +36,8 @@ class RefineLimits(_Section):
 
 
 class ServerLimits(RefineLimits):
+    choices: int = Field(default=8, gt=0)
+    """Answers to one chat request (`n`)."""
     body_bytes: int = Field(default=4 << 20, gt=0)
     """Request body."""
     running: int = Field(default=256, gt=0)
@@ -52,6 +54,8 @@ class ServedModel(_Section):
     follower: Literal["engine"] = "engine"
     rounds: int = Field(default=1, ge=0)
     """Where the request does not say."""
+    images: Literal["text", "pass_through"] = "text"
+    """Where a conversation holds images: refine by its text parts, or return the draft as it is."""
     limits: RefineLimits = RefineLimits()
     """The values set here replace the server's."""
 

@@ -1,13 +1,14 @@
-"""Every row of the table of chat parameters (chat.py) holds: through the application, with the fake engine."""
+"""Every row of the table of chat parameters (parameters.py) holds: through the application, with the fake engine."""
 
 from typing import Any
 
 import httpx2
 import pytest
 
-from slhf_server.chat import PARAMETERS, ChatRequest
+from slhf_server.chat import ChatRequest
 from slhf_server.fake import FakeEngine
 from slhf_server.model import Sampling
+from slhf_server.parameters import PARAMETERS
 from tests.conftest import Serve
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "what is it"}]}
@@ -38,19 +39,24 @@ SENSIBLE: dict[str, Any] = {
     "service_tier": "auto",
     "prompt_cache_key": "key",
     "prompt_cache_retention": "24h",
-    "parallel_tool_calls": True,
+    "n": 2,
+    "response_format": {"type": "text"},
+    "logprobs": True,
+    "top_logprobs": 3,
+    "bad_words": ["damn"],
+    "include_stop_str_in_output": True,
+    "skip_special_tokens": False,
+    "logit_bias": {"5": -100},
+    "stop_token_ids": [7],
+    "allowed_token_ids": [5, 6],
 }
 
 REFUSED: dict[str, Any] = {
-    "n": 2,
     "tools": [{"type": "function", "function": {"name": "look_up"}}],
     "tool_choice": "required",
     "functions": [{"name": "look_up"}],
     "function_call": {"name": "look_up"},
-    "response_format": {"type": "json_object"},
-    "logprobs": True,
-    "top_logprobs": 3,
-    "logit_bias": {"50256": -100},
+    "parallel_tool_calls": None,
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy", "format": "wav"},
     "prediction": {"type": "content", "content": "so"},
@@ -59,7 +65,16 @@ REFUSED: dict[str, Any] = {
     "verbosity": "low",
 }
 
-BOTH = [name for name, parameter in PARAMETERS.items() if parameter.fate == "both"]
+BOTH = [name for name, parameter in PARAMETERS.items() if parameter.fate in ("both", "engine")]
+NEEDS = {"top_logprobs": {"logprobs": True}}
+"""What a parameter cannot be given without."""
+AS_SAMPLED: dict[str, dict[str, Any]] = {
+    "max_completion_tokens": {"max_tokens": 12},
+    "logprobs": {"logprobs": 0},
+    "top_logprobs": {"logprobs": 3},
+    "response_format": {"structure": None},
+}
+"""Where a parameter has another name or value for the models; lists become tuples."""
 
 
 @pytest.fixture
@@ -73,42 +88,50 @@ def url(serve: Serve, engine: FakeEngine) -> str:
 
 
 def test_every_row_is_tried_here() -> None:
-    rejected = {name for name, parameter in PARAMETERS.items() if parameter.fate == "rejected"}
-    assert set(REFUSED) == rejected
-    assert set(SENSIBLE) == set(PARAMETERS) - rejected
+    refused = {name for name, parameter in PARAMETERS.items() if parameter.fate in ("rejected", "upstream")}
+    assert set(REFUSED) == refused
+    assert set(SENSIBLE) == set(PARAMETERS) - refused
 
 
 def test_every_field_has_a_row_and_every_row_in_use_has_a_field() -> None:
-    in_use = {name for name, parameter in PARAMETERS.items() if parameter.fate in ("used", "both")}
-    assert set(ChatRequest.model_fields) == in_use
+    in_use = {name for name, parameter in PARAMETERS.items() if parameter.fate in ("used", "both", "engine")}
+    assert set(ChatRequest.model_fields) == in_use | {"passed_on"}
 
 
-def test_only_what_is_rejected_has_neutral_values_and_it_says_why() -> None:
+def test_what_is_ignored_or_rejected_says_why() -> None:
     for name, parameter in PARAMETERS.items():
-        assert parameter.fate == "rejected" or not parameter.neutral, name
         assert parameter.fate not in ("ignored", "rejected") or parameter.note, name
+        assert parameter.fate in ("rejected", "upstream", "engine") or not parameter.neutral, name
 
 
 def test_what_is_used_or_ignored_is_accepted_with_a_sensible_value(url: str) -> None:
     for name, value in SENSIBLE.items():
-        answer = httpx2.post(url, json=ASK | {name: value})
+        answer = httpx2.post(url, json=ASK | NEEDS.get(name, {}) | {name: value})
         assert answer.status_code == 200, (name, answer.text)
 
 
 def test_what_is_rejected_is_refused_with_its_note(url: str, engine: FakeEngine) -> None:
     for name, value in REFUSED.items():
+        if value is None:
+            continue  # every value of it asks for nothing
         answer = httpx2.post(url, json=ASK | {name: value})
         error = answer.json()["error"]
         assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", name)
-        assert PARAMETERS[name].note in error["message"]
+        rejected = PARAMETERS[name].fate == "rejected"
+        assert (PARAMETERS[name].note if rejected else "a Leader on another server") in error["message"]
     assert engine.leader.calls == []
 
 
 def test_a_rejected_parameter_that_asks_for_nothing_is_accepted(url: str) -> None:
-    for name in REFUSED:
-        for value in PARAMETERS[name].neutral:
+    for name, parameter in PARAMETERS.items():
+        for value in parameter.neutral:
             answer = httpx2.post(url, json=ASK | {name: value})
             assert answer.status_code == 200, (name, value, answer.text)
+
+
+def test_what_is_for_a_leader_elsewhere_is_refused_where_a_draft_is_given(url: str) -> None:
+    answer = httpx2.post(url, json=ASK | {"refine": {"draft": "d"}, "tools": REFUSED["tools"]})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tools")
 
 
 def test_null_is_not_given(url: str) -> None:
@@ -128,14 +151,15 @@ def test_what_is_ignored_changes_nothing(url: str, engine: FakeEngine) -> None:
 
 @pytest.mark.parametrize("name", BOTH)
 def test_sampling_reaches_both_roles_and_nothing_else_changes(url: str, engine: FakeEngine, name: str) -> None:
-    assert httpx2.post(url, json=ASK | {name: SENSIBLE[name]}).status_code == 200
-    field = "max_tokens" if name == "max_completion_tokens" else name
-    value = tuple(SENSIBLE[name]) if name == "stop" else SENSIBLE[name]
+    body = ASK | NEEDS.get(name, {}) | {name: SENSIBLE[name]}
+    assert httpx2.post(url, json=body).status_code == 200
+    value = SENSIBLE[name]
+    expected = AS_SAMPLED.get(name, {name: tuple(value) if isinstance(value, list) else value})
     for role in (engine.leader, engine.follower):
         ((_, sampling),) = role.calls
         asked = {key: getattr(sampling, key) for key in Sampling.__dataclass_fields__ if key != "max_total_tokens"}
         untouched = {key: getattr(Sampling(), key) for key in asked}
-        assert asked == untouched | {field: value}
+        assert asked == untouched | expected
 
 
 def test_the_followers_own_wishes_override_the_shared_ones(url: str, engine: FakeEngine) -> None:

@@ -11,13 +11,12 @@ from pydantic import BaseModel
 
 from slhf.wire import RefineOptions, StopReason
 from slhf_server.admission import Admission
-from slhf_server.chat import PARAMETERS, Parameter
 from slhf_server.errors import RequestError
 from slhf_server.metrics import Metrics
+from slhf_server.parameters import rows
 from slhf_server.settings import Settings, load_settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-FATES = {"used": "used by the server", "both": "Leader and Follower", "ignored": "ignored", "rejected": "400"}
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +27,6 @@ def api() -> str:
 @pytest.fixture(scope="module")
 def configuration() -> str:
     return (DOCS / "configuration.md").read_text(encoding="utf-8")
-
-
-def parameter_rows(parameters: dict[str, Parameter]) -> list[str]:
-    """The chat parameters as a Markdown table, in the order of the code."""
-    rows = ["| parameter | what becomes of it | note | accepted nevertheless |", "|---|---|---|---|"]
-    for name, parameter in parameters.items():
-        neutral = (None, *parameter.neutral) if parameter.fate == "rejected" else ()
-        values = ", ".join(f"`{json.dumps(value)}`" for value in neutral)
-        rows.append(f"| `{name}` | {FATES[parameter.fate]} | {parameter.note} | {values} |")
-    return rows
 
 
 def setting_rows(model: type[BaseModel], flag: str = "--", variable: str = "SLHF_") -> Iterator[str]:
@@ -68,7 +57,7 @@ def left_out(names: Iterable[str], text: str) -> list[str]:
 
 def test_the_parameter_table_is_the_codes(api: str) -> None:
     table = api.split("<!-- parameters:begin -->\n")[1].split("<!-- parameters:end -->")[0]
-    assert table.splitlines() == parameter_rows(PARAMETERS)
+    assert table.splitlines() == list(rows())
 
 
 def test_every_stop_reason_is_explained(api: str) -> None:

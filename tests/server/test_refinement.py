@@ -28,25 +28,32 @@ from slhf_server.stops.unchanged import unchanged
 QUESTION = (Turn("user", "what is it"),)
 
 
+def a_job(engine: FakeEngine, *, seconds: float = 60.0, **job: object) -> Job:
+    """A chat of one question that a Leader drafts and a Follower refines once, with changes."""
+    defaults: dict[str, object] = {
+        "id": "test",
+        "endpoint": "chat",
+        "received": time.perf_counter(),
+        "model": "fake",
+        "turns": QUESTION,
+        "leader_turns": QUESTION,
+        "draft": None,
+        "draft_source": "leader" if job.get("draft") is None else "client",
+        "rounds": 1,
+        "leader": Player("leader", engine.leader, Sampling()),
+        "follower": Player("follower", engine.follower, Sampling()),
+        "follower_turn": "Improve it.",
+        "deadline": Deadline.after(seconds),
+        "max_total_tokens": 10_000,
+    }
+    return Job(**(defaults | job))  # type: ignore[arg-type]
+
+
 def play(engine: FakeEngine, *, seconds: float = 60.0, **job: object) -> list[Step]:
     """Run one refinement to its end."""
 
     async def steps() -> list[Step]:
-        defaults: dict[str, object] = {
-            "id": "test",
-            "endpoint": "chat",
-            "received": time.perf_counter(),
-            "model": "fake",
-            "turns": QUESTION,
-            "draft": None,
-            "rounds": 1,
-            "leader": Player("leader", engine.leader, Sampling()),
-            "follower": Player("follower", engine.follower, Sampling()),
-            "follower_turn": "Improve it.",
-            "deadline": Deadline.after(seconds),
-            "max_total_tokens": 10_000,
-        }
-        return [step async for step in refine(Job(**(defaults | job)))]  # type: ignore[arg-type]
+        return [step async for step in refine(a_job(engine, seconds=seconds, **job))]
 
     return asyncio.run(steps())
 
@@ -204,21 +211,7 @@ def test_a_streamed_answer_cut_by_an_error_is_an_error() -> None:
 def test_closing_the_generator_closes_the_completion() -> None:
     async def abandon() -> None:
         engine = FakeEngine(token_seconds=10)
-        job = Job(
-            id="test",
-            endpoint="chat",
-            received=time.perf_counter(),
-            model="fake",
-            turns=QUESTION,
-            draft=None,
-            rounds=1,
-            leader=Player("leader", engine.leader, Sampling()),
-            follower=Player("follower", engine.follower, Sampling()),
-            follower_turn="Improve it.",
-            deadline=Deadline.after(60),
-            max_total_tokens=10_000,
-        )
-        steps = refine(job)
+        steps = refine(a_job(engine))
         await anext(steps)
         waiting = asyncio.ensure_future(_next(steps))
         await asyncio.sleep(0)

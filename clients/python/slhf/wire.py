@@ -49,10 +49,40 @@ class TextPart(_Request):
     text: StrictStr
 
 
+class RefusalPart(_Request):
+    type: Literal["refusal"]
+    refusal: StrictStr
+
+
+class MediaPart(_Request):
+    """An image, a sound or a file: for an upstream that takes it; a Follower reads text alone."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["image_url", "input_audio", "file", "video_url"]
+
+
+Part = Annotated[TextPart | RefusalPart | MediaPart, Field(discriminator="type")]
 Content = Annotated[
-    Annotated[StrictStr, Tag("text")] | Annotated[list[TextPart], Tag("parts")],
+    Annotated[StrictStr, Tag("text")] | Annotated[list[Part], Tag("parts")],
     Discriminator(lambda content: "parts" if isinstance(content, list) else "text"),
 ]
+
+
+class FunctionCall(_Request):
+    name: StrictStr
+    arguments: StrictStr
+    """JSON, as the model wrote it: it may be invalid."""
+
+
+class ToolCall(_Request):
+    """A tool call in an assistant's message."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: StrictStr
+    type: Literal["function"] = "function"
+    function: FunctionCall
 
 
 class Message(_Request):
@@ -61,18 +91,40 @@ class Message(_Request):
     What an answer of ours or OpenAI's carries beside its content is dropped, so that it can be appended as it is.
     """
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    """None only beside an assistant's `tool_calls`."""
     name: StrictStr | None = None
     """Accepted and not shown to the model: chat templates have no place for it."""
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: StrictStr | None = None
+    refusal: StrictStr | None = None
     reasoning_content: Annotated[StrictStr | None, Field(exclude=True)] = None
     """Dropped: a model's earlier thoughts are not part of the conversation."""
     annotations: Annotated[list[Any] | None, Field(exclude=True, max_length=0)] = None
 
+    @model_validator(mode="after")
+    def _has_what_its_role_needs(self) -> "Message":
+        if self.content is None and not (self.role == "assistant" and (self.tool_calls or self.refusal)):
+            raise ValueError(f"{self.role} message without content")
+        if self.tool_calls is not None and self.role != "assistant":
+            raise ValueError(f"tool_calls in a message of role {self.role}: only an assistant's has them")
+        if (self.tool_call_id is None) == (self.role == "tool"):
+            raise ValueError("a tool's message, and no other, has a tool_call_id")
+        return self
+
     @property
     def text(self) -> str:
-        """The content as one string; text parts are joined by a newline."""
-        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        """The content as one string; text parts are joined by a newline, parts that are no text are left out."""
+        if self.content is None:
+            return self.refusal or ""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    @property
+    def has_media(self) -> bool:
+        return isinstance(self.content, list) and any(isinstance(part, MediaPart) for part in self.content)
 
 
 class RefineOptions(_Request):
@@ -139,14 +191,25 @@ class Usage(_Answer):
     completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
 
     @classmethod
-    def of(cls, prompt: int, completion: int, *, cached: int = 0, accepted: int = 0, rejected: int = 0) -> "Usage":
+    def of(
+        cls,
+        prompt: int,
+        completion: int,
+        *,
+        cached: int = 0,
+        reasoning: int = 0,
+        accepted: int = 0,
+        rejected: int = 0,
+    ) -> "Usage":
         return cls(
             prompt_tokens=prompt,
             completion_tokens=completion,
             total_tokens=prompt + completion,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
             completion_tokens_details=CompletionTokensDetails(
-                accepted_prediction_tokens=accepted, rejected_prediction_tokens=rejected
+                reasoning_tokens=reasoning,
+                accepted_prediction_tokens=accepted,
+                rejected_prediction_tokens=rejected,
             ),
         )
 
@@ -194,6 +257,8 @@ class Round(_Answer):
     latency_ms: float
     edit_ratio: float | None = None
     """Share of words that differ from the text before it, 0 (same) to 1 (nothing kept); None for round 0."""
+    tool_calls: list[dict[str, Any]] | None = None
+    """OpenAI's tool calls of an upstream Leader; such a turn is returned as it is."""
 
 
 class RefinementUsage(_Answer):
@@ -261,6 +326,8 @@ class RoundDelta(_Answer):
     type: Literal["round.delta"] = "round.delta"
     round: int
     delta: str
+    logprobs: Annotated[list[TokenLogprob], Field(exclude=True)] = []
+    """Of the piece's tokens, where the request asked for them; chat shows them."""
 
 
 class RoundCompleted(Round):

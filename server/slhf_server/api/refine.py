@@ -1,8 +1,6 @@
 """`POST /v1/refine`: improve a draft, or draft first, over k rounds; JSON with every round, or typed events."""
 
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 from fastapi import APIRouter, Request, Response
 
@@ -17,12 +15,14 @@ from slhf.wire import (
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.failures import RESPONSES, body_of
 from slhf_server.api.headers import refinement_headers
+from slhf_server.api.outcomes import outcomes
 from slhf_server.api.sse import frame
 from slhf_server.api.streaming import stream
 from slhf_server.chain import Outcome
 from slhf_server.errors import RequestError
 from slhf_server.job import Job
 from slhf_server.model import Sampling
+from slhf_server.planner import Ask
 from slhf_server.refinement import Step
 from slhf_server.service import Service
 
@@ -32,7 +32,7 @@ router = APIRouter()
 @router.post("/v1/refine", response_model=RefineResponse, responses=RESPONSES)
 async def refine(body: RefineRequest, request: Request) -> Response:
     service: Service = request.app.state.service
-    job = service.planner().plan(
+    ask = Ask(
         endpoint="refine",
         request_id=request.state.request_id,
         model=body.model,
@@ -41,11 +41,12 @@ async def refine(body: RefineRequest, request: Request) -> Response:
         sampling=Sampling(temperature=body.temperature, top_p=body.top_p, max_tokens=body.max_tokens),
         deltas="all" if body.stream else "none",
     )
+    (job,) = jobs = service.planner().plan(ask)
     with_rounds = body.return_rounds is not False
     request.state.model = job.model
     if body.stream:
-        return await stream(service, job, RefineEvents(job, with_rounds))
-    outcome = await unless_disconnected(request, last_step(service.run(job)))
+        return await stream(service, jobs, RefineEvents(job, with_rounds))
+    outcome = (await unless_disconnected(request, outcomes(service.run(jobs))))[0]
     answer = _answer(job, outcome, with_rounds).model_dump_json()
     return Response(answer, media_type="application/json", headers=refinement_headers(outcome))
 
@@ -57,7 +58,7 @@ class RefineEvents:
         self._job = job
         self._with_rounds = with_rounds
 
-    def step(self, step: Step) -> list[bytes]:
+    def step(self, number: int, step: Step) -> list[bytes]:
         event: Event
         if isinstance(step, Outcome):
             event = RefinementCompleted(**dict(_answer(self._job, step, self._with_rounds)))
@@ -65,18 +66,12 @@ class RefineEvents:
             event = step
         return [frame(event.model_dump_json(), event.type)]
 
+    def end(self) -> list[bytes]:
+        return []
+
     def error(self, exc: RequestError) -> bytes:
         event = ErrorEvent(error=body_of(exc))
         return frame(event.model_dump_json(), event.type)
-
-
-async def last_step(steps: AsyncGenerator[Step, None]) -> Outcome:
-    """Run a refinement to its end; what a caller who wants JSON needs of it."""
-    async with aclosing(steps):
-        async for step in steps:
-            if isinstance(step, Outcome):
-                return step
-    raise AssertionError("a refinement ends with its Outcome or an error")
 
 
 def _answer(job: Job, outcome: Outcome, with_rounds: bool) -> RefineResponse:

@@ -1,0 +1,63 @@
+"""What Leader and Follower see of a conversation with tools, images and thoughts."""
+
+from typing import Any
+
+import pytest
+
+from slhf.wire import Message
+from slhf_server.conversation import as_sent, as_text, check
+from slhf_server.errors import BadRequest
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
+WITH_TOOLS: list[dict[str, Any]] = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": "How is the weather?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL, {**CALL, "id": "c2"}]},
+    {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+    {"role": "tool", "tool_call_id": "c2", "content": [{"type": "text", "text": "warm"}]},
+]
+
+
+def parsed(messages: list[dict[str, Any]]) -> list[Message]:
+    return [Message.model_validate(message) for message in messages]
+
+
+def test_tools_are_told_in_words_in_turns_that_every_template_takes() -> None:
+    turns = as_text(parsed(WITH_TOOLS))
+    assert [turn.role for turn in turns] == ["system", "user", "assistant", "user"]
+    assert turns[2].text == "\n".join(['Called weather with {"city": "Rome"}'] * 2)
+    assert turns[3].text == "Result of weather:\nsunny\n\nResult of weather:\nwarm"
+
+
+def test_an_upstream_is_sent_the_messages_as_they_came() -> None:
+    sent = [turn.message for turn in as_sent(parsed(WITH_TOOLS))]
+    assert sent[2] == {"role": "assistant", "tool_calls": [CALL, {**CALL, "id": "c2"}]}
+    assert sent[3:] == WITH_TOOLS[3:]
+
+
+def test_an_image_goes_to_an_upstream_whole_and_to_the_follower_not_at_all() -> None:
+    parts = [
+        {"type": "text", "text": "What is this?"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}},
+    ]
+    messages = parsed([{"role": "user", "content": parts}])
+    assert messages[0].has_media
+    assert as_text(messages)[0].text == "What is this?"
+    assert as_sent(messages)[0].message == {"role": "user", "content": parts}
+
+
+def test_earlier_thoughts_are_no_part_of_the_conversation() -> None:
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "<think>hm</think>b", "reasoning_content": "hm"},
+        {"role": "user", "content": "c"},
+    ]
+    assert [turn.text for turn in as_text(parsed(messages))] == ["a", "b", "c"]
+    assert "reasoning_content" not in str(as_sent(parsed(messages)))
+
+
+def test_a_conversation_may_end_with_a_tools_result_or_a_user() -> None:
+    check(parsed(WITH_TOOLS))
+    for role in ("system", "assistant"):
+        with pytest.raises(BadRequest):
+            check(parsed([{"role": role, "content": "x"}]))
