@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from slhf_server.api import chat, failures, operations, refine
+from slhf_server.api import chat, completions, failures, operations, refine, responses
 from slhf_server.api.middleware import BodyLimit, RequestId
 from slhf_server.loading import open_vllm
 from slhf_server.service import OpenEngine, Service
@@ -36,6 +36,6 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
     app.add_middleware(RequestId)
     failures.install(app)
-    for part in (refine, chat, operations):
+    for part in (refine, chat, completions, responses, operations):
         app.include_router(part.router)
     return app

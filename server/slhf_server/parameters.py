@@ -1,13 +1,15 @@
-"""What becomes of each parameter of OpenAI's chat: the one table that the server enforces and docs/api.md shows.
+"""What becomes of each parameter of OpenAI's endpoints: the tables that the server enforces and docs/api.md shows.
 
-`python -m slhf_server.parameters` prints it as Markdown.
+`python -m slhf_server.parameters chat` (or completions, responses) prints one as Markdown.
 """
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from pydantic_core import PydanticCustomError
 
 Fate = Literal["used", "both", "engine", "upstream", "ignored", "rejected"]
 _SAID: dict[Fate, str] = {
@@ -29,24 +31,18 @@ class Parameter:
     """Values that ask for nothing, accepted where the parameter is not; null always is."""
 
 
-PARAMETERS: dict[str, Parameter] = {
-    "model": Parameter("used", "one of GET /v1/models; without it, the default model"),
-    "messages": Parameter("used"),
-    "stream": Parameter("used"),
-    "stream_options": Parameter("used", "include_usage"),
-    "n": Parameter("used", "independent chains; the seed of each is one higher than the last's"),
-    "refine": Parameter("used", "the refinement itself"),
-    "temperature": Parameter("both", "refine.temperature overrides it for the Follower"),
-    "top_p": Parameter("both", "refine.top_p overrides it for the Follower"),
-    "max_tokens": Parameter("both", "per round; refine.max_tokens overrides it for the Follower"),
-    "max_completion_tokens": Parameter("both", "newer name of max_tokens"),
-    "stop": Parameter("both"),
-    "seed": Parameter("both"),
-    "frequency_penalty": Parameter("both"),
-    "presence_penalty": Parameter("both"),
-    "response_format": Parameter("both", "a Follower's round that is not valid is discarded"),
-    "logprobs": Parameter("both", "those of the returned round"),
-    "top_logprobs": Parameter("both", "needs logprobs"),
+_STATELESS = {
+    "user": Parameter("ignored", "no per-user state is kept"),
+    "safety_identifier": Parameter("ignored", "no per-user state is kept"),
+    "metadata": Parameter("ignored", "nothing is stored"),
+    "store": Parameter("ignored", "nothing is stored"),
+    "service_tier": Parameter("ignored", "there is one tier"),
+    "prompt_cache_key": Parameter("ignored", "the prefix cache needs no key"),
+    "prompt_cache_options": Parameter("ignored", "the prefix cache has none"),
+    "prompt_cache_retention": Parameter("ignored", "the prefix cache keeps what fits"),
+    "moderation": Parameter("rejected", "the server judges no content"),
+}
+_VLLM = {
     "top_k": Parameter("both", "vLLM"),
     "min_p": Parameter("both", "vLLM"),
     "min_tokens": Parameter("both", "vLLM"),
@@ -58,18 +54,36 @@ PARAMETERS: dict[str, Parameter] = {
     "logit_bias": Parameter("engine", "token ids are those of the bundle's tokenizer", ({},)),
     "stop_token_ids": Parameter("engine", "vLLM; as above", ([],)),
     "allowed_token_ids": Parameter("engine", "vLLM; as above"),
+}
+_SAMPLING = {
+    "temperature": Parameter("both", "refine.temperature overrides it for the Follower"),
+    "top_p": Parameter("both", "refine.top_p overrides it for the Follower"),
+    "stop": Parameter("both"),
+    "seed": Parameter("both"),
+    "frequency_penalty": Parameter("both"),
+    "presence_penalty": Parameter("both"),
+}
+
+CHAT: dict[str, Parameter] = {
+    "model": Parameter("used", "one of GET /v1/models; without it, the default model"),
+    "messages": Parameter("used"),
+    "stream": Parameter("used"),
+    "stream_options": Parameter("used", "include_usage"),
+    "n": Parameter("used", "independent chains; the seed of each is one higher than the last's"),
+    "refine": Parameter("used", "the refinement itself"),
+    **_SAMPLING,
+    "max_tokens": Parameter("both", "per round; refine.max_tokens overrides it for the Follower"),
+    "max_completion_tokens": Parameter("both", "newer name of max_tokens"),
+    "response_format": Parameter("both", "a Follower's round that is not valid is discarded"),
+    "logprobs": Parameter("both", "those of the returned round"),
+    "top_logprobs": Parameter("both", "needs logprobs"),
+    **_VLLM,
     "tools": Parameter("upstream", "a turn that calls tools is returned as it is", ([],)),
     "tool_choice": Parameter("upstream", "", ("none", "auto")),
     "parallel_tool_calls": Parameter("upstream", "", (True, False)),
     "reasoning_effort": Parameter("upstream", "", ("none",)),
     "verbosity": Parameter("upstream", "for the Follower, say it in refine.instruction", ("medium",)),
-    "user": Parameter("ignored", "no per-user state is kept"),
-    "safety_identifier": Parameter("ignored", "no per-user state is kept"),
-    "metadata": Parameter("ignored", "nothing is stored"),
-    "store": Parameter("ignored", "nothing is stored"),
-    "service_tier": Parameter("ignored", "there is one tier"),
-    "prompt_cache_key": Parameter("ignored", "the prefix cache needs no key"),
-    "prompt_cache_retention": Parameter("ignored", "the prefix cache keeps what fits"),
+    **_STATELESS,
     "functions": Parameter("rejected", "use tools", ([],)),
     "function_call": Parameter("rejected", "use tool_choice", ("none", "auto")),
     "modalities": Parameter("rejected", "text is the only modality of an answer", (["text"],)),
@@ -77,13 +91,79 @@ PARAMETERS: dict[str, Parameter] = {
     "prediction": Parameter("rejected", "use refine.draft: the draft itself is the prediction"),
     "web_search_options": Parameter("rejected", "the server searches nothing"),
 }
+OF_THE_ENGINE = tuple(name for name, parameter in CHAT.items() if parameter.fate == "engine")
+
+COMPLETIONS: dict[str, Parameter] = {
+    "model": Parameter("used", "one of GET /v1/models; without it, the default model"),
+    "prompt": Parameter("used", "becomes one user turn; a string, or a list of one"),
+    "stream": Parameter("used"),
+    "stream_options": Parameter("used", "include_usage"),
+    "n": Parameter("used", "as in chat"),
+    "refine": Parameter("used", "the refinement itself; without show_rounds"),
+    **_SAMPLING,
+    "max_tokens": Parameter("both", "per round; 16 unless given, as OpenAI has it"),
+    "logprobs": Parameter("both", "how many of the likeliest tokens, as OpenAI has it here"),
+    **_VLLM,
+    "user": _STATELESS["user"],
+    "echo": Parameter("rejected", "the prompt is a turn of a chat", (False,)),
+    "suffix": Parameter("rejected", "a chat model does not insert"),
+    "best_of": Parameter("rejected", "use n", (1,)),
+}
+
+RESPONSES: dict[str, Parameter] = {
+    "model": Parameter("used", "one of GET /v1/models; without it, the default model"),
+    "input": Parameter("used", "a string, or messages of text"),
+    "instructions": Parameter("used", "becomes the system turn"),
+    "stream": Parameter("used"),
+    "refine": Parameter("used", "the refinement itself; without show_rounds"),
+    "temperature": _SAMPLING["temperature"],
+    "top_p": _SAMPLING["top_p"],
+    "max_output_tokens": Parameter("both", "per round; refine.max_tokens overrides it for the Follower"),
+    "text": Parameter("both", "format: text, json_object or json_schema"),
+    **_STATELESS,
+    "stream_options": Parameter("rejected", "has nothing to choose here", ({}, {"include_obfuscation": False})),
+    "truncation": Parameter("rejected", "nothing is cut silently", ("disabled",)),
+    "tools": Parameter("rejected", "use chat completions", ([],)),
+    "tool_choice": Parameter("rejected", "use chat completions", ("none", "auto")),
+    "parallel_tool_calls": Parameter("rejected", "use chat completions", (True, False)),
+    "max_tool_calls": Parameter("rejected", "use chat completions"),
+    "top_logprobs": Parameter("rejected", "use chat completions", (0,)),
+    "include": Parameter("rejected", "there is nothing to include", ([],)),
+    "reasoning": Parameter("rejected", "use chat completions", ({},)),
+    "previous_response_id": Parameter("rejected", "nothing is stored: send the conversation in input"),
+    "conversation": Parameter("rejected", "nothing is stored: send the conversation in input"),
+    "background": Parameter("rejected", "nothing is stored", (False,)),
+    "background_options": Parameter("rejected", "nothing is stored"),
+    "context_management": Parameter("rejected", "nothing is cut silently", ([],)),
+    "prompt": Parameter("rejected", "there are no stored prompts"),
+    "image": Parameter("rejected", "text is the only modality of an answer"),
+    "access_programs": Parameter("rejected", "not supported"),
+}
 
 
-def rows() -> Iterator[str]:
-    """The table's lines."""
+def decided(body: Any, table: Mapping[str, Parameter]) -> Any:
+    """A request's body less what is ignored on purpose or asks for nothing; what is unknown or refused raises
+    PydanticCustomError. A body that is no object is pydantic's to refuse."""
+    if not isinstance(body, dict):
+        return body
+    return {name: value for name, value in body.items() if _is_kept(name, value, table.get(name))}
+
+
+def _is_kept(name: str, value: Any, parameter: Parameter | None) -> bool:
+    if parameter is None:
+        raise PydanticCustomError("unknown_parameter", "unknown parameter '{param}'", {"param": name})
+    if value is None:
+        return False  # OpenAI's clients send null for "not given"
+    if parameter.fate == "rejected" and value not in parameter.neutral:
+        raise PydanticCustomError("unsupported_parameter", "'{param}': {note}", {"param": name, "note": parameter.note})
+    return parameter.fate not in ("ignored", "rejected")
+
+
+def rows(table: Mapping[str, Parameter]) -> Iterator[str]:
+    """A table's lines in Markdown."""
     yield "| parameter | what becomes of it | note | accepted nevertheless |"
     yield "|---|---|---|---|"
-    for name, parameter in PARAMETERS.items():
+    for name, parameter in table.items():
         refused_somewhere = parameter.fate in ("rejected", "upstream", "engine")
         neutral = (None, *parameter.neutral) if refused_somewhere else ()
         values = ", ".join(f"`{json.dumps(value)}`" for value in neutral)
@@ -91,4 +171,5 @@ def rows() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.writelines(f"{row}\n" for row in rows())
+    chosen = {"chat": CHAT, "completions": COMPLETIONS, "responses": RESPONSES}[sys.argv[1]]
+    sys.stdout.writelines(f"{row}\n" for row in rows(chosen))

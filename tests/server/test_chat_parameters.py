@@ -8,7 +8,7 @@ import pytest
 from slhf_server.chat import ChatRequest
 from slhf_server.fake import FakeEngine
 from slhf_server.model import Sampling
-from slhf_server.parameters import PARAMETERS
+from slhf_server.parameters import CHAT
 from tests.conftest import Serve
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "what is it"}]}
@@ -38,6 +38,7 @@ SENSIBLE: dict[str, Any] = {
     "store": True,
     "service_tier": "auto",
     "prompt_cache_key": "key",
+    "prompt_cache_options": {},
     "prompt_cache_retention": "24h",
     "n": 2,
     "response_format": {"type": "text"},
@@ -57,6 +58,7 @@ REFUSED: dict[str, Any] = {
     "functions": [{"name": "look_up"}],
     "function_call": {"name": "look_up"},
     "parallel_tool_calls": None,
+    "moderation": {},
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy", "format": "wav"},
     "prediction": {"type": "content", "content": "so"},
@@ -65,7 +67,7 @@ REFUSED: dict[str, Any] = {
     "verbosity": "low",
 }
 
-BOTH = [name for name, parameter in PARAMETERS.items() if parameter.fate in ("both", "engine")]
+BOTH = [name for name, parameter in CHAT.items() if parameter.fate in ("both", "engine")]
 NEEDS = {"top_logprobs": {"logprobs": True}}
 """What a parameter cannot be given without."""
 AS_SAMPLED: dict[str, dict[str, Any]] = {
@@ -88,18 +90,18 @@ def url(serve: Serve, engine: FakeEngine) -> str:
 
 
 def test_every_row_is_tried_here() -> None:
-    refused = {name for name, parameter in PARAMETERS.items() if parameter.fate in ("rejected", "upstream")}
+    refused = {name for name, parameter in CHAT.items() if parameter.fate in ("rejected", "upstream")}
     assert set(REFUSED) == refused
-    assert set(SENSIBLE) == set(PARAMETERS) - refused
+    assert set(SENSIBLE) == set(CHAT) - refused
 
 
 def test_every_field_has_a_row_and_every_row_in_use_has_a_field() -> None:
-    in_use = {name for name, parameter in PARAMETERS.items() if parameter.fate in ("used", "both", "engine")}
+    in_use = {name for name, parameter in CHAT.items() if parameter.fate in ("used", "both", "engine")}
     assert set(ChatRequest.model_fields) == in_use | {"passed_on"}
 
 
 def test_what_is_ignored_or_rejected_says_why() -> None:
-    for name, parameter in PARAMETERS.items():
+    for name, parameter in CHAT.items():
         assert parameter.fate not in ("ignored", "rejected") or parameter.note, name
         assert parameter.fate in ("rejected", "upstream", "engine") or not parameter.neutral, name
 
@@ -117,13 +119,13 @@ def test_what_is_rejected_is_refused_with_its_note(url: str, engine: FakeEngine)
         answer = httpx2.post(url, json=ASK | {name: value})
         error = answer.json()["error"]
         assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", name)
-        rejected = PARAMETERS[name].fate == "rejected"
-        assert (PARAMETERS[name].note if rejected else "a Leader on another server") in error["message"]
+        rejected = CHAT[name].fate == "rejected"
+        assert (CHAT[name].note if rejected else "a Leader on another server") in error["message"]
     assert engine.leader.calls == []
 
 
 def test_a_rejected_parameter_that_asks_for_nothing_is_accepted(url: str) -> None:
-    for name, parameter in PARAMETERS.items():
+    for name, parameter in CHAT.items():
         for value in parameter.neutral:
             answer = httpx2.post(url, json=ASK | {name: value})
             assert answer.status_code == 200, (name, value, answer.text)
@@ -135,14 +137,14 @@ def test_what_is_for_a_leader_elsewhere_is_refused_where_a_draft_is_given(url: s
 
 
 def test_null_is_not_given(url: str) -> None:
-    for name in PARAMETERS:
+    for name in CHAT:
         if name != "messages":
             answer = httpx2.post(url, json=ASK | {name: None})
             assert answer.status_code == 200, (name, answer.text)
 
 
 def test_what_is_ignored_changes_nothing(url: str, engine: FakeEngine) -> None:
-    ignored = {name: SENSIBLE[name] for name, parameter in PARAMETERS.items() if parameter.fate == "ignored"}
+    ignored = {name: SENSIBLE[name] for name, parameter in CHAT.items() if parameter.fate == "ignored"}
     answers = [httpx2.post(url, json=body).json()["choices"] for body in (ASK, ASK | ignored)]
     assert answers[0] == answers[1]
     assert engine.leader.calls[0] == engine.leader.calls[1]

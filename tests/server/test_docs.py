@@ -1,19 +1,23 @@
 """docs/ says what the code does: its tables equal the code's; no stop reason, code, setting or metric is left out."""
 
+import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from openai.resources.chat.completions import Completions as Chat
+from openai.resources.completions import Completions
+from openai.resources.responses import Responses
 from pydantic import BaseModel
 
 from slhf.wire import RefineOptions, StopReason
 from slhf_server.admission import Admission
 from slhf_server.errors import RequestError
 from slhf_server.metrics import Metrics
-from slhf_server.parameters import rows
+from slhf_server.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter, rows
 from slhf_server.settings import Settings, load_settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -55,9 +59,27 @@ def left_out(names: Iterable[str], text: str) -> list[str]:
     return [name for name in names if f"`{name}`" not in text]
 
 
-def test_the_parameter_table_is_the_codes(api: str) -> None:
-    table = api.split("<!-- parameters:begin -->\n")[1].split("<!-- parameters:end -->")[0]
-    assert table.splitlines() == list(rows())
+@pytest.mark.parametrize(
+    ("name", "table"), [("parameters", CHAT), ("completions", COMPLETIONS), ("responses", RESPONSES)]
+)
+def test_the_parameter_tables_are_the_codes(api: str, name: str, table: dict[str, Parameter]) -> None:
+    shown = api.split(f"<!-- {name}:begin -->\n")[1].split(f"<!-- {name}:end -->")[0]
+    assert shown.splitlines() == list(rows(table))
+
+
+@pytest.mark.parametrize(
+    ("create", "table"),
+    [
+        (Chat.create, CHAT),
+        (Completions.create, COMPLETIONS),
+        (Responses.create, RESPONSES),
+    ],
+)
+def test_every_parameter_that_the_sdk_knows_has_a_row(
+    create: Callable[..., object], table: dict[str, Parameter]
+) -> None:
+    of_the_sdk_itself = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
+    assert set(inspect.signature(create).parameters) - of_the_sdk_itself - set(table) == set()
 
 
 def test_every_stop_reason_is_explained(api: str) -> None:

@@ -7,19 +7,17 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from slhf.wire import ErrorResponse, Refinement, RoundDelta, TokenLogprob
+from slhf.wire import TokenLogprob
+from slhf_server.api.chunks import Chunks
 from slhf_server.api.disconnect import unless_disconnected
-from slhf_server.api.failures import RESPONSES, body_of
+from slhf_server.api.failures import RESPONSES
 from slhf_server.api.headers import refinement_headers
 from slhf_server.api.outcomes import outcomes, together
-from slhf_server.api.sse import DONE, frame
 from slhf_server.api.streaming import stream
 from slhf_server.chain import Outcome
-from slhf_server.chat import ChatRequest
-from slhf_server.errors import RequestError
-from slhf_server.job import Job
+from slhf_server.chat import ChatRequest, GenerationRequest
+from slhf_server.job import Endpoint, Job
 from slhf_server.planner import Ask
-from slhf_server.refinement import Step
 from slhf_server.service import Service
 
 router = APIRouter()
@@ -28,10 +26,21 @@ router = APIRouter()
 @router.post("/v1/chat/completions", responses=RESPONSES)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     service: Service = request.app.state.service
+    jobs = planned(request, body, "chat")
+    if body.stream:
+        return await stream(service, jobs, ChatChunks(jobs[0], body))
+    ended = await unless_disconnected(request, outcomes(service.run(jobs)))
+    choices = [_choice(number, outcome, body) for number, outcome in ended.items()]
+    return answered(jobs[0], ended, choices, body, "chat.completion")
+
+
+def planned(request: Request, body: ChatRequest, endpoint: Endpoint) -> list[Job]:
+    """The jobs of a request that is a chat or can be read as one. Raises what refuses it."""
+    service: Service = request.app.state.service
     planner = service.planner()
     body.suits(planner.drafter(body.model, body.refine))
     ask = Ask(
-        endpoint="chat",
+        endpoint=endpoint,
         request_id=request.state.request_id,
         model=body.model,
         messages=body.messages,
@@ -42,107 +51,73 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     )
     jobs = planner.plan(ask)
     request.state.model = jobs[0].model
-    if body.stream:
-        return await stream(service, jobs, ChatChunks(jobs[0], body))
-    ended = await unless_disconnected(request, outcomes(service.run(jobs)))
-    answer = json.dumps(_completion(jobs[0], ended, body))
-    return Response(answer, media_type="application/json", headers=refinement_headers(together(ended)))
+    return jobs
 
 
-def _completion(job: Job, ended: Mapping[int, Outcome], body: ChatRequest) -> dict[str, Any]:
+def answered(
+    job: Job, ended: Mapping[int, Outcome], choices: list[dict[str, Any]], body: GenerationRequest, kind: str
+) -> Response:
+    """The whole answer. Of several choices, each has a report of its own beside the one for all."""
+    with_rounds = bool(body.refine.return_rounds)
     whole = together(ended)
-    return {
+    if len(ended) > 1:
+        reports = (outcome.report(with_rounds).model_dump() for outcome in ended.values())
+        choices = [choice | {"refinement": report} for choice, report in zip(choices, reports, strict=True)]
+    answer = {
         "id": job.id,
-        "object": "chat.completion",
+        "object": kind,
         "created": int(time.time()),
         "model": job.model,
-        "choices": [_choice(number, outcome, body, alone=len(ended) == 1) for number, outcome in ended.items()],
+        "choices": choices,
         "usage": whole.usage.model_dump(),
-        "refinement": whole.report(bool(body.refine.return_rounds)).model_dump(),
+        "refinement": whole.report(with_rounds).model_dump(),
     }
+    return Response(json.dumps(answer), media_type="application/json", headers=refinement_headers(whole))
 
 
-def _choice(number: int, outcome: Outcome, body: ChatRequest, *, alone: bool) -> dict[str, Any]:
-    """One choice; of several, each has a report of its own."""
+def _choice(number: int, outcome: Outcome, body: ChatRequest) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": outcome.text, "refusal": None}
     if outcome.tool_calls:
         message |= {"content": outcome.text or None, "tool_calls": outcome.tool_calls}
     if body.refine.show_rounds:
         earlier = outcome.refinement.rounds[: outcome.refinement.returned_round]
         message["reasoning_content"] = "\n\n".join(finished.text for finished in earlier)
-    choice = {
+    return {
         "index": number,
         "message": message,
         "finish_reason": outcome.finish_reason,
         "logprobs": _logprobs(outcome.logprobs) if body.logprobs else None,
     }
-    return choice if alone else choice | {"refinement": _report(outcome, body).model_dump()}
-
-
-def _report(outcome: Outcome, body: ChatRequest) -> Refinement:
-    return outcome.report(bool(body.refine.return_rounds))
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
     return {"content": [token.model_dump() for token in tokens], "refusal": None}
 
 
-class ChatChunks:
-    """OpenAI's chunks: for each choice role, content of the answering round, finish; then usage and [DONE].
+class ChatChunks(Chunks):
+    """For each choice role, content, finish; earlier rounds as `reasoning_content`, where they are shown."""
 
-    Implements `Renderer`.
-    """
+    object = "chat.completion.chunk"
 
-    def __init__(self, job: Job, body: ChatRequest) -> None:
-        self._job = job
-        self._body = body
-        self._usage = body.stream_options is not None and body.stream_options.include_usage
-        self._head = {
-            "id": job.id,
-            "object": "chat.completion.chunk",
-            "created": int(time.time()),
-            "model": job.model,
-        }
+    def __init__(self, job: Job, body: GenerationRequest) -> None:
+        super().__init__(job, body)
         self._opened: set[int] = set()
-        self._answered: set[int] = set()  # content of the answering round was sent
-        self._ended: dict[int, Outcome] = {}
 
-    def step(self, number: int, step: Step) -> list[bytes]:
-        opening = [] if number in self._opened else [self._chunk(number, {"role": "assistant", "content": ""})]
+    def opening(self, number: int) -> list[bytes]:
+        if number in self._opened:
+            return []
         self._opened.add(number)
-        if isinstance(step, RoundDelta):
-            return opening + self._delta(number, step)
-        return opening + (self._ending(number, step) if isinstance(step, Outcome) else [])
+        return [self._chunk(number, {"role": "assistant", "content": ""})]
 
-    def end(self) -> list[bytes]:
-        if not self._usage:
-            return [DONE]
-        whole = together(dict(sorted(self._ended.items())))
-        totals = {
-            "choices": [],
-            "usage": whole.usage.model_dump(),
-            "refinement": _report(whole, self._body).model_dump(),
-        }
-        return [frame(json.dumps(self._head | totals)), DONE]
+    def piece(self, number: int, text: str, logprobs: Sequence[TokenLogprob]) -> bytes:
+        return self._chunk(number, {"content": text}, logprobs=_logprobs(logprobs) if logprobs else None)
 
-    def error(self, exc: RequestError) -> bytes:
-        return frame(ErrorResponse(error=body_of(exc)).model_dump_json())
+    def aside(self, number: int, text: str) -> list[bytes]:
+        return [self._chunk(number, {"reasoning_content": text})]
 
-    def _delta(self, number: int, step: RoundDelta) -> list[bytes]:
-        if not self._job.answers_with(step.round):
-            return [self._chunk(number, {"reasoning_content": step.delta})]
-        self._answered.add(number)
-        return [self._chunk(number, {"content": step.delta}, logprobs=step.logprobs)]
-
-    def _ending(self, number: int, outcome: Outcome) -> list[bytes]:
-        """An answer that no round streamed (a draft, a round before the last, structured output) comes in one piece."""
-        self._ended[number] = outcome
-        parts = []
-        if outcome.text and number not in self._answered:
-            parts.append(self._chunk(number, {"content": outcome.text}, logprobs=outcome.logprobs))
-        if outcome.tool_calls:
-            calls = [{"index": index, **call} for index, call in enumerate(outcome.tool_calls)]
-            parts.append(self._chunk(number, {"tool_calls": calls}))
+    def ending(self, number: int, outcome: Outcome) -> list[bytes]:
+        calls = [{"index": index, **call} for index, call in enumerate(outcome.tool_calls or ())]
+        parts = [self._chunk(number, {"tool_calls": calls})] if calls else []
         return [*parts, self._chunk(number, {}, finish_reason=outcome.finish_reason)]
 
     def _chunk(
@@ -150,16 +125,7 @@ class ChatChunks:
         number: int,
         delta: dict[str, Any],
         *,
-        logprobs: Sequence[TokenLogprob] = (),
+        logprobs: dict[str, Any] | None = None,
         finish_reason: str | None = None,
     ) -> bytes:
-        choice = {
-            "index": number,
-            "delta": delta,
-            "finish_reason": finish_reason,
-            "logprobs": _logprobs(logprobs) if logprobs else None,
-        }
-        body: dict[str, Any] = self._head | {"choices": [choice]}
-        if self._usage:
-            body["usage"] = None
-        return frame(json.dumps(body))
+        return self.chunk({"index": number, "delta": delta, "finish_reason": finish_reason, "logprobs": logprobs})

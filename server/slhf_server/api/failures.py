@@ -17,7 +17,12 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 503, 504)
 }
 """For the OpenAPI document of the endpoints that generate."""
-_ENDPOINTS: dict[str, Endpoint] = {"/v1/refine": "refine", "/v1/chat/completions": "chat"}
+_ENDPOINTS: dict[str, Endpoint] = {
+    "/v1/refine": "refine",
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/responses": "responses",
+}
 _logger = logging.getLogger(__name__)
 
 

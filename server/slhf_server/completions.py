@@ -1,0 +1,41 @@
+"""OpenAI's legacy completion request, read as a chat of one user turn: the roles are played by chat models."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, StrictInt, StrictStr, model_validator
+
+from slhf.wire import Message
+from slhf_server.chat import ChatRequest, GenerationRequest
+from slhf_server.parameters import COMPLETIONS, decided
+
+_OPENAIS_DEFAULT = 16  # tokens
+
+
+class CompletionRequest(GenerationRequest):
+    """Body of `POST /v1/completions`."""
+
+    prompt: StrictStr | Annotated[list[StrictStr], Field(min_length=1, max_length=1)]
+    logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
+    """How many of the likeliest tokens beside the chosen one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _decide_every_parameter(cls, body: Any) -> Any:
+        return decided(body, COMPLETIONS)
+
+    @model_validator(mode="after")
+    def _earlier_rounds_cannot_be_shown(self) -> "CompletionRequest":
+        if self.refine.show_rounds:
+            raise ValueError("refine.show_rounds: a completion has no place for earlier rounds; use chat")
+        return self
+
+    def as_chat(self) -> ChatRequest:
+        prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+        shared = {name: getattr(self, name) for name in GenerationRequest.model_fields}
+        own = {
+            "messages": [Message(role="user", content=prompt)],
+            "max_tokens": self.max_tokens or _OPENAIS_DEFAULT,
+            "logprobs": self.logprobs is not None,
+            "top_logprobs": self.logprobs,
+        }
+        return ChatRequest.model_validate(shared | own)
