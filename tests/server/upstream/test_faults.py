@@ -73,15 +73,6 @@ def test_nobody_listening_is_unavailable(play: Play) -> None:
     play(scenario())
 
 
-def test_a_name_that_does_not_resolve_is_unavailable(play: Play) -> None:
-    async def scenario() -> None:
-        async with staged(says({}), base_url="http://nowhere.invalid/v1", max_retries=0) as stage:
-            with pytest.raises(UpstreamUnavailable):
-                await stage.ask()
-
-    play(scenario())
-
-
 @pytest.mark.parametrize("deltas", [True, False])
 def test_a_reset_before_the_answer_is_unavailable_after_retries(fails: Fails, deltas: bool) -> None:
     assert isinstance(fails(reset(), "connection", asked=2, deltas=deltas), UpstreamUnavailable)
