@@ -55,6 +55,11 @@ def test_one_module_imports_that_package() -> None:
     assert {path for path in found if not path.startswith("slhf_server/engine/")} == {"slhf_server/loading.py"}
 
 
+def test_one_module_imports_the_openai_sdk_and_the_service_imports_that_late() -> None:
+    assert importers("openai", SERVER) == {"slhf_server/upstream.py"}
+    assert importers("slhf_server.upstream", SERVER) == {"slhf_server/service.py"}
+
+
 def test_torch_is_imported_by_the_conversion_and_the_engine_alone() -> None:
     found = importers("torch", SERVER)
     assert {path for path in found if not path.startswith("slhf_server/engine/")} == {"slhf_server/builtin.py"}

@@ -15,6 +15,8 @@ from slhf_server.errors import SettingsError
 from slhf_server.service import Service
 from slhf_server.settings import Settings, load_settings
 
+_TELLTALES = ("openai", "httpx2", "httpcore2")
+"""Their loggers would show addresses (info) and prompts (debug)."""
 _logger = logging.getLogger("slhf_server")
 
 
@@ -39,6 +41,8 @@ def main() -> None:
     try:
         settings = load_settings(sys.argv[1:])
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        for name in _TELLTALES:
+            logging.getLogger(name).setLevel(logging.WARNING)
         listener = bind(settings)
         asyncio.run(serve(settings, listener))
     except SettingsError as exc:

@@ -3,6 +3,7 @@
 RequestError                      status, type, code, param: becomes OpenAI's error object (api/failures.py)
 ├── BadRequest               400  invalid_request_error
 │   └── ContextLengthExceeded   400  context_length_exceeded
+│       └── UpstreamContextExceeded      the same, said by an upstream, which keeps the lengths to itself
 ├── ModelNotFound            404  model_not_found
 ├── BodyTooLarge             413  request_too_large
 ├── QueueFull                429  rate_limit_exceeded (Retry-After)
@@ -55,6 +56,12 @@ class ContextLengthExceeded(BadRequest):
             f"{prompt_tokens} tokens, which leaves no room for an answer. Shorten the messages or the draft.",
             param="messages",
         )
+
+
+class UpstreamContextExceeded(ContextLengthExceeded):
+    def __init__(self) -> None:
+        message = "The conversation is longer than the context of the upstream's model. Shorten the messages."
+        BadRequest.__init__(self, message, param="messages")
 
 
 class ModelNotFound(RequestError):

@@ -87,6 +87,19 @@ class Metrics:
         self.edit_ratio = histogram("slhf_draft_edit_ratio", "Share of words changed, draft to answer.", _SHARE)
         self.length_ratio = histogram("slhf_draft_length_ratio", "Words of answer / words of draft.", _LENGTH_RATIO)
         self.draft_source = counter("slhf_draft_source", "Who wrote the draft.", ("source",))
+        self.upstream_latency = Histogram(
+            "slhf_upstream_request_latency_seconds",
+            "One answer of an upstream, seconds.",
+            ("upstream",),
+            buckets=_LATENCY,
+            registry=registry,
+        )
+        self.upstream_errors = Counter(
+            "slhf_upstream_errors", "Attempts that failed.", ("upstream", "error_type"), registry=registry
+        )
+        self.upstream_breaker = Gauge(
+            "slhf_upstream_breaker_open", "1 while an upstream is left alone.", ("upstream",), registry=registry
+        )
         self._build = Gauge("slhf_build_info", "Versions.", ("version",), registry=registry)
         self._model = Gauge("slhf_model_info", "Loaded weights.", ("role", "revision"), registry=registry)
 

@@ -3,20 +3,24 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from slhf.wire import RoundCompleted, RoundDelta
 from slhf_server.admission import Admission
 from slhf_server.chain import Outcome
 from slhf_server.choices import played
-from slhf_server.errors import EngineUnavailable
+from slhf_server.errors import EngineUnavailable, UpstreamUnavailable
 from slhf_server.job import Job
 from slhf_server.metrics import Metrics
-from slhf_server.model import ChatModel, Engine
+from slhf_server.model import Engine
 from slhf_server.planner import Planner
 from slhf_server.refinement import Step, refine
 from slhf_server.settings import Settings
+
+if TYPE_CHECKING:
+    from slhf_server.upstream import Upstream
 
 OpenEngine = Callable[[Settings], Awaitable[Engine]]
 
@@ -31,19 +35,21 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.admission = Admission(settings.limits.running, settings.limits.waiting)
+        self.upstreams = _upstreams(settings, self.metrics)
         self.engine: Engine | None = None
-        self.upstreams: Mapping[str, ChatModel] = {}
         self._open_engine = open_engine
         self._jobs: set[Job] = set()
         self._draining_from: float | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._probes: list[asyncio.Task[None]] = []
         self.failure: Exception | None = None
         """Why the engine could not be loaded."""
         self.on_failure: Callable[[], None] = lambda: None
 
     def start(self) -> None:
-        """Begin to load the engine."""
+        """Begin to load the engine, and to ask the upstreams whether they are there."""
         self._loading = asyncio.create_task(self._load())
+        self._probes = [asyncio.create_task(upstream.await_answer()) for upstream in self.upstreams.values()]
 
     async def loading(self) -> None:
         """Wait until the engine is loaded, or has failed to."""
@@ -55,6 +61,12 @@ class Service:
 
         A load that is under way is waited for: the processes it starts must not be left behind.
         """
+        for probe in self._probes:
+            probe.cancel()
+        if self._probes:
+            await asyncio.wait(self._probes)
+        for upstream in self.upstreams.values():
+            await upstream.close()
         await self.loading()
         if self.engine is not None:
             self.engine.shutdown()  # blocks the loop, which has nothing left to do
@@ -73,6 +85,13 @@ class Service:
             raise EngineUnavailable("the engine could not be loaded" if self.failure else "the engine is still loading")
         self.engine.check()
         return Planner(self.settings, self.engine, self.upstreams)
+
+    def ready(self) -> None:
+        """Raises what `planner` does, and UpstreamUnavailable until each upstream has answered once."""
+        self.planner()
+        for name, upstream in self.upstreams.items():
+            if not upstream.answered:
+                raise UpstreamUnavailable(f"the upstream {name!r} has not answered yet")
 
     async def run(self, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Step], None]:
         """The steps of a request's chains, each with its chain's number; queued, counted and timed.
@@ -128,3 +147,11 @@ class Service:
             ", ".join(names),
             engine.max_model_len,
         )
+
+
+def _upstreams(settings: Settings, metrics: Metrics) -> "dict[str, Upstream]":
+    if not settings.upstreams:
+        return {}
+    from slhf_server.upstream import Upstream  # imports the openai SDK: a second or two
+
+    return {name: Upstream(name, upstream, metrics) for name, upstream in settings.upstreams.items()}

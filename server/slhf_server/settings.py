@@ -4,20 +4,39 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import platformdirs
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
+from yaml.parser import ParserError
+from yaml.scanner import ScannerError
 
 from slhf_server.errors import SettingsError
 
 BUILTIN = "builtin:smollm2-135m"
 _NOT_OURS = {"SLHF_VENV", "SLHF_EXTRA", "SLHF_BASE_URL", "SLHF_API_KEY", "SLHF_MODEL"}
 """Environment variables of the scripts and of the client, which the server meets too."""
+
+
+_NO_UPSTREAM = ("follower-engine", "none")
+"""Leaders that are no upstream."""
+_SECRET = re.compile("token|key|password|secret", re.IGNORECASE)
 
 
 class _Section(BaseModel):
@@ -46,11 +65,76 @@ class ServerLimits(RefineLimits):
     """Refinements queued behind them; one more is answered 429."""
 
 
+def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
+    """Nothing that is secret or that the SDK's paths cannot be appended to."""
+    if url.username or url.password or url.query or url.fragment:
+        raise ValueError("must have no user, password, query or fragment; the key is api_key")
+    return url
+
+
+class UpstreamSettings(_Section):
+    """An OpenAI-compatible endpoint that may be a Leader."""
+
+    base_url: Annotated[AnyHttpUrl, AfterValidator(_plain_url)]
+    """With the version, as OpenAI's clients want it: `https://api.openai.com/v1`."""
+    model: str = Field(min_length=1)
+    """The model's name over there."""
+    api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+    """A file that holds the key; read once, at start."""
+    timeout_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    """Without a byte from the upstream."""
+    max_retries: int = Field(default=2, ge=0, le=10)
+    """Further attempts after one that failed before its answer began."""
+    max_concurrent: int = Field(default=64, gt=0)
+    """Requests to it at once; the others wait until their deadline."""
+    breaker_failures: int = Field(default=5, gt=0)
+    """Failed attempts in a row after which it is left alone."""
+    breaker_cooldown_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    """For so long; then one attempt is made."""
+    max_tokens_parameter: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+    """What it calls the limit of completion tokens."""
+    max_output_tokens: int = Field(default=4096, gt=0)
+    """The most tokens its model can write. A budget (`max_total_tokens`) of as many or more is not sent."""
+    _key: SecretStr | None = PrivateAttr(None)
+
+    def key(self) -> SecretStr | None:
+        """The key, from wherever it came."""
+        return self._key
+
+    @model_validator(mode="after")
+    def _read_key(self) -> "UpstreamSettings":
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("api_key and api_key_file are both set: give one")
+        self._key = self.api_key
+        if self.api_key_file is not None:
+            try:
+                self._key = SecretStr(self.api_key_file.read_text(encoding="ascii").strip())
+            except (OSError, UnicodeDecodeError) as exc:
+                problem = exc.strerror if isinstance(exc, OSError) else "not ASCII"
+                raise ValueError(f"api_key_file {str(self.api_key_file)!r}: {problem}") from exc
+        if self._key is not None and not re.fullmatch(r"[!-~]+", self._key.get_secret_value()):
+            raise ValueError(f"{self._key_source()} is empty, or no key: it has spaces or letters beyond ASCII")
+        return self
+
+    def _key_source(self) -> str:
+        return "api_key" if self.api_key_file is None else f"api_key_file {str(self.api_key_file)!r}"
+
+
+def _upstream_name(name: str) -> str:
+    """A label of metrics, and a part of variables, which are read in lower case."""
+    if name in _NO_UPSTREAM:
+        raise ValueError(f"{name!r} means another Leader: call the upstream something else")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise ValueError("an upstream's name has lower-case letters, digits, '.', '_' and '-'")
+    return name
+
+
 class ServedModel(_Section):
     """A virtual model: who drafts, who refines, how often."""
 
-    leader: Literal["follower-engine", "none"] = "follower-engine"
-    """`follower-engine`: the bundle's Leader; `none`: every request must bring a draft."""
+    leader: str = "follower-engine"
+    """`follower-engine`: the bundle's Leader; `none`: every request must bring a draft; else an upstream's name."""
     follower: Literal["engine"] = "engine"
     rounds: int = Field(default=1, ge=0)
     """Where the request does not say."""
@@ -58,6 +142,10 @@ class ServedModel(_Section):
     """Where a conversation holds images: refine by its text parts, or return the draft as it is."""
     limits: RefineLimits = RefineLimits()
     """The values set here replace the server's."""
+
+
+_SHOWN_OF_UPSTREAMS = UpstreamSettings.model_fields.keys() - {"api_key", "base_url"}
+"""Settings whose values an error may show."""
 
 
 class Settings(BaseSettings):
@@ -82,6 +170,9 @@ class Settings(BaseSettings):
     models: dict[str, ServedModel] = Field(
         default={}, description="served models by name; none: one named as the bundle"
     )
+    upstreams: dict[Annotated[str, AfterValidator(_upstream_name)], UpstreamSettings] = Field(
+        default={}, description="OpenAI-compatible endpoints by name, which models may name as their leader"
+    )
     limits: ServerLimits = Field(default=ServerLimits(), description="limits of every request")
     speculation: Literal["auto", "on", "off"] = Field(
         default="auto", description="draft as speculation (n-gram); auto: where tests prove it exact"
@@ -95,12 +186,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="of the server's log")
 
     def redacted(self) -> dict[str, Any]:
-        """For the log: engine arguments that sound like a secret are hidden."""
+        """For the log: keys, and engine arguments that sound like a secret, are hidden."""
         shown = self.model_dump(mode="json")
-        for name in shown["engine"]:
-            if re.search("token|key|password|secret", name, re.IGNORECASE) and isinstance(shown["engine"][name], str):
-                shown["engine"][name] = "***"
-        return shown
+        return shown | {"engine": _without_secrets(shown["engine"])}
 
     def served(self, bundle_name: str) -> dict[str, ServedModel]:
         """The served models, the default one first."""
@@ -130,6 +218,14 @@ class Settings(BaseSettings):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _leaders_exist(self) -> "Settings":
+        leaders = (*_NO_UPSTREAM, *self.upstreams)
+        for name, model in self.models.items():
+            if model.leader not in leaders:
+                raise SettingsError(f"models.{name}.leader: {model.leader!r} is none of {', '.join(leaders)}")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -154,6 +250,10 @@ class _ConfigFile(PydanticBaseSettingsSource):
             return {}
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except yaml.MarkedYAMLError as exc:  # its own text quotes the line, which may hold a key
+            problem = exc.problem if isinstance(exc, ScannerError | ParserError) else "bad alias, tag or key"
+            where = "" if exc.problem_mark is None else f", line {exc.problem_mark.line + 1}"
+            raise SettingsError(f"config {path}: {problem}{where}") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
             raise SettingsError(f"config {path}: {exc}") from exc
         if content is not None and not isinstance(content, dict):
@@ -169,10 +269,35 @@ def load_settings(argv: Sequence[str]) -> Settings:
     try:
         return Settings(_cli_parse_args=list(argv))
     except ValidationError as exc:
-        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in exc.errors())
-        raise SettingsError("; ".join(problems)) from exc
+        raise SettingsError("; ".join(map(_problem, exc.errors()))) from None  # which has the values
     except SourceError as exc:
         raise SettingsError(f"{exc}: {exc.__cause__}") from exc
+
+
+def _problem(error: ErrorDetails) -> str:
+    """Key, problem and value, but no value that may be a secret."""
+    where = [str(part) for part in error["loc"]]
+    named = f"{'.'.join(where)}: {error['msg']}"
+    return f"{named} (got {_without_secrets(error['input'])!r})" if _may_be_shown(where, error["input"]) else named
+
+
+def _may_be_shown(where: list[str], value: Any) -> bool:
+    """Of an upstream only what is known and no secret: a mistyped key has a secret for its value."""
+    if where[:1] == ["upstreams"]:
+        return where[-1] in _SHOWN_OF_UPSTREAMS and not isinstance(value, dict | list)
+    return not any(_SECRET.search(part) for part in where[-1:])
+
+
+def _without_secrets(value: Any) -> Any:
+    """The same, with strings under names that sound like a secret hidden."""
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: "***" if _SECRET.search(str(name)) and isinstance(item, str) else _without_secrets(item)
+        for name, item in value.items()
+    }
 
 
 def _is_known(variable: str) -> bool:
@@ -180,4 +305,4 @@ def _is_known(variable: str) -> bool:
     name, *nested = variable.removeprefix("SLHF_").split("__")
     if name.lower() not in Settings.model_fields:
         return variable in _NOT_OURS
-    return not nested or name.lower() in ("models", "limits", "engine")
+    return not nested or name.lower() in ("models", "upstreams", "limits", "engine")

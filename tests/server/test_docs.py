@@ -18,7 +18,7 @@ from slhf_server.admission import Admission
 from slhf_server.errors import RequestError
 from slhf_server.metrics import Metrics
 from slhf_server.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter, rows
-from slhf_server.settings import Settings, load_settings
+from slhf_server.settings import ServedModel, Settings, UpstreamSettings, load_settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -106,11 +106,20 @@ def test_every_setting_stands_in_the_table_with_its_default(configuration: str) 
     assert [row for row in setting_rows(Settings) if not any(line.startswith(row) for line in lines)] == []
 
 
-def test_the_example_configuration_is_read(configuration: str, tmp_path: Path) -> None:
-    example = re.search(r"```yaml\n(.*?)```", configuration, re.DOTALL)
-    assert example is not None
+def test_every_key_of_a_model_and_of_an_upstream_is_explained(configuration: str) -> None:
+    assert left_out([*ServedModel.model_fields, *UpstreamSettings.model_fields], configuration) == []
+
+
+def test_the_example_configurations_are_read(
+    configuration: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLHF_UPSTREAMS__OPENAI__API_KEY", "sk-1")
     file = tmp_path / "slhf.yaml"
-    file.write_text(example[1], encoding="utf-8")
+    upstream, whole = re.findall(r"```yaml\n(.*?)```", configuration, re.DOTALL)
+    file.write_text(upstream, encoding="utf-8")
+    assert load_settings(["--config", str(file)]).upstreams["openai"].key() is not None
+    monkeypatch.undo()
+    file.write_text(whole, encoding="utf-8")
     settings = load_settings(["--config", str(file)])
     assert len(settings.models) == 2
     assert settings.engine

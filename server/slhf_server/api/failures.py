@@ -14,7 +14,7 @@ from slhf_server.errors import BadRequest, BodyTooLarge, InternalError, RequestE
 from slhf_server.job import Endpoint
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 503, 504)
+    status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 502, 503, 504)
 }
 """For the OpenAPI document of the endpoints that generate."""
 _ENDPOINTS: dict[str, Endpoint] = {

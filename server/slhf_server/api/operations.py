@@ -31,9 +31,9 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready", responses={503: {"model": ErrorResponse}})
 async def ready(request: Request) -> dict[str, str]:
-    """200 once the Follower is loaded and for as long as the engine lives."""
+    """200 once the Follower is loaded and each upstream has answered, and for as long as the engine lives."""
     service: Service = request.app.state.service
-    service.planner()
+    service.ready()
     return {"status": "ready"}
 
 

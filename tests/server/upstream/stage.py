@@ -1,0 +1,60 @@
+"""One upstream in front of one faulty server, with a clock and a sleep that the test holds."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from slhf_server.metrics import Metrics
+from slhf_server.model import Chunk, Sampling, Turn
+from slhf_server.settings import UpstreamSettings
+from slhf_server.upstream import Upstream
+from tests.server.upstream.faulty import Faulty, Reply, serving
+
+KEY = "sk-SECRET-KEY"
+ASK = (Turn("system", "Be brief."), Turn("user", "Hi"))
+PLAIN = Sampling()
+
+
+@dataclass
+class Stage:
+    server: Faulty
+    metrics: Metrics = field(default_factory=Metrics)
+    slept: list[float] = field(default_factory=list)
+    now: float = 1000.0
+    luck: float = 1.0
+    upstream: Upstream = field(init=False)
+
+    def build(self, **settings: Any) -> Upstream:
+        given: dict[str, Any] = {"base_url": self.server.url, "model": "big", "api_key": KEY} | settings
+        self.upstream = Upstream(
+            "cloud",
+            UpstreamSettings(**given),
+            self.metrics,
+            sleep=self._sleep,
+            random=lambda: self.luck,
+            clock=lambda: self.now,
+        )
+        return self.upstream
+
+    async def ask(self, turns: Sequence[Turn] = ASK, sampling: Sampling = PLAIN, *, deltas: bool = True) -> list[Chunk]:
+        """The whole completion."""
+        async with aclosing(self.upstream.stream(turns, sampling, request_id="r", deltas=deltas)) as chunks:
+            return [chunk async for chunk in chunks]
+
+    def count(self, metric: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(metric, {"upstream": "cloud"} | labels) or 0.0
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+@asynccontextmanager
+async def staged(*replies: Reply, **settings: Any) -> AsyncGenerator[Stage, None]:
+    async with serving(*replies) as server:
+        stage = Stage(server)
+        stage.build(**settings)
+        try:
+            yield stage
+        finally:
+            await stage.upstream.close()
