@@ -1,6 +1,6 @@
 """Refined chat with LangChain: only `base_url` differs, and `extra_body` tunes the refinement.
 
-Usage: pip install langchain-openai && python langchain_chat.py [QUESTION]      (SLHF_BASE_URL, SLHF_API_KEY, SLHF_MODEL)
+Usage: pip install langchain-openai && python langchain_chat.py [QUESTION]   (SLHF_BASE_URL, SLHF_API_KEY, SLHF_MODEL)
 """
 
 import os

@@ -40,12 +40,13 @@ def answers_with_usage() -> None:
 
 
 def streams_with_usage() -> None:
-    options = {"include_usage": True}
-    chunks = list(
-        client.chat.completions.create(model=MODEL, messages=user(), stream=True, stream_options=options)  # type: ignore[call-overload]
+    stream = client.chat.completions.create(
+        model=MODEL, messages=user(), stream=True, stream_options={"include_usage": True}
     )
+    chunks = list(stream)
     same_text(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert chunks[-1].usage.completion_tokens == COMPLETION_TOKENS
+    usage = chunks[-1].usage
+    assert usage and usage.completion_tokens == COMPLETION_TOKENS
 
 
 def streams_through_the_helper() -> None:
@@ -138,9 +139,7 @@ def completes() -> None:
 
 
 def streams_a_completion() -> None:
-    same_text(
-        chunk.choices[0].text for chunk in client.completions.create(model=MODEL, prompt=QUESTION, stream=True)
-    )
+    same_text(chunk.choices[0].text for chunk in client.completions.create(model=MODEL, prompt=QUESTION, stream=True))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def main(**parts: list[Check]) -> None:
             outcome = check()
             if inspect.iscoroutine(outcome):
                 asyncio.run(outcome)
-        except Exception:  # noqa: BLE001: whatever a library raises, the next check still runs
+        except Exception:  # noqa: BLE001 - whatever a library raises, the next check still runs
             failed += 1
             sys.stdout.write(f"{check.__name__}\n{traceback.format_exc()}\n")
     sys.stdout.write(f"{len(parts[sys.argv[1]]) - failed} passed, {failed} failed\n")
