@@ -1,4 +1,7 @@
-"""Every file in clients/examples runs against the fake, on a real port."""
+"""The files in clients/examples run against the fake, on a real port.
+
+Those that need LangChain or npm run in scripts/clients, where these are installed; here they only have to parse.
+"""
 
 import json
 import os
@@ -23,7 +26,7 @@ def run(url: str, *command: object) -> str:
 
 
 def test_every_example_has_its_test() -> None:
-    tested = {"openai_chat.py", "node.mjs", "refine.sh", "batch.sh"}
+    tested = {"openai_chat.py", "langchain_chat.py", "node.mjs", "refine.sh", "batch.sh"}
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == tested
 
 
@@ -44,6 +47,11 @@ def test_the_batch_example_refines_its_lines(fake: FakeServer, url: str, tmp_pat
     assert "3 refined" in run(url, "sh", EXAMPLES / "batch.sh", tmp_path)
     assert "0 refined, 0 refused, 0 failed, 3 were there" in run(url, "sh", EXAMPLES / "batch.sh", tmp_path)
     assert len(fake.requests) == 3
+
+
+def test_the_langchain_example_is_a_program() -> None:
+    example = EXAMPLES / "langchain_chat.py"
+    compile(example.read_text(), example, "exec")
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")

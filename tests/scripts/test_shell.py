@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["scripts/serve", "scripts/test", "scripts/check", "scripts/pin", "scripts/environment", ".ci/run"]
+COMMANDS = [
+    "scripts/serve",
+    "scripts/test",
+    "scripts/check",
+    "scripts/clients",
+    "scripts/pin",
+    "scripts/environment",
+    ".ci/run",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

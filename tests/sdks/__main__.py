@@ -1,0 +1,103 @@
+"""Runs every client of clients.py against the server: a line OK, FAILED or SKIPPED each. See scripts/clients."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from tests.sdks import environments
+from tests.sdks.clients import CLIENTS, NODE, SERVED, Client
+from tests.sdks.server import serving
+
+TIMEOUT_S = 120
+
+
+@cache
+def environment_of(requirements: Path) -> tuple[Path | None, str]:
+    """The folder, or None and why it could not be made."""
+    try:
+        return environments.ensure(requirements), ""
+    except subprocess.CalledProcessError as error:
+        return None, f"{requirements.name} could not be installed:\n{error.stdout}"
+
+
+def environ(url: str) -> dict[str, str]:
+    """The user's, less what would lead a client or its Python elsewhere."""
+    led_astray = ("OPENAI_", "PYTHONPATH", "PYTHONHOME", "SLHF_", "NODE_OPTIONS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(led_astray)}
+    return {**kept, "SLHF_BASE_URL": url, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+
+
+def command(client: Client, place: Path, scratch: Path) -> list[str]:
+    if client.environment == NODE:
+        return ["node", str(scratch / client.file.name)]
+    python = str(place / "bin" / "python")
+    return [python, "-m", f"tests.sdks.{client.file.stem}"] if client.parts else [python, str(client.file)]
+
+
+def lay_out_for_node(client: Client, place: Path, scratch: Path) -> None:
+    """Node looks for packages beside the file that imports them."""
+    if not (scratch / "node_modules").exists():
+        (scratch / "node_modules").symlink_to(place / "node_modules")
+    for file in (client.file, NODE.parent / "checks.mjs"):
+        shutil.copy(file, scratch)
+
+
+def failure(client: Client, part: str, url: str, scratch: Path) -> str | None:
+    """What a failed run printed; None of one that went well."""
+    place, why_not = environment_of(client.environment)
+    if place is None:
+        return why_not
+    if client.environment == NODE:
+        lay_out_for_node(client, place, scratch)
+    words = [*command(client, place, scratch), *([part] if part else [])]
+    try:
+        done = subprocess.run(
+            words,
+            cwd=environments.ROOT,
+            env=environ(url),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        return f"{error}\n{error.stdout!r}"
+    return done.stdout if done.returncode else None
+
+
+def reason_to_skip(client: Client, part: str) -> str | None:
+    if part and part not in SERVED:
+        return "the server does not answer it yet"
+    if client.environment == NODE and not (shutil.which("node") and shutil.which("npm")):
+        return "node and npm are not installed"
+    return None
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    failed = 0
+    with tempfile.TemporaryDirectory() as scratch, serving() as url:
+        for client in CLIENTS:
+            for part in client.parts or ("",):
+                name = f"{client.name}: {part}" if part else client.name
+                if reason := reason_to_skip(client, part):
+                    say(f"SKIPPED {name} ({reason})")
+                elif (output := failure(client, part, url, Path(scratch))) is not None:
+                    failed += 1
+                    say(f"{output}\nFAILED  {name}")
+                else:
+                    say(f"OK      {name}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+// Vercel's AI SDK: `ai` with the provider for any OpenAI-compatible server.
+
+import assert from "node:assert/strict";
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import { APICallError, generateText, streamText } from "ai";
+import {
+  ANSWER, BREAK, COMPLETION_TOKENS, MODEL, QUESTION, REFINE, REFINED, UNKNOWN, apiKey, baseURL, collect, main, sameText,
+} from "./checks.mjs";
+
+const slhf = createOpenAICompatible({ name: "slhf", baseURL, apiKey, includeUsage: true });
+const request = { model: slhf(MODEL), prompt: QUESTION, maxRetries: 0 };
+const same = (piece) => piece;
+
+async function answersWithUsage() {
+  const { text, usage } = await generateText(request);
+  assert.equal(text, ANSWER);
+  assert.equal(usage.outputTokens, COMPLETION_TOKENS);
+  assert.equal(usage.totalTokens, usage.inputTokens + COMPLETION_TOKENS);
+}
+
+async function streamsWithUsage() {
+  const result = streamText(request);
+  sameText(await collect(result.textStream, same));
+  assert.equal((await result.usage).outputTokens, COMPLETION_TOKENS);
+}
+
+async function refinesADraft() {
+  const { text } = await generateText({ ...request, providerOptions: { slhf: { refine: REFINE } } });
+  assert.equal(text, REFINED);
+}
+
+async function namesAnUnknownModel() {
+  await assert.rejects(generateText({ ...request, model: slhf(UNKNOWN) }), (error) => {
+    assert.ok(APICallError.isInstance(error));
+    return error.statusCode === 404 && error.message.includes(UNKNOWN);
+  });
+}
+
+// An AI SDK stream does not throw: an error is one of its parts.
+async function showsAnErrorInsideAStream() {
+  const result = streamText({ ...request, prompt: BREAK, onError: () => {} });
+  const parts = await collect(result.fullStream, same);
+  assert.ok(parts.some((part) => part.type === "text-delta" && part.text === "half"));
+  assert.equal(parts.find((part) => part.type === "error").error.message, "the engine failed");
+}
+
+async function completes() {
+  assert.equal((await generateText({ ...request, model: slhf.completionModel(MODEL) })).text, ANSWER);
+}
+
+await main({
+  chat: [answersWithUsage, streamsWithUsage, refinesADraft, namesAnUnknownModel, showsAnErrorInsideAStream],
+  completions: [completes],
+});
