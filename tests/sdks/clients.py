@@ -10,7 +10,7 @@ NEWEST = HERE / "requirements-newest.txt"
 OPENAI_2 = HERE / "requirements-openai-2.txt"
 NODE = HERE / "package.json"
 
-SERVED = {"chat"}  # "responses" and "completions" are switched on here, once the server answers them
+SERVED = {"chat", "responses", "completions"}  # the endpoints that the checks are run against
 
 
 @dataclass(frozen=True)
