@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp
 
+from slhf_server.api.protocol import Protocol
 from slhf_server.app import create_app
 from slhf_server.builtin import builtin_bundle
 from slhf_server.fake import FakeEngine
@@ -24,7 +25,7 @@ def running(app: ASGIApp) -> Iterator[str]:
     """The application behind uvicorn on a free port of 127.0.0.1; yields its base URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2))
+    server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_config=None, timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -3,8 +3,11 @@
 RequestError                      status, type, code, param: becomes OpenAI's error object (api/failures.py)
 ├── BadRequest               400  invalid_request_error
 │   └── ContextLengthExceeded   400  context_length_exceeded
+├── InvalidAPIKey            401  invalid_api_key (WWW-Authenticate)
 ├── ModelNotFound            404  model_not_found
 ├── BodyTooLarge             413  request_too_large
+├── HeadersTooLarge          431  request_header_fields_too_large
+├── RateLimited              429  rate_limit_exceeded (Retry-After): an API key's own limit
 ├── QueueFull                429  rate_limit_exceeded (Retry-After)
 ├── InternalError            500  internal_error: a bug; the log has it under the request's id
 ├── EngineFailed             500  engine_error: this completion failed, the engine lives
@@ -18,6 +21,7 @@ RequestError                      status, type, code, param: becomes OpenAI's er
 SettingsError                     a bad setting: the server refuses to start
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from slhf.wire import StopReason
@@ -33,6 +37,8 @@ class RequestError(Exception):
     """What `refinement.stop_reason` says when a finished text is returned in spite of this."""
     retry_after: int | None = None
     """Seconds, for the Retry-After header."""
+    headers: ClassVar[Mapping[str, str]] = {}
+    """Further headers of the answer."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -57,6 +63,13 @@ class ContextLengthExceeded(BadRequest):
         )
 
 
+class InvalidAPIKey(RequestError):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+    headers = {"WWW-Authenticate": "Bearer"}
+
+
 class ModelNotFound(RequestError):
     status = 404
     type = "invalid_request_error"
@@ -67,6 +80,22 @@ class BodyTooLarge(RequestError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class HeadersTooLarge(RequestError):
+    status = 431
+    type = "invalid_request_error"
+    code = "request_header_fields_too_large"
+
+
+class RateLimited(RequestError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class QueueFull(RequestError):

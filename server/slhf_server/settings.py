@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import platformdirs
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
@@ -42,6 +43,10 @@ class ServerLimits(RefineLimits):
     """Refinements at work at once."""
     waiting: int = Field(default=1024, ge=0)
     """Refinements queued behind them; one more is answered 429."""
+    key_requests_per_minute: int | None = Field(default=None, gt=0)
+    """Of each API key that has no value of its own; None: unlimited."""
+    key_concurrency: int | None = Field(default=None, gt=0)
+    """Requests of one API key at once; as above."""
 
 
 class ServedModel(_Section):
@@ -88,10 +93,16 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("slhf")), description="the converted built-in model"
     )
+    api_keys: SecretStr | None = Field(default=None, description="clients' keys, name=key,name2=key2; never by flag")
+    api_keys_file: Path | None = Field(default=None, description="YAML file with the hashes of clients' keys")
+    cors_origins: list[str] = Field(default=[], description='origins whose pages may call the server; "*": all')
+    write_timeout_s: float = Field(default=60.0, gt=0, description="for a client that does not read, seconds")
+    log_format: Literal["json", "text"] = Field(default="json", description="of the server's log")
+    log_content: bool = Field(default=False, description="log prompts and answers too")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="of the server's log")
 
     def redacted(self) -> dict[str, Any]:
-        """For the log: engine arguments that sound like a secret are hidden."""
+        """For the log: keys (pydantic does that), and engine arguments that sound like a secret, are hidden."""
         shown = self.model_dump(mode="json")
         for name in shown["engine"]:
             if re.search("token|key|password|secret", name, re.IGNORECASE) and isinstance(shown["engine"][name], str):
@@ -105,6 +116,15 @@ class Settings(BaseSettings):
     def limits_of(self, model: ServedModel) -> RefineLimits:
         """The server's limits with the model's own in their place."""
         return self.limits.model_copy(update=model.limits.model_dump(exclude_unset=True))
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact(cls, origins: list[str]) -> list[str]:
+        """As a browser sends them, so that a mistyped one does not silently match nothing."""
+        for origin in origins:
+            if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z]+", origin):
+                raise ValueError(f"{origin!r} is no origin: scheme://host or scheme://host:port in lower case, or *")
+        return origins
 
     @field_validator("engine")
     @classmethod
@@ -165,10 +185,14 @@ def load_settings(argv: Sequence[str]) -> Settings:
     try:
         return Settings(_cli_parse_args=list(argv))
     except ValidationError as exc:
-        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in exc.errors())
-        raise SettingsError("; ".join(problems)) from exc
+        raise SettingsError("; ".join(_problem(error) for error in exc.errors())) from exc
     except SourceError as exc:
         raise SettingsError(f"{exc}: {exc.__cause__}") from exc
+
+
+def _problem(error: ErrorDetails) -> str:
+    got = "" if error["loc"][:1] == ("api_keys",) else f" (got {error['input']!r})"
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}{got}"
 
 
 def _is_known(variable: str) -> bool:

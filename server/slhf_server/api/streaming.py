@@ -28,7 +28,7 @@ class Renderer(Protocol):
 async def stream(service: Service, job: Job, renderer: Renderer) -> EventStream:
     """The answer to a streamed request. Raises what refuses it at once, before any byte is sent."""
     paced = await _settle(service.run(job))
-    return EventStream(_frames(service, job, paced, renderer))
+    return EventStream(_frames(service, job, paced, renderer), service.settings.write_timeout_s)
 
 
 async def _settle(steps: AsyncGenerator[Step, None]) -> Paced[Step]:
