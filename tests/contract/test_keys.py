@@ -45,4 +45,4 @@ def test_a_keys_place_is_held_until_its_stream_has_ended(serve: Serve) -> None:
             assert yours.models.list()
             for _ in running:
                 pass
-        assert mine.models.list()
+        assert mine.with_options(max_retries=2).models.list()  # the stream's end may be read before its place is free
