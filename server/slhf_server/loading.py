@@ -42,6 +42,7 @@ def _load(settings: Settings) -> "VLLMEngine":
         os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).with_name("vllm_logging.json")))
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())  # vLLM does so too, but late
     from slhf_server.engine import VLLMEngine  # imports vLLM: seconds
 
     times.append(time.perf_counter())

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from slhf_server.cli import reload_keys
 from slhf_server.errors import InvalidAPIKey, RateLimited, SettingsError
@@ -145,7 +146,7 @@ def test_a_name_or_a_key_that_is_there_twice_is_refused(tmp_path: Path, second: 
     with pytest.raises(SettingsError, match="more than once"):
         ring(write(tmp_path / "keys", {"name": "a", "sha256": digest("key")}, second))
     with pytest.raises(SettingsError, match="more than once"):
-        Keyring(Settings(api_keys="a=key", api_keys_file=write(tmp_path / "keys", second)))  # type: ignore[arg-type]
+        Keyring(Settings(api_keys=SecretStr("a=key"), api_keys_file=write(tmp_path / "keys", second)))
 
 
 def test_a_limit_is_the_keys_own_else_the_servers_and_null_lifts_it(tmp_path: Path) -> None:

@@ -49,9 +49,10 @@ def bad_request(errors: list[Any]) -> BadRequest:
 
 def answer(request: Request, exc: RequestError) -> JSONResponse:
     """The error as JSON, for handlers and for middleware; errors of the endpoints that generate are counted."""
-    if request.url.path in _ENDPOINTS:
+    path = request.scope["path"]  # request.url would be made of the Host header too, and fail on a bad one
+    if path in _ENDPOINTS:
         model = getattr(request.state, "model", "")  # set once the request is planned
-        request.app.state.service.metrics.request_failed(model, _ENDPOINTS[request.url.path], exc)
+        request.app.state.service.metrics.request_failed(model, _ENDPOINTS[path], exc)
     headers = dict(exc.headers) if exc.retry_after is None else {"Retry-After": str(exc.retry_after)}
     return _response(exc.status, body_of(exc), headers)
 
@@ -75,7 +76,8 @@ async def _http_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
     if exc.status_code == BodyTooLarge.status:
         return answer(request, BodyTooLarge(exc.detail))
-    body = ErrorBody(message=f"{exc.detail}: {request.method} {request.url.path}", type="invalid_request_error")
+    message = f"{exc.detail}: {request.method} {request.scope['path']}"
+    body = ErrorBody(message=message, type="invalid_request_error")
     return _response(exc.status_code, body, dict(exc.headers or {}))
 
 

@@ -89,3 +89,12 @@ def test_what_is_no_http_is_refused_with_an_error_object(serve: Serve) -> None:
     url = serve()
     for noise in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"hello there\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"):
         assert exchange(url, noise).error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("host", ["[", "evil.example/v1", "a:b:c", "\\", "x@y", ""])
+def test_a_host_that_is_none_changes_no_refusal(serve: Serve, host: str) -> None:
+    """Starlette would parse it into the request's URL."""
+    url = serve(api_keys="me=right")
+    head = f"POST /v1/refine HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: 2\r\n"
+    assert exchange(url, f"{head}\r\n{{}}".encode()).status == 401
+    assert exchange(url, f"{head}Authorization: Bearer right\r\n\r\n{{}}".encode()).status == 400
