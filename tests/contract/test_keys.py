@@ -33,7 +33,7 @@ def test_a_keys_rate_is_a_rate_limit_error(serve: Serve) -> None:
 
 
 def test_a_keys_place_is_held_until_its_stream_has_ended(serve: Serve) -> None:
-    url = serve(FakeEngine(token_seconds=0.3), api_keys="me=right,you=left", limits={"key_concurrency": 1})
+    url = serve(FakeEngine(token_seconds=0.5), api_keys="me=right,you=left", limits={"key_concurrency": 1})
     with client(url, "right") as mine, client(url, "left") as yours:
         with mine.chat.completions.create(
             model="fake", messages=[{"role": "user", "content": "x"}], stream=True

@@ -9,12 +9,16 @@ from typing import Any
 
 import httpx2
 import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
 from slhf_server import loading
+from slhf_server.api.middleware import AccessLog, RequestId
 from slhf_server.fake import FakeEngine
 from slhf_server.logs import JSONFormatter
 from tests.conftest import Serve
-from tests.server.conftest import Run, eventually
+from tests.server.conftest import Play, Run, eventually
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -161,6 +165,24 @@ def test_a_stream_that_was_read_to_its_end_is_200(serve: Serve, caplog: pytest.L
     answer = httpx2.post(f"{serve()}/v1/refine", json={"prompt": "x", "stream": True})
     (line,) = access(caplog)
     assert (line["status"], line["stream"], line["bytes"]) == (200, True, len(answer.content))
+
+
+@pytest.mark.parametrize("log_content", [False, True])
+def test_what_a_handler_adds_stands_in_the_line_and_texts_only_where_they_are_wanted(
+    play: Play, caplog: pytest.LogCaptureFixture, log_content: bool
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        Request(scope).state.log |= {"rounds": 2, "queue_ms": 1.5, "content": {"prompt": "hush"}}
+        await PlainTextResponse("done")(scope, receive, send)
+
+    async def scenario() -> None:
+        transport = httpx2.ASGITransport(RequestId(AccessLog(app, log_content)))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://x") as http:
+            await http.get("/v1/models")
+
+    play(scenario())
+    (line,) = access(caplog)
+    assert (line["rounds"], line["queue_ms"], "content" in line) == (2, 1.5, log_content)
 
 
 def test_probes_are_not_logged(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:

@@ -49,7 +49,7 @@ def bad_request(errors: list[Any]) -> BadRequest:
 
 def answer(request: Request, exc: RequestError) -> JSONResponse:
     """The error as JSON, for handlers and for middleware; errors of the endpoints that generate are counted."""
-    path = request.scope["path"]  # request.url would be made of the Host header too, and fail on a bad one
+    path = request.scope["path"]  # not request.url, which is made of the Host header too
     if path in _ENDPOINTS:
         model = getattr(request.state, "model", "")  # set once the request is planned
         request.app.state.service.metrics.request_failed(model, _ENDPOINTS[path], exc)

@@ -6,6 +6,7 @@ import pytest
 from slhf_server.fake import FakeEngine
 from tests.conftest import Serve
 from tests.server.api.raw import exchange
+from tests.server.conftest import eventually
 
 KEYS = {"api_keys": "me=right,you=left"}
 MINE = {"Authorization": "Bearer right"}
@@ -81,11 +82,11 @@ def test_one_keys_rate_is_not_anothers(serve: Serve) -> None:
 
 
 def test_a_client_that_goes_gives_its_place_back(serve: Serve) -> None:
-    url = serve(FakeEngine(token_seconds=0.05), **KEYS, limits={"key_concurrency": 1})
+    endless = FakeEngine(lambda turns: "word " * 4000, token_seconds=0.05)
+    url = serve(endless, **KEYS, limits={"key_concurrency": 1})
     with httpx2.Client(base_url=url, headers=MINE) as http:
         body = {"prompt": "x", "stream": True, "rounds": 8}
         with http.stream("POST", "/v1/refine", json=body) as stream:
             next(stream.iter_lines())
             assert http.get("/v1/models").status_code == 429
-        statuses = (http.get("/v1/models").status_code for _ in range(200))
-        assert 200 in statuses
+        assert eventually(lambda: http.get("/v1/models").status_code == 200)
