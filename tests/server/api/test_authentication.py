@@ -87,6 +87,7 @@ def test_a_client_that_goes_gives_its_place_back(serve: Serve) -> None:
     with httpx2.Client(base_url=url, headers=MINE) as http:
         body = {"prompt": "x", "stream": True, "rounds": 8}
         with http.stream("POST", "/v1/refine", json=body) as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # dropping the iterator would close the stream
+            next(lines)
             assert http.get("/v1/models").status_code == 429
         assert eventually(lambda: http.get("/v1/models").status_code == 200)
