@@ -1,7 +1,6 @@
 """Fixtures that several folders use: a fake-engine application, in process and on a real socket."""
 
 import contextlib
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,10 +8,12 @@ from pathlib import Path
 import httpx2
 import pytest
 import uvicorn
-from starlette.types import ASGIApp
+from fastapi import FastAPI
 
+from slhf_server.api.protocol import Protocol
 from slhf_server.app import create_app
 from slhf_server.builtin import builtin_bundle
+from slhf_server.cli import bind
 from slhf_server.fake import FakeEngine
 from slhf_server.settings import Settings
 
@@ -20,11 +21,11 @@ Serve = Callable[..., str]
 
 
 @contextlib.contextmanager
-def running(app: ASGIApp) -> Iterator[str]:
+def running(app: FastAPI) -> Iterator[str]:
     """The application behind uvicorn on a free port of 127.0.0.1; yields its base URL."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2))
+    settings: Settings = app.state.service.settings
+    listener = bind(settings.model_copy(update={"port": 0}))
+    server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_config=None, timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

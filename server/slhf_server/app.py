@@ -6,16 +6,34 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from slhf_server.api import chat, completions, failures, operations, refine, responses
-from slhf_server.api.middleware import BodyLimit, RequestId
+from slhf_server.api.authentication import Authentication
+from slhf_server.api.middleware import AccessLog, BodyLimit, HeaderLimit, RequestId
+from slhf_server.keys import Keyring
 from slhf_server.loading import open_vllm
 from slhf_server.service import OpenEngine, Service
 from slhf_server.settings import Settings
 
+_EXPOSED = (
+    "X-Request-Id",
+    "Retry-After",
+    "X-SLHF-Applied",
+    "X-SLHF-Rounds",
+    "X-SLHF-Stop-Reason",
+    "X-SLHF-Duration-Ms",
+    "X-SLHF-Overhead-Ms",
+)
+"""Headers of an answer that a page of another origin may read."""
+
 
 def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastAPI:
-    """The server as an ASGI application. The engine is opened in the background: `/ready` tells when it is there."""
+    """The server as an ASGI application. The engine is opened in the background: `/ready` tells when it is there.
+
+    Raises SettingsError for API keys that cannot be read.
+    """
+    keyring = Keyring(settings)
     service = Service(settings, open_engine)
 
     @asynccontextmanager
@@ -31,11 +49,29 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
         strict_content_type=False,  # a JSON body without the header is read as JSON, as OpenAI and vLLM do
     )
     app.state.service = service
+    app.state.keyring = keyring
     app.state.started = int(time.time())
     service.metrics.build(version("slhf-server"))
-    app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
-    app.add_middleware(RequestId)
+    _wrap(app, settings, keyring)
     failures.install(app)
     for part in (refine, chat, completions, responses, operations):
         app.include_router(part.router)
     return app
+
+
+def _wrap(app: FastAPI, settings: Settings, keyring: Keyring) -> None:
+    """All middleware, from the inside out; a request meets it in the opposite order."""
+    app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
+    if keyring:
+        app.add_middleware(Authentication, keyring=keyring)
+    app.add_middleware(HeaderLimit)
+    if settings.cors_origins:  # outside of the refusals above: a page must be able to read them, and preflights no key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
+    app.add_middleware(AccessLog, log_content=settings.log_content)
+    app.add_middleware(RequestId)  # whose id stands in every answer and every line of the log

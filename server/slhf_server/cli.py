@@ -4,15 +4,20 @@ import asyncio
 import json
 import logging
 import math
+import signal
 import socket
 import sys
 from types import FrameType
 
 import uvicorn
 
+from slhf_server import logs
+from slhf_server.api.protocol import Protocol
 from slhf_server.app import create_app
 from slhf_server.errors import SettingsError
-from slhf_server.service import Service
+from slhf_server.keys import Keyring
+from slhf_server.loading import open_vllm
+from slhf_server.service import OpenEngine, Service
 from slhf_server.settings import Settings, load_settings
 
 _TELLTALES = ("openai", "httpx2", "httpcore2")
@@ -40,7 +45,7 @@ class Server(uvicorn.Server):
 def main() -> None:
     try:
         settings = load_settings(sys.argv[1:])
-        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logs.configure(settings.log_level, settings.log_format)
         for name in _TELLTALES:
             logging.getLogger(name).setLevel(logging.WARNING)
         listener = bind(settings)
@@ -56,6 +61,8 @@ def bind(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: else a closed connection stays until its client has read the rest
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(settings.write_timeout_s * 1e3))
     try:
         listener.bind((settings.host, settings.port))
     except OSError as exc:
@@ -64,12 +71,15 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-async def serve(settings: Settings, listener: socket.socket) -> None:
-    """Until a signal ends it, or the engine cannot be loaded: then raises why."""
-    app = create_app(settings)
+async def serve(settings: Settings, listener: socket.socket, open_engine: OpenEngine = open_vllm) -> None:
+    """Until a signal ends it, or the engine cannot be loaded: then raises why. SIGHUP reads the keys file again."""
+    app = create_app(settings, open_engine)
     service: Service = app.state.service
+    if settings.api_keys_file is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_keys, app.state.keyring)
     config = uvicorn.Config(
         app,
+        http=Protocol,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=math.ceil(settings.grace_period_s),
@@ -80,3 +90,13 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
     await server.serve(sockets=[listener])
     if service.failure is not None:
         raise service.failure
+
+
+def reload_keys(keyring: Keyring) -> None:
+    """Take the keys file as it is now; one that cannot be read changes nothing."""
+    try:
+        keyring.reload()
+    except SettingsError as exc:
+        _logger.error("the API keys were not reloaded, the old ones stay: %s", exc)
+    else:
+        _logger.info("%d API keys reloaded", len(keyring))

@@ -4,8 +4,11 @@ RequestError                      status, type, code, param: becomes OpenAI's er
 ├── BadRequest               400  invalid_request_error
 │   └── ContextLengthExceeded   400  context_length_exceeded
 │       └── UpstreamContextExceeded      the same, said by an upstream, which keeps the lengths to itself
+├── InvalidAPIKey            401  invalid_api_key (WWW-Authenticate)
 ├── ModelNotFound            404  model_not_found
 ├── BodyTooLarge             413  request_too_large
+├── HeadersTooLarge          431  request_header_fields_too_large
+├── RateLimited              429  rate_limit_exceeded (Retry-After): an API key's own limit
 ├── QueueFull                429  rate_limit_exceeded (Retry-After)
 ├── InternalError            500  internal_error: a bug; the log has it under the request's id
 ├── EngineFailed             500  engine_error: this completion failed, the engine lives
@@ -19,6 +22,7 @@ RequestError                      status, type, code, param: becomes OpenAI's er
 SettingsError                     a bad setting: the server refuses to start
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from slhf.wire import StopReason
@@ -34,6 +38,8 @@ class RequestError(Exception):
     """What `refinement.stop_reason` says when a finished text is returned in spite of this."""
     retry_after: int | None = None
     """Seconds, for the Retry-After header."""
+    headers: ClassVar[Mapping[str, str]] = {}
+    """Further headers of the answer."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -64,6 +70,13 @@ class UpstreamContextExceeded(ContextLengthExceeded):
         BadRequest.__init__(self, message, param="messages")
 
 
+class InvalidAPIKey(RequestError):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+    headers = {"WWW-Authenticate": "Bearer"}
+
+
 class ModelNotFound(RequestError):
     status = 404
     type = "invalid_request_error"
@@ -74,6 +87,22 @@ class BodyTooLarge(RequestError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class HeadersTooLarge(RequestError):
+    status = 431
+    type = "invalid_request_error"
+    code = "request_header_fields_too_large"
+
+
+class RateLimited(RequestError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class QueueFull(RequestError):

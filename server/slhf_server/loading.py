@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slhf_server.bundles import open_bundle
@@ -37,8 +38,11 @@ def _load(settings: Settings) -> "VLLMEngine":
     times = [time.perf_counter()]
     bundle = open_bundle(settings)
     times.append(time.perf_counter())
+    if settings.log_format == "json" and not {"VLLM_LOGGING_LEVEL", "VLLM_CONFIGURE_LOGGING"} & os.environ.keys():
+        os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).with_name("vllm_logging.json")))
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())  # vLLM does so too, but late
     from slhf_server.engine import VLLMEngine  # imports vLLM: seconds
 
     times.append(time.perf_counter())

@@ -36,7 +36,7 @@ _NOT_OURS = {"SLHF_VENV", "SLHF_EXTRA", "SLHF_BASE_URL", "SLHF_API_KEY", "SLHF_M
 
 _NO_UPSTREAM = ("follower-engine", "none")
 """Leaders that are no upstream."""
-_SECRET = re.compile("token|key|password|secret", re.IGNORECASE)
+_SECRET = re.compile("(?:token|keys?|password|secret)$", re.IGNORECASE)
 
 
 class _Section(BaseModel):
@@ -63,6 +63,10 @@ class ServerLimits(RefineLimits):
     """Refinements at work at once."""
     waiting: int = Field(default=1024, ge=0)
     """Refinements queued behind them; one more is answered 429."""
+    key_requests_per_minute: int | None = Field(default=None, gt=0)
+    """Of each API key that has no value of its own; None: unlimited."""
+    key_concurrency: int | None = Field(default=None, gt=0)
+    """Requests of one API key at once; as above."""
 
 
 def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
@@ -183,6 +187,12 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("slhf")), description="the converted built-in model"
     )
+    api_keys: SecretStr | None = Field(default=None, description="clients' keys, name=key,name2=key2; never by flag")
+    api_keys_file: Path | None = Field(default=None, description="YAML file with the hashes of clients' keys")
+    cors_origins: list[str] = Field(default=[], description='origins whose pages may call the server; "*": all')
+    write_timeout_s: float = Field(default=60.0, gt=0, description="for a client that does not read, seconds")
+    log_format: Literal["json", "text"] = Field(default="json", description="of the server's log")
+    log_content: bool = Field(default=False, description="log prompts and answers too")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="of the server's log")
 
     def redacted(self) -> dict[str, Any]:
@@ -197,6 +207,15 @@ class Settings(BaseSettings):
     def limits_of(self, model: ServedModel) -> RefineLimits:
         """The server's limits with the model's own in their place."""
         return self.limits.model_copy(update=model.limits.model_dump(exclude_unset=True))
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact(cls, origins: list[str]) -> list[str]:
+        """As a browser sends them, so that a mistyped one does not silently match nothing."""
+        for origin in origins:
+            if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z]+", origin):
+                raise ValueError(f"{origin!r} is no origin: scheme://host or scheme://host:port in lower case, or *")
+        return origins
 
     @field_validator("engine")
     @classmethod

@@ -62,7 +62,7 @@ def wait_until_ready(server: LiveServer) -> None:
     while time.monotonic() < give_up:
         if server.process.poll() is not None:
             raise AssertionError(f"the server ended:\n{server.log.read_text()}")
-        if found := re.search(r"listening on (http://\S+)", server.log.read_text()):
+        if found := re.search(r"listening on (http://[^\s\"]+)", server.log.read_text()):
             server.url = found[1]
             with contextlib.suppress(httpx2.TransportError):
                 if httpx2.get(f"{server.url}/ready").status_code == 200:

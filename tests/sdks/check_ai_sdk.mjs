@@ -44,8 +44,10 @@ async function showsAnErrorInsideAStream() {
   assert.equal(parts.find((part) => part.type === "error").error.message, "the engine failed");
 }
 
+// For a completion the AI SDK writes the chat as a text with a heading for each role, so that is what is drafted.
 async function completes() {
-  assert.equal((await generateText({ ...request, model: slhf.completionModel(MODEL) })).text, ANSWER);
+  const { text } = await generateText({ ...request, model: slhf.completionModel(MODEL) });
+  assert.equal(text, `better draft of: user:\n${request.prompt}\n\nassistant:\n`);
 }
 
 await main({

@@ -4,6 +4,8 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -54,3 +56,11 @@ def play() -> Play:
             await scenario
 
     return lambda scenario: asyncio.run(bounded(scenario))
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 20) -> bool:
+    """Whether it holds before the time is over."""
+    give_up = time.monotonic() + seconds
+    while not (held := holds()) and time.monotonic() < give_up:
+        threading.Event().wait(0.02)
+    return held

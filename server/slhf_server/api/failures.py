@@ -14,7 +14,7 @@ from slhf_server.errors import BadRequest, BodyTooLarge, InternalError, RequestE
 from slhf_server.job import Endpoint
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse} for status in (400, 404, 413, 429, 500, 502, 503, 504)
+    status: {"model": ErrorResponse} for status in (400, 401, 404, 413, 429, 431, 500, 502, 503, 504)
 }
 """For the OpenAPI document of the endpoints that generate."""
 _ENDPOINTS: dict[str, Endpoint] = {
@@ -52,12 +52,13 @@ def bad_request(errors: list[Any]) -> BadRequest:
     return BadRequest(f"{param}: {message}" if loc and param else message, param=param)
 
 
-def _answer(request: Request, exc: RequestError) -> JSONResponse:
-    """The error as JSON; errors of the endpoints that generate are counted."""
-    if request.url.path in _ENDPOINTS:
+def answer(request: Request, exc: RequestError) -> JSONResponse:
+    """The error as JSON, for handlers and for middleware; errors of the endpoints that generate are counted."""
+    path = request.scope["path"]  # not request.url, which is made of the Host header too
+    if path in _ENDPOINTS:
         model = getattr(request.state, "model", "")  # set once the request is planned
-        request.app.state.service.metrics.request_failed(model, _ENDPOINTS[request.url.path], exc)
-    headers = {} if exc.retry_after is None else {"Retry-After": str(exc.retry_after)}
+        request.app.state.service.metrics.request_failed(model, _ENDPOINTS[path], exc)
+    headers = dict(exc.headers) if exc.retry_after is None else {"Retry-After": str(exc.retry_after)}
     return _response(exc.status, body_of(exc), headers)
 
 
@@ -67,20 +68,21 @@ def _response(status: int, body: ErrorBody, headers: dict[str, str] | None = Non
 
 async def _request_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, RequestError)
-    return _answer(request, exc)
+    return answer(request, exc)
 
 
 async def _validation_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, RequestValidationError)
-    return _answer(request, bad_request(list(exc.errors())))
+    return answer(request, bad_request(list(exc.errors())))
 
 
 async def _http_error(request: Request, exc: Exception) -> JSONResponse:
     """Starlette's own: no such route, wrong method, body over the limit."""
     assert isinstance(exc, HTTPException)
     if exc.status_code == BodyTooLarge.status:
-        return _answer(request, BodyTooLarge(exc.detail))
-    body = ErrorBody(message=f"{exc.detail}: {request.method} {request.url.path}", type="invalid_request_error")
+        return answer(request, BodyTooLarge(exc.detail))
+    message = f"{exc.detail}: {request.method} {request.scope['path']}"
+    body = ErrorBody(message=message, type="invalid_request_error")
     return _response(exc.status_code, body, dict(exc.headers or {}))
 
 
@@ -92,6 +94,6 @@ async def _bug(request: Request, exc: Exception) -> JSONResponse:
     """Starlette logs the traceback and re-raises after this answer; the client learns only the request's id."""
     request_id = request.scope["state"]["request_id"]
     _logger.error("request %s failed unexpectedly", request_id)
-    response = _answer(request, InternalError(f"internal error; request id {request_id}"))
+    response = answer(request, InternalError(f"internal error; request id {request_id}"))
     response.headers["X-Request-Id"] = request_id  # this answer is given outside of the middleware that sets it
     return response

@@ -1,17 +1,19 @@
 """Server-sent events (WHATWG HTML, section 9.2): framing, pings while nothing happens, and a clean end."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Generic, TypeVar
 
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 T = TypeVar("T")
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 _HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+_logger = logging.getLogger(__name__)
 
 
 def frame(data: str, event: str | None = None) -> bytes:
@@ -20,19 +22,39 @@ def frame(data: str, event: str | None = None) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """Streams frames and, whatever happens, closes their generator before it returns: that aborts the work."""
+    """Streams frames and, whatever happens, closes their generator before it returns: that aborts the work.
+
+    A client that takes nothing for `write_timeout_s` seconds is given up.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, frames: AsyncGenerator[bytes, None], write_timeout_s: float) -> None:
         super().__init__(frames, headers=_HEADERS)
         self._frames = frames
+        self._write_timeout_s = write_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except _NotRead:
+            _logger.warning("a client read nothing of its stream for %g s and was given up", self._write_timeout_s)
         finally:
             await self._frames.aclose()
+
+    async def stream_response(self, send: Send) -> None:
+        async def bounded(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self._write_timeout_s):
+                    await send(message)
+            except TimeoutError as exc:
+                raise _NotRead from exc
+
+        await super().stream_response(bounded)
+
+
+class _NotRead(Exception):
+    """The client does not read."""
 
 
 class Paced(Generic[T]):

@@ -32,7 +32,7 @@ class Renderer(Protocol):
 async def stream(service: Service, jobs: Sequence[Job], renderer: Renderer) -> EventStream:
     """The answer to a streamed request. Raises what refuses it at once, before any byte is sent."""
     paced = await _settle(service.run(jobs))
-    return EventStream(_frames(service, jobs[0], paced, renderer))
+    return EventStream(_frames(service, jobs[0], paced, renderer), service.settings.write_timeout_s)
 
 
 async def _settle(steps: Steps) -> Paced[tuple[int, Step]]:

@@ -44,6 +44,10 @@ class Source:
                 yield frame(item)
 
 
+def event_stream(source: Source, write_timeout_s: float = 60) -> EventStream:
+    return EventStream(source.frames(), write_timeout_s)
+
+
 def test_a_frame_is_data_and_an_optional_event_ended_by_an_empty_line() -> None:
     assert frame('{"a": "\u00e9"}') == 'data: {"a": "\u00e9"}\n\n'.encode()
     assert frame("{}", "round.started") == b"event: round.started\ndata: {}\n\n"
@@ -168,7 +172,7 @@ def test_the_stream_is_closed_when_the_client_goes_while_sending_blocks(play: Pl
                 blocked.set()
                 await asyncio.Event().wait()
 
-        await EventStream(source.frames())({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+        await event_stream(source)({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
         assert source.closed
 
     play(scenario())
@@ -189,7 +193,7 @@ def test_the_stream_is_closed_when_sending_fails(play: Play) -> None:
                 raise OSError("gone")
 
         with pytest.raises(ClientDisconnect):
-            await EventStream(source.frames())({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+            await event_stream(source)({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
         assert source.closed
 
     play(scenario())
@@ -208,12 +212,55 @@ def test_the_stream_is_closed_when_its_task_is_cancelled(play: Play) -> None:
             if message["type"] == "http.response.body":
                 sent.set()
 
-        response = EventStream(source.frames())
+        response = event_stream(source)
         sending = asyncio.create_task(response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send))
         await sent.wait()
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
         assert source.closed
+
+    play(scenario())
+
+
+def test_a_client_that_reads_nothing_is_given_up_after_the_timeout(play: Play) -> None:
+    async def scenario() -> None:
+        source = Source()
+        source.give("a")
+
+        async def receive() -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                await asyncio.Event().wait()
+
+        for spec_version in ("2.3", "2.4"):
+            response = event_stream(source, write_timeout_s=0.01)
+            await response({"type": "http", "asgi": {"spec_version": spec_version}}, receive, send)
+            assert source.closed
+            source.closed = False
+            source.give("a")
+
+    play(scenario())
+
+
+def test_silence_of_the_source_is_no_fault_of_the_client(play: Play) -> None:
+    async def scenario() -> None:
+        source, sent = Source(), asyncio.Event()
+
+        async def receive() -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                asyncio.get_running_loop().call_later(0.05, source.give, "late", None)
+            if message.get("body"):
+                sent.set()
+
+        await event_stream(source, write_timeout_s=0.01)({"type": "http"}, receive, send)
+        assert sent.is_set()
 
     play(scenario())

@@ -1,0 +1,34 @@
+"""API keys at the door: who asks, and whether that key has a place left; before the body is read."""
+
+from contextlib import ExitStack
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from slhf_server.api.failures import answer
+from slhf_server.errors import RequestError
+from slhf_server.keys import Keyring
+
+
+class Authentication:
+    """Lets `/v1/*` through with a key of the ring; the place is held until the response has been sent.
+
+    The other routes need none: probes and scrapers of a cluster call them without secrets, as they do with vLLM.
+    """
+
+    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
+        self._app = app
+        self._keyring = keyring
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+            return await self._app(scope, receive, send)
+        with ExitStack() as held:
+            try:
+                key = self._keyring.key_of(Headers(scope=scope).get("authorization", "").encode("latin-1"))
+                scope["state"]["log"]["key"] = key.entry.name
+                held.enter_context(key.place())
+            except RequestError as exc:
+                return await answer(Request(scope), exc)(scope, receive, send)
+            await self._app(scope, receive, send)
