@@ -11,7 +11,7 @@ from types import FrameType
 import uvicorn
 
 from slhf_server.app import create_app
-from slhf_server.errors import SettingsError
+from slhf_server.errors import EngineUnavailable, SettingsError
 from slhf_server.service import Service
 from slhf_server.settings import Settings, load_settings
 
@@ -27,6 +27,7 @@ class Server(uvicorn.Server):
         service.on_failure = self._give_up  # a supervisor must see a server without engine end
 
     def _give_up(self) -> None:
+        self._service.drain(self._service.settings.grace_period_s)  # what waits for an upstream must not hold it up
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -41,7 +42,7 @@ def main() -> None:
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         listener = bind(settings)
         asyncio.run(serve(settings, listener))
-    except SettingsError as exc:
+    except (SettingsError, EngineUnavailable) as exc:
         sys.exit(f"slhf-server: {exc}")
     except KeyboardInterrupt:
         pass  # uvicorn has ended in good order and only then raises the signal again
@@ -61,7 +62,7 @@ def bind(settings: Settings) -> socket.socket:
 
 
 async def serve(settings: Settings, listener: socket.socket) -> None:
-    """Until a signal ends it, or the engine cannot be loaded: then raises why."""
+    """Until a signal ends it, or the engine cannot be loaded or dies: then raises why."""
     app = create_app(settings)
     service: Service = app.state.service
     config = uvicorn.Config(

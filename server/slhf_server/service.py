@@ -19,6 +19,7 @@ from slhf_server.settings import Settings
 
 OpenEngine = Callable[[Settings], Awaitable[Engine]]
 
+_LIFE_SIGN_S = 0.5
 _ANSWERING_S = 1.0  # of the grace period: time to send what the shortened deadlines produce
 _logger = logging.getLogger(__name__)
 
@@ -35,8 +36,9 @@ class Service:
         self._jobs: set[Job] = set()
         self._draining_from: float | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self.failure: Exception | None = None
-        """Why the engine could not be loaded."""
+        """Why the engine could not be loaded, or that it has died."""
         self.on_failure: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -54,6 +56,8 @@ class Service:
         A load that is under way is waited for: the processes it starts must not be left behind.
         """
         await self.loading()
+        if self._watching is not None:
+            self._watching.cancel()
         if self.engine is not None:
             self.engine.shutdown()  # blocks the loop, which has nothing left to do
 
@@ -109,9 +113,20 @@ class Service:
         self.metrics.watch(self.admission, names)
         self.metrics.loaded(engine.manifest.revision or "unknown")
         self.engine = engine
+        self._watching = asyncio.create_task(self._watch(engine))
         _logger.info(
             "ready after %.1f s: %s; context %d tokens",
             time.perf_counter() - started,
             ", ".join(names),
             engine.max_model_len,
         )
+
+    async def _watch(self, engine: Engine) -> None:
+        """Notice the engine's death, whether or not anybody asks: this process is of no use without it."""
+        while self._draining_from is None:
+            try:
+                engine.check()
+            except EngineUnavailable as exc:
+                self.failure = exc
+                return self.on_failure()
+            await asyncio.sleep(_LIFE_SIGN_S)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vllm import SamplingParams
-from vllm.exceptions import VLLMValidationError
+from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -43,6 +43,8 @@ def engine_params(sampling: Sampling, defaults: Mapping[str, Any], room: int, ki
             options["logit_bias"] = _biases(sampling.logit_bias)
         if sampling.structure is not None:
             options["structured_outputs"] = _grammar(sampling.structure)
+            if sampling.ignore_eos:  # vLLM would write on, without the grammar, behind the JSON's end
+                raise VLLMValidationError("ignore_eos does not go with response_format", parameter="ignore_eos")
         return EngineParams(**options, output_kind=kind)
     except (ValueError, TypeError, VLLMValidationError) as exc:
         raise refusal(exc) from exc
@@ -51,7 +53,7 @@ def engine_params(sampling: Sampling, defaults: Mapping[str, Any], room: int, ki
 def refusal(exc: Exception, param: str | None = None) -> BadRequest:
     """vLLM's verdict on a value, without the echo of the value that it appends."""
     named = exc.parameter if isinstance(exc, VLLMValidationError) else None
-    message = str(exc.args[0]) if exc.args else "vLLM refuses these parameters"
+    message = str(exc.args[0]) if isinstance(exc, VLLMClientError) and exc.args else str(exc)
     return BadRequest(f"{param}: {message}" if param and not named else message, param=named or param)
 
 
@@ -63,7 +65,10 @@ def _grammar(structure: Structure) -> StructuredOutputsParams:
 
 def _biases(logit_bias: Mapping[str, float]) -> dict[int, float]:
     """By token id. More than 100 either way says nothing more, and could overflow: OpenAI's range."""
-    biases = {int(token): float(bias) for token, bias in logit_bias.items()}
+    try:
+        biases = {int(token): float(bias) for token, bias in logit_bias.items()}
+    except ValueError as exc:
+        raise VLLMValidationError(f"logit_bias must map token ids to numbers: {exc}", parameter="logit_bias") from exc
     if not all(-100 <= bias <= 100 for bias in biases.values()):
         raise VLLMValidationError("logit_bias must be between -100 and 100", parameter="logit_bias")
     return biases

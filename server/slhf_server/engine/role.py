@@ -56,7 +56,7 @@ class VLLMRole:
         except VLLMClientError as exc:  # what is wrong with a grammar names no parameter
             raise refusal(exc, None if sampling.structure is None else "response_format") from exc
         except EngineGenerateError as exc:
-            if isinstance(exc.__cause__, ValueError):
+            if isinstance(exc.__cause__, ValueError | TypeError):  # text that no tokenizer takes
                 raise refusal(exc.__cause__) from exc
             raise EngineFailed("the engine failed on this request") from exc
         except EngineDeadError as exc:
