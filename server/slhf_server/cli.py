@@ -14,7 +14,7 @@ import uvicorn
 from slhf_server import logs
 from slhf_server.api.protocol import Protocol
 from slhf_server.app import create_app
-from slhf_server.errors import SettingsError
+from slhf_server.errors import EngineUnavailable, SettingsError
 from slhf_server.keys import Keyring
 from slhf_server.loading import open_vllm
 from slhf_server.service import OpenEngine, Service
@@ -34,6 +34,7 @@ class Server(uvicorn.Server):
         service.on_failure = self._give_up  # a supervisor must see a server without engine end
 
     def _give_up(self) -> None:
+        self._service.drain(self._service.settings.grace_period_s)  # what waits for an upstream must not hold it up
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -50,7 +51,7 @@ def main() -> None:
             logging.getLogger(name).setLevel(logging.WARNING)
         listener = bind(settings)
         asyncio.run(serve(settings, listener))
-    except SettingsError as exc:
+    except (SettingsError, EngineUnavailable) as exc:
         sys.exit(f"slhf-server: {exc}")
     except KeyboardInterrupt:
         pass  # uvicorn has ended in good order and only then raises the signal again
@@ -72,7 +73,10 @@ def bind(settings: Settings) -> socket.socket:
 
 
 async def serve(settings: Settings, listener: socket.socket, open_engine: OpenEngine = open_vllm) -> None:
-    """Until a signal ends it, or the engine cannot be loaded: then raises why. SIGHUP reads the keys file again."""
+    """Until a signal ends it, or the engine cannot be loaded or dies: then raises why.
+
+    SIGHUP reads the keys file again.
+    """
     app = create_app(settings, open_engine)
     service: Service = app.state.service
     if settings.api_keys_file is not None:

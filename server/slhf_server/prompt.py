@@ -10,6 +10,7 @@ A turn that carries token ids is spliced in as it is: what the engine generated 
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,14 @@ from slhf_server.errors import BadRequest, SettingsError
 from slhf_server.model import Turn
 
 _MARKER = "\ue000{}\ue001"  # private-use characters: no template holds them, and no content is searched for them
+
+THINK, THOUGHT = "<think>", "</think>"  # what opens and closes a reasoning model's thoughts
+_OPENING_IDS = 8  # enough ids to hold the opening tag, spelled out, and a line break
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(0x100 + i): byte for i, byte in enumerate(sorted({*range(0x100)} - {*_PRINTABLE}))
+}
+"""How byte-level tokenizers spell bytes: GPT-2's table."""
 
 
 class PromptEncoder:
@@ -34,6 +43,7 @@ class PromptEncoder:
         self._special_ids = frozenset(self._special.values())
         longest_first = sorted(self._special, key=len, reverse=True)
         self._boundary = re.compile("(" + "|".join([*map(re.escape, longest_first), r"\ue000\d+\ue001"]) + ")")
+        self._bytes: dict[int, bytes] = {}
         padded = f" {_MARKER.format(0)} "
         self._template_trims = padded not in self._render([{"role": "user", "content": padded}])
 
@@ -59,6 +69,43 @@ class PromptEncoder:
         if self._special_ids.intersection(token_ids) or self._tokenizer.decode(token_ids) != text:
             return None
         return tuple(token_ids)
+
+    def opens_thought(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether the template has begun the assistant's turn with `<think>`: the model then goes on without it."""
+        return str(self._tokenizer.decode(prompt_ids[-_OPENING_IDS:])).rstrip().endswith(THINK)
+
+    def reasoning_tokens(self, generated: Sequence[int], text: str) -> int:
+        """How many of the generated ids are thoughts, the closing `</think>` included; all, where it never came.
+
+        `text` is what the ids say, after the `<think>` that the prompt may have opened with.
+        """
+        if not text.lstrip().startswith(THINK):
+            return 0
+        if THOUGHT not in text:
+            return len(generated)
+        closing = self._backend.token_to_id(THOUGHT)
+        if closing in generated:
+            return list(generated).index(closing) + 1
+        lengths = range(1, len(generated) + 1)
+        return 1 + bisect_left(lengths, True, key=lambda n: THOUGHT in self._tokenizer.decode(generated[:n]))
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What the token stands for, also where it is only a part of a character."""
+        if token_id not in self._bytes:
+            self._bytes[token_id] = self._spelled(token_id)
+        return self._bytes[token_id]
+
+    def _spelled(self, token_id: int) -> bytes:
+        """Bytes as byte-level or byte-fallback tokenizers write them, if that is what the tokenizer itself reads."""
+        text = str(self._tokenizer.decode([token_id]))
+        token = self._backend.id_to_token(token_id) or ""
+        if single := re.fullmatch("<0x([0-9A-F]{2})>", token):
+            return bytes.fromhex(single[1])
+        if all(character in _BYTE_OF for character in token):
+            spelled = bytes(_BYTE_OF[character] for character in token)
+            if spelled.decode(errors="replace") == text:
+                return spelled
+        return text.encode()
 
     def _pieces(self, rendered: str, turns: Sequence[Turn]) -> Iterator[str | Sequence[int]]:
         """The rendered template cut at special tokens and markers: text, or ids to take as they are."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 OpenEngine = Callable[[Settings], Awaitable[Engine]]
 
+_LIFE_SIGN_S = 0.5
 _ANSWERING_S = 1.0  # of the grace period: time to send what the shortened deadlines produce
 _logger = logging.getLogger(__name__)
 
@@ -42,8 +43,9 @@ class Service:
         self._draining_from: float | None = None
         self._loading: asyncio.Task[None] | None = None
         self._probes: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
         self.failure: Exception | None = None
-        """Why the engine could not be loaded."""
+        """Why the engine could not be loaded, or that it has died."""
         self.on_failure: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -68,6 +70,8 @@ class Service:
         for upstream in self.upstreams.values():
             await upstream.close()
         await self.loading()
+        if self._watching is not None:
+            self._watching.cancel()
         if self.engine is not None:
             self.engine.shutdown()  # blocks the loop, which has nothing left to do
 
@@ -141,12 +145,23 @@ class Service:
         self.metrics.watch(self.admission, names)
         self.metrics.loaded(engine.manifest.revision or "unknown")
         self.engine = engine
+        self._watching = asyncio.create_task(self._watch(engine))
         _logger.info(
             "ready after %.1f s: %s; context %d tokens",
             time.perf_counter() - started,
             ", ".join(names),
             engine.max_model_len,
         )
+
+    async def _watch(self, engine: Engine) -> None:
+        """Notice the engine's death, whether or not anybody asks: this process is of no use without it."""
+        while self._draining_from is None:
+            try:
+                engine.check()
+            except EngineUnavailable as exc:
+                self.failure = exc
+                return self.on_failure()
+            await asyncio.sleep(_LIFE_SIGN_S)
 
 
 def _upstreams(settings: Settings, metrics: Metrics) -> "dict[str, Upstream]":

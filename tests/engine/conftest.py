@@ -1,19 +1,42 @@
 """The real server: `slhf-server` in its own process, real vLLM on this machine's device, real weights."""
 
+import asyncio
 import contextlib
+import gc
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
+from slhf_server.bundles import open_bundle
+from slhf_server.engine import VLLMEngine
+from slhf_server.model import Chunk, Sampling, Turn
+from slhf_server.settings import Settings
+
 START_S = 240
+EXACT: dict[str, Any] = {
+    "dtype": "float32",  # in bfloat16 the shape of a batch alone moves probabilities by some per cent
+    "max_model_len": 512,
+    "max_num_seqs": 64,
+    "kv_cache_memory_bytes": 1 << 30,
+    # No batch is too large to guess, so that every sample is a speculated one.
+    "speculative_config": {
+        "method": "ngram",
+        "num_speculative_tokens": 5,
+        "prompt_lookup_max": 4,
+        "prompt_lookup_min": 2,
+    },
+}
+Ask = tuple[Sequence[Turn], Sampling]
 
 
 @dataclass
@@ -77,3 +100,44 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """The built-in bundle as `scripts/serve` serves it; started once per session."""
     with live_server(tmp_path_factory.mktemp("live")) as server:
         yield server
+
+
+class ExactEngine:
+    """The engine in this process, in float32 and always guessing: to be compared with the model itself."""
+
+    def __init__(self, runner: asyncio.Runner, engine: VLLMEngine) -> None:
+        self._runner = runner
+        self._engine = engine
+        self._asked = 0
+
+    def streams(self, asks: Sequence[Ask], *, deltas: bool = False) -> list[list[Chunk]]:
+        """The chunks of each completion; all run at once."""
+
+        async def together() -> list[list[Chunk]]:
+            return list(await asyncio.gather(*(self._stream(ask, deltas) for ask in asks)))
+
+        return self._runner.run(together())
+
+    def completions(self, asks: Sequence[Ask]) -> list[Chunk]:
+        """One chunk for each completion."""
+        return [chunks[-1] for chunks in self.streams(asks)]
+
+    def complete(self, turns: Sequence[Turn], sampling: Sampling) -> Chunk:
+        return self.completions([(turns, sampling)])[0]
+
+    async def _stream(self, ask: Ask, deltas: bool) -> list[Chunk]:
+        self._asked += 1
+        return [c async for c in self._engine.follower.stream(*ask, request_id=f"test-{self._asked}", deltas=deltas)]
+
+
+@pytest.fixture(scope="session")
+def exact() -> Iterator[ExactEngine]:
+    settings = Settings(engine=EXACT)
+    with asyncio.Runner() as runner:
+        engine = runner.run(asyncio.to_thread(lambda: VLLMEngine.load(open_bundle(settings), settings)))
+        yield ExactEngine(runner, engine)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # vLLM leaves zmq contexts behind
+            engine.shutdown()
+            del engine
+            gc.collect()

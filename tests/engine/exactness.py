@@ -3,9 +3,13 @@
 import torch
 
 
-def exact_probabilities(logits: torch.Tensor, temperature: float, top_p: float, top_k: int) -> torch.Tensor:
-    """Temperature, then top_k, then top_p, in float64; same shape as `logits`: (..., V)."""
+def exact_probabilities(
+    logits: torch.Tensor, temperature: float, top_p: float, top_k: int, min_p: float = 0.0
+) -> torch.Tensor:
+    """Temperature, then min_p, then top_k, then top_p, in float64; same shape as `logits`: (..., V)."""
     probs = (logits.double() / temperature).softmax(-1)
+    probs[probs < min_p * probs.amax(-1, keepdim=True)] = 0
+    probs /= probs.sum(-1, keepdim=True)
     order = probs.argsort(-1, descending=True)
     probs = probs.gather(-1, order)
     probs[..., top_k:] = 0

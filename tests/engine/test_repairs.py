@@ -1,15 +1,18 @@
 """vLLM's CPU rejection sampler, repaired: the unit, and the exactness of what it samples.
 
-The three `test_upstream_still_...` tests fail when vLLM no longer needs the repair they name.
+The four `test_upstream_still_...` tests fail when vLLM no longer needs the repair they name.
 """
 
 from importlib import util
+from types import SimpleNamespace
 
 import pytest
 import torch
-from vllm import _custom_ops  # noqa: F401  loads the C++ operators
+from vllm import SamplingParams, _custom_ops  # noqa: F401  the latter loads the C++ operators
+from vllm.exceptions import VLLMValidationError
 from vllm.platforms import current_platform
 from vllm.triton_utils.dispatcher import _registry
+from vllm.v1.sample.logits_processor import MinTokensLogitsProcessor, build_logitsprocs
 from vllm.v1.sample.logits_processor.state import LogitsProcessors
 from vllm.v1.sample.metadata import SamplingMetadata
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
@@ -18,6 +21,7 @@ from vllm.v1.sample.sampler import Sampler
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+from slhf_server.engine.parameters import EngineParams
 from slhf_server.engine.repairs import EXPAND, expand, expands
 from tests.engine.exactness import chi_square_p, exact_probabilities
 
@@ -69,6 +73,24 @@ def test_upstream_still_rewinds_generators() -> None:
     assert "set_offset" in GPUModelRunner._bookkeeping_sync.__code__.co_names
     with pytest.raises(RuntimeError, match="offset"):
         torch.Generator().get_offset()
+
+
+def test_upstream_still_leaves_min_p_and_logit_bias_out() -> None:
+    """Of a speculating engine's processors, and at its front."""
+    config = SimpleNamespace(speculative_config=SimpleNamespace(), scheduler_config=SimpleNamespace(max_num_seqs=8))
+    built = build_logitsprocs(config, torch.device("cpu"), is_pin_memory=False, is_pooling_model=False)
+    assert [type(processor) for processor in built.all] == [MinTokensLogitsProcessor]
+    for params in (SamplingParams(min_p=0.1), SamplingParams(logit_bias={1: 1.0})):
+        with pytest.raises(VLLMValidationError, match="not yet supported with speculative decoding"):
+            params._validate_spec_decode(config.speculative_config)
+
+
+def test_other_speculation_than_the_repaired_one_still_refuses_them_and_says_what_helps() -> None:
+    params = EngineParams(logit_bias={1: 1.0})
+    params._validate_spec_decode(None)
+    params._validate_spec_decode(SimpleNamespace(method="ngram"))
+    with pytest.raises(VLLMValidationError, match="--speculation off"):
+        params._validate_spec_decode(SimpleNamespace(method="eagle"))
 
 
 def speculation(draft: list[int]) -> tuple[SpecDecodeMetadata, list[int]]:

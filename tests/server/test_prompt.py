@@ -1,11 +1,12 @@
 """Prompts from token ids, on the real tokenizer of the built-in model and on small ones with awkward templates."""
 
+import copy
 import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -130,3 +131,51 @@ def test_a_tokenizer_without_chat_template_cannot_serve() -> None:
     tokenizer.chat_template = None
     with pytest.raises(SettingsError, match="chat template"):
         PromptEncoder(tokenizer)
+
+
+def test_a_prompt_that_the_template_ends_with_an_open_thought_is_recognised(real: Any) -> None:
+    for ending, opens in (("<think>", True), ("<think>\n", True), ("<think></think>", False), ("", False)):
+        tokenizer = copy.copy(untouched(real))
+        tokenizer.chat_template = CHATML + ending
+        encoder = PromptEncoder(tokenizer)
+        assert encoder.opens_thought(encoder.encode(TURNS)) is opens, ending
+    assert not PromptEncoder(real).opens_thought(PromptEncoder(real).encode([Turn("user", "Say <think>")]))
+
+
+def test_thoughts_are_counted_up_to_the_token_that_closes_them(real: Any) -> None:
+    """The built-in model has no `</think>` token: it spells it in several, the last of which may bring more text."""
+    encoder = PromptEncoder(real)
+    for thought in ("<think>Two and two.</think>", "<think>\nHm.\n</think>\n\n", "<think></think>"):
+        whole = f"{thought}It is 4."
+        ids = real.encode(whole, add_special_tokens=False)
+        count = encoder.reasoning_tokens(ids, whole)
+        assert "</think>" in real.decode(ids[:count]) and "</think>" not in real.decode(ids[: count - 1])
+
+
+def test_thoughts_that_never_closed_are_all_of_it_and_text_without_them_is_none(real: Any) -> None:
+    encoder = PromptEncoder(real)
+    ids = real.encode("Two and two", add_special_tokens=False)
+    assert encoder.reasoning_tokens(ids, "<think>Two and two") == len(ids)  # opened by the prompt
+    assert encoder.reasoning_tokens(ids, "Two and two") == 0
+    assert encoder.reasoning_tokens(ids, "So </think> it is") == 0
+    assert encoder.reasoning_tokens([], "<think>") == 0
+
+
+def test_a_closing_tag_with_a_token_of_its_own_is_found_by_its_id() -> None:
+    tokenizer = small(CHATML, ["<|im_start|>", "<|im_end|>"])
+    tokenizer.add_tokens(["<think>", "</think>"])
+    ids = tokenizer.encode("<think>Hm.</think>Yes.", add_special_tokens=False)
+    assert PromptEncoder(tokenizer).reasoning_tokens(ids, "<think>Hm.</think>Yes.") == 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(min_size=1, max_size=40))
+def test_the_bytes_of_a_texts_tokens_are_the_texts_bytes(real: Any, text: str) -> None:
+    encoder = PromptEncoder(real)
+    ids = real.encode(text, add_special_tokens=False)
+    assume(real.decode(ids) == text)  # some bytes have no token in this vocabulary
+    assert b"".join(map(encoder.token_bytes, ids)) == text.encode()
+
+
+def test_special_tokens_have_the_bytes_of_their_text(real: Any) -> None:
+    assert PromptEncoder(real).token_bytes(real.convert_tokens_to_ids("<|im_end|>")) == b"<|im_end|>"

@@ -6,37 +6,21 @@ Prompts go in as token ids (prompt.py). Closing a completion's generator aborts 
 
 import json
 import os
-from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from transformers import AutoTokenizer
-from vllm import SamplingParams
 from vllm.config.lora import MaxLoRARanks
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.exceptions import QueueOverflowError, VLLMClientError
-from vllm.inputs import tokens_input
 from vllm.lora.request import LoRARequest
-from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from slhf.wire import FinishReason
 from slhf_server.bundles import OpenBundle
-from slhf_server.errors import (
-    BadRequest,
-    ContextLengthExceeded,
-    EngineFailed,
-    EngineUnavailable,
-    QueueFull,
-    SettingsError,
-    TokenBudgetExceeded,
-)
-from slhf_server.model import Chunk, Sampling, Turn
+from slhf_server.engine.role import VLLMRole
+from slhf_server.errors import EngineUnavailable, SettingsError
+from slhf_server.model import Sampling, Turn
 from slhf_server.prompt import PromptEncoder
 from slhf_server.settings import Settings
 
@@ -49,6 +33,9 @@ _CPU_DEFAULTS: dict[str, Any] = {
     "distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor",
     "worker_extension_cls": "slhf_server.engine.repairs.CpuRepairs",
 }
+# Guidance refuses what it does not know of a schema, where xgrammar (vLLM's choice) ignores it, and compiles what keeps
+# xgrammar busy for minutes (an enum of 20,000 values). Without free whitespace a small model cannot write it for ever.
+_STRUCTURED_OUTPUTS: dict[str, Any] = {"backend": "guidance", "disable_any_whitespace": True}
 _SHUTDOWN_S = 15.0  # vLLM's 5 s can kill the engine process before it has ended its own workers
 DRAFT_SPECULATION: dict[str, Any] = {
     "method": "ngram",
@@ -105,82 +92,6 @@ class VLLMEngine:
         self._llm.shutdown(timeout=_SHUTDOWN_S)
 
 
-@dataclass(frozen=True, slots=True)
-class VLLMRole:
-    """Implements `ChatModel`: one role's prompt-to-chunks path."""
-
-    name: str
-    llm: AsyncLLM
-    encoder: PromptEncoder
-    defaults: dict[str, Any]
-    adapter: LoRARequest | None
-
-    async def stream(
-        self, turns: Sequence[Turn], sampling: Sampling, *, request_id: str, deltas: bool = True
-    ) -> AsyncGenerator[Chunk, None]:
-        ids = self.encoder.encode(turns)
-        params = self._params(sampling, len(ids), deltas)
-        outputs = self.llm.generate(tokens_input(ids), params, request_id=request_id, lora_request=self.adapter)
-        text: list[str] = []
-        generated: list[int] = []
-        try:
-            async with aclosing(outputs):
-                async for output in outputs:
-                    piece = output.outputs[0]
-                    text.append(piece.text)
-                    generated += piece.token_ids
-                    yield self._chunk(output, piece, "".join(text) if output.finished else None, generated)
-        except QueueOverflowError as exc:
-            raise QueueFull("the engine's queue is full") from exc
-        except VLLMClientError as exc:
-            raise BadRequest(str(exc)) from exc
-        except EngineGenerateError as exc:
-            raise EngineFailed("the engine failed on this request") from exc
-        except EngineDeadError as exc:
-            raise EngineUnavailable("the engine has died") from exc
-
-    def _chunk(self, output: RequestOutput, piece: CompletionOutput, text: str | None, generated: list[int]) -> Chunk:
-        """`text` is the whole completion on the last chunk, else None."""
-        accepted, rejected = _guesses(piece)
-        return Chunk(
-            text=piece.text,
-            completion_tokens=len(piece.token_ids),
-            prompt_tokens=len(output.prompt_token_ids or ()),
-            cached_tokens=output.num_cached_tokens or 0,
-            finish_reason=None if piece.finish_reason is None else _finish_reason(piece.finish_reason),
-            accepted_tokens=accepted,
-            rejected_tokens=rejected,
-            token_ids=None if text is None else self.encoder.faithful(_without_end(piece, generated), text),
-        )
-
-    def _params(self, sampling: Sampling, prompt_tokens: int, deltas: bool) -> SamplingParams:
-        """vLLM's parameters. Raises where no token would fit, and for values that vLLM refuses."""
-        room = self.llm.model_config.max_model_len - prompt_tokens
-        if room < 1:
-            raise ContextLengthExceeded(prompt_tokens, self.llm.model_config.max_model_len)
-        if sampling.max_total_tokens is not None:
-            room = min(room, sampling.max_total_tokens - prompt_tokens)
-        if room < 1:
-            raise TokenBudgetExceeded(
-                f"max_total_tokens leaves {sampling.max_total_tokens} tokens; the next prompt alone has {prompt_tokens}"
-            )
-        wishes = {name: value for name in _PASSED_ON if (value := getattr(sampling, name)) is not None}
-        options = self.defaults | wishes
-        options["max_tokens"] = min(options.get("max_tokens") or room, room)
-        if options["max_tokens"] == room:  # the wish was cut to the room there is
-            options["min_tokens"] = min(options.get("min_tokens", 0), room)
-        options["stop"] = list(sampling.stop)  # SamplingParams takes no tuple
-        kind = RequestOutputKind.DELTA if deltas else RequestOutputKind.FINAL_ONLY
-        try:
-            return SamplingParams(**options, output_kind=kind)
-        except (ValueError, VLLMClientError) as exc:
-            raise BadRequest(str(exc)) from exc
-
-
-_FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
-_PASSED_ON = tuple(name for name in Sampling.__dataclass_fields__ if name not in ("max_total_tokens", "stop"))
-
-
 def set_cpu_environment() -> None:
     """What the engine's process inherits, unless the operator has set it."""
     cores = len(os.sched_getaffinity(0))
@@ -191,7 +102,11 @@ def set_cpu_environment() -> None:
 
 def engine_arguments(bundle: OpenBundle, settings: Settings) -> dict[str, Any]:
     """vLLM's engine arguments: what the bundle needs, our defaults where vLLM's do not fit, the operator's last."""
-    arguments: dict[str, Any] = {"model": str(bundle.weights), "served_model_name": bundle.manifest.name}
+    arguments: dict[str, Any] = {
+        "model": str(bundle.weights),
+        "served_model_name": bundle.manifest.name,
+        "structured_outputs_config": _STRUCTURED_OUTPUTS,
+    }
     if current_platform.is_cpu():
         arguments |= _CPU_DEFAULTS
     adapters = {path for role in ("leader", "follower") if (path := bundle.adapter(role))}
@@ -218,26 +133,3 @@ def _rank_limit(adapters: set[Path]) -> int:
     """The smallest limit that vLLM knows and that takes every adapter's rank r, as peft recorded it."""
     largest = max(int(json.loads((path / "adapter_config.json").read_bytes())["r"]) for path in adapters)
     return min((limit for limit in get_args(MaxLoRARanks) if limit >= largest), default=largest)
-
-
-def _finish_reason(reason: str) -> FinishReason:
-    if reason == "abort":
-        raise EngineUnavailable("the engine is shutting down")
-    if reason not in _FINISHED:
-        raise EngineFailed(f"the engine ended this completion with {reason!r}")
-    return _FINISHED[reason]
-
-
-def _guesses(piece: CompletionOutput) -> tuple[int, int]:
-    """Tokens guessed and confirmed, guessed and not. vLLM tells on the last output, unless a stop string ended it."""
-    summary = piece.spec_decode_metrics
-    if summary is None:
-        return 0, 0
-    accepted = sum(length * steps for length, steps in enumerate(summary.histogram))
-    return accepted, summary.num_draft_tokens - accepted
-
-
-def _without_end(piece: CompletionOutput, generated: list[int]) -> list[int]:
-    """The ids of the text itself: a completion that ended by a stop token (not a stop string) has it as its last id."""
-    ended_by_token = piece.finish_reason == "stop" and not isinstance(piece.stop_reason, str)
-    return generated[:-1] if ended_by_token else generated

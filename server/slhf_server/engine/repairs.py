@@ -95,10 +95,51 @@ def repair_seed() -> None:
     CPUModelRunner.sample_tokens = sample_tokens
 
 
+def repair_processors() -> None:
+    """Speculation: min_p and logit_bias are left out of what speculating engines apply.
+
+    Guessed tokens are checked without logits processors, the one token of a request without guesses is not: so
+    requests that need the two get no guesses, and the others keep theirs. The parameters that vLLM refuses at its front
+    are let through in parameters.py. Goes when `test_upstream_still_leaves_min_p_and_logit_bias_out` fails.
+    """
+    from vllm.v1.outputs import DraftTokenIds
+    from vllm.v1.sample.logits_processor import LogitBiasLogitsProcessor, LogitsProcessors, MinPLogitsProcessor
+    from vllm.v1.worker import gpu_model_runner
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    build, take = gpu_model_runner.build_logitsprocs, CPUModelRunner.take_draft_token_ids
+
+    def build_logitsprocs(config: Any, device: torch.device, pinned: bool, *others: Any) -> Any:
+        built = build(config, device, pinned, *others)
+        if config.speculative_config is None:
+            return built
+        missing = [made(config, device, pinned) for made in (LogitBiasLogitsProcessor, MinPLogitsProcessor)]
+        return LogitsProcessors([*built.all, *missing])
+
+    def take_draft_token_ids(self: Any) -> Any:
+        drafts = take(self)
+        if drafts is None:
+            return None
+        unguessed = {name for name, request in self.requests.items() if needs_processors(request.sampling_params)}
+        kept = [
+            [] if name in unguessed else ids for name, ids in zip(drafts.req_ids, drafts.draft_token_ids, strict=True)
+        ]
+        return DraftTokenIds(drafts.req_ids, kept)
+
+    gpu_model_runner.build_logitsprocs = build_logitsprocs
+    CPUModelRunner.take_draft_token_ids = take_draft_token_ids
+
+
+def needs_processors(params: Any) -> bool:
+    """Whether a request's distribution takes a logits processor that speculation goes without."""
+    return bool(params.min_p or params.logit_bias)
+
+
 if current_platform.is_cpu():
     repair_expand()
     repair_no_draft()
     repair_seed()
+    repair_processors()
 
 
 class CpuRepairs:

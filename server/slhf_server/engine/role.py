@@ -1,0 +1,139 @@
+"""One role of the bundle on vLLM: turns in, chunks out."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm.exceptions import QueueOverflowError, VLLMClientError
+from vllm.inputs import tokens_input
+from vllm.lora.request import LoRARequest
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from slhf.wire import FinishReason, TokenLogprob
+from slhf_server.engine.logprobs import token_logprobs
+from slhf_server.engine.parameters import EngineParams, engine_params, refusal
+from slhf_server.errors import (
+    BadRequest,
+    ContextLengthExceeded,
+    EngineFailed,
+    EngineUnavailable,
+    QueueFull,
+    TokenBudgetExceeded,
+)
+from slhf_server.model import Chunk, Sampling, Turn
+from slhf_server.prompt import THINK, PromptEncoder
+
+_FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+
+
+@dataclass(frozen=True, slots=True)
+class VLLMRole:
+    """Implements `ChatModel`: one role's prompt-to-chunks path."""
+
+    name: str
+    llm: AsyncLLM
+    encoder: PromptEncoder
+    defaults: dict[str, Any]
+    adapter: LoRARequest | None
+
+    async def stream(
+        self, turns: Sequence[Turn], sampling: Sampling, *, request_id: str, deltas: bool = True
+    ) -> AsyncGenerator[Chunk, None]:
+        ids = self.encoder.encode(turns)
+        params = self._params(sampling, len(ids), deltas)
+        completion = _Completion(self.encoder, sampling, self.encoder.opens_thought(ids))
+        outputs = self.llm.generate(tokens_input(ids), params, request_id=request_id, lora_request=self.adapter)
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    yield completion.chunk(output)
+        except QueueOverflowError as exc:
+            raise QueueFull("the engine's queue is full") from exc
+        except VLLMClientError as exc:  # what is wrong with a grammar names no parameter
+            raise refusal(exc, None if sampling.structure is None else "response_format") from exc
+        except EngineGenerateError as exc:
+            if isinstance(exc.__cause__, ValueError | TypeError):  # text that no tokenizer takes
+                raise refusal(exc.__cause__) from exc
+            raise EngineFailed("the engine failed on this request") from exc
+        except EngineDeadError as exc:
+            raise EngineUnavailable("the engine has died") from exc
+
+    def _params(self, sampling: Sampling, prompt_tokens: int, deltas: bool) -> EngineParams:
+        """vLLM's parameters. Raises where no token would fit, and for values that vLLM refuses."""
+        room = self.llm.model_config.max_model_len - prompt_tokens
+        if room < 1:
+            raise ContextLengthExceeded(prompt_tokens, self.llm.model_config.max_model_len)
+        if sampling.max_total_tokens is not None:
+            room = min(room, sampling.max_total_tokens - prompt_tokens)
+        if room < 1:
+            raise TokenBudgetExceeded(
+                f"max_total_tokens leaves {sampling.max_total_tokens} tokens; the next prompt alone has {prompt_tokens}"
+            )
+        kind = RequestOutputKind.DELTA if deltas else RequestOutputKind.FINAL_ONLY
+        return engine_params(sampling, self.defaults, room, kind)
+
+
+@dataclass(slots=True)
+class _Completion:
+    """What one completion has said so far."""
+
+    encoder: PromptEncoder
+    sampling: Sampling
+    opened: bool
+    """The prompt itself opens the thoughts: the text has to show it."""
+    text: list[str] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+
+    def chunk(self, output: RequestOutput) -> Chunk:
+        piece = output.outputs[0]
+        text = THINK + piece.text if self.opened and not self.text else piece.text
+        self.text.append(text)
+        self.ids += piece.token_ids
+        accepted, rejected = _guesses(piece)
+        whole = "".join(self.text) if output.finished else None
+        return Chunk(
+            text=text,
+            completion_tokens=len(piece.token_ids),
+            prompt_tokens=len(output.prompt_token_ids or ()),
+            cached_tokens=output.num_cached_tokens or 0,
+            finish_reason=None if piece.finish_reason is None else self._finish_reason(piece.finish_reason, whole),
+            accepted_tokens=accepted,
+            rejected_tokens=rejected,
+            token_ids=None if whole is None else self.encoder.faithful(self._shown(piece, self.ids), whole),
+            reasoning_tokens=0 if whole is None else self.encoder.reasoning_tokens(self.ids, whole),
+            logprobs=self._logprobs(piece),
+        )
+
+    def _logprobs(self, piece: CompletionOutput) -> tuple[TokenLogprob, ...]:
+        """Of the text's tokens: OpenAI does not list the one that ends it."""
+        if self.sampling.logprobs is None or piece.logprobs is None:
+            return ()
+        shown = self._shown(piece, list(piece.token_ids))
+        return tuple(token_logprobs(shown, piece.logprobs[: len(shown)], self.sampling.logprobs, self.encoder))
+
+    def _shown(self, piece: CompletionOutput, ids: list[int]) -> list[int]:
+        """Without the token that ended the completion, if one did (not a stop string) and the text leaves it out."""
+        ended_by_token = piece.finish_reason == "stop" and not isinstance(piece.stop_reason, str)
+        return ids[:-1] if ended_by_token and not self.sampling.include_stop_str_in_output else ids
+
+    def _finish_reason(self, reason: str, text: str | None) -> FinishReason:
+        if reason == "abort":
+            raise EngineUnavailable("the engine is shutting down")
+        if self.sampling.structure is not None and (reason == "error" or (reason == "stop" and not text)):
+            raise BadRequest("response_format: no text can be written under this schema", param="response_format")
+        if reason not in _FINISHED:
+            raise EngineFailed(f"the engine ended this completion with {reason!r}")
+        return _FINISHED[reason]
+
+
+def _guesses(piece: CompletionOutput) -> tuple[int, int]:
+    """Tokens guessed and confirmed, guessed and not. vLLM tells on the last output, unless a stop string ended it."""
+    summary = piece.spec_decode_metrics
+    if summary is None:
+        return 0, 0
+    accepted = sum(length * steps for length, steps in enumerate(summary.histogram))
+    return accepted, summary.num_draft_tokens - accepted
