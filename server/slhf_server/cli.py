@@ -12,7 +12,8 @@ import uvicorn
 
 from slhf_server.app import create_app
 from slhf_server.errors import SettingsError
-from slhf_server.service import Service
+from slhf_server.loading import open_vllm
+from slhf_server.service import OpenEngine, Service
 from slhf_server.settings import Settings, load_settings
 
 _logger = logging.getLogger("slhf_server")
@@ -50,7 +51,8 @@ def main() -> None:
 def bind(settings: Settings) -> socket.socket:
     """The listening socket, before anything slow starts. Raises SettingsError naming host and port."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends without delay (TCP_NODELAY) only where the protocol is named; else answers wait 40 ms for an ACK.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
@@ -60,9 +62,9 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-async def serve(settings: Settings, listener: socket.socket) -> None:
+async def serve(settings: Settings, listener: socket.socket, open_engine: OpenEngine = open_vllm) -> None:
     """Until a signal ends it, or the engine cannot be loaded: then raises why."""
-    app = create_app(settings)
+    app = create_app(settings, open_engine)
     service: Service = app.state.service
     config = uvicorn.Config(
         app,
