@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any
 
 OURS, BARE, PLAIN = "slhf-server", "bare engine", "vllm serve"
-BEGIN, END = "<!-- serving:begin -->", "<!-- serving:end -->"
 
 
-def write(figures: dict[str, Any], directory: Path) -> None:
-    """Both files; prints the tables."""
-    (directory / "serving.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    table = tables(figures)
+def write(name: str, figures: dict[str, Any], table: str) -> None:
+    """`name`.json beside the script, and the table between the page's marks of that name; prints the table."""
+    directory = Path(__file__).parent
+    (directory / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     page = directory.parent / "docs" / "benchmarks.md"
-    text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n{table}{END}{rest.partition(END)[2]}", encoding="utf-8")
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    page.write_text(f"{before}{begin}\n{table}{end}{rest.partition(end)[2]}", encoding="utf-8")
     print(table)
 
 
-def tables(figures: dict[str, Any]) -> str:
+def serving_tables(figures: dict[str, Any]) -> str:
     """Markdown: what was run, the ratios against their limits, and tokens/s behind them."""
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
     lines = [f"{figures['date']}, {figures['machine']}. {versions}.", ""]

@@ -25,13 +25,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.report import write
+from benchmarks.report import serving_tables, write
 from benchmarks.systems import ROUNDS, SAMPLING, TOKENS, BareEngine, Ours, System, bare_engine, ours, plain_vllm
 from slhf import FOLLOWER_TURN
 from slhf_server.bundles import OpenBundle, open_bundle
@@ -224,7 +223,8 @@ async def run(repeats: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    write(asyncio.run(run(parser.parse_args().repeats)), Path(__file__).parent)
+    figures = asyncio.run(run(parser.parse_args().repeats))
+    write("serving", figures, serving_tables(figures))
 
 
 if __name__ == "__main__":

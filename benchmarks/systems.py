@@ -2,14 +2,9 @@
 
 import asyncio
 import contextlib
-import os
 import re
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +17,7 @@ from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from benchmarks.process import server
 from slhf import FOLLOWER_TURN
 from slhf_server.bundles import OpenBundle, open_bundle
 from slhf_server.engine import engine_arguments, set_cpu_environment
@@ -32,7 +28,6 @@ from slhf_server.settings import Settings
 ROUNDS = 2
 TOKENS = 64  # of each round; min_tokens = max_tokens, so that no answer ends early
 SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 1.0, "min_tokens": TOKENS, "max_tokens": TOKENS}
-_START_S = 240
 
 
 class System(Protocol):
@@ -113,16 +108,16 @@ class BareEngine:
 @contextlib.asynccontextmanager
 async def ours(*flags: str) -> AsyncGenerator[Ours, None]:
     command = [str(Path(sys.executable).with_name("slhf-server")), *flags]
-    async with _server(command, "/ready") as url:
-        yield Ours(url)
+    async with server(command, "/ready") as process:
+        yield Ours(process.url)
 
 
 @contextlib.asynccontextmanager
 async def plain_vllm(bundle: OpenBundle) -> AsyncGenerator[PlainVLLM, None]:
     serve = ["serve", str(bundle.weights), "--served-model-name", "peer", "--kv-cache-memory-bytes", str(2 << 30)]
     command = [sys.executable, str(Path(__file__).with_name("vllm_command.py")), *serve]
-    async with _server(command, "/health") as url:
-        yield PlainVLLM(url)
+    async with server(command, "/health") as process:
+        yield PlainVLLM(process.url)
 
 
 @contextlib.asynccontextmanager
@@ -140,32 +135,3 @@ async def bare_engine(**engine: Any) -> AsyncGenerator[BareEngine, None]:
         yield BareEngine(llm, bundle)
     finally:
         llm.shutdown(timeout=15)
-
-
-@contextlib.asynccontextmanager
-async def _server(command: Sequence[str], ready: str) -> AsyncGenerator[str, None]:
-    """Run a server on a free port of 127.0.0.1 until the block ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    environment = os.environ | {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
-    with tempfile.NamedTemporaryFile(suffix=".log", delete=False) as log:
-        process = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log, env=environment)
-    try:
-        await _until_ready(process, url + ready, log.name)
-        yield url
-    finally:
-        process.terminate()
-        await asyncio.to_thread(process.wait, 60)
-
-
-async def _until_ready(process: "subprocess.Popen[bytes]", url: str, log: str) -> None:
-    give_up = time.monotonic() + _START_S
-    async with httpx2.AsyncClient() as http:
-        while time.monotonic() < give_up and process.poll() is None:
-            with contextlib.suppress(httpx2.TransportError):
-                if (await http.get(url)).status_code == 200:
-                    return
-            await asyncio.sleep(0.2)
-    raise RuntimeError(f"{process.args!r} did not become ready; see {log}")

@@ -1,11 +1,14 @@
 """The real `slhf-server`, where it must end before any engine starts: exit status and the words on stderr."""
 
+import asyncio
 import socket
 from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import Run
+from slhf_server.cli import bind
+from slhf_server.settings import Settings
+from tests.server.conftest import Play, Run
 
 
 def test_a_port_in_use_is_one_line_that_names_host_and_port(slhf_server: Run) -> None:
@@ -14,6 +17,28 @@ def test_a_port_in_use_is_one_line_that_names_host_and_port(slhf_server: Run) ->
         ended = slhf_server("--port", str(port))
     assert ended.returncode == 1
     assert ended.stderr == f"slhf-server: host '127.0.0.1', port {port}: cannot bind: Address already in use\n"
+
+
+def test_answers_are_sent_without_waiting_for_the_clients_acknowledgement(play: Play) -> None:
+    """Nagle's algorithm would hold back an answer's body, and every second piece of a stream, for up to 40 ms."""
+
+    async def scenario() -> None:
+        accepted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+
+        def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.put_nowait(writer)
+
+        listener = bind(Settings(port=0))
+        async with await asyncio.start_server(accept, sock=listener):
+            _, client = await asyncio.open_connection(*listener.getsockname())
+            server = await accepted.get()
+            connection = server.get_extra_info("socket")
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+            for writer in (client, server):
+                writer.close()
+                await writer.wait_closed()
+
+    play(scenario())
 
 
 def test_a_bundle_that_does_not_exist_ends_the_server_before_vllm_is_imported(slhf_server: Run) -> None:

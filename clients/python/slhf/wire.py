@@ -187,8 +187,9 @@ class Usage(_Answer):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
-    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
-    completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
+    # Made anew, because pydantic copies a default deeply, which takes longer than all the rest of a Usage.
+    prompt_tokens_details: PromptTokensDetails = Field(default_factory=PromptTokensDetails)
+    completion_tokens_details: CompletionTokensDetails = Field(default_factory=CompletionTokensDetails)
 
     @classmethod
     def of(
@@ -262,7 +263,7 @@ class Round(_Answer):
 
 
 class RefinementUsage(_Answer):
-    draft: Usage = Usage()
+    draft: Usage = Field(default_factory=Usage)
     rounds: list[Usage] = []
     """One entry for each Follower round that ran, finished or not: cut-off rounds cost tokens too."""
 
