@@ -1,6 +1,7 @@
 """What one refinement is asked to do, settled before it starts: every default applied, every limit checked."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from slhf.wire import DraftSource, Role
@@ -45,6 +46,8 @@ class Job:
     """`time.perf_counter()` when the request was planned: durations include its time in the queue."""
     deadline: Deadline
     max_total_tokens: int
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """The headers that name the caller's span (api/headers.py)."""
     run_id: str = ""
     """What the engine knows this job by: clients may send one request id twice at once."""
     fail_on_error: bool = False

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from slhf.turns import follower_turn
@@ -35,6 +35,8 @@ class Ask:
     deltas: Deltas
     choices: int = 1
     """Independent chains (OpenAI's `n`)."""
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """The headers that name the caller's span."""
 
 
 class Planner:
@@ -106,6 +108,7 @@ class Planner:
             structure=ask.sampling.structure,
             deltas=ask.deltas,
             counts_tokens=options.timeout_ms is not None,
+            trace=ask.trace,
         )
 
     def _choice(self, job: Job, ask: Ask, number: int) -> Job:

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from typing import TYPE_CHECKING
 
 from slhf.wire import RoundCompleted, RoundDelta
 from slhf_server.admission import Admission
@@ -17,6 +18,9 @@ from slhf_server.model import ChatModel, Engine
 from slhf_server.planner import Planner
 from slhf_server.refinement import Step, refine
 from slhf_server.settings import Settings
+
+if TYPE_CHECKING:
+    from slhf_server.tracing import Tracing
 
 OpenEngine = Callable[[Settings], Awaitable[Engine]]
 
@@ -34,6 +38,7 @@ class Service:
         self.engine: Engine | None = None
         self.upstreams: Mapping[str, ChatModel] = {}
         self._open_engine = open_engine
+        self._tracing = _tracing(settings)
         self._jobs: set[Job] = set()
         self._draining_from: float | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -51,13 +56,15 @@ class Service:
         await self._loading
 
     async def stop(self) -> None:
-        """End the engine and its processes.
+        """End the engine and its processes; send the last traces.
 
         A load that is under way is waited for: the processes it starts must not be left behind.
         """
         await self.loading()
         if self.engine is not None:
             self.engine.shutdown()  # blocks the loop, which has nothing left to do
+        if self._tracing is not None:
+            self._tracing.shutdown()
 
     def drain(self, grace_s: float) -> None:
         """Every refinement under way must answer within the grace period: with its best finished text, if need be."""
@@ -83,7 +90,7 @@ class Service:
         first = jobs[0]
         self._jobs.update(jobs)
         try:
-            async with self.admission.place(first.model, first.deadline):
+            async with self._watched(jobs), self.admission.place(first.model, first.deadline):
                 self.metrics.queue.labels(first.model).observe(time.perf_counter() - first.received)
                 async with aclosing(played([self._observed(job) for job in jobs])) as steps:
                     async for numbered in steps:
@@ -94,7 +101,7 @@ class Service:
     async def _observed(self, job: Job) -> AsyncGenerator[Step, None]:
         """One chain's steps, seen by the metrics."""
         first_token_seen = False
-        async with aclosing(refine(job)) as steps:
+        async with aclosing(self._traced(job)) as steps:
             async for step in steps:
                 if isinstance(step, RoundDelta) and not first_token_seen:
                     first_token_seen = True
@@ -104,6 +111,13 @@ class Service:
                 elif isinstance(step, Outcome):
                     self._ended(job, step)
                 yield step
+
+    def _watched(self, jobs: Sequence[Job]) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self._tracing is None else self._tracing.watching(jobs)
+
+    def _traced(self, job: Job) -> AsyncGenerator[Step, None]:
+        steps = refine(job)
+        return steps if self._tracing is None else self._tracing.traced(job, steps)
 
     def _ended(self, job: Job, outcome: Outcome) -> None:
         self.metrics.refinement_ended(job.model, outcome)
@@ -128,3 +142,11 @@ class Service:
             ", ".join(names),
             engine.max_model_len,
         )
+
+
+def _tracing(settings: Settings) -> "Tracing | None":
+    if settings.otlp_endpoint is None:
+        return None
+    from slhf_server.tracing import Tracing  # imports OpenTelemetry's SDK, which only traces need
+
+    return Tracing(settings.otlp_endpoint, content=settings.trace_content)

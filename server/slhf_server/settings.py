@@ -4,11 +4,21 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import platformdirs
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
@@ -18,6 +28,10 @@ from slhf_server.errors import SettingsError
 BUILTIN = "builtin:smollm2-135m"
 _NOT_OURS = {"SLHF_VENV", "SLHF_EXTRA", "SLHF_BASE_URL", "SLHF_API_KEY", "SLHF_MODEL"}
 """Environment variables of the scripts and of the client, which the server meets too."""
+
+_ANY_HTTP_URL = TypeAdapter(AnyHttpUrl)
+
+HttpUrl = Annotated[str, AfterValidator(lambda url: str(_ANY_HTTP_URL.validate_python(url)))]
 
 
 class _Section(BaseModel):
@@ -93,13 +107,19 @@ class Settings(BaseSettings):
         default_factory=lambda: Path(platformdirs.user_cache_dir("slhf")), description="the converted built-in model"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="of the server's log")
+    otlp_endpoint: HttpUrl | None = Field(
+        default=None, description="URL of an OpenTelemetry collector (OTLP over HTTP) that gets traces; none: no traces"
+    )
+    trace_content: bool = Field(default=False, description="traces hold prompts, drafts and answers too")
 
     def redacted(self) -> dict[str, Any]:
-        """For the log: engine arguments that sound like a secret are hidden."""
+        """For the log: engine arguments that sound like a secret are hidden, and a URL's user and password."""
         shown = self.model_dump(mode="json")
         for name in shown["engine"]:
             if re.search("token|key|password|secret", name, re.IGNORECASE) and isinstance(shown["engine"][name], str):
                 shown["engine"][name] = "***"
+        if self.otlp_endpoint is not None:
+            shown["otlp_endpoint"] = re.sub("//[^/]*@", "//***@", self.otlp_endpoint)
         return shown
 
     def served(self, bundle_name: str) -> dict[str, ServedModel]:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from slhf.wire import ErrorResponse, Refinement, RoundDelta, TokenLogprob
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.failures import RESPONSES, body_of
-from slhf_server.api.headers import refinement_headers
+from slhf_server.api.headers import refinement_headers, trace_headers
 from slhf_server.api.outcomes import outcomes, together
 from slhf_server.api.sse import DONE, frame
 from slhf_server.api.streaming import stream
@@ -39,6 +39,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         sampling=body.sampling(),
         deltas="none" if not body.stream else "all" if body.refine.show_rounds else "last",
         choices=body.n or 1,
+        trace=trace_headers(request.headers),
     )
     jobs = planner.plan(ask)
     request.state.model = jobs[0].model
