@@ -26,7 +26,6 @@ from slhf.wire import Round, RoundCompleted, RoundStarted, Usage
 from slhf_server.chain import Outcome
 from slhf_server.errors import InternalError, RequestError, SettingsError
 from slhf_server.job import Job
-from slhf_server.model import Turn
 from slhf_server.refinement import Step
 
 _FLUSH_S = 3.0  # how long the server's end waits for the collector
@@ -103,9 +102,10 @@ class _Refinement:
             },
         )
         if content:
-            self._span.set_attribute("gen_ai.input.messages", _messages(job.turns))
+            messages = [_message(turn.role, turn.text) for turn in job.turns]
+            self._span.set_attribute("gen_ai.input.messages", _json(messages))
         if content and job.draft is not None:
-            self._span.set_attribute("slhf.draft", job.draft)
+            self._span.set_attribute("slhf.draft", _encodable(job.draft))
 
     def take(self, step: Step) -> None:
         if isinstance(step, RoundStarted):
@@ -165,7 +165,7 @@ class _Refinement:
         span.set_attributes(_tokens(usage))
         if self._content:
             message = _message("assistant", text) | {"finish_reason": finish_reason}
-            span.set_attribute("gen_ai.output.messages", json.dumps([message], ensure_ascii=False))
+            span.set_attribute("gen_ai.output.messages", _json([message]))
 
 
 class _Exporter(OTLPSpanExporter):
@@ -237,5 +237,10 @@ def _message(role: str, text: str) -> dict[str, object]:
     return {"role": role, "parts": [{"type": "text", "content": text}]}
 
 
-def _messages(turns: Sequence[Turn]) -> str:
-    return json.dumps([_message(turn.role, turn.text) for turn in turns], ensure_ascii=False)
+def _json(messages: Sequence[Mapping[str, object]]) -> str:
+    return _encodable(json.dumps(messages, ensure_ascii=False))
+
+
+def _encodable(text: str) -> str:
+    """A JSON body may hold half a surrogate pair, and protobuf may not."""
+    return text.encode(errors="replace").decode()

@@ -248,6 +248,16 @@ def test_traces_hold_prompts_and_texts_where_that_is_asked_for(traced: Traced, c
     assert refined["slhf.draft"] == "é" and "slhf.draft" not in whole
 
 
+def test_text_that_is_no_unicode_is_traced_all_the_same(
+    traced: Traced, collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    with traced(FakeEngine(lambda turns: "half \ud800"), trace_content=True) as url:
+        assert chat(url, refine={"rounds": 0}).status_code == 200
+    for span in collector.spans:
+        assert json.loads(attributes(span)[conventions.GEN_AI_OUTPUT_MESSAGES])[0]["parts"] == says("half ?")
+    assert not [record for record in caplog.records if record.name.startswith("opentelemetry")]
+
+
 def test_a_refinement_that_fails_has_its_errors_code_and_so_has_the_round(traced: Traced, collector: Collector) -> None:
     def reply(turns: Sequence[Turn]) -> Said:
         return EngineFailed("boom") if len(turns) > 1 else "ok"
