@@ -1,10 +1,12 @@
 """What one refinement is asked to do, settled before it starts: every default applied, every limit checked."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from slhf.wire import DraftSource, Role
 from slhf_server.deadline import Deadline
+from slhf_server.logs import RequestLog
 from slhf_server.model import ChatModel, Sampling, Turn
 from slhf_server.stops import StopRule
 from slhf_server.structure import Structure
@@ -45,6 +47,10 @@ class Job:
     """`time.perf_counter()` when the request was planned: durations include its time in the queue."""
     deadline: Deadline
     max_total_tokens: int
+    log: RequestLog = field(default_factory=RequestLog)
+    """The request's line in the log, which all its chains add to."""
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """The headers that name the caller's span (api/headers.py)."""
     run_id: str = ""
     """What the engine knows this job by: clients may send one request id twice at once."""
     fail_on_error: bool = False

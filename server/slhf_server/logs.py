@@ -5,6 +5,8 @@ import logging
 from datetime import UTC, datetime
 from typing import Any, Literal, TypedDict
 
+from slhf.wire import Refinement, Usage
+
 _NOT_EXTRA = {
     *vars(logging.makeLogRecord({})),
     "message",
@@ -29,8 +31,16 @@ class RequestLog(TypedDict, total=False):
     prompt_tokens: int
     completion_tokens: int
     queue_ms: float
-    content: dict[str, Any]
-    """Prompt and answer; dropped unless the setting `log_content` is on."""
+    content: list[dict[str, Any]]
+    """Conversation and answer of each choice; only where the setting `log_content` is on."""
+
+
+def add(log: RequestLog, refinement: Refinement, usage: Usage) -> None:
+    """Note how a chain ended; of several, tokens add up and the latest to end gives the reason."""
+    log["rounds"] = max(log.get("rounds", 0), refinement.rounds_run)
+    log["stop_reason"] = refinement.stop_reason
+    log["prompt_tokens"] = log.get("prompt_tokens", 0) + usage.prompt_tokens
+    log["completion_tokens"] = log.get("completion_tokens", 0) + usage.completion_tokens
 
 
 class JSONFormatter(logging.Formatter):

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from slhf.turns import follower_turn
@@ -12,6 +12,7 @@ from slhf_server import conversation
 from slhf_server.deadline import Deadline
 from slhf_server.errors import BadRequest, ModelNotFound
 from slhf_server.job import Deltas, Endpoint, Job, Player
+from slhf_server.logs import RequestLog
 from slhf_server.model import ChatModel, Engine, Sampling
 from slhf_server.reasoning import without_thoughts
 from slhf_server.settings import ServedModel, Settings
@@ -35,6 +36,10 @@ class Ask:
     deltas: Deltas
     choices: int = 1
     """Independent chains (OpenAI's `n`)."""
+    log: RequestLog = field(default_factory=RequestLog)
+    """The request's line in the log."""
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """The headers that name the caller's span."""
 
 
 class Planner:
@@ -106,6 +111,8 @@ class Planner:
             structure=ask.sampling.structure,
             deltas=ask.deltas,
             counts_tokens=options.timeout_ms is not None,
+            log=ask.log,
+            trace=ask.trace,
         )
 
     def _choice(self, job: Job, ask: Ask, number: int) -> Job:

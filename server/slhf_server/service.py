@@ -4,10 +4,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import TYPE_CHECKING
 
 from slhf.wire import RoundCompleted, RoundDelta
+from slhf_server import logs
 from slhf_server.admission import Admission
 from slhf_server.chain import Outcome
 from slhf_server.choices import played
@@ -20,6 +21,7 @@ from slhf_server.refinement import Step, refine
 from slhf_server.settings import Settings
 
 if TYPE_CHECKING:
+    from slhf_server.tracing import Tracing
     from slhf_server.upstream import Upstream
 
 OpenEngine = Callable[[Settings], Awaitable[Engine]]
@@ -39,6 +41,7 @@ class Service:
         self.upstreams = _upstreams(settings, self.metrics)
         self.engine: Engine | None = None
         self._open_engine = open_engine
+        self._tracing = _tracing(settings)
         self._jobs: set[Job] = set()
         self._draining_from: float | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -59,7 +62,7 @@ class Service:
         await self._loading
 
     async def stop(self) -> None:
-        """End the engine and its processes.
+        """End the engine and its processes; send the last traces.
 
         A load that is under way is waited for: the processes it starts must not be left behind.
         """
@@ -74,6 +77,8 @@ class Service:
             self._watching.cancel()
         if self.engine is not None:
             self.engine.shutdown()  # blocks the loop, which has nothing left to do
+        if self._tracing is not None:
+            self._tracing.shutdown()
 
     def drain(self, grace_s: float) -> None:
         """Every refinement under way must answer within the grace period: with its best finished text, if need be."""
@@ -106,8 +111,10 @@ class Service:
         first = jobs[0]
         self._jobs.update(jobs)
         try:
-            async with self.admission.place(first.model, first.deadline):
-                self.metrics.queue.labels(first.model).observe(time.perf_counter() - first.received)
+            async with self._watched(jobs), self.admission.place(first.model, first.deadline):
+                queued = time.perf_counter() - first.received
+                first.log["queue_ms"] = round(queued * 1e3, 1)
+                self.metrics.queue.labels(first.model).observe(queued)
                 async with aclosing(played([self._observed(job) for job in jobs])) as steps:
                     async for numbered in steps:
                         yield numbered
@@ -117,7 +124,7 @@ class Service:
     async def _observed(self, job: Job) -> AsyncGenerator[Step, None]:
         """One chain's steps, seen by the metrics."""
         first_token_seen = False
-        async with aclosing(refine(job)) as steps:
+        async with aclosing(self._traced(job)) as steps:
             async for step in steps:
                 if isinstance(step, RoundDelta) and not first_token_seen:
                     first_token_seen = True
@@ -128,10 +135,21 @@ class Service:
                     self._ended(job, step)
                 yield step
 
+    def _watched(self, jobs: Sequence[Job]) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self._tracing is None else self._tracing.watching(jobs)
+
+    def _traced(self, job: Job) -> AsyncGenerator[Step, None]:
+        steps = refine(job)
+        return steps if self._tracing is None else self._tracing.traced(job, steps)
+
     def _ended(self, job: Job, outcome: Outcome) -> None:
         self.metrics.refinement_ended(job.model, outcome)
         self.metrics.success.labels(job.model, job.endpoint, outcome.finish_reason).inc()
         self.metrics.e2e.labels(job.model).observe(time.perf_counter() - job.received)
+        logs.add(job.log, outcome.refinement, outcome.usage)
+        if self.settings.log_content:
+            told = {"messages": [f"{turn.role}: {turn.text}" for turn in job.turns], "answer": outcome.text}
+            job.log.setdefault("content", []).append(told)
 
     async def _load(self) -> None:
         started = time.perf_counter()
@@ -170,3 +188,11 @@ def _upstreams(settings: Settings, metrics: Metrics) -> "dict[str, Upstream]":
     from slhf_server.upstream import Upstream  # imports the openai SDK: a second or two
 
     return {name: Upstream(name, upstream, metrics) for name, upstream in settings.upstreams.items()}
+
+
+def _tracing(settings: Settings) -> "Tracing | None":
+    if settings.otlp_endpoint is None:
+        return None
+    from slhf_server.tracing import Tracing  # imports OpenTelemetry's SDK, which only traces need
+
+    return Tracing(settings.otlp_endpoint, content=settings.trace_content)

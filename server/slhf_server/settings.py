@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -32,6 +33,10 @@ from slhf_server.errors import SettingsError
 BUILTIN = "builtin:smollm2-135m"
 _NOT_OURS = {"SLHF_VENV", "SLHF_EXTRA", "SLHF_BASE_URL", "SLHF_API_KEY", "SLHF_MODEL"}
 """Environment variables of the scripts and of the client, which the server meets too."""
+
+_ANY_HTTP_URL = TypeAdapter(AnyHttpUrl)
+
+HttpUrl = Annotated[str, AfterValidator(lambda url: str(_ANY_HTTP_URL.validate_python(url)))]
 
 
 _NO_UPSTREAM = ("follower-engine", "none")
@@ -194,11 +199,17 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] = Field(default="json", description="of the server's log")
     log_content: bool = Field(default=False, description="log prompts and answers too")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="of the server's log")
+    otlp_endpoint: HttpUrl | None = Field(
+        default=None, description="URL of an OpenTelemetry collector (OTLP over HTTP) that gets traces; none: no traces"
+    )
+    trace_content: bool = Field(default=False, description="traces hold prompts, drafts and answers too")
 
     def redacted(self) -> dict[str, Any]:
-        """For the log: keys, and engine arguments that sound like a secret, are hidden."""
-        shown = self.model_dump(mode="json")
-        return shown | {"engine": _without_secrets(shown["engine"])}
+        """For the log: keys, a URL's user and password, and engine arguments that sound like a secret are hidden."""
+        shown = self.model_dump(mode="json") | {"engine": _without_secrets(self.engine)}
+        if self.otlp_endpoint is not None:
+            shown["otlp_endpoint"] = re.sub("//[^/]*@", "//***@", self.otlp_endpoint)
+        return shown
 
     def served(self, bundle_name: str) -> dict[str, ServedModel]:
         """The served models, the default one first."""

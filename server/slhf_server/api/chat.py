@@ -11,7 +11,7 @@ from slhf.wire import TokenLogprob
 from slhf_server.api.chunks import Chunks
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.failures import RESPONSES
-from slhf_server.api.headers import refinement_headers
+from slhf_server.api.headers import refinement_headers, trace_headers
 from slhf_server.api.outcomes import outcomes, together
 from slhf_server.api.streaming import stream
 from slhf_server.chain import Outcome
@@ -48,6 +48,8 @@ def planned(request: Request, body: ChatRequest, endpoint: Endpoint) -> list[Job
         sampling=body.sampling(),
         deltas="none" if not body.stream else "all" if body.refine.show_rounds else "last",
         choices=body.n or 1,
+        log=request.state.log,
+        trace=trace_headers(request.headers),
     )
     jobs = planner.plan(ask)
     request.state.model = jobs[0].model

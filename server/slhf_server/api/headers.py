@@ -1,6 +1,15 @@
-"""What a non-streamed answer says in its headers."""
+"""What is read from a request's headers, and what a non-streamed answer says in its own."""
+
+from starlette.datastructures import Headers
 
 from slhf_server.chain import Outcome
+
+_TRACE_CONTEXT = ("traceparent", "tracestate")  # W3C Trace Context
+
+
+def trace_headers(headers: Headers) -> dict[str, str]:
+    """Those that name the caller's span, as they came."""
+    return {name: ",".join(headers.getlist(name)) for name in _TRACE_CONTEXT if name in headers}
 
 
 def refinement_headers(outcome: Outcome) -> dict[str, str]:

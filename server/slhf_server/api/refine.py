@@ -14,7 +14,7 @@ from slhf.wire import (
 )
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.failures import RESPONSES, body_of
-from slhf_server.api.headers import refinement_headers
+from slhf_server.api.headers import refinement_headers, trace_headers
 from slhf_server.api.outcomes import outcomes
 from slhf_server.api.sse import frame
 from slhf_server.api.streaming import stream
@@ -40,6 +40,8 @@ async def refine(body: RefineRequest, request: Request) -> Response:
         options=body,
         sampling=Sampling(temperature=body.temperature, top_p=body.top_p, max_tokens=body.max_tokens),
         deltas="all" if body.stream else "none",
+        log=request.state.log,
+        trace=trace_headers(request.headers),
     )
     (job,) = jobs = service.planner().plan(ask)
     with_rounds = body.return_rounds is not False
