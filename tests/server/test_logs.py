@@ -172,7 +172,7 @@ def test_what_a_handler_adds_stands_in_the_line_and_texts_only_where_they_are_wa
     play: Play, caplog: pytest.LogCaptureFixture, log_content: bool
 ) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        Request(scope).state.log |= {"rounds": 2, "queue_ms": 1.5, "content": {"prompt": "hush"}}
+        Request(scope).state.log |= {"rounds": 2, "queue_ms": 1.5, "content": [{"answer": "hush"}]}
         await PlainTextResponse("done")(scope, receive, send)
 
     async def scenario() -> None:
@@ -229,3 +229,18 @@ def test_vllms_own_lines_are_configured_alike() -> None:
     config = json.loads(file.read_text())
     assert config["formatters"]["json"]["()"] == f"{JSONFormatter.__module__}.{JSONFormatter.__qualname__}"
     assert config["loggers"]["vllm"]["level"] == "WARNING"
+
+
+@pytest.mark.parametrize("log_content", [False, True])
+def test_a_refinement_is_told_in_its_line_and_its_texts_where_they_are_asked_for(
+    serve: Serve, caplog: pytest.LogCaptureFixture, log_content: bool
+) -> None:
+    caplog.set_level(logging.INFO, "slhf_server.access")
+    body = {"messages": [{"role": "user", "content": "hush"}], "n": 2, "refine": {"rounds": 2}}
+    usage = httpx2.post(f"{serve(log_content=log_content)}/v1/chat/completions", json=body).json()["usage"]
+    line = next(vars(record) for record in caplog.records if record.name == "slhf_server.access")
+    assert (line["rounds"], line["stop_reason"]) == (2, "rounds_done")
+    assert (line["prompt_tokens"], line["completion_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
+    assert line["queue_ms"] >= 0
+    told = {"messages": ["user: hush"], "answer": "better better draft of: hush"}
+    assert line.get("content") == ([told, told] if log_content else None)

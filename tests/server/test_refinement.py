@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slhf.wire import RoundCompleted, RoundDelta, RoundStarted
@@ -228,6 +228,7 @@ def test_closing_the_generator_closes_the_completion() -> None:
     asyncio.run(abandon())
 
 
+@settings(deadline=None)
 @given(
     rounds=st.integers(0, 5),
     draft=st.none() | st.text(max_size=20),

@@ -122,6 +122,8 @@ class _Response:
 
 def _trace_id(headers: Headers) -> str | None:
     """The caller's trace, if its `traceparent` is well-formed."""
+    if "traceparent" not in headers:
+        return None
     context = TraceContextTextMapPropagator().extract(dict(headers))
     span = trace.get_current_span(context).get_span_context()
     return trace.format_trace_id(span.trace_id) if span.is_valid else None
