@@ -66,5 +66,5 @@ def test_when_the_engine_is_killed_every_client_is_answered_and_the_server_ends(
         with contextlib.suppress(httpx2.TransportError):
             assert httpx2.get(f"{server.url}/ready", timeout=10).status_code == 503
         assert server.process.wait(30) == 1
-        assert server.log.read_text().splitlines()[-1] == "slhf-server: the engine has died"
+        assert "slhf-server: the engine has died" in server.log.read_text().splitlines()
         await_end(family)

@@ -97,15 +97,15 @@ def test_sampled_tokens_follow_the_models_distribution(
 
 WISHES: list[dict[str, Any]] = [
     {"min_p": 0.005},
-    {"logit_bias": {"57": 2, "314": 2}},
-    {"min_p": 0.01, "logit_bias": {"57": 2, "281": -2}},
+    {"logit_bias": {"57": 4, "904": 2}},
+    {"min_p": 0.01, "logit_bias": {"788": 3, "4626": -2}},
 ]
 
 
 def test_min_p_and_logit_bias_are_exact_in_one_batch_with_guessing_requests(
     exact: ExactEngine, reference: Reference
 ) -> None:
-    """Tokens 57 ("I") and 314 (" is") are rare there, and 281 (" in") is not. Samples without the wish do not pass."""
+    """57 is "I" and 788 "In", rare first tokens; then 4626 " river" and 904 " high". Other samples do not pass."""
     plain = Sampling(temperature=0.9, top_p=1.0, max_tokens=TOKENS)
     wishing = [replace(plain, max_tokens=2, **wish) for wish in WISHES]
     chunks = exact.completions([(refining(DRAFT), sampling) for sampling in (*wishing, plain)] * WISHING)
