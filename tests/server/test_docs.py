@@ -123,3 +123,11 @@ def test_the_example_configurations_are_read(
     settings = load_settings(["--config", str(file)])
     assert len(settings.models) == 2
     assert settings.engine
+
+
+def test_the_readmes_configuration_is_read(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (DOCS.parent / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    file = tmp_path / "slhf.yaml"
+    file.write_text(example, encoding="utf-8")
+    settings = load_settings(["--config", str(file)])
+    assert settings.models["assistant"].leader in settings.upstreams
