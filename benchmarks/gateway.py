@@ -128,7 +128,7 @@ async def turns(both: Sequence[System], streams: Sequence[System], repeats: int)
 
 
 async def run(repeats: int) -> dict[str, Any]:
-    program = [sys.executable, "-m", "benchmarks.gateway_servers"]
+    program, others = [sys.executable, "-m", "benchmarks.gateway_servers"], os.getloadavg()[0]
     async with AsyncExitStack() as stack:
         ours = await stack.enter_async_context(server([*program, "slhf"], "/ready"))
         echo = await stack.enter_async_context(server([*program, "echo"], "/ready"))
@@ -137,7 +137,7 @@ async def run(repeats: int) -> dict[str, Any]:
             await closed_loop(system.target, AT_ONCE, 0.5)  # warm
         repeated = await turns(both, streams, repeats)
     return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load average before the run {others:.1f}",
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {name: version(name) for name in ("slhf-server", "fastapi", "pydantic", "uvicorn")},
         "repeats": repeated,
