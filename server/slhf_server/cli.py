@@ -22,6 +22,9 @@ from slhf_server.settings import Settings, load_settings
 
 _TELLTALES = ("openai", "httpx2", "httpcore2")
 """Their loggers would show addresses (info) and prompts (debug)."""
+_KEEP_ALIVE_S = 75
+"""Longer than clients and load balancers keep an idle connection (httpx 5 s, nginx and AWS 60 s): who closes first must
+not be the server, which would do it while a request is on its way."""
 _logger = logging.getLogger("slhf_server")
 
 
@@ -87,6 +90,7 @@ async def serve(settings: Settings, listener: socket.socket, open_engine: OpenEn
         http=Protocol,
         log_config=None,
         access_log=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(settings.grace_period_s),
     )
     server = Server(config, service)
