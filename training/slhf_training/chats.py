@@ -1,0 +1,13 @@
+"""What training speaks about: chats, ending with a user's turn, and answers to them."""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+
+class Message(TypedDict):
+    role: str
+    content: str
+
+
+Chat = Sequence[Message]
+"""A conversation as chat templates take it."""

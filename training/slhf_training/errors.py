@@ -1,0 +1,23 @@
+"""What the user of `slhf-train` has to mend. The message names the file and line, or the key and value.
+
+TrainingError
+├── DataError        a file or data set that does not have the schema
+├── SettingsError    a bad key or value in a configuration
+└── JudgeError       a preference source that failed too often
+"""
+
+
+class TrainingError(Exception):
+    """Base."""
+
+
+class DataError(TrainingError):
+    pass
+
+
+class SettingsError(TrainingError):
+    pass
+
+
+class JudgeError(TrainingError):
+    pass
