@@ -3,6 +3,7 @@
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from slhf.wire import Message, RefineOptions
@@ -25,10 +26,18 @@ class StreamOptions(BaseModel):
     """OpenAI pads its chunks against traffic analysis unless told not to; this server never does."""
 
 
+def _show_every_parameter(schema: dict[str, Any]) -> None:
+    """The OpenAPI document also names what is passed on, ignored or refused, as the table has it."""
+    for name, parameter in PARAMETERS.items():
+        if parameter.fate in ("upstream", "ignored", "rejected"):
+            accepted = {"enum": [None, *parameter.neutral]} if parameter.fate == "rejected" else {}
+            schema["properties"][name] = accepted | {"description": parameter.said}
+
+
 class ChatRequest(BaseModel):
     """Body of `POST /v1/chat/completions`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_show_every_parameter)
 
     model: StrictStr | None = None
     messages: list[Message]
@@ -58,7 +67,7 @@ class ChatRequest(BaseModel):
     allowed_token_ids: list[TokenId] | None = None
     include_stop_str_in_output: StrictBool | None = None
     skip_special_tokens: StrictBool | None = None
-    passed_on: dict[str, Any] = {}
+    passed_on: SkipJsonSchema[dict[str, Any]] = {}
     """What only an upstream takes, by name, as it came."""
 
     @model_validator(mode="before")

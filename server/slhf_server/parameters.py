@@ -28,6 +28,11 @@ class Parameter:
     neutral: tuple[Any, ...] = ()
     """Values that ask for nothing, accepted where the parameter is not; null always is."""
 
+    @property
+    def said(self) -> str:
+        """What becomes of it, in words."""
+        return f"{_SAID[self.fate]}: {self.note}" if self.note else _SAID[self.fate]
+
 
 PARAMETERS: dict[str, Parameter] = {
     "model": Parameter("used", "one of GET /v1/models; without it, the default model"),

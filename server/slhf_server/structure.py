@@ -32,7 +32,7 @@ class Structure:
             if self.schema is None:
                 return isinstance(value, dict)
             Draft202012Validator(self.schema, registry=_NOTHING_FETCHED).validate(value)
-        except (ValueError, RecursionError, ValidationError):
+        except (ValueError, OverflowError, RecursionError, ValidationError, Unresolvable):
             return False
         return True
 
@@ -64,7 +64,7 @@ def _check(schema: dict[str, Any]) -> None:
             root.lookup(reference)
     except SchemaError as exc:
         raise _bad(f"the schema is not valid: {exc.message}") from exc
-    except Unresolvable as exc:
+    except (Unresolvable, LookupError, TypeError, ValueError) as exc:  # `referencing` steps into whatever is there
         raise _bad(f"the schema has a reference to nowhere: {exc}") from exc
     except RecursionError as exc:
         raise _bad("the schema is nested too deeply") from exc
@@ -75,7 +75,7 @@ def _references(node: Any) -> list[str]:
         return [found for item in node for found in _references(item)]
     if not isinstance(node, dict):
         return []
-    own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+    own = [node[key] for key in ("$ref", "$dynamicRef") if isinstance(node.get(key), str)]
     return own + [found for item in node.values() for found in _references(item)]
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from slhf.wire import ErrorResponse, Refinement, RoundDelta, TokenLogprob
+from slhf_server.api.body import JsonRoute
+from slhf_server.api.completion import ChatCompletion
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.failures import RESPONSES, body_of
 from slhf_server.api.headers import refinement_headers
@@ -22,10 +24,10 @@ from slhf_server.planner import Ask
 from slhf_server.refinement import Step
 from slhf_server.service import Service
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
-@router.post("/v1/chat/completions", responses=RESPONSES)
+@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=RESPONSES)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     service: Service = request.app.state.service
     planner = service.planner()
