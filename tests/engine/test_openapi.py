@@ -1,5 +1,7 @@
 """Requests made from the OpenAPI document, answered by the real engine: no bug, and nothing that is not documented."""
 
+from typing import Any
+
 import pytest
 from schemathesis import Case, GenerationMode
 
@@ -9,7 +11,7 @@ from tests.engine.conftest import LiveServer
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 
-def briefly(case: Case) -> None:
+def briefly(case: Case[Any]) -> None:
     """Few tokens and rounds, whatever else is asked for: this is about requests, not about texts."""
     if not isinstance(case.body, dict):
         return
