@@ -95,10 +95,10 @@ def test_nothing_in_a_prompt_a_header_or_a_model_name_changes_the_route(serve: S
 @pytest.mark.parametrize("key", ["base_url", "upstream", "leader", "follower", "api_key", "endpoint"])
 def test_no_request_can_name_an_upstream(serve: Serve, key: str) -> None:
     url = serve()
-    value = "http://127.0.0.1:9"
+    value: Any = "http://127.0.0.1:9"
     for answer, param in (
         (chat(url, {key: value}), f"refine.{key}"),
-        (chat(url, **{key: value}), key),
+        (httpx2.post(url + CHAT, json={"messages": ASK, key: value}), key),
         (refine(url, **{key: value}), key),
     ):
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)

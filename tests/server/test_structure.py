@@ -89,6 +89,18 @@ def test_a_text_that_cannot_be_checked_is_not_admitted(schema: dict[str, Any], t
     assert not structure(of_schema(schema)).admits(text)
 
 
+def test_a_small_schema_cannot_keep_the_server_busy_for_ever() -> None:
+    """Each definition doubles the next: 2^40 checks, were they all made."""
+    doubled = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(40)}
+    schema = {"$ref": "#/$defs/d0", "$defs": doubled | {"d40": {"type": "object"}}}
+    assert not structure(of_schema(schema)).admits("{}")
+
+
+def test_a_recursive_schema_admits_a_long_text() -> None:
+    schema = {"properties": {"items": {"type": "array", "items": {"$ref": "#"}}}}
+    assert structure(of_schema(schema)).admits(json.dumps({"items": [{}] * 2000}))
+
+
 def test_a_schema_that_never_ends_admits_nothing() -> None:
     assert not structure(of_schema({"$ref": "#"})).admits("{}")
 
