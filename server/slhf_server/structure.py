@@ -83,7 +83,7 @@ def _validator(schema: Mapping[str, Any]) -> Draft202012Validator:
             raise ValueError("the schema takes too long to check")
         return Draft202012Validator.VALIDATORS["$ref"](validator, reference, instance, parent)
 
-    bounded: type[Draft202012Validator] = extend(Draft202012Validator, {"$ref": follow})
+    bounded: type[Draft202012Validator] = extend(Draft202012Validator, {"$ref": follow})  # type: ignore[no-untyped-call]
     return bounded(schema, registry=_NOTHING_FETCHED)
 
 
