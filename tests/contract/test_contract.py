@@ -239,14 +239,12 @@ def test_there_is_no_usage_chunk_unless_it_is_asked_for(serve: Serve) -> None:
 
 
 def test_the_last_rounds_tokens_come_while_it_still_runs(serve: Serve) -> None:
-    engine = FakeEngine(lambda turns: "w " * 49 + "w", token_seconds=0.05)
+    engine = FakeEngine(lambda turns: "w " * 99 + "w", token_seconds=0.5)
     body = {"messages": ASK, "stream": True, "refine": {"draft": "d"}}
     with httpx2.stream("POST", serve(engine) + CHAT, json=body) as answer:
-        text = ""
-        for piece in answer.iter_text():
-            text += piece
-            if '"content": "w"' in text:
-                break
+        pieces, text = answer.iter_text(), ""  # held on to: an iterator that is dropped closes the connection
+        while '"content": "w"' not in text:
+            text += next(pieces)
         assert engine.follower.running == 1
 
 

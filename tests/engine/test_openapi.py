@@ -16,10 +16,12 @@ def briefly(case: Case[Any]) -> None:
     if not isinstance(case.body, dict):
         return
     case.body = case.body | {"max_tokens": 4}
-    case.body.pop("max_completion_tokens", None)
     if case.path == "/v1/refine":
         case.body["rounds"] = 1
-    elif isinstance(options := case.body.get("refine", {}), dict):
+        return
+    case.body.pop("max_completion_tokens", None)
+    case.body["n"] = 1
+    if isinstance(options := case.body.get("refine", {}), dict):
         case.body["refine"] = options | {"max_tokens": 4, "rounds": 1}
 
 

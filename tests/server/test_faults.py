@@ -259,7 +259,8 @@ def the_reason_is_true(chain: Chained, outcome: Outcome, now: float) -> None:
         "token_budget": isinstance(last, TokenBudgetExceeded) or outcome.usage.total_tokens == job.max_total_tokens,
         "context_length": isinstance(last, ContextLengthExceeded),
         "error": isinstance(last, RequestError) and not isinstance(last, (Stopped, ContextLengthExceeded)),
-        "invalid_structure": ended and job.structure is not None and not _admits(job.structure, chain.model),
+        "invalid_structure": bool(ended and job.structure and chain.model.played)
+        and not _admits(job.structure or OBJECT, chain.model),
     }
     assert truth[report.stop_reason], (report.stop_reason, last)
     if job.fail_on_error:
@@ -267,7 +268,9 @@ def the_reason_is_true(chain: Chained, outcome: Outcome, now: float) -> None:
 
 
 def _admits(structure: Structure, model: Erratic) -> bool:
-    return bool(model.played) and model.endings[-1] != "length" and structure.admits(model.played[-1].text)
+    """Whether the latest completion is what was asked for: whole, and not lost in thoughts that never ended."""
+    act = model.played[-1]
+    return model.endings[-1] != "length" and not act.before.endswith("for ever") and structure.admits(act.text)
 
 
 def the_error_is_due(chain: Chained, now: float) -> None:

@@ -21,7 +21,7 @@ def errors(*statuses: int) -> Responses:
     return {status: {"model": ErrorResponse} for status in statuses}
 
 
-_STREAMED: Responses = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_STREAMED: Responses = {200: {"content": {"text/event-stream": {}}}}
 RESPONSES = _STREAMED | errors(400, 401, 404, 413, 429, 431, 500, 502, 503, 504)
 """Of the endpoints that generate."""
 _ENDPOINTS: dict[str, Endpoint] = {"/v1/refine": "refine", "/v1/chat/completions": "chat"}
