@@ -191,7 +191,7 @@ class Chain:
             self._model_seconds += running.seconds
         self._running = None
         self._usages.append(running.usage())
-        self._logprobs = running.logprobs
+        self._logprobs = running.logprobs_of(text)
         finished = Round(
             round=self.number,
             role=player.role,

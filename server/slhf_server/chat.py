@@ -3,12 +3,13 @@
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from slhf.wire import Message, RefineOptions
 from slhf_server.errors import BadRequest
 from slhf_server.model import Sampling
-from slhf_server.parameters import CHAT, OF_THE_ENGINE, Fate, decided
+from slhf_server.parameters import CHAT, OF_THE_ENGINE, Fate, decided, shown
 from slhf_server.planner import Drafter
 from slhf_server.structure import structure_of
 
@@ -64,12 +65,14 @@ class GenerationRequest(BaseModel):
 class ChatRequest(GenerationRequest):
     """Body of `POST /v1/chat/completions`."""
 
+    model_config = ConfigDict(json_schema_extra=shown(CHAT))
+
     messages: list[Message]
     max_completion_tokens: Count | None = None
     response_format: dict[str, Any] | None = None
     logprobs: StrictBool = False
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
-    passed_on: dict[str, Any] = {}
+    passed_on: SkipJsonSchema[dict[str, Any]] = {}
     """What only an upstream takes, by name, as it came."""
 
     @model_validator(mode="before")

@@ -2,17 +2,19 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, StrictInt, StrictStr, model_validator
+from pydantic import ConfigDict, Field, StrictInt, StrictStr, model_validator
 
 from slhf.wire import Message
 from slhf_server.chat import ChatRequest, GenerationRequest
-from slhf_server.parameters import COMPLETIONS, decided
+from slhf_server.parameters import COMPLETIONS, decided, shown
 
 _OPENAIS_DEFAULT = 16  # tokens
 
 
 class CompletionRequest(GenerationRequest):
     """Body of `POST /v1/completions`."""
+
+    model_config = ConfigDict(json_schema_extra=shown(COMPLETIONS))
 
     prompt: StrictStr | Annotated[list[StrictStr], Field(min_length=1, max_length=1)]
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None

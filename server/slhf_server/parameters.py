@@ -5,7 +5,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,6 +29,11 @@ class Parameter:
     note: str = ""
     neutral: tuple[Any, ...] = ()
     """Values that ask for nothing, accepted where the parameter is not; null always is."""
+
+    @property
+    def said(self) -> str:
+        """What becomes of it, in words."""
+        return f"{_SAID[self.fate]}: {self.note}" if self.note else _SAID[self.fate]
 
 
 _STATELESS = {
@@ -157,6 +162,18 @@ def _is_kept(name: str, value: Any, parameter: Parameter | None) -> bool:
     if parameter.fate == "rejected" and value not in parameter.neutral:
         raise PydanticCustomError("unsupported_parameter", "'{param}': {note}", {"param": name, "note": parameter.note})
     return parameter.fate not in ("ignored", "rejected")
+
+
+def shown(table: Mapping[str, Parameter]) -> Callable[[dict[str, Any]], None]:
+    """For a request's `json_schema_extra`: the OpenAPI document also names what is passed on, ignored or refused."""
+
+    def add(schema: dict[str, Any]) -> None:
+        for name, parameter in table.items():
+            if parameter.fate in ("upstream", "ignored", "rejected"):
+                accepted = {"enum": [None, *parameter.neutral]} if parameter.fate == "rejected" else {}
+                schema["properties"][name] = accepted | {"description": parameter.said}
+
+    return add
 
 
 def rows(table: Mapping[str, Parameter]) -> Iterator[str]:

@@ -50,9 +50,11 @@ class Thoughts:
 def without_thoughts(text: str) -> str:
     """A whole text without the thoughts it begins with.
 
-    A text with a closing tag alone is one whose opening tag stood in the model's prompt (DeepSeek-R1 and its kin).
+    A text whose first tag is a closing one is one whose opening tag stood in the model's prompt (DeepSeek-R1 and its
+    kin).
     """
-    if CLOSE in text and OPEN not in text:
-        return text.partition(CLOSE)[2].lstrip()
+    before, closed, after = text.partition(CLOSE)
+    if closed and OPEN not in before:
+        return after.lstrip()
     thoughts = Thoughts()
     return thoughts.visible(text) + thoughts.rest()

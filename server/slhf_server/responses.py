@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, St
 
 from slhf.wire import Message, RefineOptions, TextPart
 from slhf_server.chat import ChatRequest, Count
-from slhf_server.parameters import RESPONSES, decided
+from slhf_server.parameters import RESPONSES, decided, shown
 
 
 class InputText(BaseModel):
@@ -67,7 +67,7 @@ class Text(BaseModel):
 class ResponseRequest(BaseModel):
     """Body of `POST /v1/responses`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=shown(RESPONSES))
 
     model: StrictStr | None = None
     input: Annotated[

@@ -1,6 +1,7 @@
 """The round that runs: its text as far as it has come, and what it has cost."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from slhf.wire import TokenLogprob, Usage
@@ -16,6 +17,8 @@ class Running:
     last: Chunk | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     _pieces: list[str] = field(default_factory=list)
+    _held: list[TokenLogprob] = field(default_factory=list)
+    """Log-probabilities of what is not known to be text yet."""
     _thoughts: Thoughts = field(default_factory=Thoughts)
     _completion: int = 0
 
@@ -26,8 +29,10 @@ class Running:
         shown = self._thoughts.visible(chunk.text)
         if chunk.finish_reason is not None:
             shown += self._thoughts.rest()
-        if self._thoughts.over:
-            self.logprobs += chunk.logprobs
+        self._held += chunk.logprobs
+        if shown or self._pieces:
+            self.logprobs += self._held if self._pieces or not self._thoughts.found else _last(self._held, shown)
+            self._held = []
         if shown:
             self._pieces.append(shown)
         return shown
@@ -40,7 +45,11 @@ class Running:
     @property
     def whole_text(self) -> str:
         """The finished text, without thoughts whose opening tag was never sent."""
-        return without_thoughts(self.text)
+        return self.text if self._thoughts.found else without_thoughts(self.text)
+
+    def logprobs_of(self, text: str) -> list[TokenLogprob]:
+        """Those of the finished text's tokens."""
+        return self.logprobs if text == self.text else _last(self.logprobs, text)
 
     def token_ids(self, text: str) -> tuple[int, ...] | None:
         """The ids of the finished text, if it is just what was generated."""
@@ -66,3 +75,15 @@ class Running:
             accepted=self.last.accepted_tokens,
             rejected=self.last.rejected_tokens,
         )
+
+
+def _last(tokens: Sequence[TokenLogprob], text: str) -> list[TokenLogprob]:
+    """The tokens at the end that make up the text: those before them were thoughts, which nobody gets to see."""
+    missing, kept = len(text.encode()), len(tokens)
+    while kept and missing > 0:
+        token = bytes(tokens[kept - 1].bytes or tokens[kept - 1].token.encode())
+        if token[:-missing].strip():
+            break  # it begins as thoughts
+        missing -= len(token)
+        kept -= 1
+    return list(tokens[kept:])

@@ -7,6 +7,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.validators import extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
@@ -14,6 +15,7 @@ from referencing.jsonschema import DRAFT202012
 from slhf_server.errors import BadRequest
 
 _NOTHING_FETCHED: Registry[Any] = Registry()  # jsonschema's own default would load a remote $ref from its address
+_MOST_REFERENCES = 10_000  # followed for one text: about a second, in which the server does nothing else
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,8 +33,8 @@ class Structure:
             value = json.loads(text, parse_constant=_no_constant)
             if self.schema is None:
                 return isinstance(value, dict)
-            Draft202012Validator(self.schema, registry=_NOTHING_FETCHED).validate(value)
-        except (ValueError, RecursionError, ValidationError):
+            _validator(self.schema).validate(value)
+        except (ValueError, OverflowError, RecursionError, ValidationError, Unresolvable):
             return False
         return True
 
@@ -64,10 +66,25 @@ def _check(schema: dict[str, Any]) -> None:
             root.lookup(reference)
     except SchemaError as exc:
         raise _bad(f"the schema is not valid: {exc.message}") from exc
-    except Unresolvable as exc:
+    except (Unresolvable, LookupError, TypeError, ValueError) as exc:  # `referencing` steps into whatever is there
         raise _bad(f"the schema has a reference to nowhere: {exc}") from exc
     except RecursionError as exc:
         raise _bad("the schema is nested too deeply") from exc
+
+
+def _validator(schema: Mapping[str, Any]) -> Draft202012Validator:
+    """One that gives up (ValueError) on a schema whose few references lead to each other too often."""
+    left = _MOST_REFERENCES
+
+    def follow(validator: Any, reference: Any, instance: Any, parent: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError("the schema takes too long to check")
+        return Draft202012Validator.VALIDATORS["$ref"](validator, reference, instance, parent)
+
+    bounded: type[Draft202012Validator] = extend(Draft202012Validator, {"$ref": follow})  # type: ignore[no-untyped-call]
+    return bounded(schema, registry=_NOTHING_FETCHED)
 
 
 def _references(node: Any) -> list[str]:
@@ -75,7 +92,7 @@ def _references(node: Any) -> list[str]:
         return [found for item in node for found in _references(item)]
     if not isinstance(node, dict):
         return []
-    own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+    own = [node[key] for key in ("$ref", "$dynamicRef") if isinstance(node.get(key), str)]
     return own + [found for item in node.values() for found in _references(item)]
 
 

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slhf_server.fake import FakeEngine
+from slhf_server.job import Deltas, Player
+from slhf_server.model import Sampling
 from slhf_server.reasoning import Thoughts, without_thoughts
 from tests.server.test_refinement import outcome, play
 
@@ -30,8 +32,23 @@ def test_a_whole_text_loses_the_thoughts_it_begins_with(text: str, visible: str)
     assert without_thoughts(text) == visible
 
 
-def test_a_closing_tag_alone_ends_thoughts_that_the_prompt_began() -> None:
-    assert without_thoughts("because\n</think>\n\nThe answer.") == "The answer."
+@pytest.mark.parametrize("answer", ["The answer.", "One <think> is a tag."])
+def test_a_closing_tag_that_comes_first_ends_thoughts_that_the_prompt_began(answer: str) -> None:
+    assert without_thoughts(f"because\n</think>\n\n{answer}") == answer
+
+
+def test_an_answer_that_speaks_of_a_closing_tag_after_its_thoughts_is_kept_whole() -> None:
+    answer = "The tag </think> ends thoughts."
+    assert outcome(FakeEngine(lambda turns: f"<think>hm</think>{answer}"), rounds=1).text == answer
+
+
+@pytest.mark.parametrize("deltas", ["none", "all"])
+@pytest.mark.parametrize("said", ["<think>hm so</think> the answer", "hm so</think> the answer", " the answer"])
+def test_logprobs_are_those_of_the_text_alone(said: str, deltas: Deltas) -> None:
+    engine = FakeEngine(lambda turns: said)
+    leader = Player("leader", engine.leader, Sampling(logprobs=0))
+    result = outcome(engine, rounds=0, endpoint="refine", leader=leader, deltas=deltas)
+    assert "".join(one.token for one in result.logprobs).split() == ["the", "answer"] == result.text.split()
 
 
 @given(text=st.sampled_from([text for text, _ in TEXTS]), cuts=st.lists(st.integers(0, 50), max_size=8))

@@ -66,6 +66,9 @@ def test_a_text_nested_beyond_reason_is_not_admitted() -> None:
         {"$ref": "http://127.0.0.1:9/schema.json"},
         {"properties": {"a": {"$ref": "file:///etc/passwd"}}},
         {"$ref": "#/$defs/nowhere"},
+        {"$ref": "#/properties/a/0", "properties": {"a": True}},
+        {"$ref": "#/allOf/x", "allOf": [{}]},
+        {"$dynamicRef": "http://127.0.0.1:9/schema.json"},
         {"type": "objekt"},
         {"properties": 3},
     ],
@@ -73,6 +76,29 @@ def test_a_text_nested_beyond_reason_is_not_admitted() -> None:
 def test_a_schema_that_cannot_be_is_refused(schema: dict[str, Any]) -> None:
     with pytest.raises(BadRequest, match="response_format"):
         structure_of(of_schema(schema))
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"properties": {"a": {"$id": "http://127.0.0.1:9/", "$ref": "#/properties/b"}, "b": {}}}, '{"a": 1}'),
+        ({"multipleOf": 0.1}, "1e400"),
+    ],
+)
+def test_a_text_that_cannot_be_checked_is_not_admitted(schema: dict[str, Any], text: str) -> None:
+    assert not structure(of_schema(schema)).admits(text)
+
+
+def test_a_small_schema_cannot_keep_the_server_busy_for_ever() -> None:
+    """Each definition doubles the next: 2^40 checks, were they all made."""
+    doubled = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(40)}
+    schema = {"$ref": "#/$defs/d0", "$defs": doubled | {"d40": {"type": "object"}}}
+    assert not structure(of_schema(schema)).admits("{}")
+
+
+def test_a_recursive_schema_admits_a_long_text() -> None:
+    schema = {"properties": {"items": {"type": "array", "items": {"$ref": "#"}}}}
+    assert structure(of_schema(schema)).admits(json.dumps({"items": [{}] * 2000}))
 
 
 def test_a_schema_that_never_ends_admits_nothing() -> None:

@@ -8,7 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from slhf.wire import TokenLogprob
+from slhf_server.api.body import JsonRoute
 from slhf_server.api.chunks import Chunks
+from slhf_server.api.completion import ChatCompletion
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.failures import RESPONSES
 from slhf_server.api.headers import refinement_headers, trace_headers
@@ -20,10 +22,10 @@ from slhf_server.job import Endpoint, Job
 from slhf_server.planner import Ask
 from slhf_server.service import Service
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
-@router.post("/v1/chat/completions", responses=RESPONSES)
+@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=RESPONSES)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     service: Service = request.app.state.service
     jobs = planned(request, body, "chat")

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from slhf.wire import TokenLogprob
+from slhf_server.api.body import JsonRoute
 from slhf_server.api.chat import answered, planned
 from slhf_server.api.chunks import Chunks
 from slhf_server.api.disconnect import unless_disconnected
@@ -19,7 +20,7 @@ from slhf_server.completions import CompletionRequest
 from slhf_server.job import Job
 from slhf_server.service import Service
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/completions", responses=RESPONSES)

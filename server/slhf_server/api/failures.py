@@ -13,10 +13,17 @@ from slhf.wire import ErrorBody, ErrorResponse
 from slhf_server.errors import BadRequest, BodyTooLarge, InternalError, RequestError
 from slhf_server.job import Endpoint
 
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse} for status in (400, 401, 404, 413, 429, 431, 500, 502, 503, 504)
-}
-"""For the OpenAPI document of the endpoints that generate."""
+Responses = dict[int | str, dict[str, Any]]
+
+
+def errors(*statuses: int) -> Responses:
+    """For the OpenAPI document: statuses that are answered with the error object."""
+    return {status: {"model": ErrorResponse} for status in statuses}
+
+
+_STREAMED: Responses = {200: {"content": {"text/event-stream": {}}}}
+RESPONSES = _STREAMED | errors(400, 401, 404, 413, 429, 431, 500, 502, 503, 504)
+"""Of the endpoints that generate."""
 _ENDPOINTS: dict[str, Endpoint] = {
     "/v1/refine": "refine",
     "/v1/chat/completions": "chat",
@@ -32,6 +39,23 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _nobody_listens)
     app.add_exception_handler(Exception, _bug)
+    _document(app)
+
+
+def _document(app: FastAPI) -> None:
+    """FastAPI's OpenAPI document without its own 422, which this server never answers: a bad request is a 400."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document.get("components", {}).get("schemas", {}).pop(name, None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
 
 
 def body_of(exc: RequestError) -> ErrorBody:

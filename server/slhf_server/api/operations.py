@@ -3,21 +3,23 @@
 from importlib.metadata import version
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 
-from slhf.wire import ErrorResponse, ModelCard, ModelList
+from slhf.wire import ModelCard, ModelList
+from slhf_server.api.failures import errors
 from slhf_server.service import Service
 
 router = APIRouter()
 
 
-@router.get("/v1/models", responses={503: {"model": ErrorResponse}})
+@router.get("/v1/models", responses=errors(401, 429, 500, 503))
 async def models(request: Request) -> ModelList:
     service: Service = request.app.state.service
     planner = service.planner()
     return ModelList(data=[planner.card(name, created=request.app.state.started) for name in planner.served])
 
 
-@router.get("/v1/models/{name:path}", responses={503: {"model": ErrorResponse}, 404: {"model": ErrorResponse}})
+@router.get("/v1/models/{name:path}", responses=errors(401, 404, 429, 500, 503))
 async def model(name: str, request: Request) -> ModelCard:
     service: Service = request.app.state.service
     return service.planner().card(name, created=request.app.state.started)
@@ -29,7 +31,7 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/ready", responses={503: {"model": ErrorResponse}})
+@router.get("/ready", responses=errors(503))
 async def ready(request: Request) -> dict[str, str]:
     """200 once the Follower is loaded and each upstream has answered, and for as long as the engine lives."""
     service: Service = request.app.state.service
@@ -48,7 +50,7 @@ async def build(request: Request) -> dict[str, str | None]:
     }
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     service: Service = request.app.state.service
     return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")

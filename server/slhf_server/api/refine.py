@@ -12,6 +12,7 @@ from slhf.wire import (
     RefineRequest,
     RefineResponse,
 )
+from slhf_server.api.body import JsonRoute
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.failures import RESPONSES, body_of
 from slhf_server.api.headers import refinement_headers, trace_headers
@@ -26,7 +27,7 @@ from slhf_server.planner import Ask
 from slhf_server.refinement import Step
 from slhf_server.service import Service
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/refine", response_model=RefineResponse, responses=RESPONSES)

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from slhf.wire import RoundDelta, Usage
+from slhf_server.api.body import JsonRoute
 from slhf_server.api.chat import planned
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.failures import RESPONSES as FAILURES
@@ -22,7 +23,7 @@ from slhf_server.refinement import Step
 from slhf_server.responses import ResponseRequest
 from slhf_server.service import Service
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/responses", responses=FAILURES)

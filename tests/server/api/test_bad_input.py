@@ -126,6 +126,30 @@ def test_invalid_json_is_a_clear_error(serve: Serve) -> None:
         assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(serve: Serve) -> None:
+    url = serve()
+    half = "\ud800"
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("refine", {"prompt": half}),
+        ("refine", {"prompt": "x", "draft": half, "rounds": 0}),
+        ("refine", {"prompt": "x", half: 1}),
+        ("chat", {"messages": ASK, half: 1}),
+        ("chat", {"messages": ASK, "user": half}),
+        ("chat", {"messages": ASK, "response_format": {"type": "json_object", half: 1}}),
+        ("chat", {"messages": [{"role": "user", "content": [{"type": "text", "text": half}]}]}),
+    ]
+    for endpoint, body in bodies:
+        for raw in (json.dumps(body).encode(), json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")):
+            answer = post(url, endpoint, raw)
+            assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error"), body
+            assert "UTF-8" in answer.json()["error"]["message"]
+
+
+def test_a_whole_surrogate_pair_is_a_character(serve: Serve) -> None:
+    answer = post(serve(), "refine", b'{"prompt": "x", "rounds": 0, "draft": "\\ud83d\\ude00 \\\\ud800"}')
+    assert answer.json()["output"] == "\U0001f600 \\ud800"
+
+
 def test_a_body_over_the_limit_is_refused_by_length_and_while_it_arrives(serve: Serve) -> None:
     url = serve(limits={"body_bytes": 1000})
     body = json.dumps({"prompt": "x" * 2000}).encode()

@@ -1,0 +1,70 @@
+"""The OpenAPI document is complete and true: schemathesis makes requests from it, and every answer is in it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from schemathesis import GenerationMode
+
+from slhf_server.app import create_app
+from slhf_server.fake import FakeEngine
+from slhf_server.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter
+from slhf_server.settings import Settings
+from tests.conftest import running
+from tests.contract.openapi import OPERATIONS, every_answer_is_as_documented
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    engine = FakeEngine(max_model_len=100)
+    with running(create_app(Settings(), engine.open)) as base:
+        yield base
+
+
+@pytest.fixture(scope="module")
+def document(url: str) -> dict[str, Any]:
+    found: dict[str, Any] = httpx2.get(f"{url}/openapi.json").json()
+    return found
+
+
+def test_every_operation_is_tried_here(document: dict[str, Any]) -> None:
+    told = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
+    assert sorted(told) == sorted(OPERATIONS)
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation[1])
+def test_every_answer_is_as_documented(url: str, operation: tuple[str, str], mode: GenerationMode) -> None:
+    if mode.is_negative and operation[0] == "GET":
+        pytest.skip("nothing can be wrong with this request")
+    every_answer_is_as_documented(url, operation, mode, examples=50 if operation[0] == "POST" else 10)
+
+
+@pytest.mark.parametrize(
+    ("request_", "table"),
+    [("ChatRequest", CHAT), ("CompletionRequest", COMPLETIONS), ("ResponseRequest", RESPONSES)],
+)
+def test_every_parameter_is_shown_and_nothing_else(
+    document: dict[str, Any], request_: str, table: dict[str, Parameter]
+) -> None:
+    body = document["components"]["schemas"][request_]
+    assert set(body["properties"]) == set(table)
+    assert body["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("path", ["/v1/refine", "/v1/chat/completions"])
+def test_every_answer_of_the_endpoints_that_generate_is_documented(document: dict[str, Any], path: str) -> None:
+    responses = document["paths"][path]["post"]["responses"]
+    assert set(responses) == {"200", "400", "401", "404", "413", "429", "431", "500", "502", "503", "504"}
+    assert set(responses["200"]["content"]) == {"application/json", "text/event-stream"}
+    assert responses["200"]["content"]["application/json"]["schema"]["$ref"]
+    for status in set(responses) - {"200"}:
+        schema = responses[status]["content"]["application/json"]["schema"]
+        assert schema == {"$ref": "#/components/schemas/ErrorResponse"}, status
+
+
+def test_a_field_of_our_own_cannot_be_set(url: str) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], "passed_on": {"tools": [1]}}
+    answer = httpx2.post(f"{url}/v1/chat/completions", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "passed_on")
