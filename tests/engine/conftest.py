@@ -34,6 +34,7 @@ EXACT: dict[str, Any] = {
         "num_speculative_tokens": 5,
         "prompt_lookup_max": 4,
         "prompt_lookup_min": 2,
+        "num_speculative_tokens_per_batch_size": [[1, 1024, 5]],
     },
 }
 Ask = tuple[Sequence[Turn], Sampling]

@@ -129,24 +129,22 @@ def test_an_error_names_its_parameter(exact: ExactEngine) -> None:
 
 
 def test_token_and_text_parameters_reach_the_engine(exact: ExactEngine) -> None:
-    plain, without, stopped, kept, allowed = exact.completions(
-        [
-            (COUNT, Sampling(temperature=0, max_tokens=16, **wish))
-            for wish in (
-                {},
-                {"bad_words": ("two", "Two")},
-                {"stop": ("three",)},
-                {"stop": ("three",), "include_stop_str_in_output": True},
-                {"allowed_token_ids": (260, 284)},
-            )
-        ]
-    )
-    assert "two" in plain.text and "two" not in without.text
-    assert kept.text == f"{stopped.text}three"
+    plain = exact.complete(COUNT, Sampling(temperature=0, max_tokens=16))
+    first, second = (plain.token_ids or ())[:2]
+    word = plain.text.split()[1]
+    wishes: list[dict[str, Any]] = [
+        {"bad_words": (word,)},
+        {"stop": (word,)},
+        {"stop": (word,), "include_stop_str_in_output": True},
+        {"stop_token_ids": (second,)},
+        {"allowed_token_ids": (260, 284)},
+    ]
+    asks = [(COUNT, Sampling(temperature=0, max_tokens=16, **wish)) for wish in wishes]
+    without, stopped, kept, ended, allowed = exact.completions(asks)
+    assert without.text != plain.text
+    assert (stopped.finish_reason, kept.text) == ("stop", f"{stopped.text}{word}")
+    assert (ended.token_ids, ended.completion_tokens) == ((first,), 2)
     assert set(allowed.token_ids or ()) <= {260, 284}
-    comma = (plain.token_ids or ())[1]
-    ended = exact.complete(COUNT, Sampling(temperature=0, max_tokens=16, stop_token_ids=(comma,)))
-    assert (ended.token_ids, ended.completion_tokens) == ((plain.token_ids or ())[:1], 2)
 
 
 @pytest.mark.parametrize("deltas", [False, True])

@@ -21,6 +21,7 @@ from vllm.v1.sample.sampler import Sampler
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+from slhf_server.engine import DRAFT_SPECULATION
 from slhf_server.engine.parameters import EngineParams
 from slhf_server.engine.repairs import EXPAND, expand, expands
 from tests.engine.exactness import chi_square_p, exact_probabilities
@@ -88,9 +89,10 @@ def test_upstream_still_leaves_min_p_and_logit_bias_out() -> None:
 def test_other_speculation_than_the_repaired_one_still_refuses_them_and_says_what_helps() -> None:
     params = EngineParams(logit_bias={1: 1.0})
     params._validate_spec_decode(None)
-    params._validate_spec_decode(SimpleNamespace(method="ngram"))
-    with pytest.raises(VLLMValidationError, match="--speculation off"):
-        params._validate_spec_decode(SimpleNamespace(method="eagle"))
+    params._validate_spec_decode(SimpleNamespace(**DRAFT_SPECULATION))
+    for other in ({"method": "eagle"}, {"num_speculative_tokens_per_batch_size": None}):
+        with pytest.raises(VLLMValidationError, match="--speculation off"):
+            params._validate_spec_decode(SimpleNamespace(**DRAFT_SPECULATION | other))
 
 
 def speculation(draft: list[int]) -> tuple[SpecDecodeMetadata, list[int]]:

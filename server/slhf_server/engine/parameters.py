@@ -24,10 +24,20 @@ class EngineParams(SamplingParams):  # type: ignore[misc]
         try:
             SamplingParams._validate_spec_decode(self, speculative_config)
         except VLLMValidationError as exc:
-            if not (current_platform.is_cpu() and speculative_config.method == "ngram"):
+            if not unguessed(speculative_config):
                 param = "logit_bias" if self.logit_bias else "min_p"
                 message = f"{param} does not go with this server's speculation: it must run with --speculation off"
                 raise VLLMValidationError(message, parameter=param) from exc
+
+
+def unguessed(speculative_config: Any) -> bool:
+    """Whether repairs.py keeps guesses away from single requests.
+
+    Without a number of guesses for each batch size, vLLM's scheduler also pads a request whose prompt is cached but for
+    one token with rejected guesses, past the repair.
+    """
+    scheduled = speculative_config.num_speculative_tokens_per_batch_size
+    return bool(current_platform.is_cpu() and speculative_config.method == "ngram" and scheduled)
 
 
 def engine_params(sampling: Sampling, defaults: Mapping[str, Any], room: int, kind: RequestOutputKind) -> EngineParams:
