@@ -138,11 +138,13 @@ class ExactEngine:
 @pytest.fixture(scope="session")
 def exact() -> Iterator[ExactEngine]:
     settings = Settings(engine=EXACT)
-    with asyncio.Runner() as runner:
-        load = asyncio.to_thread(lambda: VLLMEngine.load(open_bundle(settings), settings))
-        engine = ExactEngine(runner, runner.run(load))
-        yield engine
-        engine.close()
+    runner = asyncio.Runner()
+    engine = ExactEngine(
+        runner, runner.run(asyncio.to_thread(lambda: VLLMEngine.load(open_bundle(settings), settings)))
+    )
+    yield engine
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # vLLM leaves zmq contexts behind
+        engine.close()
+        runner.close()
         gc.collect()
