@@ -126,6 +126,10 @@ class ExactEngine:
     def complete(self, turns: Sequence[Turn], sampling: Sampling) -> Chunk:
         return self.completions([(turns, sampling)])[0]
 
+    def close(self) -> None:
+        self._engine.shutdown()
+        del self._engine  # or what vLLM leaves behind is found when pytest has ended
+
     async def _stream(self, ask: Ask, deltas: bool) -> list[Chunk]:
         self._asked += 1
         return [c async for c in self._engine.follower.stream(*ask, request_id=f"test-{self._asked}", deltas=deltas)]
@@ -134,11 +138,13 @@ class ExactEngine:
 @pytest.fixture(scope="session")
 def exact() -> Iterator[ExactEngine]:
     settings = Settings(engine=EXACT)
-    with asyncio.Runner() as runner:
-        engine = runner.run(asyncio.to_thread(lambda: VLLMEngine.load(open_bundle(settings), settings)))
-        yield ExactEngine(runner, engine)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # vLLM leaves zmq contexts behind
-            engine.shutdown()
-            del engine
-            gc.collect()
+    runner = asyncio.Runner()
+    engine = ExactEngine(
+        runner, runner.run(asyncio.to_thread(lambda: VLLMEngine.load(open_bundle(settings), settings)))
+    )
+    yield engine
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # vLLM leaves zmq contexts behind
+        engine.close()
+        runner.close()
+        gc.collect()

@@ -151,14 +151,14 @@ def assert_distributed(chunks: Sequence[Chunk], reference: Reference, sampling: 
         tokens = chunk.token_ids or ()
         for position, token in enumerate(tokens):
             following[tokens[:position]].append(token)
-    often = {prefix: tokens for prefix, tokens in following.items() if len(tokens) >= 80}
+    often = {prefix: seen for prefix, seen in following.items() if len(seen) >= 80}
     assert len(often) >= prefixes
-    for prefix, counted in often.items():
+    for prefix, seen in often.items():
         logits = biased(reference.logits(refining(DRAFT), prefix)[-1], sampling.logit_bias or {})
         due = exact_probabilities(
             logits, 0.9, sampling.top_p or 1.0, sampling.top_k or VOCAB, min_p=sampling.min_p or 0.0
         )
-        assert chi_square_p(torch.bincount(torch.tensor(counted), minlength=VOCAB), due) > 1e-5, prefix
+        assert chi_square_p(torch.bincount(torch.tensor(seen), minlength=VOCAB), due) > 1e-5, prefix
 
 
 def biased(logits: torch.Tensor, bias: Mapping[str, float]) -> torch.Tensor:
