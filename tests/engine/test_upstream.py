@@ -1,4 +1,4 @@
-"""A real OpenAI-compatible server as the upstream: ours, with the built-in model, before a gateway with a fake Follower."""
+"""A real OpenAI-compatible server as upstream: ours, with the built-in model, before a gateway with a fake Follower."""
 
 import json
 from typing import Any
