@@ -18,7 +18,7 @@ from slhf.wire import (
     TokenLogprob,
     Usage,
 )
-from slhf_server.errors import BadRequest, InvalidStructure, RequestError, Stopped, TokenBudgetExceeded
+from slhf_server.errors import BadRequest, EngineFailed, InvalidStructure, RequestError, Stopped, TokenBudgetExceeded
 from slhf_server.job import Job, Player
 from slhf_server.model import Chunk, Sampling, Turn
 from slhf_server.running import Running
@@ -112,8 +112,8 @@ class Chain:
     def finish_round(self) -> RoundCompleted:
         """The running round's completion is whole.
 
-        Raises TokenBudgetExceeded where the budget cut a Follower's round, InvalidStructure where it is not what
-        `response_format` asks for.
+        Of a Follower's round, raises TokenBudgetExceeded where the budget cut it, InvalidStructure where it is not what
+        `response_format` asks for, and EngineFailed where it is empty.
         """
         running = self._live()
         assert running.last is not None and running.last.finish_reason is not None  # the Protocol's last chunk
@@ -122,6 +122,8 @@ class Chain:
         text = running.text if self._job.answers_with(self.number) else running.whole_text
         if self._finished and self._job.structure is not None and not self._job.structure.admits(text):
             raise InvalidStructure("the round's text is not what response_format asks for")
+        if self._finished and not text.strip():
+            raise EngineFailed("the Follower wrote nothing")  # which is never better than what there was
         return self._accept_running(running, text, running.last.finish_reason, running.last.tool_calls)
 
     def settle(self, exc: RequestError) -> StopReason:

@@ -258,13 +258,22 @@ def the_reason_is_true(chain: Chained, outcome: Outcome, now: float) -> None:
         "deadline": (now >= chain.deadline and last == "closed") or isinstance(last, DeadlineExceeded),
         "token_budget": isinstance(last, TokenBudgetExceeded) or outcome.usage.total_tokens == job.max_total_tokens,
         "context_length": isinstance(last, ContextLengthExceeded),
-        "error": isinstance(last, RequestError) and not isinstance(last, (Stopped, ContextLengthExceeded)),
+        "error": (isinstance(last, RequestError) and not isinstance(last, (Stopped, ContextLengthExceeded)))
+        or (ended and _may_be_blank(chain.model)),
         "invalid_structure": bool(ended and job.structure and chain.model.played)
         and not _admits(job.structure or OBJECT, chain.model),
     }
     assert truth[report.stop_reason], (report.stop_reason, last)
     if job.fail_on_error:
         assert report.stop_reason not in ("error", "context_length")
+
+
+def _may_be_blank(model: Erratic) -> bool:
+    """Whether the latest completion may have left nothing to show: no text, or one lost in thoughts."""
+    if not model.played:
+        return False
+    act = model.played[-1]
+    return not act.text.strip() or act.before.endswith("for ever") or model.endings[-1] == "length"
 
 
 def _admits(structure: Structure, model: Erratic) -> bool:
@@ -276,7 +285,8 @@ def _admits(structure: Structure, model: Erratic) -> bool:
 def the_error_is_due(chain: Chained, now: float) -> None:
     """The chain ended by an error: there was nothing honest to return."""
     job, last, finished = chain.job, chain.model.endings[-1], len(chain.completed)
-    assert isinstance(last, RequestError) or (last == "closed" and now >= chain.deadline)
+    blank = bool(finished) and _may_be_blank(chain.model)
+    assert isinstance(last, RequestError) or (last == "closed" and now >= chain.deadline) or blank
     if finished and (isinstance(last, Stopped) or last == "closed"):
         raise AssertionError(f"a finished text was lost to {last!r}")
     refused = isinstance(last, BadRequest) and finished == 1 and job.draft is not None

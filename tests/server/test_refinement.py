@@ -148,6 +148,14 @@ def test_an_error_is_raised_where_errors_shall_fail_or_nothing_is_finished() -> 
         outcome(FakeEngine(fails_after(0, EngineFailed("boom"))))
 
 
+@pytest.mark.parametrize("nothing", ["", " \n", "<think>and so on"])
+def test_a_follower_that_writes_nothing_does_not_replace_the_text_there_is(nothing: str) -> None:
+    result = outcome(FakeEngine(lambda turns: nothing), draft="mine", rounds=3)
+    assert (result.text, result.refinement.stop_reason, result.refinement.rounds_run) == ("mine", "error", 0)
+    with pytest.raises(EngineFailed, match="wrote nothing"):
+        outcome(FakeEngine(lambda turns: nothing), draft="mine", fail_on_error=True)
+
+
 def test_the_deadline_returns_the_best_finished_text() -> None:
     engine = FakeEngine(token_seconds=0.02)
     result = outcome(engine, seconds=0.2, rounds=500)
