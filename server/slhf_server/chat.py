@@ -36,7 +36,7 @@ class GenerationRequest(BaseModel):
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
     n: Count | None = None
-    refine: RefineOptions = RefineOptions()
+    refine: RefineOptions = Field(default_factory=RefineOptions)
     temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
     max_tokens: Count | None = None
@@ -72,7 +72,7 @@ class ChatRequest(GenerationRequest):
     response_format: dict[str, Any] | None = None
     logprobs: StrictBool = False
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
-    passed_on: SkipJsonSchema[dict[str, Any]] = {}
+    passed_on: SkipJsonSchema[dict[str, Any]] = Field(default_factory=dict)
     """What only an upstream takes, by name, as it came."""
 
     @model_validator(mode="before")
@@ -95,7 +95,6 @@ class ChatRequest(GenerationRequest):
 
     def sampling(self) -> Sampling:
         """For both roles. Raises BadRequest for a response_format that cannot be."""
-        shared = set(Sampling.__dataclass_fields__) & set(ChatRequest.model_fields) - _TRANSLATED
         return Sampling(
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             max_tokens=self.max_completion_tokens or self.max_tokens,  # only one of them was given
@@ -104,7 +103,7 @@ class ChatRequest(GenerationRequest):
             stop_token_ids=_frozen(self.stop_token_ids),
             allowed_token_ids=_frozen(self.allowed_token_ids),
             structure=None if self.response_format is None else structure_of(self.response_format),
-            **{name: getattr(self, name) for name in shared},
+            **{name: getattr(self, name) for name in _SHARED},
         )
 
     def suits(self, drafter: Drafter) -> None:
@@ -123,6 +122,8 @@ _NOT_FOR: dict[Drafter, tuple[Fate, str]] = {
 }
 """Which parameters a request cannot have, by who writes its draft."""
 _TRANSLATED = {"stop", "max_tokens", "logprobs", "bad_words", "stop_token_ids", "allowed_token_ids"}
+_SHARED = tuple(set(Sampling.__dataclass_fields__) & set(ChatRequest.model_fields) - _TRANSLATED)
+"""Parameters that `Sampling` has under the same name and type."""
 
 
 def _frozen(items: list[Item] | None) -> tuple[Item, ...] | None:

@@ -1,6 +1,7 @@
 """`slhf-server`: bind, serve, end in good order."""
 
 import asyncio
+import gc
 import json
 import logging
 import math
@@ -17,6 +18,7 @@ from slhf_server.app import create_app
 from slhf_server.errors import EngineUnavailable, SettingsError
 from slhf_server.keys import Keyring
 from slhf_server.loading import open_vllm
+from slhf_server.model import Engine
 from slhf_server.service import OpenEngine, Service
 from slhf_server.settings import Settings, load_settings
 
@@ -81,7 +83,14 @@ async def serve(settings: Settings, listener: socket.socket, open_engine: OpenEn
 
     SIGHUP reads the keys file again.
     """
-    app = create_app(settings, open_engine)
+
+    async def opened(settings: Settings) -> Engine:
+        engine = await open_engine(settings)
+        gc.collect()
+        gc.freeze()  # else each full collection walks all that start-up made, vLLM's and torch's too: tens of ms
+        return engine
+
+    app = create_app(settings, opened)
     service: Service = app.state.service
     if settings.api_keys_file is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_keys, app.state.keyring)

@@ -68,10 +68,11 @@ class FakeModel:
         words = [word if i == 0 else f" {word}" for i, word in enumerate(text.split(" "))]
         reason: FinishReason = "stop" if len(words) <= room else "length"
         words = words[:room]
-        for word in words:
+        if not deltas:
+            await asyncio.sleep(self._token_seconds * len(words))
+        for word in words if deltas else ():
             await asyncio.sleep(self._token_seconds)
-            if deltas:
-                yield Chunk(word, 1, prompt, logprobs=_logprobs([word], logprobs))
+            yield Chunk(word, 1, prompt, logprobs=_logprobs([word], logprobs))
         if error is not None:
             raise error
         if deltas:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Any, TypeVar
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -58,6 +59,9 @@ _SHARE = tuple(tenth / 10 for tenth in range(1, 11))
 _LENGTH_RATIO = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.3, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
+Metric = TypeVar("Metric", Counter, Histogram)
+
+
 class Metrics:
     """One server's metrics in a registry of its own, shown on one page with vLLM's (the process's default registry)."""
 
@@ -100,6 +104,7 @@ class Metrics:
         self.upstream_breaker = Gauge(
             "slhf_upstream_breaker_open", "1 while an upstream is left alone.", ("upstream",), registry=registry
         )
+        self._children: dict[tuple[object, tuple[str, ...]], Any] = {}
         self._build = Gauge("slhf_build_info", "Versions.", ("version",), registry=registry)
         self._model = Gauge("slhf_model_info", "Loaded weights.", ("role", "revision"), registry=registry)
 
@@ -113,9 +118,16 @@ class Metrics:
             for model in model_names:
                 gauge.labels(model).set_function(partial(counts.__getitem__, model))
 
+    def _child(self, metric: Metric, *labels: str) -> Metric:
+        """`metric.labels(...)` without its checks: half of what counting costs. Labels are bounded, and so is this."""
+        child: Metric | None = self._children.get((metric, labels))
+        if child is None:
+            child = self._children[metric, labels] = metric.labels(*labels)
+        return child
+
     def request_failed(self, model: str, endpoint: str, exc: RequestError) -> None:
         """An error was answered; `model` is empty where the request was refused before its model was known."""
-        self.failure.labels(model, endpoint, exc.code or exc.type).inc()
+        self._child(self.failure, model, endpoint, exc.code or exc.type).inc()
 
     def build(self, version: str) -> None:
         self._build.labels(version).set(1)
@@ -128,16 +140,16 @@ class Metrics:
         if finished.role == "client":
             return  # nobody computed it
         number = str(finished.round) if finished.round < 8 else "8+"
-        self.round_latency.labels(model, finished.role, number).observe(finished.latency_ms / 1e3)
+        self._child(self.round_latency, model, finished.role, number).observe(finished.latency_ms / 1e3)
 
     def refinement_ended(self, model: str, outcome: Outcome) -> None:
         refinement = outcome.refinement
-        self.stop_reason.labels(model, refinement.stop_reason).inc()
-        self.request_rounds.labels(model).observe(refinement.rounds_run)
-        self.draft_source.labels(model, refinement.draft_source).inc()
-        self.overhead.labels(model).observe(outcome.overhead_ms / 1e3)
+        self._child(self.stop_reason, model, refinement.stop_reason).inc()
+        self._child(self.request_rounds, model).observe(refinement.rounds_run)
+        self._child(self.draft_source, model, refinement.draft_source).inc()
+        self._child(self.overhead, model).observe(outcome.overhead_ms / 1e3)
         if refinement.stop_reason not in ("rounds_done", "unchanged", "disabled"):
-            self.fallback.labels(model, refinement.stop_reason).inc()
+            self._child(self.fallback, model, refinement.stop_reason).inc()
         self._count_tokens(model, outcome)
         self._count_rounds(model, outcome)
         self._compare(model, refinement.rounds)
@@ -150,20 +162,20 @@ class Metrics:
         usage = outcome.refinement.usage
         for phase, usages in (("draft", [usage.draft]), ("refine", usage.rounds)):
             for one in usages:
-                self.prompt_tokens.labels(model, phase).inc(one.prompt_tokens)
-                self.generation_tokens.labels(model, phase).inc(one.completion_tokens)
-                self.cached_tokens.labels(model, phase).inc(one.prompt_tokens_details.cached_tokens)
+                self._child(self.prompt_tokens, model, phase).inc(one.prompt_tokens)
+                self._child(self.generation_tokens, model, phase).inc(one.completion_tokens)
+                self._child(self.cached_tokens, model, phase).inc(one.prompt_tokens_details.cached_tokens)
 
     def _count_rounds(self, model: str, outcome: Outcome) -> None:
         refinement = outcome.refinement
         for before, after in zip(refinement.rounds, refinement.rounds[1:], strict=False):
-            self.rounds.labels(model, "unchanged" if after.text == before.text else "changed").inc()
+            self._child(self.rounds, model, "unchanged" if after.text == before.text else "changed").inc()
         cut_off = len(refinement.usage.rounds) - refinement.rounds_run
-        self.rounds.labels(model, "error" if refinement.stop_reason == "error" else "discarded").inc(cut_off)
+        self._child(self.rounds, model, "error" if refinement.stop_reason == "error" else "discarded").inc(cut_off)
 
     def _compare(self, model: str, rounds: list[Round]) -> None:
         """Drift: how far the returned text is from the draft."""
         draft, answer = rounds[0], rounds[-1]
         if answer.round > 0:
-            self.edit_ratio.labels(model).observe(edit_ratio(draft.text, answer.text))
-            self.length_ratio.labels(model).observe(len(answer.text.split()) / max(1, len(draft.text.split())))
+            self._child(self.edit_ratio, model).observe(edit_ratio(draft.text, answer.text))
+            self._child(self.length_ratio, model).observe(len(answer.text.split()) / max(1, len(draft.text.split())))

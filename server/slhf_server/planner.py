@@ -20,6 +20,8 @@ from slhf_server.stops import StopRule
 from slhf_server.stops.unchanged import unchanged
 
 _ID_PREFIX: dict[Endpoint, str] = {"chat": "chatcmpl", "completions": "cmpl", "refine": "refine", "responses": "resp"}
+_OWN = ("temperature", "top_p", "max_tokens")
+"""What `refine` may say for the Follower alone."""
 Drafter = Literal["engine", "upstream", "client"]
 
 
@@ -92,6 +94,7 @@ class Planner:
             rounds = self._rounds_with_media(served, drafter, rounds)
         turns = conversation.as_text(ask.messages)
         return Job(
+            run_id=_run_id(),
             id=f"{_ID_PREFIX[ask.endpoint]}-{ask.request_id}",
             endpoint=ask.endpoint,
             model=name,
@@ -118,12 +121,14 @@ class Planner:
     def _choice(self, job: Job, ask: Ask, number: int) -> Job:
         """One of n chains: an id of its own for the engine, a seed of its own as vLLM gives it, a deadline of its own
         (one deadline wakes one waiter)."""
+        if number == 0:
+            return job
         leader, follower = job.leader, job.follower
-        if ask.sampling.seed is not None and number:
+        if ask.sampling.seed is not None:
             seed = ask.sampling.seed + number
             leader = leader and replace(leader, sampling=replace(leader.sampling, seed=seed))
             follower = replace(follower, sampling=replace(follower.sampling, seed=seed))
-        return replace(job, leader=leader, follower=follower, run_id=secrets.token_hex(8), deadline=job.deadline.copy())
+        return replace(job, leader=leader, follower=follower, run_id=_run_id(), deadline=job.deadline.copy())
 
     def _leader(self, name: str, served: ServedModel, ask: Ask, drafter: Drafter) -> Player | None:
         if drafter == "client":
@@ -142,14 +147,18 @@ class Planner:
         return 0 if served.images == "pass_through" else rounds
 
 
+def _run_id() -> str:
+    return secrets.token_hex(8)
+
+
 def _seen(draft: str | None, rounds: int) -> str | None:
     """The draft as the Follower sees it, without thoughts; where nothing is refined, byte for byte."""
     return without_thoughts(draft) if draft is not None and rounds else draft
 
 
 def _followers(ask: Ask) -> Sampling:
-    own = ask.options.model_dump(include={"temperature", "top_p", "max_tokens"}, exclude_none=True)
-    return replace(ask.sampling, passed_on={}, **own)
+    own = {name: value for name in _OWN if (value := getattr(ask.options, name)) is not None}
+    return replace(ask.sampling, passed_on={}, **own) if own or ask.sampling.passed_on else ask.sampling
 
 
 def _limited(name: str, asked: int | None, default: int | None, limit: int) -> int:

@@ -40,8 +40,9 @@ def test_its_draft_is_refined_and_its_tokens_are_counted(gateway: str, live: Liv
 
 def test_its_stream_passes_through_where_nothing_is_refined(gateway: str) -> None:
     with openai.OpenAI(base_url=f"{gateway}/v1", api_key="none") as sdk:
-        options: dict[str, Any] = {"stream": True, "max_tokens": 24, "extra_body": {"refine": {"rounds": 0}}}
-        chunks = list(sdk.chat.completions.create(model="assistant", messages=ASK, **options))
+        options: dict[str, Any] = {"stream": True, "max_tokens": 40, "extra_body": {"refine": {"rounds": 0}}}
+        story: list[Any] = [{"role": "user", "content": "Tell a long story."}]
+        chunks = list(sdk.chat.completions.create(model="assistant", messages=story, **options))
     pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
     assert len(pieces) > 3
 
