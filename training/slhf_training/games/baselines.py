@@ -20,7 +20,7 @@ from slhf_training.games.preferences import reachable
 
 def pairs_drawn_from(policy: Array) -> Array:
     """(n, n): how often each pair is compared when both of its answers are drawn from `policy` (n,)."""
-    pairs = np.outer(policy, policy)
+    pairs: Array = policy[:, None] * policy
     np.fill_diagonal(pairs, 0)
     return pairs
 

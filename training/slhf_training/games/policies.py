@@ -88,4 +88,4 @@ def _projected(points: Array) -> Array:
     descending = np.flip(np.sort(above, axis=-1), axis=-1)
     thresholds = (descending.cumsum(axis=-1) - (1 - n * FLOOR)) / np.arange(1, n + 1)  # if k entries stay positive
     kept = (descending > thresholds).sum(axis=-1, keepdims=True)
-    return np.maximum(above - np.take_along_axis(thresholds, kept - 1, axis=-1), 0) + FLOOR
+    return np.asarray(np.maximum(above - np.take_along_axis(thresholds, kept - 1, axis=-1), 0) + FLOOR)
