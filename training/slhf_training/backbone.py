@@ -59,7 +59,7 @@ class Backbone:
         """
         texts = [self.encode(chat, answer) for chat, answer in zip(chats, answers, strict=True)]
         unique = sorted({text for text in texts if text is not None}, key=lambda text: (len(text.ids), text))
-        rows = {None: torch.full((self.size,), torch.nan)}
+        rows: dict[Text | None, Tensor] = {None: torch.full((self.size,), torch.nan)}
         with torch.no_grad():
             for batch in batches(unique, self.batch_tokens):
                 rows.update(zip(batch, self.pooled(batch).cpu(), strict=True))
@@ -83,7 +83,7 @@ class Backbone:
 
 
 def batches(texts: Sequence[Text], tokens: int) -> Iterator[list[Text]]:
-    """Consecutive texts with at most `tokens` tokens, padding included; at least one text each. Sort by length first."""
+    """Consecutive texts with at most `tokens` tokens with padding, one text at least. Sort by length first."""
     batch: list[Text] = []
     longest = 0
     for text in texts:

@@ -12,17 +12,16 @@ import logging
 import random
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TextIO, cast
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from slhf_training import hub
 from slhf_training.chats import Chat, Message
 from slhf_training.config_file import RelativePath, Section
 from slhf_training.errors import DataError
 from slhf_training.examples import Example, Pair, Scores
+from slhf_training.hub import HubData, hub_examples
 
 __all__ = ["DataSettings", "Example", "Pair", "Scores", "fitting", "load", "read_jsonl", "split"]
 
@@ -34,7 +33,7 @@ Row = Mapping[str, Any]
 class DataSettings(Section):
     files: tuple[RelativePath, ...] = ()
     """JSONL files, gzipped where the name ends with .gz."""
-    hub: tuple[hub.HubData, ...] = ()
+    hub: tuple[HubData, ...] = ()
     where: dict[str, Value | tuple[Value, ...]] = {}
     """Only rows whose key has this value, or one of these."""
     seed: int = 0
@@ -53,7 +52,7 @@ def load(settings: DataSettings) -> list[Example]:
     """All examples of the sources in a shuffled order. Raises DataError naming file (or data set), line and key."""
     examples = [example for path in settings.files for example in read_jsonl(path, settings.where)]
     for source in settings.hub:
-        found = list(hub.examples(source, lambda row: _matches(row, settings.where)))
+        found = list(hub_examples(source, lambda row: _matches(row, settings.where)))
         examples += [example for example in found if example is not None]
         if None in found:
             _LOG.warning("%s: %d rows are no %s rows and were dropped", source.name, found.count(None), source.adapter)

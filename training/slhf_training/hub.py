@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub. An adapter is a pure function from a row, as the data set documents it, to Example.
+"""Data sets of the Hugging Face hub. An adapter is a pure function from a row, as documented, to an Example.
 
 A row that an adapter cannot read (hh-rlhf has transcripts with two human turns in a row) gives None; they are counted.
 """
@@ -62,7 +62,7 @@ ADAPTERS: Mapping[str, Callable[[Row], Example | None]] = {
 assert set(ADAPTERS) == set(get_args(Adapter))
 
 
-def examples(source: HubData, wanted: Callable[[Row], bool]) -> Iterator[Example | None]:
+def hub_examples(source: HubData, wanted: Callable[[Row], bool]) -> Iterator[Example | None]:
     """The data set's wanted rows; None for each row that its adapter cannot read. Raises DataError."""
     import datasets  # late: it takes a second, and JSONL files do not need it
 

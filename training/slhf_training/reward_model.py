@@ -77,7 +77,9 @@ class RewardModel:
         tensors = {f"{name}.{part}": getattr(head, part) for name, head in self.heads.items() for part in _PARTS}
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, directory / HEADS)
         if self.manifest.adapters:
-            self.backbone.model.save_pretrained(directory / ADAPTERS, selected_adapters=list(self.heads))
+            self.backbone.model.save_pretrained(
+                directory / ADAPTERS, selected_adapters=list(self.heads), save_embedding_layers=False
+            )
         (directory / MANIFEST).write_text(self.manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def require(self, heads: Sequence[str], place: str) -> None:
