@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from slhf_training.backbone import Backbone
+from slhf_training.backbone import Backbone, bf16_is_fast
 from slhf_training.data import load
 from slhf_training.examples import Example
 from slhf_training.preference.attributes import vote
@@ -78,7 +78,7 @@ def _tuned(settings: RewardTraining, how: LoraSettings, sides: Sides) -> tuple[R
     # Adapters learn in float32; on a bf16 body their updates would be rounded away.
     limits = (settings.max_tokens, settings.batch_tokens)
     backbone = Backbone.load(settings.backbone, settings.layers, *limits, dtype="float32")
-    backbone.autocast = True
+    backbone.autocast = bf16_is_fast()
     heads: dict[str, Head] = {}
     report = {}
     for name, (learn, held) in sides.items():

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slhf_training.backbone import Backbone, Text, batches
+from slhf_training.backbone import Backbone, Reading, batches
 from slhf_training.errors import DataError
 from slhf_training.reward_lessons import Lesson
 from slhf_training.reward_losses import bradley_terry, regression
@@ -128,17 +128,13 @@ def tune(backbone: Backbone, train: Sequence[Lesson], settings: LoraSettings, se
     return done, {"train": len(encoded), "dropped": dropped, "steps": len(losses), "losses": losses}
 
 
-Encoded = tuple[tuple[Text, ...], float]  # the answers' tokens, and the target
+Encoded = tuple[Reading, float]  # the tokens, and the target
 
 
 def _encoded(lessons: Sequence[Lesson], backbone: Backbone) -> tuple[list[Encoded], int]:
     """Lessons that fit, and how many do not."""
-    found = []
-    for lesson in lessons:
-        texts = [backbone.encode(lesson.chat, answer) for answer in lesson.answers]
-        fitting = tuple(text for text in texts if text is not None)
-        if len(fitting) == len(texts):
-            found.append((fitting, lesson.target))
+    readings = [(backbone.encode(lesson.chat, lesson.answers), lesson.target) for lesson in lessons]
+    found = [(reading, target) for reading, target in readings if reading]
     return found, len(lessons) - len(found)
 
 
@@ -152,16 +148,13 @@ def _steps(encoded: Sequence[Encoded], settings: LoraSettings, seed: int) -> Ite
 
 def _accumulate(backbone: Backbone, head: Head, step: Sequence[Encoded]) -> float:
     """Gradients of the step's mean loss, in passes of `batch_tokens` with lessons of like length together."""
-    by_length = sorted(step, key=lambda one: max(len(text.ids) for text in one[0]))
-    longest = [max(one[0], key=lambda text: len(text.ids)) for one in by_length]
-    total, start = 0.0, 0
-    for part in batches(longest, max(1, backbone.batch_tokens // len(step[0][0]))):
-        lessons = by_length[start : start + len(part)]
-        start += len(part)
-        texts = [text for one in lessons for text in one[0]]
-        targets = torch.tensor([target for _, target in lessons], device=backbone.model.device)
-        scores = head(backbone.pooled(texts)).view(len(lessons), -1)
-        loss = loss_of(scores, targets) * (len(lessons) / len(step))
+    targets = {id(reading): target for reading, target in step}
+    by_length = sorted((reading for reading, _ in step), key=lambda reading: reading.length)
+    total = 0.0
+    for part in batches(by_length, backbone.batch_tokens):
+        wanted = torch.tensor([targets[id(reading)] for reading in part], device=backbone.model.device)
+        scores = head(backbone.pooled(part)).view(len(part), -1)
+        loss = loss_of(scores, wanted) * (len(part) / len(step))
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total
