@@ -84,6 +84,10 @@ class Judge:
             )
         return p
 
+    def close(self) -> None:
+        self._client.close()
+        self._cache.close()
+
     def _one_order(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
         requests = [self._request(chat, a, b) for chat, a, b in zip(chats, first, second, strict=True)]
         keys = [digest([self._settings.url, request]) for request in requests]
