@@ -156,7 +156,7 @@ def test_rows_of_two_chats_share_all_but_the_last_message(adapter: Any) -> None:
 
 def test_a_hub_data_set_is_loaded_from_a_folder_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`datasets.load_dataset` takes a local folder by the same name; one of three rows is no pair."""
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "set"
     folder.mkdir()
     row = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}

@@ -255,7 +255,7 @@ def test_small_passes_learn_what_one_large_pass_does(backbone: Path, tmp_path: P
         config = configuration(tmp_path, backbone, lora, {"vowels": {"data": data}}, batch_tokens=tokens)
         assert main(["preference", str(config)]) == 0
         curves.append(json.loads((tmp_path / "out" / "report.json").read_text())["heads"]["vowels"]["losses"])
-    assert curves[0] == pytest.approx(curves[1], abs=1e-3)
+    assert curves[0] == pytest.approx(curves[1], abs=0.02)  # bf16 where it is fast
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,12 @@ class Cache:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)  # every put is committed
-            self._file.execute("CREATE TABLE IF NOT EXISTS judgements (key TEXT PRIMARY KEY, p REAL NOT NULL)")
         except (OSError, sqlite3.Error) as exc:
+            raise SettingsError(f"cache: {path}: {exc}") from exc
+        try:
+            self._file.execute("CREATE TABLE IF NOT EXISTS judgements (key TEXT PRIMARY KEY, p REAL NOT NULL)")
+        except sqlite3.Error as exc:
+            self.close()
             raise SettingsError(f"cache: {path}: {exc}") from exc
 
     def get(self, key: str) -> float | None:

@@ -116,7 +116,7 @@ class Judge:
                 time.sleep(self._settings.backoff_s * 2 ** (attempt - 1))
             try:
                 answer = self._client.post("chat/completions", json=request)
-            except httpx2.TransportError as exc:
+            except httpx2.RequestError as exc:
                 reason = f"{type(exc).__name__} {exc}"
                 continue
             if answer.status_code == 200:
@@ -163,9 +163,9 @@ def judge_of(settings: JudgeSettings) -> Judge:
         if not os.environ.get(variable):
             raise SettingsError(f"api_key_variable: {variable} is not set")
         headers["authorization"] = f"Bearer {os.environ[variable]}"
+    cache = Cache(settings.cache)
     root = settings.url.rstrip("/") + "/"
-    client = httpx2.Client(base_url=root, headers=headers, timeout=settings.timeout_s)
-    return Judge(settings, client, Cache(settings.cache))
+    return Judge(settings, httpx2.Client(base_url=root, headers=headers, timeout=settings.timeout_s), cache)
 
 
 def _filled(prompt: str, slots: Mapping[str, str]) -> str:
