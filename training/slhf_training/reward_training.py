@@ -93,11 +93,11 @@ def solve(known: Known, l2: float) -> Head:
 
 def add_adapter(backbone: Backbone, name: str, settings: LoraSettings) -> None:
     """A fresh active adapter on the one body. No dropout: the reader of training is the reader of judging."""
-    from peft import LoraConfig, get_peft_model  # late: only adapters need it
+    from peft import LoraConfig, PeftModel, get_peft_model  # late: only adapters need it
 
     modules = settings.target_modules if isinstance(settings.target_modules, str) else list(settings.target_modules)
     config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules=modules)
-    if hasattr(backbone.model, "peft_config"):
+    if isinstance(backbone.model, PeftModel):
         backbone.model.add_adapter(name, config)
         backbone.model.set_adapter(name)
     else:
