@@ -66,7 +66,7 @@ def configuration(folder: Path, backbone: Path, training: dict[str, Any], heads:
         "validation": 0.2,
     }
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(settings | more))
+    path.write_text(yaml.safe_dump(settings | more, sort_keys=False))
     return path
 
 
@@ -228,7 +228,7 @@ def test_adapters_learn_opposite_preferences_on_one_base(backbone: Path, tmp_pat
     )  # 7 linears a layer
     p = preference_of(AttributesSettings(kind="attributes", model=tmp_path / "out", attributes=("soft",)))
     assert p([ask("Say 1")], ["eieio"], ["bdfgk"]) == pytest.approx([1])
-    a, b = model.both([ask("Say 1")], ["eieio"], ["bdfgk"])
+    a, b = model.both([ask("Say 1")], ["eieio"], ["bdfgk"], ["soft", "hard"])
     assert a[0] > b[0] and a[1] < b[1]
 
 
@@ -250,7 +250,7 @@ def test_adapters_move_and_the_base_does_not(backbone: Path, tmp_path: Path) -> 
 def test_small_passes_learn_what_one_large_pass_does(backbone: Path, tmp_path: Path) -> None:
     data = {"files": [str(vowels_win(tmp_path / "train.jsonl", 0, PROMPTS))]}
     curves = []
-    for tokens in (1, 10_000):
+    for tokens in (2, 10_000):
         lora = {"method": "lora", "rank": 2, "learning_rate": 0.01, "batch": 8}
         config = configuration(tmp_path, backbone, lora, {"vowels": {"data": data}}, batch_tokens=tokens)
         assert main(["preference", str(config)]) == 0
@@ -265,7 +265,7 @@ def test_small_passes_learn_what_one_large_pass_does(backbone: Path, tmp_path: P
         ({"training": {"method": "probe", "rank": 3}}, "training.probe.rank: Extra inputs"),
         (
             {"heads": {"a": {"data": {"files": ["x"]}, "loss": "regression"}}},
-            "heads.a: .*attribute: regression needs one",
+            "heads.a: .*regression needs one",
         ),
         ({"heads": {"a": {"data": {}}}}, "heads.a.data: .*files and hub"),
         ({"heads": {"a.b": {"data": {"files": ["x"]}}}}, "heads.a.b"),
@@ -276,8 +276,8 @@ def test_small_passes_learn_what_one_large_pass_does(backbone: Path, tmp_path: P
 def test_a_bad_setting_names_itself(
     tmp_path: Path, change: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    heads = {"a": {"data": {"files": ["x"]}}}
-    config = configuration(tmp_path, tmp_path, {"method": "probe"}, heads, **change)
+    plain = {"training": {"method": "probe"}, "heads": {"a": {"data": {"files": ["x"]}}}}
+    config = configuration(tmp_path, tmp_path, **(plain | change))
     with pytest.raises(SettingsError, match=message):
         read_config(config, RewardTraining)
     assert main(["preference", str(config)]) == 1

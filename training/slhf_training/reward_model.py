@@ -46,8 +46,8 @@ class Head:
     bias: Tensor  # ()
 
     def __call__(self, features: Tensor) -> Tensor:
-        """(N, F) to (N,)."""
-        return features @ self.weight + self.bias
+        """(N, F) to (N,). Each row on its own: a matrix product rounds equal rows apart, and ties would be none."""
+        return (features * self.weight).sum(-1) + self.bias
 
 
 class RewardModel:
