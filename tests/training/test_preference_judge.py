@@ -75,7 +75,7 @@ def test_all_spellings_of_a_letter_count() -> None:
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
 def test_a_passing_failure_is_tried_again(status: int) -> None:
-    replies = iter([(status, {}), (status, {})])
+    replies: Iterator[Reply] = iter([(status, {}), (status, {})])
     with endpoint(lambda request: next(replies, letters(A=0.5, B=0.5))) as here, judge(here, retries=2) as asked:
         assert asked([CHAT], ["x"], ["y"]) == pytest.approx([0.5])
         assert (len(here.asked), asked.failures) == (4, 0)
@@ -140,7 +140,7 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
 
 
 def test_a_failure_is_not_remembered(tmp_path: Path) -> None:
-    replies = iter([(400, {}), (400, {})])
+    replies: Iterator[Reply] = iter([(400, {}), (400, {})])
     with endpoint(lambda request: next(replies, letters(A=0.5, B=0.5))) as here:
         with judge(here, cache=tmp_path / "c", most_failures=1) as asked:
             assert math.isnan(asked([CHAT], ["x"], ["y"])[0])

@@ -276,7 +276,7 @@ def test_small_passes_learn_what_one_large_pass_does(backbone: Path, tmp_path: P
 def test_a_bad_setting_names_itself(
     tmp_path: Path, change: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = {"training": {"method": "probe"}, "heads": {"a": {"data": {"files": ["x"]}}}}
+    plain: dict[str, Any] = {"training": {"method": "probe"}, "heads": {"a": {"data": {"files": ["x"]}}}}
     config = configuration(tmp_path, tmp_path, **(plain | change))
     with pytest.raises(SettingsError, match=message):
         read_config(config, RewardTraining)
