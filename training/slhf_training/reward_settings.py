@@ -28,7 +28,7 @@ class ProbeSettings(Section):
     """A frozen backbone: one forward pass for all heads, then convex problems with one solution each."""
 
     method: Literal["probe"]
-    l2: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0), min_length=1)
+    l2: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.1, 0.3, 1.0, 3.0, 10.0, 30.0), min_length=1)
     """Weights of half the squared norm, on standardised features; the one with the least validation loss is taken."""
 
 
