@@ -1,0 +1,156 @@
+"""The judge against a real HTTP server: places cancel out, and a failure never becomes a value."""
+
+import math
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slhf_training.chats import Chat, Message
+from slhf_training.errors import JudgeError, SettingsError
+from slhf_training.preference.judge import Judge, JudgeSettings, judge_of
+from tests.training.judging import Endpoint, Reply, answers_of, endpoint, letters
+
+CHAT: Chat = [Message(role="user", content="Which is best?")]
+
+
+@contextmanager
+def judge(here: Endpoint | str, **settings: Any) -> Iterator[Judge]:
+    url = here if isinstance(here, str) else here.url
+    made = judge_of(JudgeSettings(**{"kind": "judge", "url": url, "model": "m", "backoff_s": 0} | settings))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def biased(request: Any) -> Reply:
+    """Odds of A over B: 3 for the place, and 2 for the better answer."""
+    odds = 3 * (2 if answers_of(request)[0] == "good" else 1 / 2)
+    return letters(A=odds / (1 + odds), B=1 / (1 + odds))
+
+
+def test_both_orders_cancel_what_a_place_gets() -> None:
+    """good first: 6/7 for A; good second: 3/5 for A (bad), so 2/5 for good; the mean is (6/7 + 2/5) / 2 = 22/35."""
+    with endpoint(biased) as here, judge(here) as asked:
+        p = asked([CHAT, CHAT], ["good", "bad"], ["bad", "good"])
+    assert p == pytest.approx([22 / 35, 13 / 35])
+
+
+def test_a_judge_that_sees_places_alone_finds_a_tie() -> None:
+    with endpoint(lambda request: letters(A=0.8, B=0.1)) as here, judge(here) as asked:
+        assert asked([CHAT], ["x"], ["y"]) == pytest.approx([0.5])
+
+
+def test_the_request_asks_for_one_token_with_log_probs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "s3cret")
+    with endpoint(biased) as here, judge(here, api_key_variable="JUDGE_KEY", top_logprobs=5) as asked:
+        asked([CHAT], ["good {b}"], ["bad"])
+    request = here.asked[0]
+    assert {key: request[key] for key in request if key != "messages"} == {
+        "model": "m",
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": True,
+        "top_logprobs": 5,
+    }
+    assert "user: Which is best?" in request["messages"][0]["content"]
+    assert sorted(answers_of(request)) == ["bad", "good {b}"]  # an answer's own braces are left alone
+    assert (here.headers[0]["path"], here.headers[0]["authorization"]) == ("/v1/chat/completions", "Bearer s3cret")
+
+
+def test_all_spellings_of_a_letter_count() -> None:
+    """A: 0.3 + 0.1, B: 0.4, and 0.2 for something else: 1/2 in this order, and so in the other."""
+    found = [{"A": 0.3, " a": 0.1, "B": 0.4, "The": 0.2}]
+    with endpoint(lambda request: letters(**found[0])) as here, judge(here) as asked:
+        assert asked([CHAT], ["x"], ["y"]) == pytest.approx([0.5])
+    with endpoint(lambda request: letters(A=0.9, C=0.1) if answers_of(request)[0] == "x" else letters(B=1.0)) as here:
+        with judge(here) as asked:
+            assert asked([CHAT], ["x"], ["y"]) == pytest.approx([1.0])  # a letter that is not there counts as 0
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_passing_failure_is_tried_again(status: int) -> None:
+    replies: Iterator[Reply] = iter([(status, {}), (status, {})])
+    with endpoint(lambda request: next(replies, letters(A=0.5, B=0.5))) as here, judge(here, retries=2) as asked:
+        assert asked([CHAT], ["x"], ["y"]) == pytest.approx([0.5])
+        assert (len(here.asked), asked.failures) == (4, 0)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (401, {"error": {"message": "no"}}),
+        (200, b"<html>"),
+        (200, {"choices": []}),
+        (200, {"choices": [{"logprobs": None}]}),
+        letters(Yes=0.9, No=0.1),
+    ],
+)
+def test_a_pair_without_an_answer_is_not_a_number_and_counted(reply: Reply) -> None:
+    """The second pair fails in one of its orders; it is not asked again."""
+
+    def answer(request: Any) -> Reply:
+        return reply if answers_of(request) == ("odd", "y") else letters(A=0.5, B=0.5)
+
+    with endpoint(answer) as here, judge(here, most_failures=0.5) as asked:
+        p = asked([CHAT, CHAT], ["x", "odd"], ["y", "y"])
+        assert p[0] == 0.5 and math.isnan(p[1])
+        assert (asked.failures, len(here.asked)) == (1, 4)
+
+
+def test_too_many_failures_stop_the_run() -> None:
+    def answer(request: Any) -> Reply:
+        return (500, {}) if "odd" in answers_of(request) else letters(A=0.5, B=0.5)
+
+    with endpoint(answer) as here, judge(here, most_failures=0.3, retries=1) as asked:
+        assert np.isnan(asked([CHAT] * 4, ["odd", "b", "c", "d"], ["y"] * 4)).sum() == 1
+        with pytest.raises(JudgeError, match=r"judge m: 2 of 4 pairs failed; the last: HTTP 500"):
+            asked([CHAT] * 4, ["odd", "b", "c", "odd"], ["y", "y", "y", "z"])
+
+
+def test_nobody_listening_is_a_failure() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with judge(f"http://127.0.0.1:{unused.getsockname()[1]}/v1", retries=1) as asked:
+            with pytest.raises(JudgeError, match="1 of 1 pairs failed; the last: ConnectError"):
+                asked([CHAT], ["x"], ["y"])
+
+
+def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
+    """Also by a later process, and for the same pair in the other order: its two questions are the same."""
+    cache = tmp_path / "cache" / "judge.sqlite"
+    with endpoint(biased) as here:
+        with judge(here, cache=cache) as asked:
+            first = asked([CHAT], ["good"], ["bad"])
+            assert len(here.asked) == 2
+        with judge(here, cache=cache) as asked:
+            swapped = asked([CHAT, CHAT], ["bad", "good"], ["good", "bad"])
+            assert len(here.asked) == 2
+            assert swapped == pytest.approx([1 - first[0], first[0]])
+            asked([CHAT], ["good"], ["worse"])
+            assert len(here.asked) == 4
+        with judge(here, cache=cache, model="other") as asked:
+            asked([CHAT], ["good"], ["bad"])
+            assert len(here.asked) == 6
+
+
+def test_a_failure_is_not_remembered(tmp_path: Path) -> None:
+    replies: Iterator[Reply] = iter([(400, {}), (400, {})])
+    with endpoint(lambda request: next(replies, letters(A=0.5, B=0.5))) as here:
+        with judge(here, cache=tmp_path / "c", most_failures=1) as asked:
+            assert math.isnan(asked([CHAT], ["x"], ["y"])[0])
+            assert asked([CHAT], ["x"], ["y"])[0] == 0.5
+
+
+def test_settings_that_cannot_be_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with pytest.raises(SettingsError, match="api_key_variable: NO_SUCH_KEY is not set"):
+        judge_of(JudgeSettings(kind="judge", url="http://127.0.0.1/v1", model="m", api_key_variable="NO_SUCH_KEY"))
+    (tmp_path / "cache").write_text("no database, but a text that is long enough to be none " * 20)
+    with pytest.raises(SettingsError, match="cache: "):
+        judge_of(JudgeSettings(kind="judge", url="http://127.0.0.1/v1", model="m", cache=tmp_path / "cache"))

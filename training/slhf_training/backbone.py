@@ -1,0 +1,165 @@
+"""A language model's body as a reader of answers: hidden states of chosen layers, averaged over the answer's tokens.
+
+Answers to one chat share a row: chat, answer, answer, ... where an answer sees the chat and itself alone and takes its
+positions up where the chat ends. The chat is read once; the states are those of each answer on its own.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer
+
+from slhf_training.chats import Chat
+from slhf_training.errors import SettingsError
+
+ANSWERS = 4
+"""Most answers in a row."""
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A chat and answers to it as tokens. Each answer ends with EOS, so it has at least one."""
+
+    prompt: Ids
+    answers: tuple[Ids, ...]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + sum(map(len, self.answers))
+
+
+class Backbone:
+    """`layers` counts from 1, the first block's output; the last one comes with the model's final norm."""
+
+    def __init__(self, model: Any, tokenizer: Any, layers: Sequence[int], max_tokens: int, batch_tokens: int) -> None:
+        self.model, self.tokenizer, self.layers = model, tokenizer, tuple(layers)
+        self.max_tokens, self.batch_tokens = max_tokens, batch_tokens
+        self.size: int = model.config.hidden_size * len(self.layers)
+        self.autocast = False  # bf16 arithmetic on float32 weights
+
+    @classmethod
+    def load(
+        cls, name: str, layers: Sequence[int], max_tokens: int, batch_tokens: int, *, dtype: str | None = None
+    ) -> Self:
+        """From a path or hub id, on the GPU where there is one. No layers: the last. `dtype` None: what is fast here.
+
+        Raises SettingsError naming the key.
+        """
+        try:
+            model = AutoModel.from_pretrained(name, dtype=dtype or _fast_dtype()).eval()
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as exc:
+            raise SettingsError(f"backbone: {name}: {exc}") from exc
+        count = model.config.num_hidden_layers
+        if not all(1 <= layer <= count for layer in layers):
+            raise SettingsError(f"layers: {name} has layers 1 to {count}, got {list(layers)}")
+        if layers and isinstance(getattr(model, "layers", None), torch.nn.ModuleList):
+            del model.layers[max(layers) + 1 :]  # nobody reads them (the last one kept is normed, so one more stays)
+        model.requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model, tokenizer, layers or (count,), max_tokens, batch_tokens)
+
+    def encode(self, chat: Chat, answers: Sequence[str]) -> Reading | None:
+        """None where the chat with any one of the answers has more than `max_tokens` tokens: nothing is cut."""
+        text = self.tokenizer.apply_chat_template(list(chat), add_generation_prompt=True, tokenize=False)
+        end = self.tokenizer.eos_token_id
+        prompt = tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        ids = tuple((*self.tokenizer.encode(answer, add_special_tokens=False), end) for answer in answers)
+        return Reading(prompt, ids) if len(prompt) + max(map(len, ids)) <= self.max_tokens else None
+
+    def features(self, chats: Sequence[Chat], answers: Sequence[str]) -> Tensor:
+        """(N, F) float32 on the CPU, without gradients; NaN where a text is too long.
+
+        Equal texts are read once and get equal features, whatever they are batched with.
+        """
+        texts = [self.encode(chat, [answer]) for chat, answer in zip(chats, answers, strict=True)]
+        rows: dict[tuple[Ids, Ids], Tensor] = {}
+        with torch.no_grad():
+            for batch in batches(_gathered([text for text in texts if text]), self.batch_tokens):
+                names = [(reading.prompt, answer) for reading in batch for answer in reading.answers]
+                rows.update(zip(names, self.pooled(batch).cpu(), strict=True))
+        unread = torch.full((self.size,), torch.nan)
+        found = [rows[text.prompt, text.answers[0]] if text else unread for text in texts]
+        return torch.stack(found) if found else torch.empty(0, self.size)
+
+    def pooled(self, readings: Sequence[Reading]) -> Tensor:
+        """(answers of all readings, F) float32, from one forward pass. Masks come from lengths: pad may equal EOS."""
+        device = self.model.device
+        ids, positions, segments = (table.to(device) for table in _tables(readings))  # (N, T) each
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
+            states = self.model(
+                input_ids=ids,
+                attention_mask=_mask(segments, self.model.dtype),
+                position_ids=positions,
+                output_hidden_states=True,
+                use_cache=False,
+            ).hidden_states
+        most = max(len(reading.answers) for reading in readings)
+        answers = segments[:, None] == torch.arange(1, most + 1, device=device)[:, None]  # (N, K, T)
+        present = answers.any(-1)  # (N, K)
+        shares = answers.float() / answers.sum(-1, keepdim=True).clamp_min(1)
+        return torch.cat([(shares @ states[layer].float())[present] for layer in self.layers], dim=1)
+
+
+def batches(readings: Sequence[Reading], tokens: int) -> Iterator[list[Reading]]:
+    """Consecutive readings with at most `tokens` tokens with padding, one at least. Sort by length first."""
+    batch: list[Reading] = []
+    for reading in readings:
+        longest = max(one.length for one in (*batch, reading))
+        if batch and longest * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(reading)
+    if batch:
+        yield batch
+
+
+def bf16_is_fast() -> bool:
+    """CPUs without AVX-512 emulate it: 5 against 33 GFLOP/s in float32, measured on one core with AVX2."""
+    return torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+
+
+def _fast_dtype() -> str:
+    return "auto" if bf16_is_fast() else "float32"
+
+
+def _gathered(texts: Sequence[Reading]) -> list[Reading]:
+    """Unique answers by chat, at most ANSWERS together, in an order that depends on the texts alone."""
+    by_prompt: dict[Ids, set[Ids]] = defaultdict(set)
+    for text in texts:
+        by_prompt[text.prompt].update(text.answers)
+    readings = []
+    for prompt, unique in by_prompt.items():
+        answers = sorted(unique)
+        readings += [Reading(prompt, tuple(answers[i : i + ANSWERS])) for i in range(0, len(answers), ANSWERS)]
+    return sorted(readings, key=lambda reading: (reading.length, reading.prompt, reading.answers))
+
+
+def _tables(readings: Sequence[Reading]) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, T) token ids, positions, and segments: 0 the chat, 1.. its answers, -1 padding."""
+    shape = len(readings), max(reading.length for reading in readings)
+    ids, positions, segments = torch.zeros(shape).long(), torch.zeros(shape).long(), torch.full(shape, -1)
+    for row, reading in enumerate(readings):
+        start = 0
+        for segment, part in enumerate((reading.prompt, *reading.answers)):
+            place = slice(start, start + len(part))
+            first = 0 if segment == 0 else len(reading.prompt)
+            ids[row, place] = torch.tensor(part, dtype=torch.long)
+            positions[row, place] = torch.arange(first, first + len(part))
+            segments[row, place] = segment
+            start += len(part)
+    return ids, positions, segments
+
+
+def _mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, 1, T, T), added to attention scores: a token sees what comes before it in the chat and in its own answer."""
+    length = segments.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    seen = causal & ((segments[:, None] == 0) | (segments[:, None] == segments[..., None]))
+    blocked = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+    return blocked[:, None]

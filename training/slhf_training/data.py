@@ -1,0 +1,177 @@
+"""Data to one schema: a chat that asks, and what is known about answers to it (a pair, or scores of one answer).
+
+A JSONL(.gz) row needs `prompt`, `messages` or `chat` (a text or a list of messages that ends with the user's turn). It
+may hold `chosen` with `rejected`, `response` with `scores`, an `id` and a `source`. Other keys serve `where` alone.
+"""
+
+import gzip
+import hashlib
+import itertools
+import json
+import logging
+import random
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TextIO, cast
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from slhf_training.chats import Chat, Message
+from slhf_training.config_file import RelativePath, Section
+from slhf_training.errors import DataError
+from slhf_training.examples import Example, Pair, Scores
+from slhf_training.hub import HubData, hub_examples
+
+__all__ = ["DataSettings", "Example", "Pair", "Scores", "fitting", "load", "read_jsonl", "split"]
+
+_LOG = logging.getLogger(__name__)
+Value = str | int | float | bool
+Row = Mapping[str, Any]
+
+
+class DataSettings(Section):
+    files: tuple[RelativePath, ...] = ()
+    """JSONL files, gzipped where the name ends with .gz."""
+    hub: tuple[HubData, ...] = ()
+    where: dict[str, Value | tuple[Value, ...]] = {}
+    """Only rows whose key has this value, or one of these."""
+    seed: int = 0
+    """Of the order: the same seed and files give the same order."""
+    limit: int | None = Field(default=None, gt=0)
+    """The first so many examples of that order; None: all."""
+
+    @model_validator(mode="after")
+    def _some_source(self) -> Self:
+        if not self.files and not self.hub:
+            raise ValueError("name at least one of files and hub")
+        return self
+
+
+def load(settings: DataSettings) -> list[Example]:
+    """All examples of the sources in a shuffled order. Raises DataError naming file (or data set), line and key."""
+    examples = [example for path in settings.files for example in read_jsonl(path, settings.where)]
+    for source in settings.hub:
+        found = list(hub_examples(source, lambda row: _matches(row, settings.where)))
+        examples += [example for example in found if example is not None]
+        if None in found:
+            _LOG.warning("%s: %d rows are no %s rows and were dropped", source.name, found.count(None), source.adapter)
+    if not examples:
+        raise DataError(f"no rows in {_names(settings)} where {settings.where}")
+    random.Random(settings.seed).shuffle(examples)
+    return examples[: settings.limit]
+
+
+def read_jsonl(path: Path, where: Mapping[str, Value | tuple[Value, ...]] | None = None) -> Iterator[Example]:
+    """The file's examples in its order. Raises DataError naming file, line and key."""
+    try:
+        with _open(path) as lines:
+            for number, line in enumerate(lines, start=1):
+                row = _object(line, f"{path}:{number}")
+                if _matches(row, where or {}):
+                    yield _example(row, path, number)
+    except (OSError, EOFError, UnicodeDecodeError) as exc:
+        raise DataError(f"{path}: {exc}") from exc
+
+
+def fitting(examples: Sequence[Example], length: Callable[[Chat], int], limit: int) -> tuple[list[Example], int]:
+    """Examples whose chat has at most `limit` tokens by `length`, and how many were dropped. Nothing is cut."""
+    kept = [example for example in examples if length(example.chat) <= limit]
+    return kept, len(examples) - len(kept)
+
+
+def split(examples: Sequence[Example], share: float, seed: int = 0) -> tuple[list[Example], list[Example]]:
+    """(train, validation) with about `share` of the prompts in validation.
+
+    All examples of one prompt (its first user turn, normalised) fall on one side, whatever else is in the list.
+    """
+    held = [_position(example.chat, seed) < share for example in examples]
+    return (
+        list(itertools.compress(examples, (not is_held for is_held in held))),
+        list(itertools.compress(examples, held)),
+    )
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    role: str
+    content: str
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    prompt: str | list[_Message] = Field(validation_alias=AliasChoices("prompt", "messages", "chat"))
+    chosen: str | None = None
+    rejected: str | None = None
+    response: str | None = None
+    scores: dict[str, float] | None = None
+    id: str | int | None = None
+    source: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.chosen is None) != (self.rejected is None):
+            raise ValueError("chosen and rejected go together")
+        if self.scores is not None and self.response is None:
+            raise ValueError("scores need the response that they belong to")
+        if not self.prompt or (isinstance(self.prompt, list) and self.prompt[-1].role != "user"):
+            raise ValueError("prompt must end with the user's turn")
+        return self
+
+    def chat(self) -> Chat:
+        if isinstance(self.prompt, str):
+            return [Message(role="user", content=self.prompt)]
+        return [Message(role=message.role, content=message.content) for message in self.prompt]
+
+
+_ROW = TypeAdapter(_Row)
+
+
+def _open(path: Path) -> TextIO:
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    return cast(TextIO, opened)
+
+
+def _object(line: str, place: str) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as exc:
+        raise DataError(f"{place}: not JSON: {exc}") from exc
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: not a JSON object")
+    return row
+
+
+def _example(row: Row, path: Path, number: int) -> Example:
+    try:
+        checked = _ROW.validate_python(row)
+    except ValidationError as exc:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in exc.errors())
+        raise DataError(f"{path}:{number}: {problems}") from exc
+    stem = path.name.partition(".")[0]
+    pair = scores = None
+    if checked.chosen is not None and checked.rejected is not None:
+        pair = Pair(checked.chosen, checked.rejected)
+    if checked.scores is not None and checked.response is not None:
+        scores = Scores(checked.response, checked.scores)
+    name = f"{stem}-{number}" if checked.id is None else str(checked.id)
+    return Example(checked.chat(), pair, scores, id=name, source=checked.source or stem)
+
+
+def _matches(row: Row, where: Mapping[str, Value | tuple[Value, ...]]) -> bool:
+    return all(
+        key in row and row[key] in (wanted if isinstance(wanted, tuple) else (wanted,)) for key, wanted in where.items()
+    )
+
+
+def _names(settings: DataSettings) -> str:
+    return ", ".join([*map(str, settings.files), *(source.name for source in settings.hub)])
+
+
+def _position(chat: Chat, seed: int) -> float:
+    """A number in [0, 1) that depends on the first user turn's letters and digits alone."""
+    first = next((message["content"] for message in chat if message["role"] == "user"), "")
+    folded = unicodedata.normalize("NFKC", first).lower()
+    letters = "".join(letter for letter in folded if letter.isalnum())
+    digest = hashlib.sha256(f"{seed}:{letters}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

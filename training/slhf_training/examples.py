@@ -1,0 +1,32 @@
+"""The schema of all training data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from slhf_training.chats import Chat
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one chat; somebody preferred the first."""
+
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What an answer got by attribute, on the data's own scale; more is more of the attribute."""
+
+    answer: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    chat: Chat
+    """Ends with the user's turn."""
+    pair: Pair | None = None
+    scores: Scores | None = None
+    id: str = ""
+    source: str = ""

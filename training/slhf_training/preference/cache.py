@@ -1,0 +1,41 @@
+"""Judgements kept on disk: sqlite, so that several processes may share one file and a killed run loses nothing."""
+
+import hashlib
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from slhf_training.errors import SettingsError
+
+
+class Cache:
+    """Numbers by key. `path` None keeps them in memory, for this run alone. Used by one thread."""
+
+    def __init__(self, path: Path | None) -> None:
+        try:
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)  # every put is committed
+        except (OSError, sqlite3.Error) as exc:
+            raise SettingsError(f"cache: {path}: {exc}") from exc
+        try:
+            self._file.execute("CREATE TABLE IF NOT EXISTS judgements (key TEXT PRIMARY KEY, p REAL NOT NULL)")
+        except sqlite3.Error as exc:
+            self.close()
+            raise SettingsError(f"cache: {path}: {exc}") from exc
+
+    def get(self, key: str) -> float | None:
+        found = self._file.execute("SELECT p FROM judgements WHERE key = ?", (key,)).fetchone()
+        return None if found is None else float(found[0])
+
+    def put(self, key: str, p: float) -> None:
+        self._file.execute("INSERT OR REPLACE INTO judgements VALUES (?, ?)", (key, p))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def digest(content: Any) -> str:
+    """A key for anything that JSON can say."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,174 @@
+"""A language model as judge, behind any OpenAI-compatible endpoint; source (b) of SLHF (arXiv 2512.16626).
+
+The judge is asked which of two answers, A or B, is better, and p comes from the log-probs of the two letters. It is
+asked in both orders. A question that fails has no value: its pair is NaN and counted, never 0.5.
+"""
+
+import math
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, Literal
+
+import httpx2
+import numpy as np
+from pydantic import Field
+
+from slhf_training.chats import Chat
+from slhf_training.config_file import RelativePath, Section
+from slhf_training.errors import JudgeError, SettingsError
+from slhf_training.preference import Probabilities
+from slhf_training.preference.cache import Cache, digest
+from slhf_training.preference.orders import both_orders
+
+PROMPT = """Here is a conversation and two answers to its last turn.
+
+[Conversation]
+{chat}
+
+[Answer A]
+{a}
+
+[Answer B]
+{b}
+
+Which answer is better: more helpful, correct and honest? Do not favour an answer for its length or its place.
+Reply with one letter, A or B."""
+
+
+class JudgeSettings(Section):
+    kind: Literal["judge"]
+    url: str = Field(pattern=r"^https?://")
+    """The API's root, such as http://127.0.0.1:8000/v1."""
+    model: str
+    api_key_variable: str | None = None
+    """Environment variable with the key; None: none is sent."""
+    prompt: str = PROMPT
+    """With {chat}, {a} and {b}."""
+    top_logprobs: int = Field(default=20, ge=2)
+    timeout_s: float = Field(default=60, gt=0)
+    retries: int = Field(default=4, ge=0)
+    """Further tries of a question after a broken connection, a time-out, 408, 409, 429 or a server's error."""
+    backoff_s: float = Field(default=0.5, ge=0)
+    """Wait before the first retry; each further one is twice as long."""
+    concurrency: int = Field(default=16, gt=0)
+    """Questions under way at once."""
+    cache: RelativePath | None = None
+    """A file of judgements that outlives the run; None: kept in memory."""
+    most_failures: float = Field(default=0.2, ge=0, le=1)
+    """Share of a batch's pairs that may fail; more of them stop the run."""
+
+
+class _Failed(Exception):
+    """This question has no answer; the message says why."""
+
+
+class Judge:
+    """`asked` counts requests, `failures` counts pairs that came back NaN."""
+
+    def __init__(self, settings: JudgeSettings, client: httpx2.Client, cache: Cache) -> None:
+        self._settings, self._client, self._cache = settings, client, cache
+        self._reason = ""  # of the latest failure
+        self.asked = 0
+        self.failures = 0
+
+    def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+        p = both_orders(self._one_order)(chats, first, second)
+        failed = int(np.isnan(p).sum())
+        self.failures += failed
+        if failed > self._settings.most_failures * len(p):
+            raise JudgeError(
+                f"judge {self._settings.model}: {failed} of {len(p)} pairs failed; the last: {self._reason}"
+            )
+        return p
+
+    def close(self) -> None:
+        self._client.close()
+        self._cache.close()
+
+    def _one_order(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+        requests = [self._request(chat, a, b) for chat, a, b in zip(chats, first, second, strict=True)]
+        keys = [digest([self._settings.url, request]) for request in requests]
+        known = {key: self._cache.get(key) for key in keys}
+        unknown = {key: request for key, request in zip(keys, requests, strict=True) if known[key] is None}
+        known.update(self._ask_all(unknown))
+        return np.array([math.nan if (p := known[key]) is None else p for key in keys])
+
+    def _ask_all(self, requests: Mapping[str, Any]) -> dict[str, float]:
+        answers = {}
+        with ThreadPoolExecutor(self._settings.concurrency) as pool:
+            asked = {pool.submit(self._ask, request): key for key, request in requests.items()}
+            for future in as_completed(asked):
+                try:
+                    answers[asked[future]] = future.result()
+                except _Failed as exc:
+                    self._reason = str(exc)
+                    continue
+                self._cache.put(asked[future], answers[asked[future]])
+        self.asked += len(requests)
+        return answers
+
+    def _ask(self, request: Any) -> float:
+        for attempt in range(self._settings.retries + 1):
+            if attempt:
+                time.sleep(self._settings.backoff_s * 2 ** (attempt - 1))
+            try:
+                answer = self._client.post("chat/completions", json=request)
+            except httpx2.RequestError as exc:
+                reason = f"{type(exc).__name__} {exc}"
+                continue
+            if answer.status_code == 200:
+                return probability_of_a(answer)
+            reason = f"HTTP {answer.status_code}"
+            if answer.status_code not in (408, 409, 429) and answer.status_code < 500:
+                break
+        raise _Failed(reason)
+
+    def _request(self, chat: Chat, a: str, b: str) -> Any:
+        conversation = "\n\n".join(f"{message['role']}: {message['content']}" for message in chat)
+        slots = {"{chat}": conversation, "{a}": a, "{b}": b}
+        return {
+            "model": self._settings.model,
+            "messages": [{"role": "user", "content": _filled(self._settings.prompt, slots)}],
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": True,
+            "top_logprobs": self._settings.top_logprobs,
+        }
+
+
+def probability_of_a(answer: httpx2.Response) -> float:
+    """P(A) / (P(A) + P(B)) at the first token, each letter with all its spellings (" A", "a").
+
+    A letter that is not among the alternatives counts as 0: less than the least of them. Raises _Failed where there
+    are no log-probs, or none of the two letters among them.
+    """
+    try:
+        alternatives = answer.json()["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        found = [(str(one["token"]).strip().upper(), math.exp(float(one["logprob"]))) for one in alternatives]
+    except (ValueError, LookupError, TypeError, OverflowError) as exc:
+        raise _Failed(f"the answer holds no log-probs ({type(exc).__name__} {exc})") from exc
+    a, b = (sum(p for token, p in found if token == letter) for letter in "AB")
+    if not 0 < a + b < math.inf:
+        raise _Failed(f"neither A nor B among the first token's {len(found)} alternatives")
+    return a / (a + b)
+
+
+def judge_of(settings: JudgeSettings) -> Judge:
+    """The source. Raises SettingsError for a missing key or a cache file that is none."""
+    headers = {}
+    if (variable := settings.api_key_variable) is not None:
+        if not os.environ.get(variable):
+            raise SettingsError(f"api_key_variable: {variable} is not set")
+        headers["authorization"] = f"Bearer {os.environ[variable]}"
+    cache = Cache(settings.cache)
+    root = settings.url.rstrip("/") + "/"
+    return Judge(settings, httpx2.Client(base_url=root, headers=headers, timeout=settings.timeout_s), cache)
+
+
+def _filled(prompt: str, slots: Mapping[str, str]) -> str:
+    """In one pass: an answer that itself holds "{b}" is left as it is."""
+    pattern = re.compile("|".join(map(re.escape, slots)))
+    return pattern.sub(lambda slot: slots[slot.group()], prompt)
