@@ -1,7 +1,7 @@
 """The estimator's gradient, in expectation, against the exact gradient: every answer is enumerated, in float64.
 
-Answers over a vocabulary of three tokens, of which 0 ends the answer, cut at three tokens: lengths differ, so that masks
-count too. Policies are tables: logits by prefix, for the Follower by the Leader's answer as well.
+Answers over a vocabulary of three tokens, of which 0 ends the answer, cut at three tokens: lengths differ, so that
+masks count too. Policies are tables: logits by prefix, for the Follower by the Leader's answer as well.
 """
 
 import itertools
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from slhf_training.algorithms import advantages
+from slhf_training.algorithms import Graded, advantages
 from slhf_training.loss import reinforce
 from slhf_training.settings import KL
 
@@ -78,7 +78,7 @@ class Game:
         def loss(
             log_probs: Tensor, reference: Tensor, lengths: Tensor, reward: Tensor, tau: float
         ) -> tuple[Tensor, Tensor]:
-            rows = [(("", 0), r) for r in reward.tolist()]
+            rows = [Graded(("", 0), r, r) for r in reward.tolist()]
             advantage = torch.tensor(advantages(rows, leave_one_out=False), dtype=torch.float64)
             taus = torch.full_like(reward, tau)
             found = reinforce(log_probs, reference, log_probs.detach(), lengths, advantage, joint, taus, kl)

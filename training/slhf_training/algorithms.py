@@ -106,25 +106,30 @@ ALGORITHMS: dict[Algorithm, Callable[[Table, Game], list[Row]]] = {
 }
 
 
-Graded = tuple[tuple[str, int], float]
-"""A row's group and its reward."""
+@dataclass(frozen=True, slots=True)
+class Graded:
+    group: tuple[str, int]
+    reward: float
+    worth: float
+    """The reward less the KL penalty: what a good baseline predicts. At the equilibrium it is the same for every
+    answer to a prompt, so that the others' mean leaves no variance at all."""
 
 
 def advantages(rows: Sequence[Graded], leave_one_out: bool, pool: Sequence[Graded] | None = None) -> list[float]:
-    """Rewards less 0.5, or less the mean of the group's other rewards (0.5 for one that is alone).
+    """Rewards less 0.5, or less the mean worth of the group's other rows (0.5 for one that is alone).
 
     `pool`: the rows of every process, these included.
     """
     if not leave_one_out:
-        return [reward - 0.5 for _, reward in rows]
+        return [row.reward - 0.5 for row in rows]
     members: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for group, reward in rows if pool is None else pool:
-        members[group].append(reward)
-    return [reward - _others(members[group], reward) for group, reward in rows]
+    for row in rows if pool is None else pool:
+        members[row.group].append(row.worth)
+    return [row.reward - _others(members[row.group], row.worth) for row in rows]
 
 
-def _others(rewards: Sequence[float], own: float) -> float:
-    return (sum(rewards) - own) / (len(rewards) - 1) if len(rewards) > 1 else 0.5
+def _others(worths: Sequence[float], own: float) -> float:
+    return (sum(worths) - own) / (len(worths) - 1) if len(worths) > 1 else 0.5
 
 
 def penalised(p: Array, first: Sequence[Answer], second: Sequence[Answer], penalty: float) -> Array:  # (B,) -> (B,)

@@ -4,8 +4,9 @@ The Follower comes first: its log-ratios, which its own pass gives, are part of 
 """
 
 import contextlib
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,11 +31,18 @@ class Learnt:
     """This process's share: the shares of all processes add up to the loss."""
     log_ratio: dict[int, float] = field(default_factory=dict)
     """By id() of the answer."""
-    kl: dict[Role, float] = field(default_factory=dict)
+    kl: dict[Role, list[float]] = field(default_factory=dict)
     grad_norm: dict[str, float] = field(default_factory=dict)
     gaps: list[float] = field(default_factory=list)
     """Mean |log-prob here - when sampled| per token, of each micro-batch."""
     abstained: int = 0
+
+    def add(self, role: Role, rows: Sequence[Row], loss: Loss) -> None:
+        self.loss += loss.loss.item()
+        self.gaps.append(loss.gap.item())
+        ratios = loss.log_ratio.tolist()
+        self.log_ratio.update((id(row.answer), ratio) for row, ratio in zip(rows, ratios, strict=True))
+        self.kl.setdefault(role, []).extend(loss.kl.tolist())
 
 
 class Learner:
@@ -49,58 +57,51 @@ class Learner:
         learnt = Learnt(abstained=sum(math.isnan(row.reward) for row in rows))
         taus = {id(row.answer): row.tau for row in rows}
         for role in ORDER if leader_too else ORDER[:1]:
-            mine = [row for row in rows if row.role == role and not math.isnan(row.reward)]
-            graded = [(row.group, row.reward + _bonus(row, learnt, taus)) for row in mine]
-            pool = self._gather(graded)
-            self._role(role, mine, self._advantages(graded, pool), len(pool), learnt)
+            judged = [row for row in rows if row.role == role and not math.isnan(row.reward)]
+            batches = self._micro_batches(judged)
+            with self._clock("reference"), torch.no_grad():
+                references = [self._log_probs(self._roles.use_reference(), batch) for batch in batches]
+            graded = [
+                [_graded(row, _bonus(row, learnt, taus), ratio) for row, ratio in _sampled_ratios(batch, reference)]
+                for batch, reference in zip(batches, references, strict=True)
+            ]
+            pool = self._gather(list(itertools.chain(*graded)))
+            weight = self._kappa(role) / max(len(pool), 1)  # the loss is the mean over all processes' rows
+            for batch, reference, grades in zip(batches, references, graded, strict=True):
+                advantage = advantages(grades, self._leave_one_out, pool)
+                learnt.add(role, batch, self._backward(role, batch, reference, advantage, weight))
         return learnt
 
-    def _advantages(self, graded: Sequence[Graded], pool: Sequence[Graded]) -> list[float]:
-        settings = self._settings
-        leave_one_out = settings.algorithm == "rloo" or settings.game.baseline == "leave_one_out"
-        return advantages(graded, leave_one_out, pool)
-
-    def _role(self, role: Role, rows: Sequence[Row], advantage: list[float], count: int, learnt: Learnt) -> None:
-        """`count`: rows of this role over all processes; the loss is their mean."""
-        weight = self._kappa(role) / max(count, 1)
-        kls: list[float] = []
-        order = sorted(
-            range(len(rows)), key=lambda i: _length(rows[i]), reverse=True
-        )  # less padding; the longest first
+    def _micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """Rows of like length together: less padding."""
+        ordered = sorted(rows, key=lambda row: len(row.answer.prompt) + len(row.answer.sample.ids))
         size = self._settings.optimisation.micro_batch_size
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
-            batch = [rows[i] for i in chosen]
-            loss = self._micro_batch(role, batch, [advantage[i] for i in chosen], weight)
-            learnt.loss += loss.loss.item()
-            learnt.gaps.append(loss.gap.item())
-            ratios = loss.log_ratio.tolist()
-            learnt.log_ratio.update((id(row.answer), ratio) for row, ratio in zip(batch, ratios, strict=True))
-            kls += loss.kl.tolist()
-        if kls:
-            learnt.kl[role] = sum(kls) / len(kls)
+        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
-    def _micro_batch(self, role: Role, rows: Sequence[Row], advantage: list[float], weight: float) -> Loss:
-        game, device = self._settings.game, self._roles.device
-        with self._clock("reference"), torch.no_grad():
-            reference = self._log_probs(self._roles.use_reference(), rows)
+    @property
+    def _leave_one_out(self) -> bool:
+        return self._settings.algorithm == "rloo" or self._settings.game.baseline == "leave_one_out"
+
+    def _backward(
+        self, role: Role, rows: Sequence[Row], reference: Tensor, advantage: list[float], weight: float
+    ) -> Loss:
+        game = self._settings.game
         with self._clock("forward_backward"):
             log_probs = self._log_probs(self._roles.use(role), rows)
-            dtype = log_probs.dtype
-            loss = reinforce(
+            found = reinforce(
                 log_probs,
                 reference,
-                right_padded([row.answer.sample.logps for row in rows], device, dtype),
-                torch.tensor([len(row.answer.sample.ids) for row in rows], device=device),
-                torch.tensor(advantage, device=device, dtype=dtype),
-                torch.full((len(rows),), weight, device=device, dtype=dtype),
-                torch.tensor([row.tau for row in rows], device=device, dtype=dtype),
+                right_padded([row.answer.sample.logps for row in rows], log_probs.device, log_probs.dtype),
+                torch.tensor([len(row.answer.sample.ids) for row in rows], device=log_probs.device),
+                log_probs.new_tensor(advantage),
+                log_probs.new_full((len(rows),), weight),
+                log_probs.new_tensor([row.tau for row in rows]),
                 game.kl,
                 game.kl_estimator,
                 game.importance_cap,
             )
-            loss.loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+            found.loss.backward()  # type: ignore[no-untyped-call]
+        return found
 
     def _log_probs(self, model: Any, rows: Sequence[Row]) -> Tensor:
         with self._precision():
@@ -123,10 +124,17 @@ class Learner:
         return self._settings.game.kappa if role == "follower" and is_shared else 1.0
 
 
+def _graded(row: Row, bonus: float, ratio: float) -> Graded:
+    return Graded(row.group, row.reward + bonus, row.reward + bonus - row.tau * ratio)
+
+
 def _bonus(row: Row, learnt: Learnt, taus: dict[int, float]) -> float:
     """tau_F * log-ratio_F of the reply that the Leader's answer met."""
     return 0.0 if row.opponent is None else taus[id(row.opponent)] * learnt.log_ratio[id(row.opponent)]
 
 
-def _length(row: Row) -> int:
-    return len(row.answer.prompt) + len(row.answer.sample.ids)
+def _sampled_ratios(rows: Sequence[Row], reference: Tensor) -> Iterator[tuple[Row, float]]:
+    """Each row with its log-ratio by the sampler's log-probs: good enough for a baseline, and there before the pass."""
+    for row, log_probs in zip(rows, reference.tolist(), strict=True):
+        sampled = row.answer.sample.logps
+        yield row, sum(sampled) - sum(log_probs[: len(sampled)])

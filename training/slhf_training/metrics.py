@@ -11,7 +11,7 @@ from slhf_training.table import ChatTable
 
 
 def of_step(table: ChatTable, rows: Sequence[Row], learnt: Learnt) -> dict[str, float]:
-    found = {f"{role}/kl": kl for role, kl in learnt.kl.items()}
+    found = {f"{role}/kl": _mean(kls) for role, kls in learnt.kl.items() if kls}
     found |= {f"{name}/grad_norm": norm for name, norm in learnt.grad_norm.items()}
     for role in ("leader", "follower"):
         rewards = [row.reward for row in rows if row.role == role and not math.isnan(row.reward)]

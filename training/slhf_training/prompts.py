@@ -1,8 +1,8 @@
 """The two roles' prompts as token ids.
 
-The template is rendered with a marker in place of each content: only the template's own text yields special tokens, and
-content is encoded as plain text, so that a draft that spells `<|im_end|>` does not end its own turn. The Leader's answer
-goes into the Follower's prompt as the ids it was sampled as.
+The template is rendered with a marker in place of each content: only the template's own text yields special tokens,
+and content is encoded as plain text, so that a draft that spells `<|im_end|>` does not end its own turn. The Leader's
+answer goes into the Follower's prompt as the ids it was sampled as.
 """
 
 import re

@@ -36,7 +36,7 @@ class Roles:
         players: Sequence[Role] = ROLES,
         rollout_dtype: torch.dtype | None = None,
     ) -> None:
-        """`players`: the roles that learn; with separate weights each gets an adapter, another role plays the first's."""
+        """`players`: the roles that learn. With separate weights each has an adapter; others use the first's."""
         _without_dropout(base)
         base.requires_grad_(False)
         base.eval()
@@ -150,5 +150,5 @@ def _without_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+        if hasattr(module, "attention_dropout"):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010

@@ -25,7 +25,7 @@ def right_padded(rows: Sequence[Sequence[float]], device: torch.device, dtype: t
 def answer_log_probs(
     model: Any, prompts: Sequence[Ids], answers: Sequence[Ids], temperature: float, device: torch.device
 ) -> Tensor:
-    """(B, T), float32 (or wider): log-prob of each answer's tokens at the sampling temperature; arbitrary in padding."""
+    """(B, T), float32 (or wider): log-prob of each answer's tokens at the sampling temperature; anything in padding."""
     prompt_ids, prompt_mask = left_padded(prompts, device)
     answer_ids = right_padded(answers, device, torch.long)
     answer_mask = right_padded([[1] * len(a) for a in answers], device, torch.long)

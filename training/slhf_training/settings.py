@@ -1,4 +1,4 @@
-"""The configuration of `slhf-train fit`: one YAML file. An unknown key or a bad value refuses to start and names itself."""
+"""The configuration of `slhf-train fit`: one YAML file. An unknown key or a bad value stops it and is named."""
 
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -33,7 +33,7 @@ class Game(_Strict):
     kappa: float = Field(default=5.0, gt=0)
     """How much faster the Follower learns: its learning rate (separate adapters) or its loss (shared weights)."""
     baseline: Literal["half", "leave_one_out"] = "half"
-    """What is taken off a reward: 0.5, or the mean reward of the other chats (rloo: always the prompt's other samples)."""
+    """What is taken off a reward: 0.5, or the other chats' mean (rloo: always the prompt's other samples)."""
     kl: KL = "to_go"
     """`token` is what published code does; it is biased and here for comparison alone."""
     kl_estimator: Estimator = "k1"

@@ -29,11 +29,11 @@ from slhf_training.progress import Progress
 from slhf_training.prompts import Prompts
 from slhf_training.roles import Role, Roles
 from slhf_training.rollout import Rollout
-from slhf_training.settings import FitSettings
+from slhf_training.settings import Algorithm, FitSettings
 from slhf_training.table import ChatTable, Seats
 
 STAGING = ".unfinished"
-PLAYERS: dict[str, tuple[Role, ...]] = {
+PLAYERS: dict[Algorithm, tuple[Role, ...]] = {
     "stackelberg": ("leader", "follower"),
     "rloo": ("leader",),
     "nash-md": ("leader",),
@@ -69,15 +69,13 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         )
         self.remove_callback(PrinterCallback)
         if self.accelerator.distributed_type not in _SUPPORTED:
-            raise SettingsError(
-                f"distributed training by {self.accelerator.distributed_type} is not supported: use DDP"
-            )
+            raise SettingsError(f"{self.accelerator.distributed_type} is not supported: use DDP")
         if len(chats) < settings.optimisation.batch_size * self.args.world_size:
             raise DataError(f"data: {len(chats)} chats do not fill one batch of {settings.optimisation.batch_size}")
         self._learner = Learner(roles, settings, self.clock, gather_object)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """One iteration: play, judge, learn. Returns the loss; gradients are in place, clipped, and the same everywhere."""
+        """One iteration: play, judge, learn. Returns the loss; gradients are clipped and the same everywhere."""
         self._step_started = time.perf_counter()
         self.roles.model.train(self.settings.optimisation.gradient_checkpointing)
         examples = inputs["examples"]
@@ -98,10 +96,11 @@ class GameTrainer(Trainer):  # type: ignore[misc]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         settings = self.settings.optimisation
+        faster = {"follower": self.settings.game.kappa}
         groups = [
             {
                 "params": parameters,
-                "lr": settings.learning_rate * (self.settings.game.kappa if name == "follower" else 1),
+                "lr": settings.learning_rate * faster.get(name, 1.0),
             }
             for name, parameters in self.roles.trained.items()
         ]
@@ -139,8 +138,8 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         parameters = [p for name in names for p in self.roles.trained[name]]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
         torch.distributed.all_reduce(flat)
-        for parameter, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = grad.view_as(parameter).clone()
+        for parameter, grad in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
+            parameter.grad = grad.view_as(parameter).clone()  # not a view of the flat one
 
     def _clip(self, learnt: Learnt) -> None:
         for name, parameters in self.roles.trained.items():
@@ -219,6 +218,7 @@ def training_arguments(settings: FitSettings) -> TrainingArguments:
         report_to=settings.report_to or "none",
         remove_unused_columns=False,
         dataloader_drop_last=True,
+        dataloader_pin_memory=False,
         disable_tqdm=True,  # Progress shows more
         ddp_find_unused_parameters=False,
     )

@@ -1,8 +1,8 @@
 """Sampling with transformers: our own loop on a merged copy, because it must keep three promises `generate` does not.
 
 Each answer has its own random numbers; the distribution is the policy's at one temperature and nothing else; and
-finished answers leave the batch. Sampling is by inverse CDF (one uniform number a token), 20 times cheaper on a CPU than
-`torch.multinomial`.
+finished answers leave the batch. Sampling is by inverse CDF (one uniform number a token), 20 times cheaper on a
+CPU than `torch.multinomial`.
 """
 
 from collections.abc import Sequence
