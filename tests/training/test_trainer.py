@@ -109,10 +109,10 @@ def test_later_rounds_are_trained_too(tmp_path: Path) -> None:
 
 
 def test_abstentions_are_dropped_and_counted(tmp_path: Path) -> None:
-    def silent_on_as(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+    def half_silent(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
         return np.where(np.arange(len(first)) < 3, np.nan, fewer_as(chats, first, second))
 
-    trainer = finished(tmp_path, preference=silent_on_as)
+    trainer = finished(tmp_path, preference=half_silent)
     logged = trainer.state.log_history[0]
     assert logged["judge/abstained"] == 6  # three of the Leader's rows and their replies
     assert all(math.isfinite(loss) for loss in losses(trainer))

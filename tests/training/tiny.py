@@ -27,9 +27,6 @@ TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-import os
-
-INIT = float(os.environ.get("INIT", "0.3"))
 CHAT: Chat = [{"role": "user", "content": "which"}]
 
 
@@ -55,7 +52,7 @@ def model(seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,
-        initializer_range=INIT,
+        initializer_range=0.1,
         bos_token_id=None,
         eos_token_id=END,
         pad_token_id=END,

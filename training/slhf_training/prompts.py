@@ -7,6 +7,7 @@ answer goes into the Follower's prompt as the ids it was sampled as.
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -36,6 +37,8 @@ class Prompts:
         longest_first = sorted(self._special, key=len, reverse=True)
         self._boundary = re.compile("(" + "|".join([*map(re.escape, longest_first), r"\ue000\d+\ue001"]) + ")")
         self._turn = follower_turn(turn)
+        self._template = lru_cache(self._with_markers)  # contents are markers: the same for all chats of one shape
+        self._plain = lru_cache(4096)(self._encode_plain)
         padded = f" {_MARKER.format(0)} "
         self._template_trims = padded not in self._render([{"role": "user", "content": padded}])
 
@@ -51,7 +54,7 @@ class Prompts:
         return str(self._tokenizer.decode([i for i in answer if i not in self.end_ids], skip_special_tokens=True))
 
     def _encode(self, turns: Sequence[tuple[str, str | Ids]]) -> Ids:
-        rendered = self._render([{"role": role, "content": _MARKER.format(i)} for i, (role, _) in enumerate(turns)])
+        rendered = self._template(tuple(role for role, _ in turns))
         ids: list[int] = []
         run = ""  # plain text since the last special token: encoded in one go, as ordinary tokenisation would
         for piece in self._pieces(rendered, [content for _, content in turns]):
@@ -74,8 +77,11 @@ class Prompts:
             else:
                 yield piece
 
-    def _plain(self, text: str) -> list[int]:
-        return list(self._backend.encode(text, add_special_tokens=False).ids) if text else []
+    def _encode_plain(self, text: str) -> Ids:
+        return tuple(self._backend.encode(text, add_special_tokens=False).ids) if text else ()
+
+    def _with_markers(self, roles: tuple[str, ...]) -> str:
+        return self._render([{"role": role, "content": _MARKER.format(i)} for i, role in enumerate(roles)])
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         try:

@@ -91,15 +91,15 @@ class Roles:
             self._copy.get_submodule(name).weight.copy_(merged)
         return self._copy
 
-    def merged_state(self, role: Role) -> dict[str, torch.Tensor]:
-        """The whole model's weights as this role speaks, in the base's dtype."""
+    @torch.no_grad()
+    def merged_state(self, role: Role | None) -> dict[str, torch.Tensor]:
+        """The whole model's weights as this role, or the reference (None), speaks; in the base's dtype and names."""
         if self.weights == "full":
-            return dict(self.model.state_dict())
-        state = {
-            key.replace(".base_layer.", "."): value
-            for key, value in self.model.get_base_model().state_dict().items()
-            if "lora_" not in key
-        }
+            return dict((self.model if role else self._copy).state_dict())
+        base = self.model.get_base_model().state_dict()
+        state = {key.replace(".base_layer.", "."): value for key, value in base.items() if "lora_" not in key}
+        if role is None:
+            return state
         for name, layer in self._layers.items():
             weight = layer.get_base_layer().weight
             state[f"{name}.weight"] = weight + layer.get_delta_weight(self.adapter_of[role]).to(weight.dtype)

@@ -23,9 +23,14 @@ def settings_of(run: Path) -> FitSettings:
     return parse_settings(json.loads(path.read_text(encoding="utf-8")), source=str(path))
 
 
+def last_checkpoint(run: Path) -> Path | None:
+    found = _checkpoints(run)
+    return found[max(found)] if found else None
+
+
 def checkpoint_of(run: Path, step: int | None) -> Path:
     """The checkpoint after that step, or the last. Raises SettingsError where there is none."""
-    found = {int(path.name.removeprefix("checkpoint-")): path for path in run.glob("checkpoint-*") if path.is_dir()}
+    found = _checkpoints(run)
     if not found or (step is not None and step not in found):
         raise SettingsError(f"{run}: no checkpoint {'' if step is None else step} in it; there are {sorted(found)}")
     return found[max(found) if step is None else step]
@@ -35,3 +40,7 @@ def last_metrics(checkpoint: Path) -> dict[str, Any]:
     """What the training log said last."""
     history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     return dict(history[-1]) if history else {}
+
+
+def _checkpoints(run: Path) -> dict[int, Path]:
+    return {int(path.name.removeprefix("checkpoint-")): path for path in run.glob("checkpoint-*") if path.is_dir()}

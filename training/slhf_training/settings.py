@@ -1,12 +1,17 @@
-"""The configuration of `slhf-train fit`: one YAML file. An unknown key or a bad value stops it and is named."""
+"""The configuration of `slhf-train fit`: one YAML file. An unknown key or a bad value stops it and is named.
 
+Relative paths start at the configuration's own folder.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from slhf import FOLLOWER_TURN
+from slhf_training.config_file import ModelName, RelativePath, Section
 from slhf_training.errors import SettingsError
 
 Algorithm = Literal["stackelberg", "rloo", "nash-md"]
@@ -14,18 +19,14 @@ KL = Literal["to_go", "sequence", "token"]
 Estimator = Literal["k1", "k2", "k3"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Lora(_Strict):
+class Lora(Section):
     r: int = Field(default=16, gt=0)
     alpha: float = Field(default=32, gt=0)
     target_modules: str | list[str] = "all-linear"
     """peft's name: which layers get an adapter."""
 
 
-class Game(_Strict):
+class Game(Section):
     """The objective and its estimator; slhf_training.algorithms and slhf_training.loss say what each means."""
 
     tau_leader: float = Field(default=1e-3, ge=0)
@@ -52,7 +53,7 @@ class Game(_Strict):
     """nash-md: the reference's share in the opponent, a geometric mixture token by token."""
 
 
-class Optimisation(_Strict):
+class Optimisation(Section):
     steps: int = Field(default=500, gt=0)
     batch_size: int = Field(default=16, gt=0)
     """Chats per step and process."""
@@ -72,7 +73,7 @@ class Optimisation(_Strict):
     """Less memory, a third more time."""
 
 
-class Rollout(_Strict):
+class Rollout(Section):
     backend: Literal["hf", "vllm"] = "hf"
     temperature: float = Field(default=0.9, gt=0, le=2)
     """Of sampling and of the log-probs that are trained. There is no top-p or top-k: those would bias the gradient."""
@@ -83,14 +84,18 @@ class Rollout(_Strict):
     """Answers that are sampled at once."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the merged copy that samples."""
+    engine: dict[str, Any] = {}
+    """vllm: further arguments of its LLM, by vLLM's names."""
 
 
-class FitSettings(_Strict):
-    model: str = Field(min_length=1)
-    """A directory with a chat model, or a Hugging Face hub id."""
-    output_dir: Path
+class FitSettings(Section):
+    model: ModelName = Field(min_length=1)
+    """A chat model: a hub id, or a directory's path that starts with ".", "/" or "~"."""
+    output_dir: RelativePath
     data: dict[str, Any]
+    """slhf_training.data.DataSettings; only the chats are used."""
     preference: dict[str, Any]
+    """slhf_training.preference.registry.PreferenceSettings: who judges."""
     algorithm: Algorithm = "stackelberg"
     weights: Literal["separate", "shared", "full"] = "separate"
     """Two adapters, one adapter for both roles, or all weights of the model (both roles; the reference is a copy)."""
@@ -117,20 +122,21 @@ class FitSettings(_Strict):
         return self
 
 
-def read_settings(path: Path) -> FitSettings:
-    """Raises SettingsError naming the file and each bad key."""
+def read_settings(path: Path, instead: Mapping[str, Any] | None = None) -> FitSettings:
+    """`instead`: keys of the top that replace the file's. Raises SettingsError naming the file and each bad key."""
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
         raise SettingsError(f"{path}: {exc}") from exc
     if not isinstance(loaded, dict):
         raise SettingsError(f"{path}: expected keys and values, got {type(loaded).__name__}")
-    return parse_settings(loaded, source=str(path))
+    return parse_settings({**loaded, **(instead or {})}, source=str(path), root=path.parent)
 
 
-def parse_settings(loaded: dict[str, Any], source: str = "configuration") -> FitSettings:
+def parse_settings(loaded: dict[str, Any], source: str = "configuration", root: Path | None = None) -> FitSettings:
+    """`root`: where relative paths start; None: where the command runs. Raises SettingsError naming each bad key."""
     try:
-        return FitSettings.model_validate(loaded)
+        return FitSettings.model_validate(loaded, context={"root": root})
     except ValidationError as exc:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {_said(e)}" for e in exc.errors())
         raise SettingsError(f"{source}: {problems}") from exc

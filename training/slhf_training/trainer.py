@@ -56,7 +56,7 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         self.roles = roles
         self.settings = settings
         self.clock = Clock()
-        self._seats = Seats(prompts, rollout, preference, self.clock, settings.game.eos_penalty, settings.seed)
+        self.seats = Seats(prompts, rollout, preference, self.clock, settings.game.eos_penalty, settings.seed)
         self._pending: dict[str, list[float]] = defaultdict(list)
         self._step_started = time.perf_counter()
         self._saving = False
@@ -80,7 +80,7 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         self.roles.model.train(self.settings.optimisation.gradient_checkpointing)
         examples = inputs["examples"]
         numbers, chats = [e["number"] for e in examples], [e["chat"] for e in examples]
-        table = ChatTable(self._seats, chats, numbers, self.state.global_step)
+        table = ChatTable(self.seats, chats, numbers, self.state.global_step)
         rows = ALGORITHMS[self.settings.algorithm](table, self.settings.game)
         leader_too = self._is_leaders_turn()
         learnt = self._learner.learn(rows, leader_too)

@@ -14,38 +14,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--algorithm", choices=["stackelberg", "rloo", "nash-md"], help="instead of the configuration's"
     )
-    parser.add_argument("--output-dir", type=Path, help="instead of the configuration's")
+    parser.add_argument("--output-dir", type=_absolute, help="instead of the configuration's")
     parser.add_argument("--resume", action="store_true", help="go on from the output directory's last checkpoint")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from slhf_training.settings import parse_settings, read_settings
-
-    settings = read_settings(arguments.config)
-    overriding = {"algorithm": arguments.algorithm, "output_dir": arguments.output_dir}
-    given = {key: value for key, value in overriding.items() if value is not None}
-    settings = parse_settings(settings.model_dump() | given, source=str(arguments.config))
-
-    from transformers.trainer_utils import get_last_checkpoint
-
-    from slhf_training.data import load
     from slhf_training.fitting import build_trainer
-    from slhf_training.preference.registry import preference_of
-    from slhf_training.run import start_run
+    from slhf_training.run import last_checkpoint, start_run
+    from slhf_training.settings import read_settings
+    from slhf_training.sources import chats_of, judge_of
 
-    directory = settings.output_dir
-    last = get_last_checkpoint(str(directory)) if directory.is_dir() else None
+    overriding = {"algorithm": arguments.algorithm, "output_dir": arguments.output_dir}
+    settings = read_settings(arguments.config, {key: value for key, value in overriding.items() if value is not None})
+    last = last_checkpoint(settings.output_dir)
     if arguments.resume and last is None:
-        raise SettingsError(f"--resume: there is no checkpoint in {directory}")
+        raise SettingsError(f"--resume: there is no checkpoint in {settings.output_dir}")
     if last is not None and not arguments.resume:
-        raise SettingsError(f"output_dir: {directory} holds checkpoints of another run; --resume goes on from them")
-    examples = load(settings.data)
-    trainer = build_trainer(settings, [example.chat for example in examples], preference_of(settings.preference))
+        raise SettingsError(f"output_dir: {settings.output_dir} holds checkpoints; --resume goes on from the last")
+    chats = chats_of(settings, arguments.config)
+    trainer = build_trainer(settings, chats, judge_of(settings, arguments.config))
+    if dropped := len(chats) - len(trainer.train_dataset):
+        most = settings.rollout.max_prompt_tokens
+        sys.stderr.write(f"{dropped} of {len(chats)} chats need more than {most} tokens and were dropped\n")
     start_run(settings)
-    dropped = len(examples) - len(trainer.train_dataset)
-    if dropped:
-        sys.stderr.write(
-            f"{dropped} of {len(examples)} chats have a prompt of more than "
-            f"{settings.rollout.max_prompt_tokens} tokens and were dropped\n"
-        )
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+
+
+def _absolute(path: str) -> Path:
+    """Paths of the command line start where the command runs, those of the file at the file."""
+    return Path(path).absolute()
