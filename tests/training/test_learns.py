@@ -14,6 +14,7 @@ from slhf_training.scoring import answer_log_probs
 from slhf_training.trainer import GameTrainer
 from tests.training import tiny
 
+TAU = 0.05
 ROCK_PAPER_SCISSORS = np.array([[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]])
 """A, B and C as rock, paper and scissors: B beats A, C beats B, A beats C."""
 
@@ -27,6 +28,61 @@ def word_probabilities(trainer: GameTrainer, role: str, prompts: Sequence[Ids]) 
         rows = [answer_log_probs(model, [p] * len(every), every, 1.0, torch.device("cpu"))[:, 0] for p in prompts]
     found = torch.stack(rows).double().exp().numpy()
     return found / found.sum(axis=1, keepdims=True)
+
+
+def cycle(a: float, b: float, c: float) -> Array:
+    """Three annotator types in shares a, b, c who rank A>B>C, B>C>A and C>A>B: their majority is a cycle."""
+    return np.array([[0.5, a + c, a], [b, 0.5, a + b], [b + c, c, 0.5]])
+
+
+def solved(trainer: GameTrainer, preference: tiny.Matrix, tau: float) -> tuple[Array, Array]:
+    """The Leader's (V,) and the Follower's (V, V) equilibrium over all words, from the model's own references.
+
+    The Follower's reference depends on the draft: each draft is a game of its own, whose value the Leader compares.
+    """
+    prompts = trainer.seats.prompts
+    words = [(i,) for i in range(tiny.VOCABULARY)]
+    texts = [prompts.text(word) for word in words]
+    p = np.array([preference([], [text] * len(texts), texts) for text in texts])
+    leader = word_probabilities(trainer, "reference", [prompts.leader(tiny.CHAT)])[0]
+    follower = word_probabilities(trainer, "reference", [prompts.follower(tiny.CHAT, word) for word in words])
+    games = [equilibrium(p, tau, tau, leader, reference) for reference in follower]
+    scores = np.log(leader) + np.array([game.value[i] for i, game in enumerate(games)]) / tau
+    weights = np.exp(scores - scores.max())
+    return weights / weights.sum(), np.array([game.follower[i] for i, game in enumerate(games)])
+
+
+def distances(trainer: GameTrainer, leader: Array, follower: Array) -> tuple[float, float]:
+    """Total variation to the equilibrium: the Leader's, and the Follower's as the equilibrium's Leader meets it."""
+    prompts = trainer.seats.prompts
+    drafts = [prompts.follower(tiny.CHAT, (i,)) for i in range(tiny.VOCABULARY)]
+    played = word_probabilities(trainer, "leader", [prompts.leader(tiny.CHAT)])[0]
+    replies = word_probabilities(trainer, "follower", drafts)
+    return np.abs(played - leader).sum() / 2, float(leader @ np.abs(replies - follower).sum(axis=1) / 2)
+
+
+@pytest.mark.timeout(600)
+def test_the_trainer_reaches_the_closed_form_of_a_cyclic_game(tmp_path: Path) -> None:
+    fit = tiny.settings(
+        tmp_path,
+        follower_turn="improve",
+        save_every=10**6,
+        game={"eos_penalty": 0.0, "tau_leader": TAU, "tau_follower": TAU, "baseline": "leave_one_out", "kappa": 3.0},
+        optimisation={
+            "steps": 400,
+            "batch_size": 64,
+            "micro_batch_size": 64,
+            "learning_rate": 1e-3,
+            "warmup_steps": 20,
+        },
+        rollout={"max_new_tokens": 1},
+    )
+    preference = tiny.Matrix("ABC", cycle(0.4, 0.35, 0.25))
+    trainer = tiny.trainer(fit, preference)
+    leader, follower = solved(trainer, preference, TAU)
+    assert min(distances(trainer, leader, follower)) > 0.3
+    trainer.train()
+    assert max(distances(trainer, leader, follower)) < 0.05
 
 
 def test_the_follower_learns_rock_paper_scissors(tmp_path: Path) -> None:
