@@ -59,9 +59,7 @@ def model(seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
         tie_word_embeddings=False,
     )
     found = LlamaForCausalLM(config)
-    found.lm_head.weight.data *= (
-        2  # the final norm is frozen: only long rows let an adapter make a token all but certain
-    )
+    found.lm_head.weight.data *= 2  # with short rows no adapter could make a token all but certain
     return found.to(dtype)
 
 

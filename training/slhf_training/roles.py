@@ -113,7 +113,7 @@ class Roles:
             return
         for name in self.trained:
             (directory / name).mkdir(exist_ok=True)
-            state = get_peft_model_state_dict(self.model, adapter_name=name)
+            state = get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
             save_file({k: v.contiguous() for k, v in state.items()}, directory / name / "adapter_model.safetensors")
             self.model.peft_config[name].save_pretrained(str(directory / name))
 

@@ -77,12 +77,13 @@ class GameTrainer(Trainer):  # type: ignore[misc]
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """One iteration: play, judge, learn. Returns the loss; gradients are clipped and the same everywhere."""
         self._step_started = time.perf_counter()
-        self.roles.model.train(self.settings.optimisation.gradient_checkpointing)
+        self.roles.model.eval()
         examples = inputs["examples"]
         numbers, chats = [e["number"] for e in examples], [e["chat"] for e in examples]
         table = ChatTable(self.seats, chats, numbers, self.state.global_step)
         rows = ALGORITHMS[self.settings.algorithm](table, self.settings.game)
         leader_too = self._is_leaders_turn()
+        self.roles.model.train(self.settings.optimisation.gradient_checkpointing)  # which works in this mode alone
         learnt = self._learner.learn(rows, leader_too)
         with self.clock("update"):
             self._reduce(leader_too)
