@@ -64,7 +64,7 @@ class Prompts:
                 ids += self._plain(run)
                 ids += piece
                 run = ""
-        return tuple(ids + self._plain(run))
+        return (*ids, *self._plain(run))
 
     def _pieces(self, rendered: str, contents: Sequence[str | Ids]) -> Iterator[str | Ids]:
         """The rendered template cut at special tokens and markers: text, or ids to take as they are."""

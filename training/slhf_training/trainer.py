@@ -222,4 +222,5 @@ def training_arguments(settings: FitSettings) -> TrainingArguments:
         dataloader_pin_memory=False,
         disable_tqdm=True,  # Progress shows more
         ddp_find_unused_parameters=False,
+        use_cpu=not torch.accelerator.is_available(),  # which also makes processes on CPUs find each other
     )
