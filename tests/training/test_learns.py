@@ -15,7 +15,7 @@ from slhf_training.scoring import answer_log_probs
 from slhf_training.trainer import GameTrainer
 from tests.training import tiny
 
-TAU = 0.05
+TAU = 0.1
 ROCK_PAPER_SCISSORS = np.array([[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]])
 """A, B and C as rock, paper and scissors: B beats A, C beats B, A beats C."""
 
@@ -68,7 +68,7 @@ def test_the_trainer_reaches_the_closed_form_of_a_cyclic_game(tmp_path: Path) ->
         tmp_path,
         follower_turn="improve",
         save_every=10**6,
-        game={"eos_penalty": 0.0, "tau_leader": TAU, "tau_follower": TAU, "baseline": "leave_one_out", "kappa": 3.0},
+        game={"eos_penalty": 0.0, "tau_leader": TAU, "tau_follower": TAU, "baseline": "leave_one_out", "kappa": 5.0},
         optimisation={
             "steps": 400,
             "batch_size": 64,
@@ -78,7 +78,7 @@ def test_the_trainer_reaches_the_closed_form_of_a_cyclic_game(tmp_path: Path) ->
         },
         rollout={"max_new_tokens": 1},
     )
-    preference = tiny.Matrix("ABC", cycle(0.4, 0.35, 0.25))
+    preference = tiny.Matrix("ABC", cycle(0.4, 0.35, 0.25), outsiders=0.8)
     trainer = tiny.trainer(fit, preference)
     leader, follower = solved(trainer, preference, TAU)
     assert min(distances(trainer, leader, follower)) > 0.3

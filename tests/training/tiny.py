@@ -93,14 +93,14 @@ def trainer(fit: FitSettings, preference: Any, chats: Sequence[Chat] | None = No
 
 
 class Matrix:
-    """p(first beats second) by the first word of each answer; what is no listed word loses to what is."""
+    """p(first beats second) by the first word of each answer; a listed word beats any other with `outsiders`."""
 
-    def __init__(self, words: Sequence[str], p: Array) -> None:
+    def __init__(self, words: Sequence[str], p: Array, outsiders: float = 1.0) -> None:
         self._place = {word: i for i, word in enumerate(words)}
         n = len(words)
         self.p = np.full((n + 1, n + 1), 0.5)
         self.p[:n, :n] = p
-        self.p[:n, n], self.p[n, :n] = 1.0, 0.0
+        self.p[:n, n], self.p[n, :n] = outsiders, 1 - outsiders
 
     def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
         return self.p[self._index(first), self._index(second)]
