@@ -92,11 +92,11 @@ def test_the_follower_learns_rock_paper_scissors(tmp_path: Path) -> None:
         tmp_path,
         follower_turn="improve",
         save_every=10**6,
-        game={"eos_penalty": 0.0, "tau_leader": 1.0, "tau_follower": 0.01, "baseline": "leave_one_out", "kappa": 1.0},
-        optimisation={"steps": 150, "batch_size": 64, "micro_batch_size": 64, "learning_rate": 2e-3},
+        game={"eos_penalty": 0.0, "tau_leader": 1.0, "tau_follower": 0.1, "baseline": "leave_one_out", "kappa": 1.0},
+        optimisation={"steps": 200, "batch_size": 64, "micro_batch_size": 64, "learning_rate": 1e-3},
         rollout={"max_new_tokens": 1},
     )
-    trainer = tiny.trainer(fit, tiny.Matrix("ABC", ROCK_PAPER_SCISSORS))
+    trainer = tiny.trainer(fit, tiny.Matrix("ABC", ROCK_PAPER_SCISSORS, outsiders=0.8))
     trainer.train()
     prompts = trainer.seats.prompts
     drafts = [prompts.follower(tiny.CHAT, (tiny.WORDS.index(word),)) for word in "ABC"]
@@ -105,9 +105,9 @@ def test_the_follower_learns_rock_paper_scissors(tmp_path: Path) -> None:
     assert min(replies[i, word] for i, word in enumerate(beating)) > 0.8
 
 
-def test_the_follower_beats_the_leader_where_fewer_as_are_better(tmp_path: Path) -> None:
-    def fewer_as(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
-        counts = np.array([b.split().count("A") - a.split().count("A") for a, b in zip(first, second, strict=True)])
+def test_the_follower_beats_the_leader_where_more_bs_are_better(tmp_path: Path) -> None:
+    def more_bs(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+        counts = np.array([a.split().count("B") - b.split().count("B") for a, b in zip(first, second, strict=True)])
         return 0.5 + 0.5 * np.sign(counts)
 
     fit = tiny.settings(
@@ -117,7 +117,7 @@ def test_the_follower_beats_the_leader_where_fewer_as_are_better(tmp_path: Path)
         optimisation={"steps": 60, "batch_size": 32, "micro_batch_size": 32, "learning_rate": 1e-3},
         rollout={"max_new_tokens": 12},
     )
-    trainer = tiny.trainer(fit, fewer_as)
+    trainer = tiny.trainer(fit, more_bs)
     trainer.train()
     rates = [entry["follower/win_rate"] for entry in trainer.state.log_history[:-1]]
     assert np.mean(rates[-10:]) >= 0.7
