@@ -28,7 +28,7 @@ def word_probabilities(trainer: GameTrainer, role: str, prompts: Sequence[Ids]) 
     with torch.no_grad():
         rows = [answer_log_probs(model, [p] * len(every), every, 1.0, torch.device("cpu"))[:, 0] for p in prompts]
     found = torch.stack(rows).double().exp().numpy()
-    return found / found.sum(axis=1, keepdims=True)
+    return np.asarray(found / found.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 def cycle(a: float, b: float, c: float) -> Array:
@@ -108,7 +108,7 @@ def test_the_follower_learns_rock_paper_scissors(tmp_path: Path) -> None:
 def test_the_follower_beats_the_leader_where_more_bs_are_better(tmp_path: Path) -> None:
     def more_bs(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
         counts = np.array([a.split().count("B") - b.split().count("B") for a, b in zip(first, second, strict=True)])
-        return 0.5 + 0.5 * np.sign(counts)
+        return np.asarray(0.5 + 0.5 * np.sign(counts), dtype=np.float64)
 
     fit = tiny.settings(
         tmp_path,

@@ -10,18 +10,19 @@ import pytest
 import torch
 
 from slhf_training.algorithms import Array
-from slhf_training.chats import Chat
+from slhf_training.chats import Chat, Message
 from slhf_training.errors import DataError
 from slhf_training.trainer import GameTrainer
 from tests.training import tiny
 
-CHATS: list[Chat] = [[{"role": "user", "content": text}] for text in ("which", "say it", "A or B", "improve A B C")] * 8
+TEXTS = ("which", "say it", "A or B", "improve A B C")
+CHATS: list[Chat] = [[Message(role="user", content=text)] for text in TEXTS * 8]
 
 
 def fewer_as(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
     """The answer with the smaller share of the word A wins."""
     difference = np.array([_share(b) - _share(a) for a, b in zip(first, second, strict=True)])
-    return 0.5 + 0.5 * np.sign(difference)
+    return np.asarray(0.5 + 0.5 * np.sign(difference), dtype=np.float64)
 
 
 def _share(text: str) -> float:
