@@ -1,5 +1,7 @@
 """Two adapters on one base: who is on, who has gradients, and what the reference is."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +56,12 @@ def test_the_merged_copy_speaks_as_the_role(weights: Weights, role: Role) -> Non
 
 def test_every_switch_leaves_all_adapters_trainable_and_the_base_frozen() -> None:
     roles = disturbed("separate")
-    for switch in (lambda: roles.use("follower"), roles.use_reference, lambda: roles.use("leader")):
+    switches: list[Callable[[], Any]] = [
+        partial(roles.use, "follower"),
+        roles.use_reference,
+        partial(roles.use, "leader"),
+    ]
+    for switch in switches:
         switch()
         trainable = {name for name, p in roles.model.named_parameters() if p.requires_grad}
         assert trainable == {name for name, _ in roles.model.named_parameters() if "lora_" in name}

@@ -57,7 +57,7 @@ def test_its_log_probs_are_those_that_are_trained(player: Player) -> None:
     of = roles()
     prompts: list[Ids] = [SHORT, LONGER] * 8
     samples = rollout(of).sample(prompts, player, range(16))
-    model = of.use(player) if player in ROLES else of.use_reference()  # type: ignore[arg-type]
+    model = of.use(player) if player in ROLES else of.use_reference()
     with torch.no_grad():
         learnt = answer_log_probs(model, prompts, [s.ids for s in samples], 0.7, CPU)
     for row, sample in zip(learnt.tolist(), samples, strict=True):
