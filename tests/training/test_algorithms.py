@@ -1,0 +1,105 @@
+"""Who answers whom, and what for: the algorithms on a table that keeps a record."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from slhf_training.algorithms import Answer, Array, Graded, advantages, nash_md, penalised, rloo, stackelberg
+from slhf_training.rollout import Player, Sample
+from slhf_training.settings import Game
+
+CHATS = 2
+GAME = Game(tau_leader=0.1, tau_follower=0.2, rollout_rounds=2, samples_per_prompt=3)
+
+
+class RecordingTable:
+    """Two chats; an answer is named by player, slot and chat, and the first of two wins with a set probability."""
+
+    def __init__(self, *p: float) -> None:
+        self.asked: list[tuple[str, int, list[str]]] = []
+        self._p = list(p)
+
+    def answer(self, player: Player, slot: int, drafts: Sequence[Answer] | None = None) -> list[Answer]:
+        self.asked.append((player, slot, [d.text for d in drafts or []]))
+        sample = Sample((1,), (0.0,), True)
+        return [Answer(chat, (0,), sample, f"{player}{slot}-{chat}") for chat in range(CHATS)]
+
+    def judge(self, first: Sequence[Answer], second: Sequence[Answer]) -> Array:
+        return np.full(len(first), self._p.pop(0))
+
+
+def test_the_follower_answers_the_leader_and_then_itself() -> None:
+    table = RecordingTable(0.3, 0.4)
+    rows = stackelberg(table, GAME)
+    assert table.asked == [
+        ("leader", 0, []),
+        ("follower", 1, ["leader0-0", "leader0-1"]),
+        ("follower", 2, ["follower1-0", "follower1-1"]),
+    ]
+    assert [(row.role, row.answer.text, row.reward, row.tau) for row in rows] == [
+        ("leader", "leader0-0", 0.3, 0.1),
+        ("leader", "leader0-1", 0.3, 0.1),
+        ("follower", "follower1-0", 0.7, 0.2),
+        ("follower", "follower1-1", 0.7, 0.2),
+        ("follower", "follower2-0", 0.6, 0.2),
+        ("follower", "follower2-1", 0.6, 0.2),
+    ]
+
+
+def test_the_leader_is_paid_for_the_kl_of_the_reply_it_met() -> None:
+    rows = stackelberg(RecordingTable(0.3, 0.4), GAME)
+    assert [row.opponent.text for row in rows if row.opponent] == ["follower1-0", "follower1-1"]
+
+
+def test_an_answer_and_the_reply_to_it_are_no_baselines_of_each_other() -> None:
+    rows = stackelberg(RecordingTable(0.3, 0.4), GAME)
+    assert len({row.group for row in rows}) == 3  # the Leader, the Follower's first and its second reply
+    assert all(first.answer.chat != second.answer.chat for first, second in zip(rows[::2], rows[1::2], strict=True))
+
+
+def test_rloo_scores_its_samples_against_one_answer_of_the_reference() -> None:
+    table = RecordingTable(0.2, 0.4, 0.9)
+    rows = rloo(table, GAME)
+    assert [player for player, *_ in table.asked] == ["reference", "leader", "leader", "leader"]
+    assert len({slot for _, slot, _ in table.asked}) == 4
+    assert [(row.reward, row.group) for row in rows if row.answer.chat == 0] == [
+        (0.2, ("chat", 0)),
+        (0.4, ("chat", 0)),
+        (0.9, ("chat", 0)),
+    ]
+
+
+def test_nash_md_plays_against_the_mixture() -> None:
+    table = RecordingTable(0.7)
+    rows = nash_md(table, GAME)
+    assert [player for player, *_ in table.asked] == ["leader", "mixture"]
+    assert [row.reward for row in rows] == [0.7, 0.7]
+
+
+def graded(*rows: tuple[str, float, float]) -> list[Graded]:
+    return [Graded((group, 0), reward, worth) for group, reward, worth in rows]
+
+
+def test_leave_one_out_takes_off_the_mean_worth_of_the_others() -> None:
+    """Worths 0.8, 0.2, 0.4 in group a: 0.9 - 0.3, 0.2 - 0.6, 0.4 - 0.5; b is alone: 0.7 - 0.5."""
+    rows = graded(("a", 0.9, 0.8), ("a", 0.2, 0.2), ("b", 0.7, 0.1), ("a", 0.4, 0.4))
+    assert advantages(rows, leave_one_out=True) == pytest.approx([0.6, -0.4, 0.2, -0.1])
+    assert advantages(rows, leave_one_out=False) == pytest.approx([0.4, -0.3, 0.2, -0.1])
+
+
+def test_the_baseline_counts_the_rows_of_other_processes() -> None:
+    own, other = graded(("a", 0.9, 0.9)), graded(("a", 0.2, 0.2), ("a", 0.4, 0.4))
+    assert advantages(own, leave_one_out=True, pool=own + other) == pytest.approx([0.6])
+
+
+def test_unfinished_answers_are_penalised_both_ways() -> None:
+    """p - 0.5 for a first that did not end, p + 0.5 for a second; both: as it was; never outside [0, 1]."""
+
+    def answers(*ended: bool) -> list[Answer]:
+        return [Answer(i, (0,), Sample((1,), (0.0,), e), "") for i, e in enumerate(ended)]
+
+    p = np.array([0.6, 0.6, 0.2, 0.3, np.nan])
+    first, second = answers(False, False, True, True, True), answers(True, False, False, True, False)
+    assert penalised(p, first, second, 0.5) == pytest.approx(np.array([0.1, 0.6, 0.7, 0.3, np.nan]), nan_ok=True)
+    assert penalised(p, second, first, 1.0) == pytest.approx(np.array([1.0, 0.6, 0.0, 0.3, np.nan]), nan_ok=True)

@@ -1,0 +1,92 @@
+"""From two steps of training to a bundle that `read_bundle`, which the server uses, takes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from slhf import read_bundle
+from slhf_training.cli import main
+from slhf_training.errors import SettingsError
+from slhf_training.export import export
+from slhf_training.fitting import build_trainer
+from slhf_training.run import start_run
+from slhf_training.settings import FitSettings
+from tests.training import tiny
+from tests.training.test_trainer import CHATS, fewer_as
+
+
+def trained_run(directory: Path, **changes: object) -> FitSettings:
+    model = directory / "model"
+    tiny.model().save_pretrained(model)
+    tiny.tokenizer().save_pretrained(model)
+    fit = tiny.settings(directory / "run", model=str(model), **changes)
+    start_run(fit)
+    build_trainer(fit, CHATS, fewer_as).train()
+    return fit
+
+
+def test_separate_adapters_lie_beside_a_copy_of_the_base(tmp_path: Path) -> None:
+    fit = trained_run(tmp_path)
+    (tmp_path / "evaluation.json").write_text('{"follower_vs_leader": 0.7}')
+    command = [
+        "export",
+        str(tmp_path / "run"),
+        str(tmp_path / "bundle"),
+        "--evaluation",
+        str(tmp_path / "evaluation.json"),
+    ]
+    assert main(command) == 0
+    bundle = read_bundle(tmp_path / "bundle")
+    assert (bundle.name, bundle.trained, bundle.base_model) == ("bundle", "stackelberg", ".")
+    assert (bundle.leader.adapter, bundle.follower.adapter) == ("leader", "follower")
+    assert bundle.follower_turn == "improve it"
+    assert bundle.evaluation == {"follower_vs_leader": 0.7}
+    assert bundle.training["step"] == 2
+    assert "leader/reward" in bundle.training["metrics"]
+    for file in ("config.json", "tokenizer.json", "leader/adapter_model.safetensors"):
+        assert (tmp_path / "bundle" / file).is_file()
+    everything = "".join(p.read_text() for p in (tmp_path / "bundle").rglob("*.json"))
+    assert str(fit.model) not in everything
+
+
+def test_a_baselines_adapter_plays_both_roles(tmp_path: Path) -> None:
+    trained_run(tmp_path, algorithm="rloo")
+    bundle = export(tmp_path / "run", tmp_path / "bundle", "rloo")
+    assert bundle.leader == bundle.follower
+    assert bundle.trained == "rloo"
+
+
+@pytest.mark.parametrize("weights", ["shared", "full"])
+def test_merged_weights_speak_as_the_trained_model(weights: str, tmp_path: Path) -> None:
+    fit = trained_run(tmp_path, weights=weights)
+    bundle = export(tmp_path / "run", tmp_path / "bundle", "merged", merge=weights == "shared")
+    assert bundle.leader.adapter is None
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "bundle")
+    trainer = build_trainer(fit, CHATS, fewer_as)
+    trainer.roles.load(tmp_path / "run" / "checkpoint-2")
+    ids = torch.tensor([[1, 4, 5]])
+    with torch.no_grad():
+        expected = trainer.roles.use("leader")(input_ids=ids).logits
+        torch.testing.assert_close(exported(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_two_roles_cannot_be_merged_into_one_model(tmp_path: Path) -> None:
+    trained_run(tmp_path)
+    with pytest.raises(SettingsError, match="--merge"):
+        export(tmp_path / "run", tmp_path / "bundle", "both", merge=True)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_step_without_a_checkpoint_is_named(tmp_path: Path) -> None:
+    trained_run(tmp_path)
+    with pytest.raises(SettingsError, match=r"no checkpoint 7 in it; there are \[2\]"):
+        export(tmp_path / "run", tmp_path / "bundle", "b", step=7)
+
+
+def test_a_directory_that_is_no_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text(json.dumps({}))
+    with pytest.raises(SettingsError, match="not the output directory of a fit"):
+        export(tmp_path, tmp_path / "bundle", "b")

@@ -1,0 +1,174 @@
+"""The estimator's gradient, in expectation, against the exact gradient: every answer is enumerated, in float64.
+
+Answers over a vocabulary of three tokens, of which 0 ends the answer, cut at three tokens: lengths differ, so that
+masks count too. Policies are tables: logits by prefix, for the Follower by the Leader's answer as well.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from slhf_training.algorithms import Graded, advantages
+from slhf_training.loss import reinforce
+from slhf_training.settings import KL
+
+VOCABULARY, LONGEST, END = 3, 3, 0
+TAU_L, TAU_F = 0.3, 0.2
+Answer = tuple[int, ...]
+
+
+def every_answer() -> list[Answer]:
+    """Either it ends with END, which is nowhere else, or it is cut at the limit: 1 + 2 + 4 * 3 = 15."""
+    found: list[Answer] = []
+    for length in range(1, LONGEST + 1):
+        for ids in itertools.product(range(VOCABULARY), repeat=length):
+            if END not in ids[:-1] and (ids[-1] == END or length == LONGEST):
+                found.append(ids)
+    return found
+
+
+ANSWERS = every_answer()
+PREFIXES = [p for n in range(LONGEST) for p in itertools.product(range(1, VOCABULARY), repeat=n)]
+
+
+def token_log_probs(logits: Tensor) -> Tensor:  # (..., prefixes, V) -> (..., answers, T), 0 in padding
+    log_probs = torch.log_softmax(logits, dim=-1)
+    rows = []
+    for ids in ANSWERS:
+        steps = [log_probs[..., PREFIXES.index(ids[:t]), ids[t]] for t in range(len(ids))]
+        steps += [torch.zeros_like(steps[0])] * (LONGEST - len(ids))
+        rows.append(torch.stack(steps, dim=-1))
+    return torch.stack(rows, dim=-2)
+
+
+class Game:
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        n = len(ANSWERS)
+        self.leader = torch.randn(len(PREFIXES), VOCABULARY, dtype=torch.float64, requires_grad=True)
+        self.follower = torch.randn(n, len(PREFIXES), VOCABULARY, dtype=torch.float64, requires_grad=True)
+        self.leader_reference = torch.randn(len(PREFIXES), VOCABULARY, dtype=torch.float64)
+        self.follower_reference = torch.randn(n, len(PREFIXES), VOCABULARY, dtype=torch.float64)
+        p = torch.rand(n, n, dtype=torch.float64)
+        self.p = p.triu(1) + (1 - p.T).tril(-1) + 0.5 * torch.eye(n, dtype=torch.float64)  # P + P^T = 1
+        self.lengths = torch.tensor([len(a) for a in ANSWERS])
+
+    def exact(self) -> Tensor:
+        """E_y [ E_y' p(y > y') + tau_F KL(omega || ref) ] - tau_L KL(pi || ref), as the paper writes it."""
+        log_pi, log_omega = token_log_probs(self.leader).sum(-1), token_log_probs(self.follower).sum(-1)
+        ref_pi = token_log_probs(self.leader_reference).sum(-1)
+        ref_omega = token_log_probs(self.follower_reference).sum(-1)
+        pi, omega = log_pi.exp(), log_omega.exp()
+        kl_f = (omega * (log_omega - ref_omega)).sum(-1)
+        value = (omega * self.p).sum(-1) + TAU_F * kl_f
+        return (pi * value).sum() - TAU_L * (pi * (log_pi - ref_pi)).sum()
+
+    def estimated(self, kl: KL, leave_out_bonus: bool = False) -> tuple[Tensor, Tensor]:
+        """Gradients of the expected loss of both roles: every pair (y, y') with its probability as weight."""
+        n = len(ANSWERS)
+        log_pi, log_omega = token_log_probs(self.leader), token_log_probs(self.follower)
+        joint = (log_pi.sum(-1)[:, None] + log_omega.sum(-1)).exp().detach().flatten()  # (n * n,)
+        ref_omega = token_log_probs(self.follower_reference)
+        ref_pi = token_log_probs(self.leader_reference)
+        p = self.p.flatten()
+
+        def loss(
+            log_probs: Tensor, reference: Tensor, lengths: Tensor, reward: Tensor, tau: float
+        ) -> tuple[Tensor, Tensor]:
+            rows = [Graded(("", 0), r, r) for r in reward.tolist()]
+            advantage = torch.tensor(advantages(rows, leave_one_out=False), dtype=torch.float64)
+            taus = torch.full_like(reward, tau)
+            found = reinforce(log_probs, reference, log_probs.detach(), lengths, advantage, joint, taus, kl)
+            return found.loss, found.log_ratio
+
+        flat_omega = log_omega.reshape(n * n, LONGEST)
+        follower, ratio = loss(flat_omega, ref_omega.reshape(n * n, LONGEST), self.lengths.repeat(n), 1 - p, TAU_F)
+        bonus = 0 * ratio if leave_out_bonus else TAU_F * ratio
+        leader, _ = loss(
+            log_pi.repeat_interleave(n, dim=0),
+            ref_pi.repeat_interleave(n, dim=0),
+            self.lengths.repeat_interleave(n),
+            p + bonus,
+            TAU_L,
+        )
+        return gradient(leader, self.leader), gradient(follower, self.follower)
+
+
+def gradient(value: Tensor, parameter: Tensor) -> Tensor:
+    return torch.autograd.grad(value, parameter, retain_graph=True)[0]
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def errors(kl: KL, **options: bool) -> tuple[float, float]:
+    """Of the Leader, who ascends the objective, and of the Follower, who descends it; the loss is to be minimised."""
+    game = Game(seed=0)
+    leader, follower = game.estimated(kl, **options)
+    objective = game.exact()
+    return (
+        relative_error(leader, -gradient(objective, game.leader)),
+        relative_error(follower, gradient(objective, game.follower)),
+    )
+
+
+def test_the_answers_are_all_there() -> None:
+    assert len(ANSWERS) == 15
+    total = token_log_probs(torch.randn(len(PREFIXES), VOCABULARY, dtype=torch.float64)).sum(-1).exp().sum()
+    assert float(total) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("kl", ["to_go", "sequence"])
+def test_the_estimator_is_unbiased_for_both_roles(kl: KL) -> None:
+    leader, follower = errors(kl)
+    assert leader < 1e-10
+    assert follower < 1e-10
+
+
+def test_a_penalty_on_the_own_token_alone_is_biased() -> None:
+    leader, follower = errors("token")
+    assert leader > 0.05
+    assert follower > 0.05
+
+
+def test_without_the_followers_kl_the_leaders_gradient_is_biased() -> None:
+    leader, follower = errors("to_go", leave_out_bonus=True)
+    assert leader > 0.05
+    assert follower < 1e-10
+
+
+def test_kl_to_go_has_less_variance_than_the_sequences() -> None:
+    game = Game(seed=1)
+    log_pi = token_log_probs(game.leader)
+    reference = token_log_probs(game.leader_reference)
+    probability = log_pi.sum(-1).exp().detach()
+
+    def variance(kl: KL) -> float:
+        squares = []
+        zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+        for i in range(len(ANSWERS)):
+            row, ref, length = log_pi[i : i + 1], reference[i : i + 1], game.lengths[i : i + 1]
+            loss = reinforce(row, ref, row.detach(), length, zero, one, one, kl).loss
+            squares.append(float(gradient(loss, game.leader).square().sum() * probability[i]))
+        return float(np.sum(squares))
+
+    assert variance("to_go") < variance("sequence")
+
+
+def test_importance_weights_make_another_samplers_answers_unbiased_per_token() -> None:
+    """One-token answers: weight pi / behaviour, drawn from the behaviour, is exactly on-policy again."""
+    torch.manual_seed(2)
+    logits = torch.randn(VOCABULARY, dtype=torch.float64, requires_grad=True)
+    behaviour = torch.log_softmax(torch.randn(VOCABULARY, dtype=torch.float64), dim=-1)
+    reward = torch.rand(VOCABULARY, dtype=torch.float64)
+    log_pi = torch.log_softmax(logits, dim=-1)
+    ones = torch.ones(VOCABULARY, dtype=torch.float64)
+    lengths = torch.ones(VOCABULARY, dtype=torch.long)
+    args = (log_pi[:, None], behaviour[:, None], behaviour[:, None], lengths, reward, behaviour.exp(), 0 * ones)
+    expected = -gradient((log_pi.exp() * reward).sum(), logits)
+    assert relative_error(gradient(reinforce(*args, importance_cap=1e9).loss, logits), expected) < 1e-10
+    assert relative_error(gradient(reinforce(*args, importance_cap=1e-9).loss, logits), expected) > 0.5

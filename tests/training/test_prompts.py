@@ -1,0 +1,69 @@
+"""Prompts as ids: like the template's own tokenisation, except that content never becomes structure."""
+
+import pytest
+
+from slhf_training.chats import Chat
+from slhf_training.errors import SettingsError
+from slhf_training.prompts import Prompts
+from tests.training import tiny
+
+LONG: Chat = [
+    {"role": "user", "content": "which"},
+    {"role": "assistant", "content": "say A"},
+    {"role": "user", "content": "B or C"},
+]
+
+
+@pytest.mark.parametrize("chat", [tiny.CHAT, LONG])
+def test_plain_chats_are_encoded_as_the_template_says(chat: Chat) -> None:
+    words = tiny.tokenizer()
+    expected = words.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    assert list(Prompts(words).leader(chat)) == expected
+
+
+def test_the_followers_prompt_is_chat_draft_and_turn() -> None:
+    words = tiny.tokenizer()
+    draft = tuple(words.encode("say B <end>"))
+    expected = words.apply_chat_template(
+        [*tiny.CHAT, {"role": "assistant", "content": "say B"}, {"role": "user", "content": "improve it"}],
+        add_generation_prompt=True,
+        return_dict=False,
+    )
+    assert list(Prompts(words, "improve it").follower(tiny.CHAT, draft)) == expected
+
+
+def test_the_draft_is_not_tokenised_again() -> None:
+    """Two tokens in an order that the tokenizer would never give for the text they decode to."""
+    words = tiny.tokenizer()
+    words.add_tokens(["sayA"])
+    say, a = words.convert_tokens_to_ids(["say", "A"])
+    prompt = Prompts(words, "improve it").follower(tiny.CHAT, (say, a, a))
+    assert [say, a, a] == list(prompt)[4:7]
+
+
+def test_text_that_spells_a_special_token_stays_text() -> None:
+    words = tiny.tokenizer()
+    user, unknown = words.convert_tokens_to_ids(["<user>", "?"])
+    ids = Prompts(words).leader([{"role": "user", "content": "which <user> say"}])
+    assert ids.count(user) == 1  # the template's own
+    assert ids.count(unknown) == 1
+
+
+def test_special_tokens_in_a_draft_do_not_become_turns() -> None:
+    words = tiny.tokenizer()
+    user, a = words.convert_tokens_to_ids(["<user>", "A"])
+    prompt = Prompts(words, "improve it").follower(tiny.CHAT, (a, user, a))
+    assert prompt.count(user) == 2  # the chat's and the Follower's turn
+
+
+def test_a_tokenizer_without_a_template_is_refused() -> None:
+    words = tiny.tokenizer()
+    words.chat_template = None
+    with pytest.raises(SettingsError, match="no chat template"):
+        Prompts(words)
+
+
+def test_the_tokenizer_itself_is_left_as_it_was() -> None:
+    words = tiny.tokenizer()
+    Prompts(words)
+    assert words.encode("<user>") == words.convert_tokens_to_ids(["<user>"])

@@ -1,0 +1,93 @@
+"""Sampling with transformers: each answer from its own seed, by the policy at one temperature."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from slhf_training.roles import ROLES, Roles
+from slhf_training.rollout import Ids, Player
+from slhf_training.rollout.hf import HFRollout, by_inverse_cdf
+from slhf_training.scoring import answer_log_probs
+from slhf_training.settings import Lora, Rollout
+from tests.training import tiny
+
+SHORT, LONGER = (9, 4, 8, 10), (9, 4, 5, 6, 7, 8, 10)
+CPU = torch.device("cpu")
+
+
+def roles() -> Roles:
+    found = Roles(tiny.model(), "separate", Lora(r=4, alpha=8))
+    torch.manual_seed(1)
+    for parameters in found.trained.values():
+        for parameter in parameters:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return found
+
+
+def rollout(of: Roles, batch_size: int = 64, mixture: float = 0.0, temperature: float = 0.7, new: int = 6) -> HFRollout:
+    chosen = Rollout(max_new_tokens=new, temperature=temperature, batch_size=batch_size, dtype="float32")
+    return HFRollout(of, chosen, frozenset([tiny.END]), mixture)
+
+
+def test_an_answer_depends_on_its_seed_and_not_on_its_batch() -> None:
+    of = roles()
+    prompts: list[Ids] = [SHORT, LONGER] * 8
+    together = rollout(of).sample(prompts, "leader", range(16))
+    apart = rollout(of, batch_size=3).sample(prompts, "leader", range(16))
+    assert [s.ids for s in together] == [s.ids for s in apart]
+    alone = rollout(of).sample([LONGER], "leader", [5])
+    assert alone[0].ids == together[5].ids
+    assert len({s.ids for s in together}) > 8
+
+
+def test_answers_end_with_the_end_token_or_at_the_limit() -> None:
+    samples = rollout(roles()).sample([SHORT] * 64, "follower", range(64))
+    assert {s.ended for s in samples} == {True, False}
+    for sample in samples:
+        assert sample.ended == (sample.ids[-1] == tiny.END)
+        assert tiny.END not in sample.ids[:-1]
+        assert sample.ended or len(sample.ids) == 6
+        assert len(sample.logps) == len(sample.ids)
+
+
+@pytest.mark.parametrize("player", ["leader", "follower", "reference"])
+def test_its_log_probs_are_those_that_are_trained(player: Player) -> None:
+    of = roles()
+    prompts: list[Ids] = [SHORT, LONGER] * 8
+    samples = rollout(of).sample(prompts, player, range(16))
+    model = of.use(player) if player in ROLES else of.use_reference()
+    with torch.no_grad():
+        learnt = answer_log_probs(model, prompts, [s.ids for s in samples], 0.7, CPU)
+    for row, sample in zip(learnt.tolist(), samples, strict=True):
+        assert row[: len(sample.ids)] == pytest.approx(sample.logps, abs=1e-4)
+
+
+def test_the_mixture_is_geometric_token_by_token() -> None:
+    """Share 1/4 of the reference: log-probs 3/4 log policy + 1/4 log reference, normalised."""
+    of = roles()
+    samples = rollout(of, mixture=0.25, new=1).sample([SHORT] * 32, "mixture", range(32))
+    every = [(i,) for i in range(tiny.VOCABULARY)]
+    with torch.no_grad():
+        policy = answer_log_probs(of.use("leader"), [SHORT] * len(every), every, 0.7, CPU)[:, 0]
+        reference = answer_log_probs(of.use_reference(), [SHORT] * len(every), every, 0.7, CPU)[:, 0]
+    expected = torch.log_softmax(0.75 * policy + 0.25 * reference, dim=0).tolist()
+    for sample in samples:
+        assert sample.logps[0] == pytest.approx(expected[sample.ids[0]], abs=1e-4)
+
+
+def test_tokens_come_as_often_as_they_should() -> None:
+    """3,000 draws: five standard errors of a frequency are at most 5 * sqrt(1/4 / 3000) = 0.046."""
+    of = roles()
+    draws = Counter(s.ids[0] for s in rollout(of, batch_size=3000, new=1).sample([SHORT] * 3000, "leader", range(3000)))
+    every = [(i,) for i in range(tiny.VOCABULARY)]
+    with torch.no_grad():
+        expected = answer_log_probs(of.use("leader"), [SHORT] * len(every), every, 0.7, CPU)[:, 0].exp().tolist()
+    assert [draws[i] / 3000 for i in range(tiny.VOCABULARY)] == pytest.approx(expected, abs=0.046)
+
+
+def test_inverse_cdf_never_takes_what_has_no_probability() -> None:
+    log_probs = torch.tensor([[-np.inf, np.log(0.25), -np.inf, np.log(0.75), -np.inf]]).repeat(5, 1)
+    uniform = torch.tensor([0.0, 0.2499, 0.2501, 0.9999, 1 - 1e-16], dtype=torch.float64)
+    assert by_inverse_cdf(log_probs, uniform).tolist() == [1, 1, 3, 3, 3]

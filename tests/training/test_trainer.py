@@ -1,0 +1,141 @@
+"""The real trainer on a random Llama: what moves, what is reproducible, and that all algorithms run."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from slhf_training.algorithms import Array
+from slhf_training.chats import Chat, Message
+from slhf_training.errors import DataError
+from slhf_training.trainer import GameTrainer
+from tests.training import tiny
+
+TEXTS = ("which", "say it", "A or B", "improve A B C")
+CHATS: list[Chat] = [[Message(role="user", content=text)] for text in TEXTS * 8]
+
+
+def fewer_as(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+    """The answer with the smaller share of the word A wins."""
+    difference = np.array([_share(b) - _share(a) for a, b in zip(first, second, strict=True)])
+    return np.asarray(0.5 + 0.5 * np.sign(difference), dtype=np.float64)
+
+
+def _share(text: str) -> float:
+    words = text.split()
+    return words.count("A") / len(words) if words else 0.0
+
+
+def finished(directory: Path, preference: Any = fewer_as, chats: Sequence[Chat] = CHATS, **changes: Any) -> GameTrainer:
+    trainer = tiny.trainer(tiny.settings(directory, **changes), preference, chats)
+    trainer.train()
+    return trainer
+
+
+def trained(trainer: GameTrainer) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in trainer.roles.model.named_parameters() if p.requires_grad}
+
+
+def losses(trainer: GameTrainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("weights", ["separate", "shared", "full"])
+def test_every_trainable_parameter_moves_and_the_base_never(weights: str, tmp_path: Path) -> None:
+    trainer = tiny.trainer(tiny.settings(tmp_path, weights=weights), fewer_as, CHATS)
+    before = {name: p.detach().clone() for name, p in trainer.roles.model.named_parameters()}
+    trainer.train()
+    for name, parameter in trainer.roles.model.named_parameters():
+        assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
+
+
+@pytest.mark.parametrize("algorithm", ["stackelberg", "rloo", "nash-md"])
+@pytest.mark.parametrize("weights", ["separate", "shared", "full"])
+def test_every_algorithm_runs_with_all_kinds_of_weights(algorithm: str, weights: str, tmp_path: Path) -> None:
+    trainer = finished(tmp_path, algorithm=algorithm, weights=weights)
+    logged = trainer.state.log_history[-2]
+    assert math.isfinite(logged["loss"])
+    assert 0 <= logged["leader/reward"] <= 1
+    assert ("follower/win_rate" in logged) == (algorithm == "stackelberg")
+    assert {"seconds/rollout", "seconds/judge", "seconds/reference", "seconds/forward_backward"} <= logged.keys()
+    assert logged["tokens_per_second"] > 0
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(tmp_path: Path) -> None:
+    first, again, other = (finished(tmp_path / name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4)))
+    assert losses(first) == losses(again)
+    assert same(trained(first), trained(again))
+    assert losses(first) != losses(other)
+
+
+@pytest.mark.parametrize("weights", ["separate", "shared"])
+def test_micro_batches_do_not_change_the_gradient(weights: str, tmp_path: Path) -> None:
+    """float32 sums in another order: equal to 1e-4, and after two steps of Adam still."""
+    one = finished(tmp_path / "1", weights=weights, optimisation={"micro_batch_size": 1})
+    eight = finished(tmp_path / "8", weights=weights, optimisation={"micro_batch_size": 8})
+    assert losses(one) == pytest.approx(losses(eight), rel=1e-3, abs=1e-5)
+    for name, parameter in trained(one).items():
+        torch.testing.assert_close(parameter, trained(eight)[name], rtol=1e-2, atol=1e-3)
+
+
+def test_the_follower_learns_faster_by_kappa(tmp_path: Path) -> None:
+    trainer = tiny.trainer(tiny.settings(tmp_path, game={"kappa": 4}), fewer_as, CHATS)
+    rates = {id(group["params"][0]): group["lr"] for group in trainer.create_optimizer().param_groups}
+    of = trainer.roles.trained
+    assert rates[id(of["follower"][0])] == pytest.approx(4 * rates[id(of["leader"][0])])
+    assert all(group["betas"] == (0.9, 0.999) for group in trainer.optimizer.param_groups)
+
+
+def test_the_leader_waits_for_its_turn(tmp_path: Path) -> None:
+    """leader_update_every 3: of two steps the Leader takes the first alone."""
+    one, two = (
+        finished(tmp_path / str(n), game={"leader_update_every": 3}, optimisation={"steps": n, "schedule": "constant"})
+        for n in (1, 2)
+    )
+    moved = {n for n, p in trained(two).items() if not torch.equal(p, trained(one)[n])}
+    assert moved == {name for name in trained(two) if ".follower." in name}
+
+
+def test_later_rounds_are_trained_too(tmp_path: Path) -> None:
+    logged = finished(tmp_path, game={"rollout_rounds": 3}).state.log_history[-2]
+    assert {"follower/win_rate", "follower/win_rate_2", "follower/win_rate_3"} <= logged.keys()
+
+
+def test_abstentions_are_dropped_and_counted(tmp_path: Path) -> None:
+    def half_silent(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+        return np.where(np.arange(len(first)) < 3, np.nan, fewer_as(chats, first, second))
+
+    trainer = finished(tmp_path, preference=half_silent)
+    logged = trainer.state.log_history[0]
+    assert logged["judge/abstained"] == 6  # three of the Leader's rows and their replies
+    assert all(math.isfinite(loss) for loss in losses(trainer))
+
+
+def test_a_judge_that_says_nothing_at_all_changes_nothing(tmp_path: Path) -> None:
+    trainer = tiny.trainer(tiny.settings(tmp_path), lambda chats, first, second: np.full(len(first), np.nan), CHATS)
+    before = trained(trainer)
+    trainer.train()
+    assert same(before, trained(trainer))
+
+
+def test_chats_that_do_not_fill_a_batch_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="3 chats"):
+        tiny.trainer(tiny.settings(tmp_path), fewer_as, CHATS[:3])
+
+
+def test_what_samples_is_what_learns(tmp_path: Path) -> None:
+    trainer = finished(tmp_path)
+    assert all(entry["sampler_gap"] < 1e-4 for entry in trainer.state.log_history[:-1])
+
+
+def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
+    finished(tmp_path, report_to=["tensorboard"])
+    assert list(tmp_path.rglob("events.out.tfevents.*"))

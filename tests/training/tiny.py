@@ -1,0 +1,109 @@
+"""A random Llama of a few thousand weights, with a tokenizer of whole words and a chat template."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from slhf_training.algorithms import Array
+from slhf_training.chats import Chat
+from slhf_training.prompts import Prompts
+from slhf_training.roles import Roles
+from slhf_training.rollout.hf import HFRollout
+from slhf_training.settings import FitSettings, parse_settings
+from slhf_training.trainer import PLAYERS, GameTrainer
+
+WORDS = ["?", "A", "B", "C", "which", "say", "improve", "it"]
+SPECIAL = ["<end>", "<user>", "<assistant>"]
+VOCABULARY = len(WORDS) + len(SPECIAL)
+END = len(WORDS)
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+CHAT: Chat = [{"role": "user", "content": "which"}]
+
+
+def tokenizer() -> Any:
+    """Padding and end of sequence are the same token, as in many real ones."""
+    backend = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=WORDS[0]))
+    backend.pre_tokenizer = WhitespaceSplit()
+    backend.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIAL])
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<end>", pad_token="<end>", additional_special_tokens=SPECIAL[1:]
+    )
+    found.chat_template = TEMPLATE
+    return found
+
+
+def model(seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.1,
+        bos_token_id=None,
+        eos_token_id=END,
+        pad_token_id=END,
+        tie_word_embeddings=False,
+    )
+    found = LlamaForCausalLM(config)
+    found.lm_head.weight.data *= 2  # with short rows no adapter could make a token all but certain
+    return found.to(dtype)
+
+
+def settings(directory: Path, **changes: Any) -> FitSettings:
+    """`changes` by section: game={...}, optimisation={...}, rollout={...}, or a key of the top."""
+    base: dict[str, Any] = {
+        "model": "tiny",
+        "output_dir": str(directory),
+        "data": {},
+        "preference": {},
+        "follower_turn": "improve it",
+        "lora": {"r": 8, "alpha": 16},
+        "rollout": {"max_new_tokens": 4, "dtype": "float32", "temperature": 1.0},
+        "optimisation": {"steps": 2, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-2},
+        "report_to": [],
+    }
+    for key, value in changes.items():
+        base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value
+    return parse_settings(base)
+
+
+def trainer(fit: FitSettings, preference: Any, chats: Sequence[Chat] | None = None, seed: int = 0) -> GameTrainer:
+    torch.manual_seed(fit.seed)
+    base = model(seed)
+    words = tokenizer()
+    roles = Roles(base, fit.weights, fit.lora, PLAYERS[fit.algorithm], torch.float32)
+    prompts = Prompts(words, fit.follower_turn)
+    rollout = HFRollout(roles, fit.rollout, prompts.end_ids, fit.game.mixture)
+    many = [CHAT] * (fit.optimisation.batch_size * 4) if chats is None else chats
+    return GameTrainer(roles, prompts, many, preference, rollout, fit)
+
+
+class Matrix:
+    """p(first beats second) by the first word of each answer; a listed word beats any other with `outsiders`."""
+
+    def __init__(self, words: Sequence[str], p: Array, outsiders: float = 1.0) -> None:
+        self._place = {word: i for i, word in enumerate(words)}
+        n = len(words)
+        self.p = np.full((n + 1, n + 1), 0.5)
+        self.p[:n, :n] = p
+        self.p[:n, n], self.p[n, :n] = outsiders, 1 - outsiders
+
+    def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+        return self.p[self._index(first), self._index(second)]
+
+    def _index(self, texts: Sequence[str]) -> list[int]:
+        return [self._place.get((text.split() or [""])[0], len(self._place)) for text in texts]

@@ -1,0 +1,138 @@
+"""StackelbergGDA and its baselines: who answers whom, and what each answer is rewarded for. One function each.
+
+SLHF (arXiv 2512.16626). With y ~ pi(.|x), y' ~ omega(.|x, y), p = p(y beats y' | x):
+
+    Leader    reward p + tau_F * log-ratio_F(y'|y), penalty tau_L KL(pi || ref)
+    Follower  reward 1 - p,                         penalty tau_F KL(omega || ref)
+
+The Follower's KL depends on the Leader's answer, so it is part of the Leader's reward. Its estimate is the log-ratio of
+the one answer y' that was sampled: at the equilibrium p + tau_F * log-ratio is the same for every y', so that this
+estimate has less variance than those that are never negative.
+
+Departures: with `rollout_rounds` R > 1 the Follower also answers its own answers, and its loss is the mean over all R.
+`rloo` needs a scalar reward, which a preference does not give: it is the preference over an answer of the reference.
+`nash-md` samples its opponent from the token-by-token geometric mixture of policy and reference (Munos et al. 2023).
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from slhf_training.roles import Role
+from slhf_training.rollout import Ids, Player, Sample
+from slhf_training.settings import Algorithm, Game
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    chat: int
+    """Which chat of the step, counted over all processes."""
+    prompt: Ids
+    sample: Sample
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An answer that is learnt from."""
+
+    role: Role
+    answer: Answer
+    reward: float
+    """In [0, 1]; NaN: the judge abstained."""
+    tau: float
+    group: tuple[str, int]
+    """Rows of one group are independent given their prompts and serve as each other's baseline."""
+    opponent: Answer | None = None
+    """The row with this answer adds tau times its log-ratio to this one's reward."""
+
+
+class Table(Protocol):
+    """Where a game is played. `slot` tells apart the answers to one chat in one step."""
+
+    def answer(self, player: Player, slot: int, drafts: Sequence[Answer] | None = None) -> list[Answer]:
+        """One answer for each chat, or to each draft."""
+
+    def judge(self, first: Sequence[Answer], second: Sequence[Answer]) -> Array:
+        """p(first beats second), NaN where the judge abstains, (B,)"""
+
+
+def stackelberg(table: Table, game: Game) -> list[Row]:
+    answers = [table.answer("leader", 0)]
+    for turn in range(1, game.rollout_rounds + 1):
+        answers.append(table.answer("follower", turn, drafts=answers[-1]))
+    beaten = [table.judge(first, second) for first, second in pairwise(answers)]
+    leader = [
+        Row("leader", y, float(p), game.tau_leader, ("leader", 0), opponent=reply)
+        for y, reply, p in zip(answers[0], answers[1], beaten[0], strict=True)
+    ]
+    follower = [
+        Row("follower", reply, float(1 - p), game.tau_follower, ("follower", turn))
+        for turn, (replies, ps) in enumerate(zip(answers[1:], beaten, strict=True))
+        for reply, p in zip(replies, ps, strict=True)
+    ]
+    return leader + follower
+
+
+def rloo(table: Table, game: Game) -> list[Row]:
+    opponents = table.answer("reference", game.samples_per_prompt)
+    rows: list[Row] = []
+    for slot in range(game.samples_per_prompt):
+        answers = table.answer("leader", slot)
+        rows += _rewarded(answers, table.judge(answers, opponents), game, lambda y: ("chat", y.chat))
+    return rows
+
+
+def nash_md(table: Table, game: Game) -> list[Row]:
+    answers, opponents = table.answer("leader", 0), table.answer("mixture", 1)
+    return _rewarded(answers, table.judge(answers, opponents), game, lambda y: ("leader", 0))
+
+
+def _rewarded(answers: Sequence[Answer], p: Array, game: Game, group: Callable[[Answer], tuple[str, int]]) -> list[Row]:
+    return [Row("leader", y, float(r), game.tau_leader, group(y)) for y, r in zip(answers, p, strict=True)]
+
+
+ALGORITHMS: dict[Algorithm, Callable[[Table, Game], list[Row]]] = {
+    "stackelberg": stackelberg,
+    "rloo": rloo,
+    "nash-md": nash_md,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    group: tuple[str, int]
+    reward: float
+    worth: float
+    """The reward less the KL penalty: what a good baseline predicts. At the equilibrium it is the same for every
+    answer to a prompt, so that the others' mean leaves no variance at all."""
+
+
+def advantages(rows: Sequence[Graded], leave_one_out: bool, pool: Sequence[Graded] | None = None) -> list[float]:
+    """Rewards less 0.5, or less the mean worth of the group's other rows (0.5 for one that is alone).
+
+    `pool`: the rows of every process, these included.
+    """
+    if not leave_one_out:
+        return [row.reward - 0.5 for row in rows]
+    members: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for row in rows if pool is None else pool:
+        members[row.group].append(row.worth)
+    return [row.reward - _others(members[row.group], row.worth) for row in rows]
+
+
+def _others(worths: Sequence[float], own: float) -> float:
+    return (sum(worths) - own) / (len(worths) - 1) if len(worths) > 1 else 0.5
+
+
+def penalised(p: Array, first: Sequence[Answer], second: Sequence[Answer], penalty: float) -> Array:  # (B,) -> (B,)
+    """p less the penalty where the first answer did not end, plus it where the second did not, within [0, 1]."""
+    unfinished = [float(not a.sample.ended) - float(not b.sample.ended) for a, b in zip(first, second, strict=True)]
+    return np.clip(p - penalty * np.array(unfinished), 0.0, 1.0)

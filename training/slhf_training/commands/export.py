@@ -1,0 +1,26 @@
+"""`slhf-train export RUN BUNDLE`: a run's weights as a bundle that the server loads."""
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "write the bundle of a trained Leader and Follower, which the server loads"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_directory", type=Path, metavar="RUN", help="the output directory of a fit")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the directory to write; it must not exist")
+    parser.add_argument("--name", help="the bundle's name (default: its directory's)")
+    parser.add_argument("--step", type=int, help="which checkpoint (default: the last)")
+    parser.add_argument("--merge", action="store_true", help="one plain model and no adapters; for shared weights")
+    parser.add_argument("--evaluation", type=Path, metavar="FILE.json", help="figures for the bundle's card")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from slhf_training.export import export
+
+    name = arguments.name or arguments.bundle.resolve().name
+    bundle = export(
+        arguments.run_directory, arguments.bundle, name, arguments.step, arguments.merge, arguments.evaluation
+    )
+    sys.stdout.write(f"{arguments.bundle}: {bundle.name}, {bundle.trained}, revision {bundle.revision}\n")

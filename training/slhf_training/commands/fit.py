@@ -1,0 +1,45 @@
+"""`slhf-train fit CONFIG.yaml`: trains a Leader and a Follower, or a baseline, by the configuration."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from slhf_training.errors import SettingsError
+
+HELP = "train a Leader and a Follower (stackelberg), or a baseline (rloo, nash-md)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG.yaml", help="settings; training/examples holds some")
+    parser.add_argument(
+        "--algorithm", choices=["stackelberg", "rloo", "nash-md"], help="instead of the configuration's"
+    )
+    parser.add_argument("--output-dir", type=_absolute, help="instead of the configuration's")
+    parser.add_argument("--resume", action="store_true", help="go on from the output directory's last checkpoint")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from slhf_training.fitting import build_trainer
+    from slhf_training.run import last_checkpoint, start_run
+    from slhf_training.settings import read_settings
+    from slhf_training.sources import chats_of, judge_of
+
+    overriding = {"algorithm": arguments.algorithm, "output_dir": arguments.output_dir}
+    settings = read_settings(arguments.config, {key: value for key, value in overriding.items() if value is not None})
+    last = last_checkpoint(settings.output_dir)
+    if arguments.resume and last is None:
+        raise SettingsError(f"--resume: there is no checkpoint in {settings.output_dir}")
+    if last is not None and not arguments.resume:
+        raise SettingsError(f"output_dir: {settings.output_dir} holds checkpoints; --resume goes on from the last")
+    chats = chats_of(settings, arguments.config)
+    trainer = build_trainer(settings, chats, judge_of(settings, arguments.config))
+    if dropped := len(chats) - len(trainer.train_dataset):
+        most = settings.rollout.max_prompt_tokens
+        sys.stderr.write(f"{dropped} of {len(chats)} chats need more than {most} tokens and were dropped\n")
+    start_run(settings)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+
+
+def _absolute(path: str) -> Path:
+    """Paths of the command line start where the command runs, those of the file at the file."""
+    return Path(path).absolute()

@@ -1,0 +1,62 @@
+"""From settings to a trainer: model, tokenizer, roles, prompts and a rollout that fit each other."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from slhf_training.chats import Chat
+from slhf_training.errors import SettingsError
+from slhf_training.preference import Preference
+from slhf_training.prompts import Prompts
+from slhf_training.roles import DTYPES, Roles
+from slhf_training.rollout import Rollout
+from slhf_training.rollout.hf import HFRollout
+from slhf_training.settings import FitSettings
+from slhf_training.trainer import PLAYERS, GameTrainer
+
+
+def build_trainer(settings: FitSettings, chats: Sequence[Chat], preference: Preference) -> GameTrainer:
+    """Raises SettingsError for a model that cannot be had, DataError for chats that cannot be used."""
+    tokenizer, base = load_model(settings)
+    prompts = Prompts(tokenizer, settings.follower_turn, end_ids_of(base))
+    roles = build_roles(settings, base)
+    kept = short_enough(chats, prompts, settings.rollout.max_prompt_tokens)
+    return GameTrainer(roles, prompts, kept, preference, _rollout(settings, roles, prompts), settings)
+
+
+def load_model(settings: FitSettings) -> tuple[Any, Any]:
+    """The tokenizer and the base model."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(settings.model)
+        base = AutoModelForCausalLM.from_pretrained(settings.model, dtype=DTYPES[settings.dtype])
+    except (OSError, ValueError) as exc:
+        raise SettingsError(f"model: {settings.model!r} cannot be loaded: {exc}") from exc
+    return tokenizer, base
+
+
+def build_roles(settings: FitSettings, base: Any) -> Roles:
+    torch.manual_seed(settings.seed)  # the adapters' first weights
+    players = PLAYERS[settings.algorithm]
+    roles = Roles(base, settings.weights, settings.lora, players, DTYPES[settings.rollout.dtype])
+    if settings.optimisation.gradient_checkpointing:
+        roles.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return roles
+
+
+def end_ids_of(model: Any) -> list[int]:
+    """What the model's own generation settings take for the end of an answer."""
+    found = model.generation_config.eos_token_id
+    if found is None:
+        return []
+    return list(found) if isinstance(found, list | tuple) else [found]
+
+
+def short_enough(chats: Sequence[Chat], prompts: Prompts, most: int) -> list[Chat]:
+    """The chats whose Leader's prompt fits."""
+    return [chat for chat in chats if len(prompts.leader(chat)) <= most]
+
+
+def _rollout(settings: FitSettings, roles: Roles, prompts: Prompts) -> Rollout:
+    return HFRollout(roles, settings.rollout, prompts.end_ids, settings.game.mixture)

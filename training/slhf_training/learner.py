@@ -1,0 +1,140 @@
+"""From a step's rows to gradients: rewards, advantages, and one loss in micro-batches of one role.
+
+The Follower comes first: its log-ratios, which its own pass gives, are part of the Leader's rewards.
+"""
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slhf_training.algorithms import Graded, Row, advantages
+from slhf_training.clock import Clock
+from slhf_training.loss import Loss, reinforce
+from slhf_training.roles import Role, Roles
+from slhf_training.scoring import answer_log_probs, right_padded
+from slhf_training.settings import FitSettings
+
+Gather = Callable[[list[Any]], list[Any]]
+"""A list of every process's items, from this one's."""
+ORDER: tuple[Role, ...] = ("follower", "leader")
+
+
+@dataclass(slots=True)
+class Learnt:
+    loss: float = 0.0
+    """This process's share: the shares of all processes add up to the loss."""
+    log_ratio: dict[int, float] = field(default_factory=dict)
+    """By id() of the answer."""
+    kl: dict[Role, list[float]] = field(default_factory=dict)
+    grad_norm: dict[str, float] = field(default_factory=dict)
+    gaps: list[float] = field(default_factory=list)
+    """Mean |log-prob here - when sampled| per token, of each micro-batch."""
+    abstained: int = 0
+
+    def add(self, role: Role, rows: Sequence[Row], loss: Loss) -> None:
+        self.loss += loss.loss.item()
+        self.gaps.append(loss.gap.item())
+        ratios = loss.log_ratio.tolist()
+        self.log_ratio.update((id(row.answer), ratio) for row, ratio in zip(rows, ratios, strict=True))
+        self.kl.setdefault(role, []).extend(loss.kl.tolist())
+
+
+class Learner:
+    def __init__(self, roles: Roles, settings: FitSettings, clock: Clock, gather: Gather = list) -> None:
+        self._roles = roles
+        self._settings = settings
+        self._clock = clock
+        self._gather = gather
+
+    def learn(self, rows: Sequence[Row], leader_too: bool = True) -> Learnt:
+        """Add the gradient of these rows to the trained parameters' `.grad`."""
+        learnt = Learnt(abstained=sum(math.isnan(row.reward) for row in rows))
+        taus = {id(row.answer): row.tau for row in rows}
+        for role in ORDER if leader_too else ORDER[:1]:
+            judged = [row for row in rows if row.role == role and not math.isnan(row.reward)]
+            batches = self._micro_batches(judged)
+            with self._clock("reference"), torch.no_grad():
+                references = [self._log_probs(self._roles.use_reference(), batch) for batch in batches]
+            graded = [
+                [_graded(row, _bonus(row, learnt, taus), ratio) for row, ratio in _sampled_ratios(batch, reference)]
+                for batch, reference in zip(batches, references, strict=True)
+            ]
+            pool = self._gather(list(itertools.chain(*graded)))
+            weight = self._kappa(role) / max(len(pool), 1)  # the loss is the mean over all processes' rows
+            for batch, reference, grades in zip(batches, references, graded, strict=True):
+                advantage = advantages(grades, self._leave_one_out, pool)
+                learnt.add(role, batch, self._backward(role, batch, reference, advantage, weight))
+        return learnt
+
+    def _micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """Rows of like length together: less padding."""
+        ordered = sorted(rows, key=lambda row: len(row.answer.prompt) + len(row.answer.sample.ids))
+        size = self._settings.optimisation.micro_batch_size
+        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+    @property
+    def _leave_one_out(self) -> bool:
+        return self._settings.algorithm == "rloo" or self._settings.game.baseline == "leave_one_out"
+
+    def _backward(
+        self, role: Role, rows: Sequence[Row], reference: Tensor, advantage: list[float], weight: float
+    ) -> Loss:
+        game = self._settings.game
+        with self._clock("forward_backward"):
+            log_probs = self._log_probs(self._roles.use(role), rows)
+            found = reinforce(
+                log_probs,
+                reference,
+                right_padded([row.answer.sample.logps for row in rows], log_probs.device, log_probs.dtype),
+                torch.tensor([len(row.answer.sample.ids) for row in rows], device=log_probs.device),
+                log_probs.new_tensor(advantage),
+                log_probs.new_full((len(rows),), weight),
+                log_probs.new_tensor([row.tau for row in rows]),
+                game.kl,
+                game.kl_estimator,
+                game.importance_cap,
+            )
+            found.loss.backward()  # type: ignore[no-untyped-call]
+        return found
+
+    def _log_probs(self, model: Any, rows: Sequence[Row]) -> Tensor:
+        with self._precision():
+            return answer_log_probs(
+                model,
+                [row.answer.prompt for row in rows],
+                [row.answer.sample.ids for row in rows],
+                self._settings.rollout.temperature,
+                self._roles.device,
+            )
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if self._settings.optimisation.autocast == "none":
+            return contextlib.nullcontext()
+        return torch.autocast(self._roles.device.type, dtype=torch.bfloat16)
+
+    def _kappa(self, role: Role) -> float:
+        """With separate adapters Adam cancels a loss's weight: there kappa multiplies the learning rate instead."""
+        is_shared = self._roles.adapter_of["leader"] == self._roles.adapter_of["follower"]
+        return self._settings.game.kappa if role == "follower" and is_shared else 1.0
+
+
+def _graded(row: Row, bonus: float, ratio: float) -> Graded:
+    return Graded(row.group, row.reward + bonus, row.reward + bonus - row.tau * ratio)
+
+
+def _bonus(row: Row, learnt: Learnt, taus: dict[int, float]) -> float:
+    """tau_F * log-ratio_F of the reply that the Leader's answer met."""
+    return 0.0 if row.opponent is None else taus[id(row.opponent)] * learnt.log_ratio[id(row.opponent)]
+
+
+def _sampled_ratios(rows: Sequence[Row], reference: Tensor) -> Iterator[tuple[Row, float]]:
+    """Each row with its log-ratio by the sampler's log-probs: good enough for a baseline, and there before the pass."""
+    for row, log_probs in zip(rows, reference.tolist(), strict=True):
+        sampled = row.answer.sample.logps
+        yield row, sum(sampled) - sum(log_probs[: len(sampled)])

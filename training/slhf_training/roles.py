@@ -1,0 +1,154 @@
+"""Two roles on one model: who speaks is a matter of which adapter is on.
+
+    weights    trained                                   reference
+    separate   adapters `leader` and `follower`          the base with adapters off, to the bit
+    shared     one adapter `policy` for both roles       the same
+    full       every weight of the model, both roles     a frozen copy
+
+peft's own switches also toggle `requires_grad`, which would take the gradient of the adapter that is not on and change
+the optimiser's groups on resume; `use` puts it back.
+"""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from slhf_training.settings import Lora
+
+Role = Literal["leader", "follower"]
+ROLES: tuple[Role, ...] = ("leader", "follower")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+class Roles:
+    def __init__(
+        self,
+        base: Any,
+        weights: Literal["separate", "shared", "full"] = "separate",
+        lora: Lora | None = None,
+        players: Sequence[Role] = ROLES,
+        rollout_dtype: torch.dtype | None = None,
+    ) -> None:
+        """`players`: the roles that learn. With separate weights each has an adapter; others use the first's."""
+        _without_dropout(base)
+        base.requires_grad_(False)
+        base.eval()
+        names = list(players) if weights == "separate" else ["policy"]
+        self.adapter_of: dict[Role, str] = {role: role if role in names else names[0] for role in ROLES}
+        self.weights = weights
+        self._copy = copy.deepcopy(base)  # samples (adapters), or is the reference (full fine-tuning)
+        if weights == "full":
+            self.model = base
+            self.trained: dict[str, list[nn.Parameter]] = {"policy": list(base.requires_grad_(True).parameters())}
+            self._layers: dict[str, Any] = {}
+            return
+        self._copy.to(rollout_dtype or base.dtype)
+        self.model = _with_adapters(base, names, lora or Lora())
+        injected = self.model.get_base_model().named_modules()
+        self._layers = {name: module for name, module in injected if isinstance(module, LoraLayer)}
+        self.trained = {
+            name: [p for key, p in self.model.named_parameters() if "lora_" in key and f".{name}." in key]
+            for name in names
+        }
+        self._restore()
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.model.device)
+
+    def use(self, role: Role) -> Any:
+        """The model to call, speaking as this role, with gradients for whatever is trained."""
+        for layer in self._layers.values():
+            layer.enable_adapters(True)
+            layer.set_adapter(self.adapter_of[role])
+        self._restore()
+        return self.model
+
+    def use_reference(self) -> Any:
+        """The model to call, speaking as the frozen reference; it stays so until `use`."""
+        if self.weights == "full":
+            return self._copy.to(self.device)
+        for layer in self._layers.values():
+            layer.enable_adapters(False)
+        self._restore()
+        return self.model
+
+    @torch.no_grad()
+    def merged(self, role: Role) -> Any:
+        """A model without adapters that speaks as this role, for sampling; valid until the next call or update."""
+        if self.weights == "full":
+            return self.model
+        self._copy.to(self.device)
+        for name, layer in self._layers.items():
+            merged = layer.get_base_layer().weight + layer.get_delta_weight(self.adapter_of[role])
+            self._copy.get_submodule(name).weight.copy_(merged)
+        return self._copy
+
+    @torch.no_grad()
+    def merged_state(self, role: Role | None) -> dict[str, torch.Tensor]:
+        """The whole model's weights as this role, or the reference (None), speaks; in the base's dtype and names."""
+        if self.weights == "full":
+            return dict((self.model if role else self._copy).state_dict())
+        base = self.model.get_base_model().state_dict()
+        state = {key.replace(".base_layer.", "."): value for key, value in base.items() if "lora_" not in key}
+        if role is None:
+            return state
+        for name, layer in self._layers.items():
+            weight = layer.get_base_layer().weight
+            state[f"{name}.weight"] = weight + layer.get_delta_weight(self.adapter_of[role]).to(weight.dtype)
+        return state
+
+    def save(self, directory: Path) -> None:
+        """Adapters in peft's format, a folder each; or the model's weights."""
+        directory.mkdir(parents=True, exist_ok=True)
+        if self.weights == "full":
+            self.model.save_pretrained(directory)
+            return
+        for name in self.trained:
+            (directory / name).mkdir(exist_ok=True)
+            state = get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
+            save_file({k: v.contiguous() for k, v in state.items()}, directory / name / "adapter_model.safetensors")
+            self.model.peft_config[name].save_pretrained(str(directory / name))
+
+    def load(self, directory: Path) -> None:
+        """What `save` wrote, into the same parameters."""
+        if self.weights == "full":
+            self.model.load_state_dict(type(self.model).from_pretrained(directory, dtype=self.model.dtype).state_dict())
+            return
+        for name in self.trained:
+            state = load_file(directory / name / "adapter_model.safetensors")
+            set_peft_model_state_dict(self.model, state, adapter_name=name)
+        self._restore()
+
+    def _restore(self) -> None:
+        for parameters in self.trained.values():
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+
+
+def _with_adapters(base: Any, names: Sequence[str], lora: Lora) -> Any:
+    def config() -> LoraConfig:
+        return LoraConfig(
+            r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules, lora_dropout=0.0, task_type="CAUSAL_LM"
+        )
+
+    model = get_peft_model(base, config(), adapter_name=names[0])
+    for name in names[1:]:
+        model.add_adapter(name, config())
+    return model
+
+
+def _without_dropout(model: nn.Module) -> None:
+    """A policy's log-probs must be those it sampled with, also where gradient checkpointing needs training mode."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010

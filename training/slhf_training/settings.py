@@ -1,0 +1,142 @@
+"""The configuration of `slhf-train fit`: one YAML file. An unknown key or a bad value stops it and is named.
+
+Relative paths start at the configuration's own folder.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from slhf import FOLLOWER_TURN
+from slhf_training.config_file import ModelName, RelativePath, Section
+from slhf_training.errors import SettingsError
+
+Algorithm = Literal["stackelberg", "rloo", "nash-md"]
+KL = Literal["to_go", "sequence", "token"]
+Estimator = Literal["k1", "k2", "k3"]
+
+
+class Lora(Section):
+    r: int = Field(default=16, gt=0)
+    alpha: float = Field(default=32, gt=0)
+    target_modules: str | list[str] = "all-linear"
+    """peft's name: which layers get an adapter."""
+
+
+class Game(Section):
+    """The objective and its estimator; slhf_training.algorithms and slhf_training.loss say what each means."""
+
+    tau_leader: float = Field(default=1e-3, ge=0)
+    tau_follower: float = Field(default=1e-3, ge=0)
+    kappa: float = Field(default=5.0, gt=0)
+    """How much faster the Follower learns: its learning rate (separate adapters) or its loss (shared weights)."""
+    baseline: Literal["half", "leave_one_out"] = "half"
+    """What is taken off a reward: 0.5, or the other chats' mean (rloo: always the prompt's other samples)."""
+    kl: KL = "to_go"
+    """`token` is what published code does; it is biased and here for comparison alone."""
+    kl_estimator: Estimator = "k1"
+    """Used by `kl: token` alone; the unbiased forms are log-ratios."""
+    eos_penalty: float = Field(default=0.5, ge=0, le=1)
+    """Taken off the preference for an answer that did not end, given to one that met such an opponent."""
+    rollout_rounds: int = Field(default=1, gt=0)
+    """The Follower answers the Leader, then its own answers: how many answers of the Follower are trained per chat."""
+    leader_update_every: int = Field(default=1, gt=0)
+    """Steps of the Follower for each step of the Leader."""
+    importance_cap: float | None = Field(default=None, gt=0)
+    """Truncated importance weights per token for a sampler that is not quite the trainer; None: none."""
+    samples_per_prompt: int = Field(default=2, gt=1)
+    """rloo: answers per chat; each is the others' baseline."""
+    mixture: float = Field(default=0.125, ge=0, le=1)
+    """nash-md: the reference's share in the opponent, a geometric mixture token by token."""
+
+
+class Optimisation(Section):
+    steps: int = Field(default=500, gt=0)
+    batch_size: int = Field(default=16, gt=0)
+    """Chats per step and process."""
+    micro_batch_size: int = Field(default=8, gt=0)
+    """Answers per forward and backward pass."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Of the Leader, or of shared weights."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """The last iterate drifts off the equilibrium at a constant rate: decay it."""
+    warmup_steps: int = Field(default=0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Clips the gradient of each role; inf: no clipping."""
+    autocast: Literal["none", "bfloat16"] = "none"
+    gradient_checkpointing: bool = False
+    """Less memory, a third more time."""
+
+
+class Rollout(Section):
+    temperature: float = Field(default=0.9, gt=0, le=2)
+    """Of sampling and of the log-probs that are trained. There is no top-p or top-k: those would bias the gradient."""
+    max_new_tokens: int = Field(default=256, gt=0)
+    max_prompt_tokens: int = Field(default=1024, gt=0)
+    """A chat whose own prompt is longer is counted and dropped before training."""
+    batch_size: int = Field(default=64, gt=0)
+    """Answers that are sampled at once."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the merged copy that samples."""
+
+
+class FitSettings(Section):
+    model: ModelName = Field(min_length=1)
+    """A chat model: a hub id, or a directory's path that starts with ".", "/" or "~"."""
+    output_dir: RelativePath
+    data: dict[str, Any]
+    """slhf_training.data.DataSettings; only the chats are used."""
+    preference: dict[str, Any]
+    """slhf_training.preference.registry.PreferenceSettings: who judges."""
+    algorithm: Algorithm = "stackelberg"
+    weights: Literal["separate", "shared", "full"] = "separate"
+    """Two adapters, one adapter for both roles, or all weights of the model (both roles; the reference is a copy)."""
+    lora: Lora = Lora()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the base model."""
+    follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
+    game: Game = Game()
+    optimisation: Optimisation = Optimisation()
+    rollout: Rollout = Rollout()
+    seed: int = Field(default=0, ge=0)
+    save_every: int = Field(default=50, gt=0)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    log_every: int = Field(default=1, gt=0)
+    report_to: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
+
+    @model_validator(mode="after")
+    def _what_does_not_go_together(self) -> Self:
+        if self.game.kl != "token" and self.game.kl_estimator != "k1":
+            raise ValueError(f"game.kl_estimator: {self.game.kl_estimator!r} needs kl: token")
+        return self
+
+
+def read_settings(path: Path, instead: Mapping[str, Any] | None = None) -> FitSettings:
+    """`instead`: keys of the top that replace the file's. Raises SettingsError naming the file and each bad key."""
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        raise SettingsError(f"{path}: {exc}") from exc
+    if not isinstance(loaded, dict):
+        raise SettingsError(f"{path}: expected keys and values, got {type(loaded).__name__}")
+    return parse_settings({**loaded, **(instead or {})}, source=str(path), root=path.parent)
+
+
+def parse_settings(loaded: dict[str, Any], source: str = "configuration", root: Path | None = None) -> FitSettings:
+    """`root`: where relative paths start; None: where the command runs. Raises SettingsError naming each bad key."""
+    try:
+        return FitSettings.model_validate(loaded, context={"root": root})
+    except ValidationError as exc:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {_said(e)}" for e in exc.errors())
+        raise SettingsError(f"{source}: {problems}") from exc
+
+
+def _said(error: Any) -> str:
+    given = "" if isinstance(error["input"], dict) else f", got {error['input']!r}"
+    return f"{error['msg']}{given}"

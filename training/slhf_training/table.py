@@ -1,0 +1,65 @@
+"""One step's chats, played with a rollout and a judge: the algorithms' Table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from slhf_training.algorithms import Answer, Array, penalised
+from slhf_training.chats import Chat
+from slhf_training.clock import Clock
+from slhf_training.preference import Preference
+from slhf_training.prompts import Prompts
+from slhf_training.rollout import Player, Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class Seats:
+    """What stays the same from step to step."""
+
+    prompts: Prompts
+    rollout: Rollout
+    preference: Preference
+    clock: Clock
+    eos_penalty: float
+    seed: int
+
+
+class ChatTable:
+    def __init__(self, seats: Seats, chats: Sequence[Chat], numbers: Sequence[int], step: int) -> None:
+        """`numbers`: each chat's place in the data; it and the step fix the random numbers of its answers."""
+        self._seats = seats
+        self._chats = dict(zip(numbers, chats, strict=True))
+        self._step = step
+        self.answered: list[tuple[Player, Answer]] = []
+        self.judged: list[Array] = []
+        """The judge's own words, without the penalty for unfinished answers, in the order of the questions."""
+
+    def answer(self, player: Player, slot: int, drafts: Sequence[Answer] | None = None) -> list[Answer]:
+        seats = self._seats
+        numbers = list(self._chats) if drafts is None else [d.chat for d in drafts]
+        if drafts is None:
+            prompts = [seats.prompts.leader(chat) for chat in self._chats.values()]
+        else:
+            prompts = [seats.prompts.follower(self._chats[d.chat], d.sample.ids) for d in drafts]
+        seeds = [self._seed(number, slot) for number in numbers]
+        with seats.clock("rollout"):
+            samples = seats.rollout.sample(prompts, player, seeds)
+        found = [
+            Answer(number, prompt, sample, seats.prompts.text(sample.ids))
+            for number, prompt, sample in zip(numbers, prompts, samples, strict=True)
+        ]
+        self.answered += [(player, answer) for answer in found]
+        return found
+
+    def judge(self, first: Sequence[Answer], second: Sequence[Answer]) -> Array:
+        seats = self._seats
+        with seats.clock("judge"):
+            p = seats.preference(
+                [self._chats[a.chat] for a in first], [a.text for a in first], [b.text for b in second]
+            )
+        self.judged.append(p)
+        return penalised(p, first, second, seats.eos_penalty)
+
+    def _seed(self, number: int, slot: int) -> int:
+        return int(np.random.SeedSequence([self._seats.seed, self._step, number, slot]).generate_state(1, np.uint64)[0])
