@@ -124,6 +124,7 @@ class Chain:
             raise InvalidStructure("the round's text is not what response_format asks for")
         if self._finished and not text.strip():
             raise EngineFailed("the Follower wrote nothing")  # which is never better than what there was
+        self._cut()
         return self._accept_running(running, text, running.last.finish_reason, running.last.tool_calls)
 
     def settle(self, exc: RequestError) -> StopReason:
@@ -140,7 +141,6 @@ class Chain:
         if running is not None and running.text and self._job.answers_with(self.number):
             if not isinstance(exc, Stopped):
                 raise exc
-            self._usages.pop()
             self._accept_running(running, running.text, "length")
         return exc.stop_reason
 
@@ -174,7 +174,7 @@ class Chain:
         return self._running
 
     def _cut(self) -> Running | None:
-        """End the running round, if there is one, wherever it is: what it cost counts."""
+        """End the running round, if there is one, finished or not: what it cost counts."""
         running, self._running = self._running, None
         if running is not None:
             self._model_seconds += running.seconds
@@ -189,10 +189,6 @@ class Chain:
         tool_calls: tuple[Mapping[str, Any], ...] = (),
     ) -> RoundCompleted:
         player = self._player()
-        if self._running is not None:  # not cut by `settle`, which has counted its time
-            self._model_seconds += running.seconds
-        self._running = None
-        self._usages.append(running.usage())
         self._logprobs = running.logprobs_of(text)
         finished = Round(
             round=self.number,
