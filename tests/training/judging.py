@@ -40,7 +40,8 @@ def endpoint(answer: Callable[[Any], Reply]) -> Iterator[Endpoint]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            length = int(self.headers.get("content-length", 0))
+            request = json.loads(self.rfile.read(length)) if length else None
             with lock:
                 here.asked.append(request)
                 here.headers.append({"path": self.path, **{k.lower(): v for k, v in self.headers.items()}})
@@ -50,6 +51,8 @@ def endpoint(answer: Callable[[Any], Reply]) -> Iterator[Endpoint]:
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+
+        do_GET = do_POST
 
         def log_message(self, format: str, *args: Any) -> None:
             """Silence: the test reads `asked`."""

@@ -9,6 +9,7 @@ from slhf_training.errors import SettingsError
 from slhf_training.settings import read_settings
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "training" / "examples"
+SERVERS = "rollout: {engine: vllm-server, servers: {urls: ['http://a'], adapters: shared}}"
 GOOD = "model: m\noutput_dir: out\ndata: {files: [a.jsonl]}\npreference: {kind: callable}\n"
 
 
@@ -37,6 +38,13 @@ def test_defaults_train_as_it_is_served(tmp_path: Path) -> None:
         ("algorithm: dpo", "algorithm: .*dpo"),
         ("optimisation: {betas: [0.9]}", "optimisation.betas"),
         ("game: {kl_estimator: k3}", "kl_estimator: 'k3' needs kl: token"),
+        ("rollout: {vllm: {max_model_len: 9}}", "rollout: .*vllm: needs engine: vllm, not hf"),
+        ("rollout: {engine: vllm, vllm: {dtype: half}}", "rollout: .*vllm.dtype: follows from other settings"),
+        ("rollout: {engine: vllm-server}", "rollout: .*servers: engine vllm-server needs them"),
+        ("rollout: {servers: {urls: ['http://a'], adapters: x}}", "rollout: .*servers: .*engine is hf"),
+        ("rollout: {engine: vllm-server, servers: {urls: [a], adapters: x}}", "rollout.servers.urls.0"),
+        ("algorithm: nash-md\nrollout: {engine: vllm}", "rollout.engine: vllm cannot mix two models"),
+        (f"weights: full\n{SERVERS}", "rollout.engine: vllm-server takes adapters"),
         ("model: [", "fit.yaml"),
     ],
 )
@@ -45,6 +53,12 @@ def test_what_is_wrong_is_named(line: str, message: str, tmp_path: Path) -> None
     path.write_text(GOOD + line)
     with pytest.raises(SettingsError, match=message):
         read_settings(path)
+
+
+def test_servers_find_adapters_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "fit.yaml").write_text(GOOD + SERVERS)
+    servers = read_settings(tmp_path / "fit.yaml").rollout.servers
+    assert servers is not None and servers.adapters == tmp_path / "shared"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -42,21 +42,21 @@ def tokenizer() -> Any:
     return found
 
 
-def model(seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+def model(seed: int = 0, dtype: torch.dtype = torch.float32, heads: int = 4, tied: bool = False) -> Any:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=64,
         intermediate_size=64,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
         max_position_embeddings=128,
         initializer_range=0.1,
         bos_token_id=None,
         eos_token_id=END,
         pad_token_id=END,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     found = LlamaForCausalLM(config)
     found.lm_head.weight.data *= 2  # with short rows no adapter could make a token all but certain

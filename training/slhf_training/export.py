@@ -65,7 +65,7 @@ def _merged(roles: Roles, tokenizer: Any, staging: Path) -> None:
     model = roles.model if roles.weights == "full" else roles.model.get_base_model()
     config = model.config
     state = {key: value.detach().clone().contiguous() for key, value in roles.merged_state("leader").items()}
-    plain = type(roles.merged("leader"))(config).to(model.dtype)
+    plain = type(model)(config).to(model.dtype)
     plain.load_state_dict(state)
     plain.generation_config = model.generation_config
     plain.save_pretrained(staging)

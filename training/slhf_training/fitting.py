@@ -13,6 +13,8 @@ from slhf_training.prompts import Prompts
 from slhf_training.roles import DTYPES, Roles
 from slhf_training.rollout import Rollout
 from slhf_training.rollout.hf import HFRollout
+from slhf_training.rollout.server import ServerRollout
+from slhf_training.rollout.vllm import VLLMRollout
 from slhf_training.settings import FitSettings
 from slhf_training.trainer import PLAYERS, GameTrainer
 
@@ -39,7 +41,8 @@ def load_model(settings: FitSettings) -> tuple[Any, Any]:
 def build_roles(settings: FitSettings, base: Any) -> Roles:
     torch.manual_seed(settings.seed)  # the adapters' first weights
     players = PLAYERS[settings.algorithm]
-    roles = Roles(base, settings.weights, settings.lora, players, DTYPES[settings.rollout.dtype])
+    merges = settings.rollout.engine == "hf"
+    roles = Roles(base, settings.weights, settings.lora, players, DTYPES[settings.rollout.dtype], merges)
     if settings.optimisation.gradient_checkpointing:
         roles.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return roles
@@ -59,4 +62,10 @@ def short_enough(chats: Sequence[Chat], prompts: Prompts, most: int) -> list[Cha
 
 
 def _rollout(settings: FitSettings, roles: Roles, prompts: Prompts) -> Rollout:
-    return HFRollout(roles, settings.rollout, prompts.end_ids, settings.game.mixture)
+    match settings.rollout.engine:
+        case "hf":
+            return HFRollout(roles, settings.rollout, prompts.end_ids, settings.game.mixture)
+        case "vllm":
+            return VLLMRollout(roles, settings, prompts.end_ids)
+        case "vllm-server":
+            return ServerRollout(roles, settings.rollout, prompts.end_ids)

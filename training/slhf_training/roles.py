@@ -17,7 +17,8 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as dump
 from torch import nn
 
 from slhf_training.settings import Lora
@@ -35,21 +36,27 @@ class Roles:
         lora: Lora | None = None,
         players: Sequence[Role] = ROLES,
         rollout_dtype: torch.dtype | None = None,
+        merges: bool = True,
     ) -> None:
-        """`players`: the roles that learn. With separate weights each has an adapter; others use the first's."""
+        """`players`: the roles that learn. With separate weights each has an adapter; others use the first's.
+
+        `merges`: whether `merged` will be called; with adapters it takes a copy of the model.
+        """
         _without_dropout(base)
         base.requires_grad_(False)
         base.eval()
         names = list(players) if weights == "separate" else ["policy"]
         self.adapter_of: dict[Role, str] = {role: role if role in names else names[0] for role in ROLES}
         self.weights = weights
-        self._copy = copy.deepcopy(base)  # samples (adapters), or is the reference (full fine-tuning)
+        # samples (adapters), or is the reference (full fine-tuning)
+        self._copy = copy.deepcopy(base) if merges or weights == "full" else None
         if weights == "full":
             self.model = base
             self.trained: dict[str, list[nn.Parameter]] = {"policy": list(base.requires_grad_(True).parameters())}
             self._layers: dict[str, Any] = {}
             return
-        self._copy.to(rollout_dtype or base.dtype)
+        if self._copy is not None:
+            self._copy.to(rollout_dtype or base.dtype)
         self.model = _with_adapters(base, names, lora or Lora())
         injected = self.model.get_base_model().named_modules()
         self._layers = {name: module for name, module in injected if isinstance(module, LoraLayer)}
@@ -85,6 +92,7 @@ class Roles:
         """A model without adapters that speaks as this role, for sampling; valid until the next call or update."""
         if self.weights == "full":
             return self.model
+        assert self._copy is not None, "made with merges=False"
         self._copy.to(self.device)
         for name, layer in self._layers.items():
             merged = layer.get_base_layer().weight + layer.get_delta_weight(self.adapter_of[role])
@@ -112,10 +120,17 @@ class Roles:
             self.model.save_pretrained(directory)
             return
         for name in self.trained:
-            (directory / name).mkdir(exist_ok=True)
-            state = get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
-            save_file({k: v.contiguous() for k, v in state.items()}, directory / name / "adapter_model.safetensors")
-            self.model.peft_config[name].save_pretrained(str(directory / name))
+            self.write_adapter(name, directory / name, self.adapter(name))
+
+    def adapter(self, name: str) -> bytes:
+        """Its weights, as peft and safetensors write them."""
+        state = get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
+        return dump({key: value.contiguous() for key, value in state.items()})
+
+    def write_adapter(self, name: str, directory: Path, weights: bytes) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "adapter_model.safetensors").write_bytes(weights)
+        self.model.peft_config[name].save_pretrained(str(directory))
 
     def load(self, directory: Path) -> None:
         """What `save` wrote, into the same parameters."""

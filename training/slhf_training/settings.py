@@ -5,7 +5,7 @@ Relative paths start at the configuration's own folder.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -73,7 +73,22 @@ class Optimisation(Section):
     """Less memory, a third more time."""
 
 
+class Servers(Section):
+    """vLLM servers of the same base model, started as docs/design.md says."""
+
+    urls: list[Annotated[str, Field(pattern=r"^https?://")]] = Field(min_length=1)
+    """Each one's root, such as http://127.0.0.1:8000; they share the prompts."""
+    adapters: RelativePath
+    """A directory that this process can write and that every server can read by the same path."""
+    api_key_variable: str | None = None
+    """Environment variable with the key; None: none is sent."""
+    timeout_s: float = Field(default=600, gt=0)
+    """For one answer."""
+
+
 class Rollout(Section):
+    engine: Literal["hf", "vllm", "vllm-server"] = "hf"
+    """What samples: transformers, vLLM in this process, or vLLM servers (adapters only)."""
     temperature: float = Field(default=0.9, gt=0, le=2)
     """Of sampling and of the log-probs that are trained. There is no top-p or top-k: those would bias the gradient."""
     max_new_tokens: int = Field(default=256, gt=0)
@@ -82,7 +97,21 @@ class Rollout(Section):
     batch_size: int = Field(default=64, gt=0)
     """Answers that are sampled at once."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the merged copy that samples."""
+    """Of the model that samples, where it is in this process."""
+    vllm: dict[str, Any] = {}
+    """engine vllm: further arguments of its LLM, by vLLM's names."""
+    servers: Servers | None = None
+    """engine vllm-server: where they are."""
+
+    @model_validator(mode="after")
+    def _what_does_not_go_together(self) -> Self:
+        if self.vllm and self.engine != "vllm":
+            raise ValueError(f"vllm: needs engine: vllm, not {self.engine}")
+        if (self.servers is None) != (self.engine != "vllm-server"):
+            raise ValueError(f"servers: engine vllm-server needs them, and no other does; engine is {self.engine}")
+        if ours := self.vllm.keys() & {"model", "dtype", "logprobs_mode", "max_num_seqs", "seed"}:
+            raise ValueError(f"vllm.{min(ours)}: follows from other settings")
+        return self
 
 
 class FitSettings(Section):
@@ -114,6 +143,10 @@ class FitSettings(Section):
     def _what_does_not_go_together(self) -> Self:
         if self.game.kl != "token" and self.game.kl_estimator != "k1":
             raise ValueError(f"game.kl_estimator: {self.game.kl_estimator!r} needs kl: token")
+        if self.algorithm == "nash-md" and self.rollout.engine != "hf":
+            raise ValueError(f"rollout.engine: {self.rollout.engine} cannot mix two models, as nash-md has to; use hf")
+        if self.weights == "full" and self.rollout.engine == "vllm-server":
+            raise ValueError("rollout.engine: vllm-server takes adapters, not all weights; use hf or vllm")
         return self
 
 

@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 Ids = tuple[int, ...]
 Player = Literal["leader", "follower", "reference", "mixture"]
 """Who answers: a role that learns, the frozen reference, or nash-md's mixture of the Leader and the reference."""
+SEEDS = (1 << 63) - 1
+"""The bits of a seed that vLLM takes: its seeds are signed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,171 @@
+"""Sampling with the real vLLM, in this process and on a server, by a random Llama in float32.
+
+Each case is a process of its own: an engine leaves much behind in the one it ran in. The same prompts, longer than a
+block of the prefix cache, are asked before and after every change of the weights: what the cache kept would show.
+"""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import torch
+
+from slhf_training.fitting import build_trainer
+from slhf_training.roles import ROLES, Roles
+from slhf_training.rollout import Ids, Player, Rollout
+from slhf_training.rollout.hf import HFRollout
+from slhf_training.rollout.server import ServerRollout
+from slhf_training.rollout.vllm import VLLMRollout
+from slhf_training.scoring import answer_log_probs
+from slhf_training.settings import FitSettings
+from tests.training import tiny
+from tests.training.test_trainer import CHATS, fewer_as
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+ROOT = Path(__file__).resolve().parents[2]
+END = frozenset([tiny.END])
+LONG: Ids = (9, *[4, 5, 6, 7] * 9, 8, 10)
+PROMPTS: list[Ids] = [LONG, LONG[:-1] + (7, 10)] * 8
+PLAYERS: list[Player] = ["leader", "follower", "reference"]
+ENGINE = {"kv_cache_memory_bytes": 1 << 26, "max_model_len": 64, "max_num_batched_tokens": 64, "block_size": 32}
+
+
+def saved(directory: Path, tied: bool = False) -> Any:
+    """The model, as a directory too. vLLM's kernels for CPUs want heads of 32 dimensions or more."""
+    model = tiny.model(heads=2, tied=tied)
+    model.save_pretrained(directory)
+    tiny.tokenizer().save_pretrained(directory)
+    return model
+
+
+def settings(directory: Path, weights: str = "separate", **rollout: Any) -> FitSettings:
+    chosen = {"temperature": 0.7, "max_new_tokens": 6, **rollout}
+    return tiny.settings(directory / "run", model=str(directory), weights=weights, rollout=chosen)
+
+
+def change(roles: Roles, seed: int) -> None:
+    torch.manual_seed(seed)
+    for parameters in roles.trained.values():
+        for parameter in parameters:
+            parameter.data += (0.2 if roles.weights != "full" else 0.05) * torch.randn_like(parameter)
+
+
+def speaks_as_the_current_weights(roles: Roles, rollout: Rollout, temperature: float) -> None:
+    seen: dict[Player, list[Any]] = {player: [] for player in PLAYERS}
+    for update in range(3):
+        for player in PLAYERS:
+            samples = rollout.sample(PROMPTS, player, range(16))
+            model = roles.use(player) if player in ROLES else roles.use_reference()
+            with torch.no_grad():
+                answers = [sample.ids for sample in samples]
+                expected = answer_log_probs(model, PROMPTS, answers, temperature, torch.device("cpu")).tolist()
+            for row, sample in zip(expected, samples, strict=True):
+                assert sample.logps == pytest.approx(row[: len(sample.ids)], abs=1e-3), (update, player)
+                assert sample.ended == (sample.ids[-1] == tiny.END)
+                assert sample.ended or len(sample.ids) == 6
+            seen[player].append(samples)
+        change(roles, update)
+    assert seen["reference"][0] == pytest.approx(seen["reference"][1])
+    assert all(seen[role][0] != seen[role][1] != seen[role][2] for role in ROLES)
+
+
+def in_process(directory: Path, weights: str) -> None:
+    base = saved(directory, tied=weights == "full")
+    fit = settings(directory, weights, engine="vllm", vllm=ENGINE)
+    roles = Roles(base, fit.weights, fit.lora, merges=False)
+    speaks_as_the_current_weights(roles, VLLMRollout(roles, fit, END), 0.7)
+
+
+def greedily(directory: Path, weights: str) -> None:
+    """At a temperature of all but 0 there is nothing random: vLLM says what transformers says."""
+    base = saved(directory)
+    fit = settings(directory, weights, engine="vllm", vllm=ENGINE, temperature=1e-6)
+    roles = Roles(base, fit.weights, fit.lora)
+    rollouts = VLLMRollout(roles, fit, END), HFRollout(roles, fit.rollout, END)
+    for update in range(2):
+        change(roles, update)
+        for player in PLAYERS:
+            ours, theirs = ([s.ids for s in r.sample(PROMPTS, player, range(16))] for r in rollouts)
+            assert ours == theirs, (update, player)
+
+
+def trains(directory: Path, weights: str) -> None:
+    """`fit` as the command builds it: the log says how far sampler and trainer are apart."""
+    saved(directory)
+    fit = settings(directory, weights, engine="vllm", vllm=ENGINE, max_prompt_tokens=32)
+    trainer = build_trainer(fit, CHATS, fewer_as)
+    trainer.train()
+    gaps = [entry["sampler_gap"] for entry in trainer.state.log_history if "sampler_gap" in entry]
+    assert len(gaps) == 2 and max(gaps) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("case", "weights"),
+    [(in_process, "separate"), (in_process, "shared"), (in_process, "full"), (greedily, "separate"), (trains, "full")],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_vllm_in_this_process_samples_by_the_current_weights_of_each_role(
+    case: Callable[[Path, str], None], weights: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "case.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom tests.training import test_rollout_vllm as cases\n"
+        "getattr(cases, sys.argv[1])(Path(sys.argv[2]), sys.argv[3])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, str(script), case.__name__, str(tmp_path / "model"), weights]
+    done = subprocess.run(command, env=environment, timeout=500, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+@contextlib.contextmanager
+def vllm_server(model: Path, *flags: str) -> Iterator[str]:
+    """The URL of vLLM's own server, once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log, url = model.parent / "server.log", f"http://127.0.0.1:{port}"
+    command = [sys.executable, str(ROOT / "benchmarks" / "vllm_command.py"), "serve", str(model), "--port", str(port)]
+    environment = os.environ | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    with log.open("w") as file:
+        process = subprocess.Popen([*command, *flags], stdout=file, stderr=file, env=environment)
+    try:
+        wait_for(url, process, log)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    give_up = time.monotonic() + 400
+    while time.monotonic() < give_up and process.poll() is None:
+        with contextlib.suppress(httpx2.TransportError):
+            if httpx2.get(f"{url}/health").status_code == 200:
+                return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
+    raise AssertionError(log.read_text()[-4000:])
+
+
+def test_a_vllm_server_samples_by_the_current_weights_of_each_role(tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    base = saved(directory)
+    engine = ["--dtype", "float32", "--kv-cache-memory-bytes", str(1 << 26), "--max-model-len", "64"]
+    engine += ["--block-size", "32", "--no-enable-chunked-prefill", "--enforce-eager"]
+    lora = ["--enable-lora", "--max-lora-rank", "8", "--max-loras", "2"]
+    with vllm_server(directory, *engine, *lora, "--logprobs-mode", "processed_logprobs") as url:
+        fit = settings(directory, engine="vllm-server", servers={"urls": [url], "adapters": str(tmp_path / "adapters")})
+        roles = Roles(base, fit.weights, fit.lora, merges=False)
+        speaks_as_the_current_weights(roles, ServerRollout(roles, fit.rollout, END), 0.7)
+        served = {card["id"] for card in httpx2.get(f"{url}/v1/models").json()["data"]}
+    assert served == {str(directory), *(path.name for path in (tmp_path / "adapters").iterdir())}
+    assert len(served) == 3
