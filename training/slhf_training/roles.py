@@ -49,7 +49,7 @@ class Roles:
         self.adapter_of: dict[Role, str] = {role: role if role in names else names[0] for role in ROLES}
         self.weights = weights
         # samples (adapters), or is the reference (full fine-tuning)
-        self._copy = copy.deepcopy(base) if merges or weights == "full" else None
+        self._copy: Any = copy.deepcopy(base) if merges or weights == "full" else None
         if weights == "full":
             self.model = base
             self.trained: dict[str, list[nn.Parameter]] = {"policy": list(base.requires_grad_(True).parameters())}

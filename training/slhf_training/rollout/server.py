@@ -79,7 +79,8 @@ class ServerRollout:
         assert player != "mixture", "FitSettings refuses nash-md with servers"
         adapter = self._roles.adapter_of[player]
         weights = self._roles.adapter(adapter)
-        [name] = broadcast_object_list([f"{adapter}-{hashlib.sha256(weights).hexdigest()[:16]}"])
+        names: list[str] = broadcast_object_list([f"{adapter}-{hashlib.sha256(weights).hexdigest()[:16]}"])
+        name = names[0]  # the first process's
         if name != self._loaded.get(adapter):
             processes = PartialState()
             processes.wait_for_everyone()  # to have the answers of what is about to go
