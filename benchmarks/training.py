@@ -56,7 +56,7 @@ from slhf_training.scoring import left_padded
 from slhf_training.settings import FitSettings, parse_settings
 from slhf_training.sources import judge_of
 
-STEPS, CHATS, NEW, BATCH, LONGER = 2, 8, 48, 32, 64
+STEPS, CHATS, NEW, BATCH, LONGER = 2, 4, 48, 32, 64
 DTYPE = "bfloat16" if bf16_is_fast() else "float32"
 OURS, VLLM, GENERATE = "own loop", "vLLM", "Hugging Face generate"
 LIMITS = {"memory": "<= 1.15", "judge": "<= 0.25", "rollout": ">= 1.5"}

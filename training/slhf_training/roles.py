@@ -10,7 +10,7 @@ the optimiser's groups on resume; `use` puts it back.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,19 +99,23 @@ class Roles:
             self._copy.get_submodule(name).weight.copy_(merged)
         return self._copy
 
-    @torch.no_grad()
     def merged_state(self, role: Role | None) -> dict[str, torch.Tensor]:
+        return dict(self.merged_weights(role))
+
+    @torch.no_grad()
+    def merged_weights(self, role: Role | None) -> Iterator[tuple[str, torch.Tensor]]:
         """The whole model's weights as this role, or the reference (None), speaks; in the base's dtype and names."""
         if self.weights == "full":
-            return dict((self.model if role else self._copy).state_dict())
-        base = self.model.get_base_model().state_dict()
-        state = {key.replace(".base_layer.", "."): value for key, value in base.items() if "lora_" not in key}
-        if role is None:
-            return state
-        for name, layer in self._layers.items():
-            weight = layer.get_base_layer().weight
-            state[f"{name}.weight"] = weight + layer.get_delta_weight(self.adapter_of[role]).to(weight.dtype)
-        return state
+            yield from (self.model if role else self._copy).state_dict().items()
+            return
+        for key, weight in self.model.get_base_model().state_dict().items():
+            if "lora_" in key:
+                continue
+            name = key.replace(".base_layer.", ".")
+            layer = self._layers.get(name.removesuffix(".weight"))
+            if role and layer is not None:
+                weight = weight + layer.get_delta_weight(self.adapter_of[role]).to(weight.dtype)
+            yield name, weight
 
     def save(self, directory: Path) -> None:
         """Adapters in peft's format, a folder each; or the model's weights."""

@@ -69,8 +69,7 @@ class VLLMRollout:
 
     def _weights(self, player: Player) -> Iterator[tuple[str, Tensor]]:
         assert player != "mixture", "FitSettings refuses nash-md with vLLM"
-        state = self._roles.merged_state(None if player == "reference" else player)
-        for name, weight in state.items():
+        for name, weight in self._roles.merged_weights(None if player == "reference" else player):
             yield name, weight.to(DTYPES[self._rollout.dtype])
 
 
