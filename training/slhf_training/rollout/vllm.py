@@ -87,7 +87,6 @@ def _engine(settings: FitSettings) -> Any:
     logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
     ours: dict[str, Any] = {
         "model": settings.model,
-        "skip_tokenizer_init": True,
         "dtype": settings.rollout.dtype,
         "logprobs_mode": "processed_logprobs",  # at the sampling temperature
         "max_num_seqs": settings.rollout.batch_size,
