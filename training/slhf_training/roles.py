@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from slhf_training.settings import Lora
-from slhf_training.sharding import like, whole
+from slhf_training.sharding import like, whole, without_launcher
 
 Role = Literal["leader", "follower"]
 ROLES: tuple[Role, ...] = ("leader", "follower")
@@ -161,7 +161,8 @@ class Roles:
     def load(self, directory: Path) -> None:
         """What `save` wrote, into the same parameters."""
         if self.weights == "full":
-            loaded = type(self._copy).from_pretrained(directory, dtype=self.model.dtype)
+            with without_launcher():
+                loaded = type(self._copy).from_pretrained(directory, dtype=self.model.dtype)
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(like(loaded.get_parameter(name), parameter))
             return

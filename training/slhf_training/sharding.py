@@ -79,8 +79,8 @@ def _is_on(variable: str) -> bool:
 
 
 @contextlib.contextmanager
-def without_accelerates() -> Iterator[None]:
-    """Accelerate, made in here, does not shard."""
+def without_launcher() -> Iterator[None]:
+    """In here accelerate does not shard, and transformers loads weights in every process (else only in the first)."""
     switch = os.environ.pop(FSDP_SWITCH, None)
     try:
         yield

@@ -64,7 +64,7 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         args = training_arguments(settings)  # here processes find each other
         if asked is not None and args.world_size > 1:
             roles.shard(lambda model: asked.split(model, args.device))
-        with sharding.without_accelerates():
+        with sharding.without_launcher():
             super().__init__(
                 model=roles.model,
                 args=args,
