@@ -23,6 +23,7 @@ from slhf_training.trainer import GameTrainer
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
 
+pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATIONS = ROOT / "training" / "examples" / "accelerate"
 SCRIPT = "from tests.training.test_distributed import train; import sys; train(sys.argv[1], sys.argv[2:])\n"
@@ -84,7 +85,7 @@ def run(directory: Path, configuration: str | None = None, names: Sequence[str] 
     processes = ["--num_processes", "2", "--main_process_port", "0"]
     launched = [*launcher, *processes] if configuration else []
     command = [sys.executable, *launched, str(script), str(directory), *names]
-    subprocess.run(command, env=environment, timeout=280, check=True, cwd=ROOT)
+    subprocess.run(command, env=environment, timeout=800, check=True, cwd=ROOT)
 
 
 def curve(run: Path) -> dict[str, list[float]]:
@@ -116,7 +117,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_same_curve(run: Path, other: Path) -> None:
     """Answers depend on their seeds alone, so both play the same games; sums differ in float32's last digits.
 
-    Rewards and KL are shown as the mean of the processes' means, which is another mean where some answers are not judged.
+    Rewards and KL are shown as the mean of the processes' means: another mean where some answers are not judged.
     """
     found, expected = curve(run), curve(other)
     for key in ("loss", *(k for k in expected if k.endswith("grad_norm"))):

@@ -77,7 +77,8 @@ class Learner:
                 advantage = advantages(grades, self._leave_one_out, pool)
                 learnt.add(role, batch, self._backward(role, batch, reference, advantage, weight))
             for batch in idle:
-                (0.0 * self._log_probs(self._roles.use(role), batch)).sum().backward()
+                nothing = 0.0 * self._log_probs(self._roles.use(role), batch).sum()
+                nothing.backward()  # type: ignore[no-untyped-call]
         return learnt
 
     def _micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:

@@ -135,9 +135,10 @@ class Roles:
             return {key: whole(value) for key, value in state.items()}
         base = self.model.get_base_model().state_dict()
         state = {key.replace(".base_layer.", "."): value for key, value in base.items() if "lora_" not in key}
-        for name, layer in self._layers.items() if role else ():
-            weight = layer.get_base_layer().weight
-            state[f"{name}.weight"] = weight + layer.get_delta_weight(self.adapter_of[role]).to(weight.dtype)
+        if role is not None:
+            for name, layer in self._layers.items():
+                weight = layer.get_base_layer().weight
+                state[f"{name}.weight"] = weight + layer.get_delta_weight(self.adapter_of[role]).to(weight.dtype)
         return {key: whole(value) for key, value in state.items()}
 
     def save(self, directory: Path, write: bool = True) -> None:

@@ -5,8 +5,8 @@
             leaves every process the sum of its part's gradients
 
 `accelerate launch` hands its configuration on in environment variables. They are read here, `fully_shard` is called
-here, and accelerate sees plain processes. Its own way shards only on accelerators, so that no test on CPUs would run it;
-it swaps the parameters in the middle of `Trainer.train`, behind the back of roles and optimiser; and transformers then
+here, and accelerate sees plain processes. Its own way shards only on accelerators, so no test on CPUs would run it; it
+swaps the parameters in the middle of `Trainer.train`, behind the back of roles and optimiser; and transformers then
 writes the frozen base into every checkpoint. Here what is written is whole, by the first process, and the same as one
 process writes: any number of processes goes on from it.
 """
