@@ -58,9 +58,10 @@ class HFRollout:
 
     def _models(self, player: Player) -> list[tuple[Any, float]]:
         if player == "reference":
-            return [(self._roles.use_reference(), 1.0)]
+            return [(self._roles.sampling_reference(), 1.0)]
         if player == "mixture":
-            return [(self._roles.merged("leader"), 1 - self._mixture), (self._roles.use_reference(), self._mixture)]
+            reference = self._roles.sampling_reference()
+            return [(self._roles.merged("leader"), 1 - self._mixture), (reference, self._mixture)]
         return [(self._roles.merged(player), 1.0)]
 
     def _batch(self, prompts: list[Ids], voices: list[_Voice], noise: Tensor) -> list[Sample]:
