@@ -11,7 +11,6 @@ from slhf.wire import (
     FinishReason,
     Refinement,
     RefinementUsage,
-    Round,
     RoundCompleted,
     RoundDelta,
     StopReason,
