@@ -1,7 +1,7 @@
 """Configurations: a YAML file checked by a pydantic model. An unknown key or a bad value names itself."""
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
@@ -33,16 +33,24 @@ ModelName = Annotated[str, AfterValidator(_model_name)]
 Settings = TypeVar("Settings", bound=Section)
 
 
-def read_config(path: Path, kind: type[Settings]) -> Settings:
-    """The checked configuration. Raises SettingsError naming the file and the key."""
+def read_config(path: Path, kind: type[Settings], instead: Path | None = None) -> Settings:
+    """The checked configuration. `instead`: a file whose top keys replace this one's; its relative paths start at this
+    one's folder, too. Raises SettingsError naming the file and the key."""
+    content = _mapping(path) | (_mapping(instead) if instead is not None else {})
+    try:
+        return kind.model_validate(content, context={"root": path.parent})
+    except ValidationError as exc:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in exc.errors())
+        raise SettingsError(f"{path}: {problems}") from exc
+
+
+def _mapping(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise SettingsError(f"{path}: {exc.strerror}") from exc
-    except yaml.YAMLError as exc:
+    except (UnicodeDecodeError, yaml.YAMLError) as exc:
         raise SettingsError(f"{path}: not YAML: {exc}") from exc
-    try:
-        return kind.model_validate(content or {}, context={"root": path.parent})
-    except ValidationError as exc:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in exc.errors())
-        raise SettingsError(f"{path}: {problems}") from exc
+    if not isinstance(content or {}, dict):
+        raise SettingsError(f"{path}: expected keys and values, got {type(content).__name__}")
+    return content or {}
