@@ -16,19 +16,11 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         """Raises DataError for a file that is no store."""
-        self._path = path
         self._records: dict[str, Record] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
-        self._file.seek(0)
-        whole = 0
-        for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
-                self._file.truncate(whole)
-                break
-            whole += len(line)
-            record = _record(line, f"{path}:{number}")
-            self._records[record["key"]] = record
+        whole = self._read(path) if path.exists() else 0
+        self._file = path.open("ab")
+        self._file.truncate(whole)
 
     def __enter__(self) -> Self:
         return self
@@ -44,6 +36,17 @@ class Store:
 
     def get(self, key: str) -> Record | None:
         return self._records.get(key)
+
+    def _read(self, path: Path) -> int:
+        """The bytes of whole lines."""
+        whole = 0
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.endswith(b"\n"):
+                    record = _record(line, f"{path}:{number}")
+                    self._records[record["key"]] = record
+                    whole += len(line)
+        return whole
 
     def append(self, record: Record) -> None:
         self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
