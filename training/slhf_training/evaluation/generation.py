@@ -27,6 +27,8 @@ class Task:
     answers: int
     """How many to write, one upon the other."""
     seed: int
+    round: int = 0
+    """The first one's number. Of one chain's rounds a run that goes on writes the same as one that was not killed."""
 
 
 class Generator(Protocol):
@@ -89,5 +91,5 @@ def _write(
 def _task(run: Sequence[Slot], answers: Answers, prompt: Prompt, seed: int) -> Task:
     first = run[0]
     draft = None if first.before is None else answers.texts([first.before])[0]
-    numbers = [seed, first.sample, len(first.chain), int(first.prompt, 16)]
-    return Task(prompt.chat, draft, len(run), int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0]))
+    mixed = np.random.SeedSequence([seed, first.sample, int(first.prompt, 16)]).generate_state(1, np.uint32)
+    return Task(prompt.chat, draft, len(run), int(mixed[0]), len(first.chain) - 1)

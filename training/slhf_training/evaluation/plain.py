@@ -72,7 +72,7 @@ class Plain:
                 and (ids := self._encoded(tasks[number], answer.text)) is not None
             }
             if prompts:
-                seeds = [tasks[number].seed + place for number in prompts]
+                seeds = [tasks[number].seed + tasks[number].round + place for number in prompts]
                 for number, sample in zip(prompts, self._sample(prompts, role, seeds), strict=True):
                     if role == "leader" or (sample.text or "").strip():
                         found[number] = sample
