@@ -122,7 +122,7 @@ def test_a_checker_that_is_not_installed_is_named_with_its_extra(tmp_path: Path)
 
 @needs_shared_data
 def test_most_real_prompts_can_be_checked_exactly(tmp_path: Path) -> None:
-    """25 kinds are in use; the five that need a tokenizer or a language detector touch about a quarter of the prompts."""
+    """25 kinds are in use; the five that need a tokenizer or a language detector leave out a quarter of the prompts."""
     real = asked(tmp_path, files=[FOLDER / "ifeval.jsonl.gz"])
     every = read_instructed(real.model_copy(update={"checker": "lm-eval"}))
     checkable = read_instructed(real)
