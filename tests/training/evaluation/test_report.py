@@ -20,8 +20,8 @@ SECTIONS = {
 }
 
 
-def reported(folder: Path, models: FakeModels | None = None, judge: Any = None, **sections: Any) -> dict[str, Any]:
-    return evaluate(settings(folder, **sections), opened=models or FakeModels(), judge=(judge or Longer()).of)
+def reported(folder: Path, opened: FakeModels | None = None, judge: Any = None, **sections: Any) -> dict[str, Any]:
+    return evaluate(settings(folder, **sections), opened=opened or FakeModels(), judge=(judge or Longer()).of)
 
 
 def test_every_section_is_in_all_three_forms(tmp_path: Path) -> None:

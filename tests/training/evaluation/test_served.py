@@ -1,5 +1,6 @@
 """The server's refinement loop as a generator, with the server's own fake engine; tests/engine has the real one."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from slhf_training.evaluation.bundles import open_bundle
 from slhf_training.evaluation.generation import Task
 from slhf_training.evaluation.served import Served
 from slhf_training.evaluation.settings import GenerationSettings
+from tests.training.evaluation.fakes import empty_bundle
 
 CHAT = [{"role": "user", "content": "Why?"}]
 HOW = GenerationSettings(temperature=0.9, max_new_tokens=16, batch_size=2)
@@ -102,6 +104,15 @@ def test_a_dead_engine_stops_the_run_and_keeps_nothing_of_its_round() -> None:
     with pytest.raises(EngineError, match="models.slhf: the engine has died"):
         written(engine, [task("given", 1)])
     assert engine.was_shut_down
+
+
+def test_without_vllm_its_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("slhf_server.engine")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(SettingsError, match=r"models.mine: .*vllm.*slhf-server\[gpu\] or slhf-server\[cpu\]"):
+        with Served("mine", str(empty_bundle(tmp_path / "mine")), HOW):
+            raise AssertionError("there is no engine")
 
 
 def test_a_bundle_that_is_none_is_named(tmp_path: Path) -> None:
