@@ -12,8 +12,11 @@ import pytest
 
 from slhf_training.errors import DataError
 from slhf_training.evaluation.chains import with_drafts
+from slhf_training.evaluation.comparisons import source_name
 from slhf_training.evaluation.run import ANSWERS, evaluate
 from slhf_training.evaluation.store import Store
+from slhf_training.preference.mixture import MixtureSettings
+from slhf_training.preference.reward import RewardSettings
 from tests.training.evaluation.fakes import QUESTIONS, FakeModels, Longer, jsonl, settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -103,6 +106,18 @@ def test_judgements_outlive_a_judge_that_fails(tmp_path: Path) -> None:
     judge = Longer()
     evaluate(how, opened=FakeModels(), judge=judge.of)
     assert judge.asked == 3 * 3 - 2  # three rounds of three prompts, two were kept
+
+
+def test_a_judge_whose_files_have_changed_is_another_one(tmp_path: Path) -> None:
+    weights = tmp_path / "judge"
+    weights.mkdir()
+    one = RewardSettings(kind="reward", model=weights)
+    mixed = MixtureSettings.model_validate({"kind": "mixture", "sources": [{"preference": one.model_dump()}]})
+    before = source_name(one), source_name(mixed)
+    assert before == (source_name(one), source_name(mixed))
+    (weights / "heads").write_text("new")
+    assert source_name(one) != before[0]
+    assert source_name(mixed) != before[1]
 
 
 def test_a_model_that_has_changed_writes_anew(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """Judged pairs of texts: any preference source, each pair asked once, kept on disk batch by batch."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 from tqdm import tqdm
 
 from slhf.bundle import revision_of
@@ -82,16 +83,14 @@ class _Question:
         return math.nan if p is None else 1 - p if self._turned else p
 
 
-def source_name(settings: Mapping[str, Any]) -> str:
+def source_name(settings: BaseModel) -> str:
     """Of a preference section: its settings, and the contents of the directories that it names."""
-    return digest([settings, sorted(_revisions(settings))])
+    return digest([settings.model_dump(mode="json"), sorted(_revisions(settings.model_dump()))])
 
 
-def _revisions(value: Any) -> Iterable[str]:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for one in value:
+def _revisions(value: Any) -> Iterator[str]:
+    if isinstance(value, Path) and value.is_dir():
+        yield revision_of(value)
+    elif isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
             yield from _revisions(one)
-    elif isinstance(value, str) and "/" in value and Path(value).is_dir():
-        yield revision_of(Path(value))

@@ -140,7 +140,7 @@ def _export(settings: EvaluateSettings, asked: Asked, answers: Answers) -> None:
 
 
 def _judged(settings: EvaluateSettings, asked: Asked, answers: Answers, judge: Judge) -> dict[str, Any]:
-    name = source_name(settings.preference.model_dump(mode="json"))
+    name = source_name(settings.preference)
     with closing(Cache(settings.output_dir / JUDGEMENTS)) as cache:
         comparisons = Comparisons(judge(settings.preference), name, cache, settings.judge_batch_size)
         study = Study(asked.main, answers, comparisons, Bootstrap(settings.resamples))
