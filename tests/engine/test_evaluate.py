@@ -1,6 +1,9 @@
 """`slhf-train evaluate` with the real engine and the built-in model: both roles, rounds, drafts, and a second run."""
 
+import gc
 import json
+import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +21,28 @@ def test_the_engine_writes_what_the_report_needs(builtin: Path, tmp_path: Path) 
     drafts.write_text(json.dumps({"prompt": "Name a tree.", "output": "Oak.", "model": "gpt"}) + "\n")
     how: dict[str, Any] = configuration(
         tmp_path,
-        models={"smol": {"bundle": "builtin:smollm2-135m"}, "gpt": {"drafts": str(drafts)}},
+        models={
+            "smol": {"bundle": "builtin:smollm2-135m"},
+            "other": {"bundle": "builtin:smollm2-135m"},
+            "gpt": {"drafts": str(drafts)},
+        },
         generation={"max_new_tokens": 24, "engine": {"max_model_len": 1024, "kv_cache_memory_bytes": 1 << 29}},
-        round_robin={"players": ["smol", "smol > smol", "gpt > smol"]},
+        round_robin={"players": ["smol", "smol > smol", "gpt > smol", "smol > other"]},
         rounds={"leaders": ["smol"], "followers": ["smol"], "rounds": 2},
     )
     settings = EvaluateSettings.model_validate(how)
-    report = evaluate(settings, judge=Longer().of)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # vLLM leaves zmq contexts behind
+        report = evaluate(settings, judge=Longer().of)
+        gc.collect()
     lines = [json.loads(line) for line in (tmp_path / "out" / ANSWERS).read_text(encoding="utf-8").splitlines()]
-    assert {(line["draft_of"], line["round"]) for line in lines} == {
-        ("", 0),
-        ("smol", 1),
-        ("smol > smol", 2),
-        ("gpt", 1),
+    assert Counter((line["model"], line["draft_of"], line["round"]) for line in lines) == {
+        ("smol", "", 0): 3,
+        ("smol", "smol", 1): 3,
+        ("smol", "smol > smol", 2): 3,
+        ("smol", "gpt", 1): 1,  # the one draft that was given
+        ("other", "smol", 1): 3,  # a second engine, after the first one has ended
     }
-    assert len(lines) == 3 * 3 + 1  # three rounds of three prompts, and the one draft that was given
     assert all(line["text"].strip() for line in lines)
     assert report["sections"]["round_robin"]["players"]["smol"]["refused"] == 0
     again = evaluate(settings, opened=_nobody, judge=Longer().of)

@@ -1,6 +1,6 @@
 """Shares with intervals: bootstrap over prompts, win rates, and the same at equal length.
 
-Length control follows AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475, equation 2): a logistic regression
+Length control follows AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475): a logistic regression
 
     logit p(a beats b | x) = theta + phi * tanh(d_x / std(d)),        d_x = length(a) - length(b) in characters,
 
