@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 
@@ -134,7 +135,7 @@ def test_what_finds_no_room_is_kept_or_refused(bundle: Path) -> None:
 def test_two_adapters_on_one_base_speak_differently(bundle: Path, tmp_path: Path) -> None:
     for seed, role in enumerate(("leader", "follower")):
         base = tiny.model()
-        tiny.torch.manual_seed(seed)
+        torch.manual_seed(seed)
         adapted = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
         adapted.save_pretrained(tmp_path / role)
     tiny.model().save_pretrained(tmp_path)
@@ -142,13 +143,13 @@ def test_two_adapters_on_one_base_speak_differently(bundle: Path, tmp_path: Path
     weights = {role: RoleWeights(adapter=role) for role in ("leader", "follower")}
     write_bundle(tmp_path, Bundle(name="two", leader=weights["leader"], follower=weights["follower"]))
     speaker = Speaker(open_bundle("two", str(tmp_path)))
-    ids = tiny.torch.tensor([[1, 2, 3]])
+    ids = torch.tensor([[1, 2, 3]])
     logits = [model(ids).logits for model in (speaker.merged("leader"), speaker.merged("follower"))]
     again = speaker.merged("leader")(ids).logits
     plain = speaker.use_reference()(ids).logits
-    assert tiny.torch.equal(logits[0], again)
-    assert not tiny.torch.allclose(logits[0], logits[1]) and not tiny.torch.allclose(logits[0], plain)
-    assert tiny.torch.allclose(plain, tiny.model()(ids).logits)
+    assert torch.equal(logits[0], again)
+    assert not torch.allclose(logits[0], logits[1]) and not torch.allclose(logits[0], plain)
+    assert torch.allclose(plain, tiny.model()(ids).logits)
 
 
 def test_transformers_know_no_bundles_defaults(

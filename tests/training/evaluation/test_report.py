@@ -12,7 +12,7 @@ from slhf_training.evaluation.generation import Task
 from slhf_training.evaluation.run import EXPORTS, READABLE, REPORT, evaluate
 from tests.training.evaluation.fakes import QUESTIONS, FakeModels, Longer, Reply, jsonl, settings
 
-SECTIONS = {
+SECTIONS: dict[str, Any] = {
     "round_robin": {"players": ["base", "slhf", "slhf > slhf"]},
     "refinement": {"leaders": ["base", "slhf"], "followers": ["base", "slhf"]},
     "rounds": {"leaders": ["slhf"], "followers": ["slhf"], "rounds": 2},

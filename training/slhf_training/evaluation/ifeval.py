@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from slhf_training.chats import Message
 from slhf_training.data import checked, read_rows
@@ -119,7 +119,7 @@ class _Row(BaseModel):
     model_config = ConfigDict(extra="ignore")
     prompt: str
     instruction_id_list: list[str]
-    arguments: list[dict[str, Any]] = Field(alias="kwargs")
+    arguments: list[dict[str, Any]] = Field(validation_alias=AliasChoices("kwargs"))
 
 
 def _of_rows(rows: Iterator[Mapping[str, Any]], place: str) -> list[Instructed]:
