@@ -52,6 +52,16 @@ def read_config(path: Path, kind: type[Settings], instead: Mapping[str, Any] | N
 
     Raises SettingsError naming the file and each bad key.
     """
+    content = read_mapping(path) | dict(instead or {})
+    try:
+        return kind.model_validate(content, context={"root": path.parent})
+    except ValidationError as exc:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {_said(e)}" for e in exc.errors())
+        raise SettingsError(f"{path}: {problems}") from exc
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The file's keys, unchecked. Raises SettingsError naming the file."""
     parse = json.loads if path.suffix == ".json" else yaml.safe_load
     try:
         content = parse(path.read_text(encoding="utf-8")) or {}
@@ -59,13 +69,9 @@ def read_config(path: Path, kind: type[Settings], instead: Mapping[str, Any] | N
         raise SettingsError(f"{path}: {exc.strerror}") from exc
     except (ValueError, yaml.YAMLError) as exc:
         raise SettingsError(f"{path}: {exc}") from exc
-    if isinstance(content, dict):
-        content |= instead or {}
-    try:
-        return kind.model_validate(content, context={"root": path.parent})
-    except ValidationError as exc:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {_said(e)}" for e in exc.errors())
-        raise SettingsError(f"{path}: {problems}") from exc
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: expected keys and values, got {type(content).__name__}")
+    return content
 
 
 def portable(section: Section) -> dict[str, Any]:

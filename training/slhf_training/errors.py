@@ -3,7 +3,8 @@
 TrainingError
 ├── DataError        a file or data set that does not have the schema
 ├── SettingsError    a bad key or value in a configuration
-└── JudgeError       a preference source that failed too often
+├── JudgeError       a preference source that failed too often
+└── EngineError      what writes answers for an evaluation has failed
 """
 
 
@@ -20,4 +21,8 @@ class SettingsError(TrainingError):
 
 
 class JudgeError(TrainingError):
+    pass
+
+
+class EngineError(TrainingError):
     pass
