@@ -77,7 +77,6 @@ def test_torch_is_imported_by_the_conversion_and_the_engine_alone() -> None:
     ("folder", "stranger"),
     [
         (SERVER, "slhf_training"),
-        (TRAINING, "slhf_server"),
         (CLIENT, "slhf_server"),
         (CLIENT, "slhf_training"),
         (ROOT / "clients" / "examples", "slhf_server"),
@@ -88,6 +87,15 @@ def test_torch_is_imported_by_the_conversion_and_the_engine_alone() -> None:
 )
 def test_dependencies_point_one_way(folder: Path, stranger: str) -> None:
     assert importers(stranger, folder) == set()
+
+
+def test_training_imports_the_server_to_evaluate_alone_and_late() -> None:
+    users = {"bundles.py", "served.py"}
+    assert importers("slhf_server", TRAINING) == {f"slhf_training/evaluation/{name}" for name in users}
+    for name in users:
+        tree = ast.parse((TRAINING / "slhf_training" / "evaluation" / name).read_text(encoding="utf-8"))
+        early = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert not any("slhf_server" in line for line in early)
 
 
 def test_server_and_training_share_the_clients_vocabulary() -> None:

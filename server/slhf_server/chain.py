@@ -11,7 +11,6 @@ from slhf.wire import (
     FinishReason,
     Refinement,
     RefinementUsage,
-    Round,
     RoundCompleted,
     RoundDelta,
     StopReason,
@@ -51,11 +50,12 @@ class Chain:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._finished: list[Round] = []
+        self._finished: list[RoundCompleted] = []
         self._logprobs: list[TokenLogprob] = []  # of the latest finished round
         self._latest = Turn("assistant", "")
         self._running: Running | None = None
         self._usages: list[Usage] = []  # by round number, cut-off rounds included
+        self._spent = 0  # their tokens
         self._model_seconds = 0.0
 
     @property
@@ -67,7 +67,7 @@ class Chain:
         """Round 0 is the client's text."""
         self._usages.append(Usage())
         return self._accept(
-            Round(
+            RoundCompleted(
                 round=0,
                 role="client",
                 model="client",
@@ -101,11 +101,11 @@ class Chain:
         return player, turns, sampling
 
     def take(self, chunk: Chunk) -> RoundDelta | None:
-        """A piece of the running round; what of it can be shown."""
+        """A piece of the running round; what of it can be shown, where somebody reads along."""
         running = self._live()
         known = len(running.logprobs)
         shown = running.take(chunk)
-        if not shown and len(running.logprobs) == known:
+        if not self._job.streams(self.number) or (not shown and len(running.logprobs) == known):
             return None
         return RoundDelta(round=self.number, delta=shown, logprobs=running.logprobs[known:])
 
@@ -157,7 +157,7 @@ class Chain:
             draft_source=self._job.draft_source,
             duration_ms=duration * 1e3,
             usage=usage,
-            rounds=self._finished,
+            rounds=[*self._finished],
         )
         overhead = (duration - self._model_seconds) * 1e3
         return Outcome(best.text, best.finish_reason, refinement, usage.total(), overhead, tuple(self._logprobs))
@@ -178,7 +178,9 @@ class Chain:
         running, self._running = self._running, None
         if running is not None:
             self._model_seconds += running.seconds
-            self._usages.append(running.usage())
+            usage = running.usage()
+            self._usages.append(usage)
+            self._spent += usage.total_tokens
         return running
 
     def _accept_running(
@@ -190,7 +192,7 @@ class Chain:
     ) -> RoundCompleted:
         player = self._player()
         self._logprobs = running.logprobs_of(text)
-        finished = Round(
+        finished = RoundCompleted(
             round=self.number,
             role=player.role,
             model=player.model.name,
@@ -203,14 +205,14 @@ class Chain:
         )
         return self._accept(finished, Turn("assistant", text, running.token_ids(text)))
 
-    def _accept(self, finished: Round, turn: Turn) -> RoundCompleted:
+    def _accept(self, finished: RoundCompleted, turn: Turn) -> RoundCompleted:
         self._finished.append(finished)
         self._latest = turn
-        return RoundCompleted(**dict(finished))
+        return finished
 
     def _left(self) -> int:
         """Tokens of the budget that finished and cut-off rounds have left."""
-        return self._job.max_total_tokens - sum(usage.total_tokens for usage in self._usages)
+        return self._job.max_total_tokens - self._spent
 
     def _only_the_clients_draft(self) -> bool:
         return len(self._finished) == 1 and self._job.draft is not None

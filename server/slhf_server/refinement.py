@@ -34,7 +34,7 @@ async def refine(job: Job) -> AsyncGenerator[Step, None]:
             completion = player.model.stream(turns, sampling, request_id=f"{job.run_id}-{chain.number}", deltas=wanted)
             async with aclosing(job.deadline.within(completion)) as chunks:
                 async for chunk in chunks:
-                    if (piece := chain.take(chunk)) is not None and job.streams(chain.number):
+                    if (piece := chain.take(chunk)) is not None:
                         yield piece
             yield chain.finish_round()
     except RequestError as exc:

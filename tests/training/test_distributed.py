@@ -1,44 +1,179 @@
-"""Two processes (gloo, CPU) on half the batch each train like one process on the whole batch."""
+"""Two processes (gloo, CPU) on half the batch each train like one process on the whole batch; configurations are those
+that are shipped, through `accelerate launch`."""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from safetensors.torch import load_file
 
+from slhf_training.algorithms import Array
+from slhf_training.chats import Chat
+from slhf_training.errors import SettingsError
+from slhf_training.sharding import from_launcher
+from slhf_training.trainer import GameTrainer
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
 
+pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = "from tests.training.test_distributed import train; import sys; train(sys.argv[1], int(sys.argv[2]))\n"
+CONFIGURATIONS = ROOT / "training" / "examples" / "accelerate"
+SCRIPT = "from tests.training.test_distributed import train; import sys; train(sys.argv[1], sys.argv[2:])\n"
+STEPS = 3
+GAMES: dict[str, dict[str, Any]] = {
+    "separate": {},
+    "shared": {"weights": "shared", "optimisation": {"gradient_checkpointing": True}},
+    "full": {"weights": "full"},
+    "nash-md": {"algorithm": "nash-md", "game": {"mixture": 0.5}},
+}
+"""What differs from the settings below, by the name of the run."""
+RESUMED = ("separate", "full")
 
 
-def train(directory: str, batch_size: int) -> None:
+def train(directory: str, names: Sequence[str]) -> None:
+    """In one or more processes: each game from its start, and some once more from the checkpoint of step 2."""
     torch.set_num_threads(1)
+    for name in names:
+        trainer(Path(directory) / name, name).train()
+        if name in RESUMED:
+            resumed = trainer(Path(directory) / f"{name}-resumed", name)
+            resumed.train(resume_from_checkpoint=str(Path(directory) / name / "checkpoint-2"))
+
+
+def trainer(directory: Path, name: str) -> GameTrainer:
+    changes = GAMES[name]
+    batch = {"batch_size": 8 // int(os.environ.get("WORLD_SIZE", "1")), "micro_batch_size": 3}
     settings = tiny.settings(
-        Path(directory),
-        optimisation={"steps": 3, "batch_size": batch_size, "micro_batch_size": 4},
-        game={"baseline": "leave_one_out"},
+        directory,
+        save_every=2,
+        **changes
+        | {
+            "game": {"baseline": "leave_one_out"} | changes.get("game", {}),
+            "optimisation": {"steps": STEPS} | batch | changes.get("optimisation", {}),
+        },
     )
-    tiny.trainer(settings, fewer_as, CHATS).train()
+    found = tiny.trainer(settings, hardly_judging, CHATS)
+    if settings.optimisation.gradient_checkpointing:
+        found.roles.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return found
 
 
-def run(directory: Path, processes: int, batch_size: int) -> list[dict[str, float]]:
+def hardly_judging(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+    """Abstains about one kind of chat, so that processes have unlike numbers of micro-batches."""
+    silent = [chat[-1]["content"] == "which" for chat in chats]
+    return np.where(silent, np.nan, fewer_as(chats, first, second))
+
+
+def run(directory: Path, configuration: str | None = None, names: Sequence[str] = tuple(GAMES)) -> None:
+    """In two processes by a shipped configuration, or in one."""
     script = directory.parent / "train.py"
     script.write_text(SCRIPT)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launcher, str(script), str(directory), str(batch_size)]
-    subprocess.run(command, env=environment, timeout=240, check=True, cwd=ROOT)
-    history = json.loads((directory / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
-    return [entry for entry in history if "loss" in entry]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGURATIONS / f"{configuration}.yaml")]
+    processes = ["--num_processes", "2", "--main_process_port", "0"]
+    launched = [*launcher, *processes] if configuration else []
+    command = [sys.executable, *launched, str(script), str(directory), *names]
+    subprocess.run(command, env=environment, timeout=800, check=True, cwd=ROOT)
 
 
-def test_two_processes_give_the_loss_curve_of_one_with_twice_the_batch(tmp_path: Path) -> None:
-    """Answers depend on their seeds alone, so both play the same games; sums differ in float32's last digits."""
-    one, two = run(tmp_path / "one", 1, 8), run(tmp_path / "two", 2, 4)
-    for key in ("loss", "leader/reward", "follower/reward", "leader/kl", "follower/kl", "follower/grad_norm"):
-        assert [e[key] for e in two] == pytest.approx([e[key] for e in one], rel=2e-3, abs=1e-5), key
+def curve(run: Path) -> dict[str, list[float]]:
+    """By name, what was logged at each step and does not depend on the clock."""
+    history = json.loads((run / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())["log_history"]
+    steps = [entry for entry in history if "loss" in entry]
+    return {key: [entry[key] for entry in steps] for key in steps[0] if "second" not in key}
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    files = sorted((run / f"checkpoint-{STEPS}").rglob("*model.safetensors"))
+    return {f"{path.parent.name}/{key}": tensor for path in files for key, tensor in load_file(path).items()}
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("one") / "runs"
+    run(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("sharded") / "runs"
+    run(directory, "fsdp2")
+    return directory
+
+
+def assert_same_curve(run: Path, other: Path) -> None:
+    """Answers depend on their seeds alone, so both play the same games; sums differ in float32's last digits.
+
+    Rewards and KL are shown as the mean of the processes' means: another mean where some answers are not judged.
+    """
+    found, expected = curve(run), curve(other)
+    for key in ("loss", *(k for k in expected if k.endswith("grad_norm"))):
+        assert found[key] == pytest.approx(expected[key], rel=1e-4, abs=1e-6), key
+
+
+def test_two_processes_give_the_loss_curve_of_one_with_twice_the_batch(one: Path, tmp_path: Path) -> None:
+    run(tmp_path / "two", "ddp", ["separate"])
+    assert_same_curve(tmp_path / "two" / "separate", one / "separate")
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_a_sharded_model_gives_the_loss_curve_of_a_whole_one(name: str, one: Path, sharded: Path) -> None:
+    assert_same_curve(sharded / name, one / name)
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_sharded_run_goes_on_from_its_checkpoint_bit_for_bit(name: str, sharded: Path) -> None:
+    assert curve(sharded / f"{name}-resumed") == curve(sharded / name)
+    whole, resumed = weights(sharded / name), weights(sharded / f"{name}-resumed")
+    assert whole and all(torch.equal(tensor, resumed[key]) for key, tensor in whole.items())
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_one_process_goes_on_from_the_checkpoint_of_several(name: str, sharded: Path, tmp_path: Path) -> None:
+    trainer(tmp_path, name).train(resume_from_checkpoint=str(sharded / name / "checkpoint-2"))
+    assert_same_curve(tmp_path, sharded / name)
+
+
+def test_a_sharded_checkpoint_holds_what_one_process_writes(one: Path, sharded: Path) -> None:
+    """Whole tensors of the same shapes, and no more files than random states."""
+    for name in GAMES:
+        shapes = [{k: v.shape for k, v in weights(root / name).items()} for root in (one, sharded)]
+        assert shapes[0] == shapes[1]
+        files = [{p.name for p in (root / name / f"checkpoint-{STEPS}").iterdir()} for root in (one, sharded)]
+        assert files[1] - files[0] == {"rng_state_0.pth", "rng_state_1.pth"}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGURATIONS.glob("*.yaml")), ids=lambda path: path.name)
+def test_accelerate_reads_every_shipped_configuration(path: Path) -> None:
+    assert load_config_from_file(str(path)).num_processes > 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DEEPSPEED.*fsdp_version: 2"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "fsdp_version: 1"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "mixed_precision.*autocast"),
+    ],
+)
+def test_what_is_not_supported_is_named(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=message):
+        from_launcher()

@@ -22,14 +22,14 @@ def trained_run(directory: Path, **changes: object) -> FitSettings:
     model = directory / "model"
     tiny.model().save_pretrained(model)
     tiny.tokenizer().save_pretrained(model)
-    fit = tiny.settings(directory / "run", model=str(model), **changes)
+    fit = tiny.settings(directory / "run", model=str(model), data={"files": [directory / "chats.jsonl"]}, **changes)
     start_run(fit)
     build_trainer(fit, CHATS, fewer_as).train()
     return fit
 
 
 def test_separate_adapters_lie_beside_a_copy_of_the_base(tmp_path: Path) -> None:
-    fit = trained_run(tmp_path)
+    trained_run(tmp_path)
     (tmp_path / "evaluation.json").write_text('{"follower_vs_leader": 0.7}')
     command = [
         "export",
@@ -45,11 +45,12 @@ def test_separate_adapters_lie_beside_a_copy_of_the_base(tmp_path: Path) -> None
     assert bundle.follower_turn == "improve it"
     assert bundle.evaluation == {"follower_vs_leader": 0.7}
     assert bundle.training["step"] == 2
+    assert bundle.training["data"] == {"files": ["chats.jsonl"]}
     assert "leader/reward" in bundle.training["metrics"]
     for file in ("config.json", "tokenizer.json", "leader/adapter_model.safetensors"):
         assert (tmp_path / "bundle" / file).is_file()
     everything = "".join(p.read_text() for p in (tmp_path / "bundle").rglob("*.json"))
-    assert str(fit.model) not in everything
+    assert str(tmp_path) not in everything
 
 
 def test_a_baselines_adapter_plays_both_roles(tmp_path: Path) -> None:

@@ -25,8 +25,7 @@ from slhf_training.reward_losses import bradley_terry, regression
 from slhf_training.reward_model import RewardModel
 from slhf_training.reward_settings import RewardTraining
 from slhf_training.reward_training import Known, solve
-from tests.training.shared_data import ROOT
-from tests.training.tiny_backbone import write_backbone
+from tests.training.tiny import write_backbone
 
 VOWELS = ("aeiou", "uoiea", "eeaao", "iou ae", "ooo aa", "uu ee ii", "aie", "eau")
 CONSONANTS = ("bcdfg", "ptkrs", "mnnbb", "zxc vb", "ggg dd", "ss tt rr", "bkt", "wrm")
@@ -146,6 +145,16 @@ def test_a_text_that_is_too_long_has_no_features(backbone: Path) -> None:
     reader = Backbone.load(str(backbone), [1], 30, 100)
     rows = reader.features([ask("Hi")] * 2, ["short", "long " * 10])
     assert [bool(row.isnan().any()) for row in rows] == [False, True]
+
+
+def test_a_long_reading_says_how_far_it_is(backbone: Path, caplog: pytest.LogCaptureFixture) -> None:
+    reader = Backbone.load(str(backbone), [1], 100, 1)
+    reader.log_every_s = 0
+    with caplog.at_level("INFO", logger="slhf_training"):
+        reader.features([ask("Hi"), ask("Ho")], ["a", "bc"])
+    chat = len("<user>Hi") + 1 + len("<assistant>")  # bytes are tokens, and </s> is one
+    short, longer = chat + 2, chat + 3  # one answer a pass
+    assert caplog.messages == [f"{n} of {short + longer} tokens read" for n in (short, short + longer)]
 
 
 @pytest.mark.parametrize("layers", [[0], [3]])
@@ -287,11 +296,3 @@ def test_a_bad_setting_names_itself(
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no reward model"):
         preference_of(RewardSettings(kind="reward", model=tmp_path))
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "training" / "examples").glob("preference*.yaml")), ids=lambda p: p.name
-)
-def test_a_shipped_configuration_is_read(path: Path) -> None:
-    settings = read_config(path, RewardTraining)
-    assert settings.output.is_relative_to(path.parent)

@@ -1,30 +1,44 @@
-"""Configurations of `fit`: what is shipped parses, and what is wrong is named."""
+"""Configurations: what is shipped is accepted by its command, and what is wrong is named."""
 
 from pathlib import Path
 
 import pytest
 
 from slhf import FOLLOWER_TURN
+from slhf_training.config_file import Section, read_config
 from slhf_training.errors import SettingsError
-from slhf_training.settings import read_settings
+from slhf_training.reward_settings import RewardTraining
+from slhf_training.run import settings_of, start_run
+from slhf_training.settings import FitSettings
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "training" / "examples"
+EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "training" / "examples").glob("*.yaml"))
+COMMANDS: dict[str, type[Section]] = {"fit": FitSettings, "preference": RewardTraining}
 SERVERS = "rollout: {engine: vllm-server, servers: {urls: ['http://a'], adapters: shared}}"
-GOOD = "model: m\noutput_dir: out\ndata: {files: [a.jsonl]}\npreference: {kind: callable}\n"
+GOOD = """
+model: m
+output_dir: out
+data: {files: [a.jsonl, /b.jsonl.gz]}
+preference: {kind: reward, model: judge}
+"""
 
 
-def test_there_are_examples() -> None:
-    assert len(list(EXAMPLES.glob("fit-*.yaml"))) >= 3
+def read(path: Path) -> FitSettings:
+    return read_config(path, FitSettings)
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("fit-*.yaml")), ids=lambda path: path.name)
-def test_every_shipped_configuration_parses(path: Path) -> None:
-    assert read_settings(path).model
+def test_there_are_examples_for_each_command() -> None:
+    assert {path.name.partition("-")[0] for path in EXAMPLES} == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_shipped_configuration_is_accepted_by_its_command(path: Path) -> None:
+    """Sections of data and preference included; no file or data set that they name is opened."""
+    assert read_config(path, COMMANDS[path.name.partition("-")[0]]).model_dump()
 
 
 def test_defaults_train_as_it_is_served(tmp_path: Path) -> None:
     (tmp_path / "fit.yaml").write_text(GOOD)
-    settings = read_settings(tmp_path / "fit.yaml")
+    settings = read(tmp_path / "fit.yaml")
     assert settings.follower_turn == FOLLOWER_TURN
     assert (settings.algorithm, settings.game.kl, settings.weights) == ("stackelberg", "to_go", "separate")
 
@@ -45,6 +59,10 @@ def test_defaults_train_as_it_is_served(tmp_path: Path) -> None:
         ("rollout: {engine: vllm-server, servers: {urls: [a], adapters: x}}", "rollout.servers.urls.0"),
         ("algorithm: nash-md\nrollout: {engine: vllm}", "rollout.engine: vllm cannot mix two models"),
         (f"weights: full\n{SERVERS}", "rollout.engine: vllm-server takes adapters"),
+        ("data: {files: [a], limit: 0}", "data.limit: .*greater than 0"),
+        ("data: {}", "data: .*files and hub"),
+        ("preference: {kind: reward, model: j, heads: h}", "preference.reward.heads: Extra inputs"),
+        ("preference: {kind: oracle}", "preference: .*oracle"),
         ("model: [", "fit.yaml"),
     ],
 )
@@ -52,15 +70,45 @@ def test_what_is_wrong_is_named(line: str, message: str, tmp_path: Path) -> None
     path = tmp_path / "fit.yaml"
     path.write_text(GOOD + line)
     with pytest.raises(SettingsError, match=message):
-        read_settings(path)
+        read(path)
 
 
 def test_servers_find_adapters_beside_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "fit.yaml").write_text(GOOD + SERVERS)
-    servers = read_settings(tmp_path / "fit.yaml").rollout.servers
+    servers = read(tmp_path / "fit.yaml").rollout.servers
     assert servers is not None and servers.adapters == tmp_path / "shared"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="absent.yaml"):
-        read_settings(tmp_path / "absent.yaml")
+        read(tmp_path / "absent.yaml")
+
+
+def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
+    (tmp_path / "fit.yaml").write_text("- a list")
+    with pytest.raises(SettingsError, match="fit.yaml: expected keys and values, got list"):
+        read(tmp_path / "fit.yaml")
+
+
+def test_the_command_line_replaces_keys_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "fit.yaml").write_text(GOOD)
+    settings = read_config(tmp_path / "fit.yaml", FitSettings, {"algorithm": "rloo", "output_dir": "/else/where"})
+    assert (settings.algorithm, settings.output_dir) == ("rloo", Path("/else/where"))
+
+
+def test_paths_start_at_the_file_and_stay_there_in_the_runs_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the file is named by a relative path; small numbers and infinity come back as well."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "fit.yaml").write_text(
+        GOOD.replace("model: m", "model: ./m") + "optimisation: {max_grad_norm: .inf, learning_rate: 1.0e-6}"
+    )
+    monkeypatch.chdir(tmp_path)
+    settings = read(Path("configs/fit.yaml"))
+    here = tmp_path / "configs"
+    assert settings.data.files == (here / "a.jsonl", Path("/b.jsonl.gz"))
+    assert (settings.model, settings.output_dir) == (str(here / "m"), here / "out")
+    start_run(settings)
+    monkeypatch.chdir("/")
+    assert settings_of(here / "out") == settings

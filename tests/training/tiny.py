@@ -1,4 +1,7 @@
-"""A random Llama of a few thousand weights, with a tokenizer of whole words and a chat template."""
+"""Random Llamas of a few thousand weights, with tokenizers of whole words or of bytes, and a chat template.
+
+Padding and end of sequence are the same token, as in many real tokenizers.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import AddedToken, Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import AddedToken, Tokenizer, decoders
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from slhf_training.algorithms import Array
 from slhf_training.chats import Chat
 from slhf_training.prompts import Prompts
 from slhf_training.roles import Roles
 from slhf_training.rollout.hf import HFRollout
-from slhf_training.settings import FitSettings, parse_settings
+from slhf_training.settings import FitSettings
 from slhf_training.trainer import PLAYERS, GameTrainer
 
 WORDS = ["?", "A", "B", "C", "which", "say", "improve", "it"]
@@ -31,36 +34,62 @@ CHAT: Chat = [{"role": "user", "content": "which"}]
 
 
 def tokenizer() -> Any:
-    """Padding and end of sequence are the same token, as in many real ones."""
+    """Of the words above."""
     backend = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=WORDS[0]))
     backend.pre_tokenizer = WhitespaceSplit()
     backend.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIAL])
-    found = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<end>", pad_token="<end>", additional_special_tokens=SPECIAL[1:]
-    )
-    found.chat_template = TEMPLATE
+    return _fast(backend, TEMPLATE, "<end>", additional_special_tokens=SPECIAL[1:])
+
+
+def byte_tokenizer() -> Any:
+    """256 bytes after the end token, 0."""
+    vocabulary = ["</s>", *sorted(ByteLevel.alphabet())]
+    backend = Tokenizer(BPE({letter: i for i, letter in enumerate(vocabulary)}, []))
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return _fast(backend, TEMPLATE.replace(" <end> ", "</s>").replace("> {{", ">{{"), "</s>")
+
+
+def _fast(backend: Tokenizer, template: str, end: str, **more: Any) -> Any:
+    found = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=end, pad_token=end, **more)
+    found.chat_template = template
     return found
 
 
-def model(seed: int = 0, dtype: torch.dtype = torch.float32, heads: int = 4, tied: bool = False) -> Any:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
+def _config(
+    vocabulary: int, end: int, hidden_size: int, initializer_range: float, heads: int = 4, tied: bool = False
+) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden_size,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=heads,
         num_key_value_heads=heads // 2,
-        max_position_embeddings=128,
-        initializer_range=0.1,
+        max_position_embeddings=512,
+        initializer_range=initializer_range,
         bos_token_id=None,
-        eos_token_id=END,
-        pad_token_id=END,
+        eos_token_id=end,
+        pad_token_id=end,
         tie_word_embeddings=tied,
     )
-    found = LlamaForCausalLM(config)
+
+
+def model(seed: int = 0, dtype: torch.dtype = torch.float32, heads: int = 4, tied: bool = False) -> Any:
+    """Speaks the words."""
+    torch.manual_seed(seed)
+    found = LlamaForCausalLM(_config(VOCABULARY, END, 64, 0.1, heads, tied))
     found.lm_head.weight.data *= 2  # with short rows no adapter could make a token all but certain
     return found.to(dtype)
+
+
+def write_backbone(directory: Path, seed: int = 0) -> Path:
+    """A body that reads bytes, as a checkpoint with its tokenizer."""
+    words = byte_tokenizer()
+    words.save_pretrained(directory)
+    torch.manual_seed(seed)
+    LlamaModel(_config(len(words), 0, hidden_size=32, initializer_range=0.2)).save_pretrained(directory)
+    return directory
 
 
 def settings(directory: Path, **changes: Any) -> FitSettings:
@@ -68,8 +97,8 @@ def settings(directory: Path, **changes: Any) -> FitSettings:
     base: dict[str, Any] = {
         "model": "tiny",
         "output_dir": str(directory),
-        "data": {},
-        "preference": {},
+        "data": {"files": ["chats.jsonl"]},
+        "preference": {"kind": "callable", "function": "judges:best"},
         "follower_turn": "improve it",
         "lora": {"r": 8, "alpha": 16},
         "rollout": {"max_new_tokens": 4, "dtype": "float32", "temperature": 1.0},
@@ -78,7 +107,7 @@ def settings(directory: Path, **changes: Any) -> FitSettings:
     }
     for key, value in changes.items():
         base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value
-    return parse_settings(base)
+    return FitSettings.model_validate(base)
 
 
 def trainer(fit: FitSettings, preference: Any, chats: Sequence[Chat] | None = None, seed: int = 0) -> GameTrainer:

@@ -4,6 +4,8 @@ Answers to one chat share a row: chat, answer, answer, ... where an answer sees 
 positions up where the chat ends. The chat is read once; the states are those of each answer on its own.
 """
 
+import logging
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 from slhf_training.chats import Chat
 from slhf_training.errors import SettingsError
 
+_LOG = logging.getLogger(__name__)
 ANSWERS = 4
 """Most answers in a row."""
 
@@ -42,6 +45,7 @@ class Backbone:
         self.max_tokens, self.batch_tokens = max_tokens, batch_tokens
         self.size: int = model.config.hidden_size * len(self.layers)
         self.autocast = False  # bf16 arithmetic on float32 weights
+        self.log_every_s = 30.0
 
     @classmethod
     def load(
@@ -79,13 +83,25 @@ class Backbone:
         """
         texts = [self.encode(chat, [answer]) for chat, answer in zip(chats, answers, strict=True)]
         rows: dict[tuple[Ids, Ids], Tensor] = {}
+        readings = _gathered([text for text in texts if text])
         with torch.no_grad():
-            for batch in batches(_gathered([text for text in texts if text]), self.batch_tokens):
+            for batch in self._logged(list(batches(readings, self.batch_tokens))):
                 names = [(reading.prompt, answer) for reading in batch for answer in reading.answers]
                 rows.update(zip(names, self.pooled(batch).cpu(), strict=True))
         unread = torch.full((self.size,), torch.nan)
         found = [rows[text.prompt, text.answers[0]] if text else unread for text in texts]
         return torch.stack(found) if found else torch.empty(0, self.size)
+
+    def _logged(self, parts: Sequence[list[Reading]]) -> Iterator[list[Reading]]:
+        """The parts; from time to time the log says how much of them is read."""
+        tokens = [sum(reading.length for reading in part) for part in parts]
+        done, logged = 0, time.monotonic()
+        for part, size in zip(parts, tokens, strict=True):
+            yield part
+            done += size
+            if time.monotonic() - logged >= self.log_every_s:
+                _LOG.info("%d of %d tokens read", done, sum(tokens))
+                logged = time.monotonic()
 
     def pooled(self, readings: Sequence[Reading]) -> Tensor:
         """(answers of all readings, F) float32, from one forward pass. Masks come from lengths: pad may equal EOS."""

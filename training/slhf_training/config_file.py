@@ -1,10 +1,20 @@
-"""Configurations: a YAML file checked by a pydantic model. An unknown key or a bad value names itself."""
+"""Configurations: a file checked by a pydantic model. An unknown key or a bad value names itself."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationError,
+    ValidationInfo,
+)
 
 from slhf_training.errors import SettingsError
 
@@ -12,20 +22,24 @@ from slhf_training.errors import SettingsError
 class Section(BaseModel):
     """A mapping of a configuration; a default is written once, at its field."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
     root: Path | None = (info.context or {}).get("root")
-    return path.expanduser() if root is None else root / path.expanduser()
+    return path.expanduser() if root is None else root.absolute() / path.expanduser()
 
 
 def _model_name(name: str, info: ValidationInfo) -> str:
     return str(_beside_the_file(Path(name), info)) if name.startswith((".", "/", "~")) else name
 
 
-RelativePath = Annotated[Path, AfterValidator(_beside_the_file)]
-"""A path; a relative one starts at the configuration's own folder."""
+def _written(path: Path, info: SerializationInfo[Any]) -> str:
+    return path.name if (info.context or {}).get("portable") else str(path)
+
+
+RelativePath = Annotated[Path, AfterValidator(_beside_the_file), PlainSerializer(_written, when_used="json")]
+"""A path; a relative one starts at the configuration's own folder. Written whole, or as its name (see `portable`)."""
 
 ModelName = Annotated[str, AfterValidator(_model_name)]
 """A Hugging Face hub id, or a path that starts with ".", "/" or "~"; a relative one as `RelativePath`."""
@@ -33,16 +47,38 @@ ModelName = Annotated[str, AfterValidator(_model_name)]
 Settings = TypeVar("Settings", bound=Section)
 
 
-def read_config(path: Path, kind: type[Settings]) -> Settings:
-    """The checked configuration. Raises SettingsError naming the file and the key."""
+def read_config(path: Path, kind: type[Settings], instead: Mapping[str, Any] | None = None) -> Settings:
+    """The checked YAML (or, by its name, JSON) file; `instead` replaces keys of its top.
+
+    Raises SettingsError naming the file and each bad key.
+    """
+    content = read_mapping(path) | dict(instead or {})
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return kind.model_validate(content, context={"root": path.parent})
+    except ValidationError as exc:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {_said(e)}" for e in exc.errors())
+        raise SettingsError(f"{path}: {problems}") from exc
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The file's keys, unchecked. Raises SettingsError naming the file."""
+    parse = json.loads if path.suffix == ".json" else yaml.safe_load
+    try:
+        content = parse(path.read_text(encoding="utf-8")) or {}
     except OSError as exc:
         raise SettingsError(f"{path}: {exc.strerror}") from exc
-    except yaml.YAMLError as exc:
-        raise SettingsError(f"{path}: not YAML: {exc}") from exc
-    try:
-        return kind.model_validate(content or {}, context={"root": path.parent})
-    except ValidationError as exc:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in exc.errors())
-        raise SettingsError(f"{path}: {problems}") from exc
+    except (ValueError, yaml.YAMLError) as exc:
+        raise SettingsError(f"{path}: {exc}") from exc
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: expected keys and values, got {type(content).__name__}")
+    return content
+
+
+def portable(section: Section) -> dict[str, Any]:
+    """What was chosen, as JSON, for readers on other machines: of paths only the names."""
+    return section.model_dump(mode="json", exclude_defaults=True, context={"portable": True})
+
+
+def _said(error: Any) -> str:
+    given = "" if isinstance(error["input"], dict) else f", got {error['input']!r}"
+    return f"{error['msg']}{given}"

@@ -1,7 +1,8 @@
 """Data to one schema: a chat that asks, and what is known about answers to it (a pair, or scores of one answer).
 
-A JSONL(.gz) row needs `prompt`, `messages` or `chat` (a text or a list of messages that ends with the user's turn). It
-may hold `chosen` with `rejected`, `response` with `scores`, an `id` and a `source`. Other keys serve `where` alone.
+A JSONL(.gz) row needs `prompt`, `messages`, `chat` or `instruction` (a text or a list of messages that ends with the
+user's turn). It may hold `chosen` with `rejected`, `response` with `scores`, an `id` and a `source`. Other keys serve
+`where` alone.
 """
 
 import gzip
@@ -13,9 +14,9 @@ import random
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TextIO, cast
+from typing import Any, Self, TextIO, TypeVar, cast
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from slhf_training.chats import Chat, Message
 from slhf_training.config_file import RelativePath, Section
@@ -23,11 +24,24 @@ from slhf_training.errors import DataError
 from slhf_training.examples import Example, Pair, Scores
 from slhf_training.hub import HubData, hub_examples
 
-__all__ = ["DataSettings", "Example", "Pair", "Scores", "fitting", "load", "read_jsonl", "split"]
+__all__ = [
+    "Asked",
+    "DataSettings",
+    "Example",
+    "Pair",
+    "Scores",
+    "checked",
+    "fitting",
+    "load",
+    "read_jsonl",
+    "read_rows",
+    "split",
+]
 
 _LOG = logging.getLogger(__name__)
 Value = str | int | float | bool
 Row = Mapping[str, Any]
+Checked = TypeVar("Checked", bound=BaseModel)
 
 
 class DataSettings(Section):
@@ -64,12 +78,17 @@ def load(settings: DataSettings) -> list[Example]:
 
 def read_jsonl(path: Path, where: Mapping[str, Value | tuple[Value, ...]] | None = None) -> Iterator[Example]:
     """The file's examples in its order. Raises DataError naming file, line and key."""
+    for number, row in enumerate(read_rows(path), start=1):
+        if _matches(row, where or {}):
+            yield _example(row, path, number)
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The objects of a JSONL file, gzipped where its name ends with .gz. Raises DataError naming file and line."""
     try:
         with _open(path) as lines:
             for number, line in enumerate(lines, start=1):
-                row = _object(line, f"{path}:{number}")
-                if _matches(row, where or {}):
-                    yield _example(row, path, number)
+                yield _object(line, f"{path}:{number}")
     except (OSError, EOFError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: {exc}") from exc
 
@@ -98,9 +117,25 @@ class _Message(BaseModel):
     content: str
 
 
-class _Row(BaseModel):
+class Asked(BaseModel):
+    """What every row has: a text, or messages that end with the user's turn."""
+
     model_config = ConfigDict(extra="ignore")
-    prompt: str | list[_Message] = Field(validation_alias=AliasChoices("prompt", "messages", "chat"))
+    prompt: str | list[_Message] = Field(validation_alias=AliasChoices("prompt", "messages", "chat", "instruction"))
+
+    @model_validator(mode="after")
+    def _asks(self) -> Self:
+        if not self.prompt or (isinstance(self.prompt, list) and self.prompt[-1].role != "user"):
+            raise ValueError("prompt must end with the user's turn")
+        return self
+
+    def chat(self) -> Chat:
+        if isinstance(self.prompt, str):
+            return [Message(role="user", content=self.prompt)]
+        return [Message(role=message.role, content=message.content) for message in self.prompt]
+
+
+class _Row(Asked):
     chosen: str | None = None
     rejected: str | None = None
     response: str | None = None
@@ -114,17 +149,7 @@ class _Row(BaseModel):
             raise ValueError("chosen and rejected go together")
         if self.scores is not None and self.response is None:
             raise ValueError("scores need the response that they belong to")
-        if not self.prompt or (isinstance(self.prompt, list) and self.prompt[-1].role != "user"):
-            raise ValueError("prompt must end with the user's turn")
         return self
-
-    def chat(self) -> Chat:
-        if isinstance(self.prompt, str):
-            return [Message(role="user", content=self.prompt)]
-        return [Message(role=message.role, content=message.content) for message in self.prompt]
-
-
-_ROW = TypeAdapter(_Row)
 
 
 def _open(path: Path) -> TextIO:
@@ -142,20 +167,25 @@ def _object(line: str, place: str) -> Row:
     return row
 
 
-def _example(row: Row, path: Path, number: int) -> Example:
+def checked(kind: type[Checked], row: Row, place: str) -> Checked:
+    """The row as that kind. Raises DataError naming the place and each bad key."""
     try:
-        checked = _ROW.validate_python(row)
+        return kind.model_validate(row)
     except ValidationError as exc:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in exc.errors())
-        raise DataError(f"{path}:{number}: {problems}") from exc
+        raise DataError(f"{place}: {problems}") from exc
+
+
+def _example(row: Row, path: Path, number: int) -> Example:
+    found = checked(_Row, row, f"{path}:{number}")
     stem = path.name.partition(".")[0]
     pair = scores = None
-    if checked.chosen is not None and checked.rejected is not None:
-        pair = Pair(checked.chosen, checked.rejected)
-    if checked.scores is not None and checked.response is not None:
-        scores = Scores(checked.response, checked.scores)
-    name = f"{stem}-{number}" if checked.id is None else str(checked.id)
-    return Example(checked.chat(), pair, scores, id=name, source=checked.source or stem)
+    if found.chosen is not None and found.rejected is not None:
+        pair = Pair(found.chosen, found.rejected)
+    if found.scores is not None and found.response is not None:
+        scores = Scores(found.response, found.scores)
+    name = f"{stem}-{number}" if found.id is None else str(found.id)
+    return Example(found.chat(), pair, scores, id=name, source=found.source or stem)
 
 
 def _matches(row: Row, where: Mapping[str, Value | tuple[Value, ...]]) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from slhf import Bundle, RoleWeights, SamplingDefaults, write_bundle
+from slhf_training.config_file import portable
 from slhf_training.errors import SettingsError
 from slhf_training.fitting import build_roles, load_model
 from slhf_training.roles import Roles
@@ -85,8 +86,8 @@ def _manifest(
     facts = settings.model_dump(mode="json", exclude={"output_dir", "model", "data", "preference"})
     step = int(checkpoint.name.removeprefix("checkpoint-"))
     training = {
-        "data": settings.data,
-        "preference": settings.preference,
+        "data": portable(settings.data),
+        "preference": portable(settings.preference),
         "step": step,
         "settings": facts,
         "metrics": {k: v for k, v in last_metrics(checkpoint).items() if "/" in k and not k.startswith("seconds")},

@@ -1,6 +1,9 @@
 """From a step's rows to gradients: rewards, advantages, and one loss in micro-batches of one role.
 
 The Follower comes first: its log-ratios, which its own pass gives, are part of the Leader's rewards.
+
+A process with fewer micro-batches than another makes idle passes: all take part in gathering the weights of a sharded
+model. Their gradients are zero.
 """
 
 import contextlib
@@ -57,10 +60,13 @@ class Learner:
         learnt = Learnt(abstained=sum(math.isnan(row.reward) for row in rows))
         taus = {id(row.answer): row.tau for row in rows}
         for role in ORDER if leader_too else ORDER[:1]:
-            judged = [row for row in rows if row.role == role and not math.isnan(row.reward)]
-            batches = self._micro_batches(judged)
+            of_role = [row for row in rows if row.role == role]
+            batches = self._micro_batches([row for row in of_role if not math.isnan(row.reward)])
+            idle = [of_role[:1]] * (max(self._gather([len(batches)])) - len(batches))
             with self._clock("reference"), torch.no_grad():
                 references = [self._log_probs(self._roles.use_reference(), batch) for batch in batches]
+                for batch in idle:
+                    self._log_probs(self._roles.use_reference(), batch)
             graded = [
                 [_graded(row, _bonus(row, learnt, taus), ratio) for row, ratio in _sampled_ratios(batch, reference)]
                 for batch, reference in zip(batches, references, strict=True)
@@ -70,6 +76,9 @@ class Learner:
             for batch, reference, grades in zip(batches, references, graded, strict=True):
                 advantage = advantages(grades, self._leave_one_out, pool)
                 learnt.add(role, batch, self._backward(role, batch, reference, advantage, weight))
+            for batch in idle:
+                nothing = 0.0 * self._log_probs(self._roles.use(role), batch).sum()
+                nothing.backward()  # type: ignore[no-untyped-call]
         return learnt
 
     def _micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:

@@ -50,6 +50,10 @@ class Prompts:
         said = tuple(i for i in draft if i not in self._special_ids and i not in self.end_ids)
         return self._encode([*((m["role"], m["content"]) for m in chat), ("assistant", said), ("user", self._turn)])
 
+    def ids(self, text: str) -> Ids:
+        """A draft that was not sampled here; what it spells of special tokens is plain text."""
+        return self._encode_plain(text)
+
     def text(self, answer: Ids) -> str:
         return str(self._tokenizer.decode([i for i in answer if i not in self.end_ids], skip_special_tokens=True))
 

@@ -7,21 +7,24 @@
 
 peft's own switches also toggle `requires_grad`, which would take the gradient of the adapter that is not on and change
 the optimiser's groups on resume; `use` puts it back.
+
+Where the model is sharded, what computes log-probs is split over the processes, and what samples is whole in each.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from safetensors.torch import save as dump
 from torch import nn
 
 from slhf_training.settings import Lora
+from slhf_training.sharding import like, whole, without_launcher
 
 Role = Literal["leader", "follower"]
 ROLES: tuple[Role, ...] = ("leader", "follower")
@@ -50,21 +53,34 @@ class Roles:
         self.weights = weights
         # samples (adapters), or is the reference (full fine-tuning)
         self._copy: Any = copy.deepcopy(base) if merges or weights == "full" else None
+        self._second_copy: Any = None  # where the model is sharded: the other one of these two
+        self.is_sharded = False
+        self._layers: dict[str, Any] = {}
         if weights == "full":
-            self.model = base
-            self.trained: dict[str, list[nn.Parameter]] = {"policy": list(base.requires_grad_(True).parameters())}
-            self._layers: dict[str, Any] = {}
+            self.model = base.requires_grad_(True)
+            self.trained = self._find_trained(names)
             return
         if self._copy is not None:
             self._copy.to(rollout_dtype or base.dtype)
         self.model = _with_adapters(base, names, lora or Lora())
         injected = self.model.get_base_model().named_modules()
         self._layers = {name: module for name, module in injected if isinstance(module, LoraLayer)}
-        self.trained = {
-            name: [p for key, p in self.model.named_parameters() if "lora_" in key and f".{name}." in key]
-            for name in names
-        }
+        self.trained = self._find_trained(names)
         self._restore()
+
+    def _find_trained(self, names: Sequence[str]) -> dict[str, list[nn.Parameter]]:
+        if self.weights == "full":
+            return {name: list(self.model.parameters()) for name in names}
+        named = list(self.model.named_parameters())
+        return {name: [p for key, p in named if "lora_" in key and f".{name}." in key] for name in names}
+
+    def shard(self, split: Callable[[nn.Module], None]) -> None:
+        """Split the model over the processes; what is trained are other parameters from then on."""
+        if self.weights == "full":
+            self._second_copy = copy.deepcopy(self._copy)
+        split(self.model)
+        self.is_sharded = True
+        self.trained = self._find_trained(list(self.trained))
 
     @property
     def device(self) -> torch.device:
@@ -88,16 +104,36 @@ class Roles:
         return self.model
 
     @torch.no_grad()
+    def sampling_reference(self) -> Any:
+        """The reference, for sampling; it stays so beside `merged`."""
+        if self.weights == "full" or not self.is_sharded:
+            return self.use_reference()
+        if self._second_copy is None:
+            self._second_copy = copy.deepcopy(self._copy).to(self.device)
+            for name, layer in self._layers.items():
+                self._second_copy.get_submodule(name).weight.copy_(whole(layer.get_base_layer().weight))
+        return self._second_copy
+
+    @torch.no_grad()
     def merged(self, role: Role) -> Any:
-        """A model without adapters that speaks as this role, for sampling; valid until the next call or update."""
+        """A model without adapters that speaks as this role, for sampling; valid until the next call or update.
+
+        Where the model is sharded, it is whole, and all processes must ask for it.
+        """
         if self.weights == "full":
-            return self.model
+            return self._gathered() if self.is_sharded else self.model
         assert self._copy is not None, "made with merges=False"
         self._copy.to(self.device)
         for name, layer in self._layers.items():
             merged = layer.get_base_layer().weight + layer.get_delta_weight(self.adapter_of[role])
-            self._copy.get_submodule(name).weight.copy_(merged)
+            self._copy.get_submodule(name).weight.copy_(whole(merged))
         return self._copy
+
+    def _gathered(self) -> Any:
+        plain = self._second_copy.to(self.device)
+        for name, parameter in self.model.named_parameters():
+            plain.get_parameter(name).copy_(whole(parameter))
+        return plain
 
     def merged_state(self, role: Role | None) -> dict[str, torch.Tensor]:
         return dict(self.merged_weights(role))
@@ -106,7 +142,8 @@ class Roles:
     def merged_weights(self, role: Role | None) -> Iterator[tuple[str, torch.Tensor]]:
         """The whole model's weights as this role, or the reference (None), speaks; in the base's dtype and names."""
         if self.weights == "full":
-            yield from (self.model if role else self._copy).state_dict().items()
+            for name, weight in (self.model if role else self._copy).state_dict().items():
+                yield name, whole(weight)
             return
         for key, weight in self.model.get_base_model().state_dict().items():
             if "lora_" in key:
@@ -115,36 +152,50 @@ class Roles:
             layer = self._layers.get(name.removesuffix(".weight"))
             if role and layer is not None:
                 weight = weight + layer.get_delta_weight(self.adapter_of[role]).to(weight.dtype)
-            yield name, weight
+            yield name, whole(weight)
 
-    def save(self, directory: Path) -> None:
-        """Adapters in peft's format, a folder each; or the model's weights."""
-        directory.mkdir(parents=True, exist_ok=True)
+    def save(self, directory: Path, write: bool = True) -> None:
+        """Adapters in peft's format, a folder each; or the model's weights.
+
+        Where the model is sharded, all processes must call it; those that do not write give their parts.
+        """
         if self.weights == "full":
-            self.model.save_pretrained(directory)
+            model = self.merged("leader")
+            if write:
+                model.save_pretrained(directory)
             return
         for name in self.trained:
-            self.write_adapter(name, directory / name, self.adapter(name))
+            weights = self.adapter(name)
+            if write:
+                self.write_adapter(name, directory / name, weights)
 
+    @torch.no_grad()
     def adapter(self, name: str) -> bytes:
-        """Its weights, as peft and safetensors write them."""
-        state = get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
-        return dump({key: value.contiguous() for key, value in state.items()})
+        """Its weights, as peft and safetensors write them. Where the model is sharded, all processes must ask."""
+        return dump({key: whole(value).contiguous() for key, value in self._adapter(name).items()})
 
     def write_adapter(self, name: str, directory: Path, weights: bytes) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "adapter_model.safetensors").write_bytes(weights)
         self.model.peft_config[name].save_pretrained(str(directory))
 
+    @torch.no_grad()
     def load(self, directory: Path) -> None:
         """What `save` wrote, into the same parameters."""
         if self.weights == "full":
-            self.model.load_state_dict(type(self.model).from_pretrained(directory, dtype=self.model.dtype).state_dict())
+            with without_launcher():
+                loaded = type(self._copy).from_pretrained(directory, dtype=self.model.dtype)
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(like(loaded.get_parameter(name), parameter))
             return
         for name in self.trained:
             state = load_file(directory / name / "adapter_model.safetensors")
-            set_peft_model_state_dict(self.model, state, adapter_name=name)
-        self._restore()
+            for key, value in self._adapter(name).items():
+                value.copy_(like(state[key], value))
+
+    def _adapter(self, name: str) -> dict[str, torch.Tensor]:
+        """Views of an adapter's weights by peft's names of them."""
+        return dict(get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False))
 
     def _restore(self) -> None:
         for parameters in self.trained.values():

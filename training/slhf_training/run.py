@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from slhf_training.config_file import read_config
 from slhf_training.errors import SettingsError
-from slhf_training.settings import FitSettings, parse_settings
+from slhf_training.settings import FitSettings
 
 SETTINGS = "settings.json"
 
@@ -20,7 +21,7 @@ def settings_of(run: Path) -> FitSettings:
     path = run / SETTINGS
     if not path.is_file():
         raise SettingsError(f"{run}: no {SETTINGS} is in it, so it is not the output directory of a fit")
-    return parse_settings(json.loads(path.read_text(encoding="utf-8")), source=str(path))
+    return read_config(path, FitSettings)
 
 
 def last_checkpoint(run: Path) -> Path | None:

@@ -3,16 +3,14 @@
 Relative paths start at the configuration's own folder.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from slhf import FOLLOWER_TURN
 from slhf_training.config_file import ModelName, RelativePath, Section
-from slhf_training.errors import SettingsError
+from slhf_training.data import DataSettings
+from slhf_training.preference.registry import PreferenceSettings
 
 Algorithm = Literal["stackelberg", "rloo", "nash-md"]
 KL = Literal["to_go", "sequence", "token"]
@@ -118,10 +116,10 @@ class FitSettings(Section):
     model: ModelName = Field(min_length=1)
     """A chat model: a hub id, or a directory's path that starts with ".", "/" or "~"."""
     output_dir: RelativePath
-    data: dict[str, Any]
-    """slhf_training.data.DataSettings; only the chats are used."""
-    preference: dict[str, Any]
-    """slhf_training.preference.registry.PreferenceSettings: who judges."""
+    data: DataSettings
+    """Only the chats are used."""
+    preference: PreferenceSettings
+    """Who judges."""
     algorithm: Algorithm = "stackelberg"
     weights: Literal["separate", "shared", "full"] = "separate"
     """Two adapters, one adapter for both roles, or all weights of the model (both roles; the reference is a copy)."""
@@ -148,28 +146,3 @@ class FitSettings(Section):
         if self.weights == "full" and self.rollout.engine == "vllm-server":
             raise ValueError("rollout.engine: vllm-server takes adapters, not all weights; use hf or vllm")
         return self
-
-
-def read_settings(path: Path, instead: Mapping[str, Any] | None = None) -> FitSettings:
-    """`instead`: keys of the top that replace the file's. Raises SettingsError naming the file and each bad key."""
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
-        raise SettingsError(f"{path}: {exc}") from exc
-    if not isinstance(loaded, dict):
-        raise SettingsError(f"{path}: expected keys and values, got {type(loaded).__name__}")
-    return parse_settings({**loaded, **(instead or {})}, source=str(path), root=path.parent)
-
-
-def parse_settings(loaded: dict[str, Any], source: str = "configuration", root: Path | None = None) -> FitSettings:
-    """`root`: where relative paths start; None: where the command runs. Raises SettingsError naming each bad key."""
-    try:
-        return FitSettings.model_validate(loaded, context={"root": root})
-    except ValidationError as exc:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {_said(e)}" for e in exc.errors())
-        raise SettingsError(f"{source}: {problems}") from exc
-
-
-def _said(error: Any) -> str:
-    given = "" if isinstance(error["input"], dict) else f", got {error['input']!r}"
-    return f"{error['msg']}{given}"

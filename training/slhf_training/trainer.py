@@ -1,7 +1,7 @@
 """A transformers Trainer whose step is one iteration of the game; callbacks, logging and the loop stay transformers'.
 
 The step holds its own micro-batches and clips each role's gradient itself, so transformers' accumulation and clipping
-are off. Across processes (DDP) nothing is synchronised until all gradients are there; then one all-reduce sums them.
+are off. What several processes share is in sharding.py.
 """
 
 import contextlib
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 from accelerate.utils import DistributedType, gather_object
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
+from slhf_training import sharding
 from slhf_training.algorithms import ALGORITHMS
 from slhf_training.chats import Chat
 from slhf_training.clock import Clock
@@ -60,16 +60,22 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         self._pending: dict[str, list[float]] = defaultdict(list)
         self._step_started = time.perf_counter()
         self._saving = False
-        super().__init__(
-            model=roles.model,
-            args=training_arguments(settings),
-            train_dataset=[{"number": i, "chat": chat} for i, chat in enumerate(chats)],
-            data_collator=_examples,
-            callbacks=[*callbacks, Progress(), _Timing(self)],
-        )
+        asked = sharding.from_launcher()
+        args = training_arguments(settings)  # here processes find each other
+        if asked is not None and args.world_size > 1:
+            roles.shard(lambda model: asked.split(model, args.device))
+        with sharding.without_launcher():
+            super().__init__(
+                model=roles.model,
+                args=args,
+                train_dataset=[{"number": i, "chat": chat} for i, chat in enumerate(chats)],
+                data_collator=_examples,
+                callbacks=[*callbacks, Progress(), _Timing(self)],
+            )
+        self.is_distributed_loading_by_transformers = roles.is_sharded  # transformers' word for: do not wrap the model
         self.remove_callback(PrinterCallback)
         if self.accelerator.distributed_type not in _SUPPORTED:
-            raise SettingsError(f"{self.accelerator.distributed_type} is not supported: use DDP")
+            raise SettingsError(f"{self.accelerator.distributed_type} is not supported: use DDP or FSDP2")
         if len(chats) < settings.optimisation.batch_size * self.args.world_size:
             raise DataError(f"data: {len(chats)} chats do not fill one batch of {settings.optimisation.batch_size}")
         self._learner = Learner(roles, settings, self.clock, gather_object)
@@ -106,6 +112,7 @@ class GameTrainer(Trainer):  # type: ignore[misc]
             for name, parameters in self.roles.trained.items()
         ]
         self.optimizer = torch.optim.AdamW(groups, betas=settings.betas, weight_decay=settings.weight_decay)
+        sharding.keep_states_whole(self.optimizer)
         return self.optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -132,21 +139,15 @@ class GameTrainer(Trainer):  # type: ignore[misc]
             self._pending[key].append(sum(values) / len(values))
 
     def _reduce(self, leader_too: bool) -> None:
-        """Sum the gradients of all processes: each holds its share of one loss."""
-        if self.args.world_size == 1:
-            return
-        names = self.roles.trained if leader_too else [self.roles.adapter_of["follower"]]
-        parameters = [p for name in names for p in self.roles.trained[name]]
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-        torch.distributed.all_reduce(flat)
-        for parameter, grad in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
-            parameter.grad = grad.view_as(parameter).clone()  # not a view of the flat one
+        if self.args.world_size > 1 and not self.roles.is_sharded:
+            names = self.roles.trained if leader_too else [self.roles.adapter_of["follower"]]
+            sharding.add_up([p for name in names for p in self.roles.trained[name]])
 
     def _clip(self, learnt: Learnt) -> None:
         for name, parameters in self.roles.trained.items():
             if any(p.grad is not None for p in parameters):
                 norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.optimisation.max_grad_norm)
-                learnt.grad_norm[name] = norm.item()
+                learnt.grad_norm[name] = sharding.whole(norm).item()
 
     def _get_output_dir(self, trial: Any) -> str:
         """Where transformers writes a checkpoint: beside the finished ones until it is whole."""
@@ -172,8 +173,13 @@ class GameTrainer(Trainer):  # type: ignore[misc]
             rotate_checkpoints(output_dir=str(directory), save_total_limit=self.settings.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        self.roles.save(Path(output_dir or self.args.output_dir))
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        self.roles.save(Path(output_dir or self.args.output_dir), write=self.args.should_save)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.args.should_save:
+            self.optimizer.state_dict()  # this process's part of what another one writes
+        super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.roles.load(Path(resume_from_checkpoint))

@@ -19,20 +19,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from slhf_training.config_file import read_config
+    from slhf_training.data import load
     from slhf_training.fitting import build_trainer
+    from slhf_training.preference.registry import preference_of
     from slhf_training.run import last_checkpoint, start_run
-    from slhf_training.settings import read_settings
-    from slhf_training.sources import chats_of, judge_of
+    from slhf_training.settings import FitSettings
 
     overriding = {"algorithm": arguments.algorithm, "output_dir": arguments.output_dir}
-    settings = read_settings(arguments.config, {key: value for key, value in overriding.items() if value is not None})
+    instead = {key: value for key, value in overriding.items() if value is not None}
+    settings = read_config(arguments.config, FitSettings, instead)
     last = last_checkpoint(settings.output_dir)
     if arguments.resume and last is None:
         raise SettingsError(f"--resume: there is no checkpoint in {settings.output_dir}")
     if last is not None and not arguments.resume:
         raise SettingsError(f"output_dir: {settings.output_dir} holds checkpoints; --resume goes on from the last")
-    chats = chats_of(settings, arguments.config)
-    trainer = build_trainer(settings, chats, judge_of(settings, arguments.config))
+    chats = [example.chat for example in load(settings.data)]
+    trainer = build_trainer(settings, chats, preference_of(settings.preference))
     if dropped := len(chats) - len(trainer.train_dataset):
         most = settings.rollout.max_prompt_tokens
         sys.stderr.write(f"{dropped} of {len(chats)} chats need more than {most} tokens and were dropped\n")

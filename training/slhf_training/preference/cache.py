@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ class Cache:
 
     def put(self, key: str, p: float) -> None:
         self._file.execute("INSERT OR REPLACE INTO judgements VALUES (?, ?)", (key, p))
+
+    def put_all(self, judgements: Mapping[str, float]) -> None:
+        """All or none, and one write to the disk."""
+        self._file.execute("BEGIN IMMEDIATE")
+        self._file.executemany("INSERT OR REPLACE INTO judgements VALUES (?, ?)", judgements.items())
+        self._file.execute("COMMIT")
 
     def close(self) -> None:
         self._file.close()

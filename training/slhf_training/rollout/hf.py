@@ -7,16 +7,28 @@ CPU than `torch.multinomial`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from slhf_training.roles import Roles
+from slhf_training.roles import Role
 from slhf_training.rollout import Ids, Player, Sample
 from slhf_training.scoring import left_padded
 from slhf_training.settings import Rollout as RolloutSettings
+
+
+class Speakers(Protocol):
+    """What is sampled: `Roles` while they learn, or a bundle that is evaluated."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def merged(self, role: Role) -> Any:
+        """A model that speaks as this role, until the next call."""
+
+    def use_reference(self) -> Any: ...
 
 
 @dataclass(slots=True)
@@ -36,7 +48,9 @@ class _Draft:
 
 
 class HFRollout:
-    def __init__(self, roles: Roles, settings: RolloutSettings, end_ids: frozenset[int], mixture: float = 0.0) -> None:
+    def __init__(
+        self, roles: Speakers, settings: RolloutSettings, end_ids: frozenset[int], mixture: float = 0.0
+    ) -> None:
         self._roles = roles
         self._settings = settings
         self._end_ids = end_ids
@@ -58,9 +72,10 @@ class HFRollout:
 
     def _models(self, player: Player) -> list[tuple[Any, float]]:
         if player == "reference":
-            return [(self._roles.use_reference(), 1.0)]
+            return [(self._roles.sampling_reference(), 1.0)]
         if player == "mixture":
-            return [(self._roles.merged("leader"), 1 - self._mixture), (self._roles.use_reference(), self._mixture)]
+            reference = self._roles.sampling_reference()
+            return [(self._roles.merged("leader"), 1 - self._mixture), (reference, self._mixture)]
         return [(self._roles.merged(player), 1.0)]
 
     def _batch(self, prompts: list[Ids], voices: list[_Voice], noise: Tensor) -> list[Sample]:

@@ -1,0 +1,84 @@
+"""From `slhf-train fit` on the built-in model to the real server: what is served speaks as what was trained."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import yaml
+
+from slhf import Client
+from slhf_training.chats import Chat
+from slhf_training.cli import main
+from slhf_training.fitting import build_roles, end_ids_of, load_model
+from slhf_training.prompts import Prompts
+from slhf_training.roles import Role
+from slhf_training.run import settings_of
+from tests.engine.conftest import live_server
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+QUESTIONS = ["Why is the sky blue?", "Name a fruit.", "What is a server?", "Say hello."]
+DRAFT = "Because of the air."
+TOKENS = 16
+
+
+def fewer_words(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> npt.NDArray[np.float64]:
+    difference = [len(b.split()) - len(a.split()) for a, b in zip(first, second, strict=True)]
+    return np.asarray((1 + np.sign(difference)) / 2, dtype=np.float64)
+
+
+def trained_for_two_steps(builtin: Path, directory: Path) -> Path:
+    """The run's directory. At this learning rate two steps change what the model says."""
+    data = directory / "prompts.jsonl"
+    data.write_text("".join(json.dumps({"prompt": question}) + "\n" for question in QUESTIONS))
+    config = {
+        "model": str(builtin),
+        "output_dir": "run",
+        "data": {"files": [data.name]},
+        "preference": {"kind": "callable", "function": f"{__name__}:fewer_words"},
+        "lora": {"r": 4, "alpha": 8},
+        "optimisation": {"steps": 2, "batch_size": 4, "learning_rate": 5e-3, "schedule": "constant"},
+        "rollout": {"max_new_tokens": TOKENS, "dtype": "float32"},
+        "report_to": [],
+    }
+    (directory / "fit.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", str(directory / "fit.yaml")]) == 0
+    return directory / "run"
+
+
+@torch.no_grad()
+def greedy(run: Path, role: Role, question: str, draft: str | None) -> str:
+    """What the run's model says in transformers."""
+    settings = settings_of(run)
+    tokenizer, base = load_model(settings)
+    prompts = Prompts(tokenizer, settings.follower_turn, end_ids_of(base))
+    roles = build_roles(settings, base)
+    roles.load(run / "checkpoint-2")
+    chat: Chat = [{"role": "user", "content": question}]
+    if draft is None:
+        ids = prompts.leader(chat)
+    else:
+        ids = prompts.follower(chat, tuple(tokenizer.encode(draft, add_special_tokens=False)))
+    found = roles.merged(role).generate(torch.tensor([ids]), max_new_tokens=TOKENS, do_sample=False)
+    return prompts.text(tuple(found[0, len(ids) :].tolist()))
+
+
+def test_a_trained_bundle_is_served_unchanged_and_speaks_as_it_was_trained(builtin: Path, tmp_path: Path) -> None:
+    run = trained_for_two_steps(builtin, tmp_path)
+    assert main(["export", str(run), str(tmp_path / "bundle"), "--name", "two-steps"]) == 0
+    with (
+        live_server(tmp_path, "--bundle", str(tmp_path / "bundle"), "--engine", "dtype=float32") as server,
+        Client(server.url, timeout=300) as client,
+    ):
+        (model,) = client.models()
+        assert (model.card["trained"], model.card["roles"]) == ("stackelberg", "separate")
+        question = QUESTIONS[0]
+        drafted = client.refine(question, rounds=0, max_tokens=TOKENS, temperature=0.0)
+        assert drafted.output == greedy(run, "leader", question, None)
+        refined = client.refine(question, draft=DRAFT, rounds=1, max_tokens=TOKENS, temperature=0.0)
+        assert refined.output == greedy(run, "follower", question, DRAFT)
+        assert refined.output != greedy(run, "leader", question, DRAFT)

@@ -1,0 +1,175 @@
+"""`slhf-train evaluate` from end to end on a tiny Llama, and every shipped configuration on it."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, get_peft_model
+
+from slhf import Bundle, RoleWeights, write_bundle
+from slhf_training.chats import Chat
+from slhf_training.cli import main
+from slhf_training.config_file import read_config
+from slhf_training.evaluation.bundles import open_bundle
+from slhf_training.evaluation.generation import Task
+from slhf_training.evaluation.plain import Plain, Speaker
+from slhf_training.evaluation.run import READABLE, REPORT
+from slhf_training.evaluation.settings import EvaluateSettings, GenerationSettings
+from slhf_training.preference import Probabilities
+from slhf_training.roles import ROLES
+from tests.training import tiny
+from tests.training.evaluation.fakes import jsonl, longer
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "training" / "examples" / "paper"
+HOW = GenerationSettings(generator="hf", max_new_tokens=4, batch_size=2, temperature=1.0)
+
+
+def judge(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+    """Named in configurations: the longer answer wins."""
+    return longer(chats, first, second)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both roles share the weights."""
+    folder = tmp_path_factory.mktemp("bundle")
+    tiny.model().save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    write_bundle(folder, Bundle(name="tiny", follower_turn="improve it", trained="no"))
+    return folder
+
+
+def instead(folder: Path, config: Path, bundle: Path) -> Path:
+    """What a dry run puts in place of real models, data and judges; the sections stay as they are shipped."""
+    shipped = read_config(config, EvaluateSettings)
+    prompts = jsonl(folder / "prompts.jsonl", [{"prompt": "which"}, {"prompt": "which A"}, {"prompt": "say B"}])
+    changes: dict[str, Any] = {
+        "output_dir": str(folder / "out"),
+        "models": {name: {"bundle": str(bundle)} for name in shipped.models},
+        "prompts": {"files": [str(prompts)]},
+        "preference": {"kind": "callable", "function": f"{__name__}:judge"},
+        "generation": HOW.model_dump(mode="json"),
+        "resamples": 20,
+    }
+    if shipped.ifeval is not None:
+        row = {"key": 1, "prompt": "say", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+        asked = jsonl(folder / "ifeval.jsonl", [row])
+        players = list(shipped.ifeval.players)
+        changes["ifeval"] = {"files": [str(asked)], "players": players, "checker": "exact"}
+    if shipped.alpaca_eval is not None:
+        changes["alpaca_eval"] = {"prompts": changes["prompts"], "players": list(shipped.alpaca_eval.players)}
+    path = folder / "instead.yaml"
+    path.write_text(yaml.safe_dump(changes))
+    return path
+
+
+def test_there_are_configurations_for_the_papers_tables() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.yaml")} >= {"qwen2.5-0.5b.yaml", "tulu-3-8b.yaml"}
+
+
+@pytest.mark.parametrize("config", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_configuration_runs_on_a_tiny_model(
+    config: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = instead(tmp_path, config, bundle)
+    assert main(["evaluate", str(config), "--instead", str(changes), "--limit", "2"]) == 0
+    out = tmp_path / "out"
+    assert capsys.readouterr().out == f"{out / READABLE}\n"
+    report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+    shipped = read_config(config, EvaluateSettings)
+    computed = {"round_robin", "refinement", "rounds", "cycles", "ifeval"}
+    assert set(report["sections"]) == {name for name in computed if getattr(shipped, name) is not None}
+    assert report["prompts"] == 2
+    assert {model["trained"] for model in report["models"].values()} == {"no"}
+
+
+def answers(generator: Plain, tasks: Sequence[Task]) -> dict[tuple[int, int], str | None]:
+    found: dict[tuple[int, int], str | None] = {}
+    generator.write(tasks, lambda task, place, answer: found.update({(task, place): answer.text}))
+    return found
+
+
+def test_an_answer_does_not_depend_on_what_is_written_beside_it(bundle: Path) -> None:
+    generator = Plain("tiny", open_bundle("tiny", str(bundle)), HOW)
+    tasks = [
+        Task(tiny.CHAT, None, 3, seed=1),
+        Task([{"role": "user", "content": "say A B C which"}], None, 1, seed=2),
+        Task(tiny.CHAT, "A B", 2, seed=3),
+    ]
+    together = answers(generator, tasks)
+    assert len(together) == 3 + 1 + 2
+    for number, task in enumerate(tasks):
+        alone = answers(generator, [task])
+        assert {place: text for (_, place), text in alone.items()} == {
+            place: text for (which, place), text in together.items() if which == number
+        }
+
+
+def test_a_run_that_goes_on_from_a_draft_writes_the_same(bundle: Path) -> None:
+    """Rounds are encoded from text, so a draft that was read back from disk changes nothing."""
+    generator = Plain("tiny", open_bundle("tiny", str(bundle)), HOW)
+    whole = answers(generator, [Task(tiny.CHAT, None, 2, seed=1)])
+    rest = answers(generator, [Task(tiny.CHAT, whole[0, 0], 1, seed=1, round=1)])
+    assert rest[0, 0] == whole[0, 1]
+
+
+def test_what_finds_no_room_is_kept_or_refused(bundle: Path) -> None:
+    generator = Plain("tiny", open_bundle("tiny", str(bundle)), HOW)
+    long = "A " * 130
+    found = answers(
+        generator,
+        [
+            Task([{"role": "user", "content": long}], None, 2, 1),
+            Task(tiny.CHAT, long, 1, 1),
+            Task(tiny.CHAT, "A", 1, 1),
+        ],
+    )
+    assert (found[0, 0], found[0, 1], found[1, 0]) == (None, None, long)
+    assert found[2, 0] is not None
+
+
+def test_two_adapters_on_one_base_speak_differently(bundle: Path, tmp_path: Path) -> None:
+    for seed, role in enumerate(("leader", "follower")):
+        base = tiny.model()
+        torch.manual_seed(seed)
+        adapted = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+        adapted.save_pretrained(tmp_path / role)
+    tiny.model().save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    weights = {role: RoleWeights(adapter=role) for role in ("leader", "follower")}
+    write_bundle(tmp_path, Bundle(name="two", leader=weights["leader"], follower=weights["follower"]))
+    speaker = Speaker(open_bundle("two", str(tmp_path)))
+    ids = torch.tensor([[1, 2, 3]])
+    logits = [speaker.merged(role)(ids).logits for role in ROLES]  # a model speaks so until the next call
+    again = speaker.merged("leader")(ids).logits
+    plain = speaker.use_reference()(ids).logits
+    assert torch.equal(logits[0], again)
+    assert not torch.allclose(logits[0], logits[1]) and not torch.allclose(logits[0], plain)
+    assert torch.allclose(plain, tiny.model()(ids).logits)
+
+
+def test_transformers_know_no_bundles_defaults(
+    bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    changes = yaml.safe_load(instead(tmp_path, EXAMPLES / "qwen2.5-0.5b.yaml", bundle).read_text())
+    changes["generation"]["temperature"] = None
+    (tmp_path / "instead.yaml").write_text(yaml.safe_dump(changes))
+    config = EXAMPLES / "qwen2.5-0.5b.yaml"
+    assert main(["evaluate", str(config), "--instead", str(tmp_path / "instead.yaml")]) == 1
+    assert "generation: hf needs a temperature" in capsys.readouterr().err
+
+
+def test_without_the_server_its_package_is_named(
+    bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = instead(tmp_path, EXAMPLES / "qwen2.5-0.5b.yaml", bundle)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "slhf_server"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "slhf_server", None)
+    assert main(["evaluate", str(EXAMPLES / "qwen2.5-0.5b.yaml"), "--instead", str(changes)]) == 1
+    assert "pip install slhf-server" in capsys.readouterr().err

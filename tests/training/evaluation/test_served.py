@@ -1,0 +1,120 @@
+"""The server's refinement loop as a generator, with the server's own fake engine; tests/engine has the real one."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slhf_server.errors import EngineFailed, EngineUnavailable
+from slhf_server.fake import FakeEngine, Reply, improve
+from slhf_server.model import Turn
+from slhf_training.errors import EngineError, SettingsError
+from slhf_training.evaluation.answers import NONE, Answer
+from slhf_training.evaluation.bundles import open_bundle
+from slhf_training.evaluation.generation import Task
+from slhf_training.evaluation.served import Served
+from slhf_training.evaluation.settings import GenerationSettings
+from tests.training.evaluation.fakes import empty_bundle
+
+CHAT = [{"role": "user", "content": "Why?"}]
+HOW = GenerationSettings(temperature=0.9, max_new_tokens=16, batch_size=2)
+
+
+def task(draft: str | None, answers: int, chat: Any = CHAT, seed: int = 5) -> Task:
+    return Task(chat, draft, answers, seed)
+
+
+def written(engine: FakeEngine, tasks: Sequence[Task], how: GenerationSettings = HOW) -> dict[int, list[Answer]]:
+    found: dict[int, list[Answer]] = {number: [] for number in range(len(tasks))}
+
+    def keep(number: int, place: int, answer: Answer) -> None:
+        assert place == len(found[number])
+        found[number].append(answer)
+
+    with Served("slhf", "builtin:smollm2-135m", how, engine.open) as generator:
+        generator.write(tasks, keep)
+    assert engine.was_shut_down
+    return found
+
+
+def texts(answers: Sequence[Answer]) -> list[str | None]:
+    return [answer.text for answer in answers]
+
+
+def test_leader_and_follower_play_the_servers_rounds() -> None:
+    found = written(FakeEngine(), [task(None, 3), task("given", 2), task(None, 1)])
+    assert texts(found[0]) == ["draft of: Why?", "better draft of: Why?", "better better draft of: Why?"]
+    assert texts(found[1]) == ["better given", "better better given"]
+    assert texts(found[2]) == ["draft of: Why?"]
+
+
+def test_all_models_sample_at_the_temperature_alone() -> None:
+    """Neither a bundle's defaults nor a model's generation_config.json have a say."""
+    engine = FakeEngine()
+    written(engine, [task(None, 2)])
+    for model in (engine.leader, engine.follower):
+        ((_, sampling),) = model.calls
+        assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.repetition_penalty) == (0.9, 1, 0, 1)
+        assert (sampling.max_tokens, sampling.seed) == (16, 5)
+
+
+def test_without_a_temperature_it_samples_as_it_is_served() -> None:
+    engine = FakeEngine()
+    written(engine, [task(None, 1)], GenerationSettings(temperature=None, max_new_tokens=None))
+    ((_, sampling),) = engine.leader.calls
+    assert (sampling.temperature, sampling.top_p, sampling.max_tokens) == (None, None, None)
+
+
+def test_an_answer_cut_at_the_limit_says_so() -> None:
+    engine = FakeEngine(lambda turns: "word " * 40)
+    assert written(engine, [task(None, 1)])[0][0].finish == "length"
+
+
+def follower_says(said: Any) -> Reply:
+    """To drafts; the Leader drafts as ever."""
+
+    def reply(turns: Sequence[Turn]) -> Any:
+        return said if len(turns) >= 3 else improve(turns)
+
+    return reply
+
+
+@pytest.mark.parametrize("said", ["", EngineFailed("this one failed")])
+def test_a_round_that_gives_nothing_keeps_the_text_before_it(said: Any) -> None:
+    found = written(FakeEngine(follower_says(said)), [task(None, 3)])
+    assert found[0] == [Answer("draft of: Why?"), *[Answer("draft of: Why?", "kept")] * 2]
+
+
+def test_a_draft_without_room_for_its_refinement_is_kept() -> None:
+    found = written(FakeEngine(max_model_len=30), [task("word " * 40, 2)])
+    assert found[0] == [Answer("word " * 40, "kept")] * 2
+
+
+def test_a_conversation_without_room_is_refused() -> None:
+    long = [{"role": "user", "content": "word " * 40}]
+    found = written(FakeEngine(max_model_len=30), [task(None, 2, long), task(None, 1)])
+    assert found == {0: [NONE, NONE], 1: [Answer("draft of: Why?")]}
+
+
+def test_a_dead_engine_stops_the_run_and_keeps_nothing_of_its_round() -> None:
+    engine = FakeEngine(follower_says(EngineUnavailable("the engine has died")))
+    engine.dead = True
+    with pytest.raises(EngineError, match="models.slhf: the engine has died"):
+        written(engine, [task("given", 1)])
+    assert engine.was_shut_down
+
+
+def test_without_vllm_its_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("slhf_server.engine")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(SettingsError, match=r"models.mine: .*vllm.*slhf-server\[gpu\] or slhf-server\[cpu\]"):
+        with Served("mine", str(empty_bundle(tmp_path / "mine")), HOW):
+            raise AssertionError("there is no engine")
+
+
+def test_a_bundle_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="models.mine: .*nowhere"):
+        open_bundle("mine", str(tmp_path / "nowhere"))

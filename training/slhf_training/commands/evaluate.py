@@ -1,0 +1,33 @@
+"""`slhf-train evaluate CONFIG.yaml`: the paper's evaluations, as one report."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+HELP = "write answers, have them judged and report: round robin, refinement, rounds, cycles, IFEval"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="YAML file; its keys are those of EvaluateSettings")
+    parser.add_argument("--instead", type=Path, metavar="FILE.yaml", help="top keys that replace the configuration's")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N prompts of each part")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from slhf_training.config_file import read_config, read_mapping
+    from slhf_training.evaluation.run import READABLE, evaluate
+    from slhf_training.evaluation.settings import EvaluateSettings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    instead = None if arguments.instead is None else read_mapping(arguments.instead)
+    settings = read_config(arguments.config, EvaluateSettings, instead)
+    evaluate(settings, arguments.limit)
+    sys.stdout.write(f"{settings.output_dir / READABLE}\n")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number

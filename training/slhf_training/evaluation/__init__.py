@@ -1,0 +1,1 @@
+"""Evaluation of Leaders and Followers as the paper does it: answers, judgements, statistics, one report."""

@@ -1,0 +1,51 @@
+"""Bundles, opened as the server opens them: slhf-server's code is used where it is installed, and this says so if not.
+
+`evaluation/served.py` and this module are the only ones of training that import slhf_server, and they do it late.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from slhf.bundle import revision_of
+from slhf_training.errors import SettingsError
+from slhf_training.evaluation.settings import GenerationSettings
+from slhf_training.preference.cache import digest
+
+if TYPE_CHECKING:
+    from slhf_server.bundles import OpenBundle as OpenBundle
+
+
+@contextmanager
+def needing_the_server(what: str) -> Iterator[None]:
+    """A package that is missing is named, with the way to get it; the server's refusals become training's."""
+    try:
+        from slhf_server.errors import SettingsError as Refused
+    except ModuleNotFoundError as exc:
+        raise _missing(what, exc) from exc
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        raise _missing(what, exc) from exc
+    except Refused as exc:
+        raise SettingsError(f"{what}: {exc}") from exc
+
+
+def open_bundle(name: str, spec: str) -> "OpenBundle":
+    """A builtin, a directory or a hub id, on local disk. Raises SettingsError naming the model."""
+    with needing_the_server(f"models.{name}"):
+        from slhf_server.bundles import open_bundle as opened
+        from slhf_server.settings import Settings
+
+        return opened(Settings(bundle=spec))
+
+
+def fingerprint(bundle: "OpenBundle", generation: GenerationSettings) -> str:
+    """Of all that decides what a bundle writes: its files, its manifest and the sampling."""
+    how = generation.model_dump(mode="json", exclude={"batch_size"})
+    return digest([revision_of(bundle.directory), bundle.manifest.model_dump(mode="json", exclude={"evaluation"}), how])
+
+
+def _missing(what: str, exc: ModuleNotFoundError) -> SettingsError:
+    extra = "slhf-server[gpu] or slhf-server[cpu]" if (exc.name or "").startswith("vllm") else "slhf-server"
+    return SettingsError(f"{what}: the package {exc.name} is not installed: pip install {extra}")

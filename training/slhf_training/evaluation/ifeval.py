@@ -1,0 +1,141 @@
+"""IFEval (Zhou et al. 2023, arXiv 2311.07911): instructions that a program can check, and the programs that do."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from slhf_training.chats import Message
+from slhf_training.data import checked, read_rows
+from slhf_training.errors import DataError, SettingsError
+from slhf_training.evaluation.instructions import KINDS, follows, follows_loosely
+from slhf_training.evaluation.prompts import Prompt
+from slhf_training.evaluation.settings import IFEvalSettings
+from slhf_training.evaluation.statistics import Bootstrap, Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Instructed:
+    """A prompt that says what can be checked."""
+
+    prompt: Prompt
+    text: str
+    kinds: tuple[str, ...]
+    arguments: tuple[Mapping[str, Any], ...]
+    """Of each kind, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Of each instruction; loosely: with markup and the first or last line forgiven."""
+
+    strict: tuple[bool, ...]
+    loose: tuple[bool, ...]
+
+
+Checker = Callable[[Instructed, str], Verdict]
+KEPT = ("strict", "loose")
+
+
+def read_instructed(settings: IFEvalSettings, limit: int | None = None) -> list[Instructed]:
+    """The prompts that the checker can check. Raises DataError naming file and line."""
+    every = [instructed for path in settings.files for instructed in _of_rows(read_rows(path), str(path))]
+    if settings.hub is not None:
+        every += _of_rows(_hub_rows(settings.hub), settings.hub)
+    if settings.checker == "exact":
+        every = [one for one in every if KINDS.keys() >= set(one.kinds)]
+    if not every:
+        raise DataError("ifeval: no prompt whose instructions can be checked")
+    return every[:limit]
+
+
+def checker_of(settings: IFEvalSettings) -> Checker:
+    """Raises SettingsError where its package or data is missing."""
+    return exact if settings.checker == "exact" else lm_eval_checker()
+
+
+def exact(instructed: Instructed, answer: str) -> Verdict:
+    rules = list(zip(instructed.kinds, instructed.arguments, strict=True))
+    return Verdict(
+        tuple(follows(kind, answer, arguments) for kind, arguments in rules),
+        tuple(follows_loosely(kind, answer, arguments) for kind, arguments in rules),
+    )
+
+
+def lm_eval_checker() -> Checker:
+    """lm-evaluation-harness's copy of Google's checkers, which is maintained; its language detector is seeded."""
+    try:
+        import langdetect
+        import nltk
+        from lm_eval.tasks.ifeval.utils import (
+            InputExample,
+            test_instruction_following_loose,
+            test_instruction_following_strict,
+        )
+
+        nltk.data.find("tokenizers/punkt_tab")
+    except ModuleNotFoundError as exc:
+        raise SettingsError(
+            f"ifeval.checker: the package {exc.name} is not installed: "
+            "pip install slhf-training[ifeval], or choose exact"
+        ) from exc
+    except LookupError as exc:
+        raise SettingsError("ifeval.checker: nltk has no punkt_tab: python -m nltk.downloader punkt_tab") from exc
+    langdetect.DetectorFactory.seed = 0
+
+    def check(instructed: Instructed, answer: str) -> Verdict:
+        arguments = [dict(one) for one in instructed.arguments]
+        example = InputExample(0, list(instructed.kinds), instructed.text, arguments)
+        strict = test_instruction_following_strict(example, answer).follow_instruction_list
+        return Verdict(tuple(strict), tuple(test_instruction_following_loose(example, answer).follow_instruction_list))
+
+    return check
+
+
+def ifeval_report(verdicts: Sequence[Verdict], bootstrap: Bootstrap) -> dict[str, Any]:
+    """Accuracy by prompt (all of its instructions followed) and by instruction, with intervals over prompts."""
+    found: dict[str, Any] = {}
+    for how in KEPT:
+        followed: list[tuple[bool, ...]] = [getattr(verdict, how) for verdict in verdicts]
+        whole = bootstrap.mean(np.array([all(one) for one in followed], dtype=np.float64))
+        found[f"prompt_{how}"] = whole and whole.row()
+        each = bootstrap.of(_ratio([sum(one) for one in followed], [len(one) for one in followed]), len(followed))
+        found[f"instruction_{how}"] = each and each.row()
+    return found
+
+
+def followed(verdicts: Sequence[Verdict], how: Literal["strict", "loose"]) -> Numbers:
+    """(N,): 1 where a prompt's instructions are all followed."""
+    return np.array([all(getattr(verdict, how)) for verdict in verdicts], dtype=np.float64)
+
+
+def _ratio(above: Sequence[int], below: Sequence[int]) -> Callable[[Numbers], Numbers]:
+    return lambda weights: np.asarray((weights @ np.array(above)) / (weights @ np.array(below)), dtype=np.float64)
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    prompt: str
+    instruction_id_list: list[str]
+    arguments: list[dict[str, Any]] = Field(validation_alias=AliasChoices("kwargs"))
+
+
+def _of_rows(rows: Iterator[Mapping[str, Any]], place: str) -> list[Instructed]:
+    found = []
+    for number, row in enumerate(rows, start=1):
+        one = checked(_Row, row, f"{place}:{number}")
+        arguments = tuple({name: v for name, v in given.items() if v is not None} for given in one.arguments)
+        prompt = Prompt([Message(role="user", content=one.prompt)], str(row.get("key", number)))
+        found.append(Instructed(prompt, one.prompt, tuple(one.instruction_id_list), arguments))
+    return found
+
+
+def _hub_rows(name: str) -> Iterator[Mapping[str, Any]]:
+    import datasets  # late: it takes a second, and JSONL files do not need it
+
+    try:
+        yield from datasets.load_dataset(name, split="train")
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as exc:
+        raise DataError(f"{name}: {exc}") from exc

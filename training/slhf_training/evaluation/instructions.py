@@ -1,0 +1,168 @@
+"""Instructions that can be checked by looking: the kinds of IFEval (Zhou et al. 2023, arXiv 2311.07911) that need
+neither a sentence or word tokenizer nor a language detector.
+
+Not here, because they need one: language:response_language, change_case:english_capital, change_case:english_lowercase,
+change_case:capital_word_frequency and length_constraints:number_sentences. `loose` tries an answer without its first or
+last line and without asterisks, as the paper does.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Check = Callable[..., bool]
+"""Of an answer, with the instruction's own arguments by name."""
+
+_OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
+
+
+def follows(kind: str, answer: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether the answer follows an instruction of `KINDS`. An empty answer follows none."""
+    return bool(answer.strip()) and KINDS[kind](answer, **arguments)
+
+
+def follows_loosely(kind: str, answer: str, arguments: Mapping[str, Any]) -> bool:
+    return any(follows(kind, variant, arguments) for variant in variants(answer))
+
+
+def variants(answer: str) -> Sequence[str]:
+    lines = answer.split("\n")
+    cuts = [answer, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
+    return [*cuts, *(cut.replace("*", "") for cut in cuts)]
+
+
+def _compared(number: int, relation: str, threshold: int) -> bool:
+    return number < threshold if relation == "less than" else number >= threshold
+
+
+def _no_comma(answer: str) -> bool:
+    return "," not in answer
+
+
+def _has_keywords(answer: str, keywords: Sequence[str]) -> bool:
+    return all(re.search(keyword, answer, re.IGNORECASE) for keyword in keywords)
+
+
+def _has_keyword_often(answer: str, keyword: str, frequency: int, relation: str) -> bool:
+    return _compared(len(re.findall(keyword.strip(), answer, re.IGNORECASE)), relation, frequency)
+
+
+def _avoids(answer: str, forbidden_words: Sequence[str]) -> bool:
+    return not any(re.search(rf"\b{word}\b", answer, re.IGNORECASE) for word in forbidden_words)
+
+
+def _has_letter_often(answer: str, letter: str, let_frequency: int, let_relation: str) -> bool:
+    return _compared(answer.lower().count(letter.strip().lower()), let_relation, let_frequency)
+
+
+def _number_of_words(answer: str, num_words: int, relation: str) -> bool:
+    return _compared(len(re.findall(r"\w+", answer)), relation, num_words)
+
+
+def _number_of_paragraphs(answer: str, num_paragraphs: int) -> bool:
+    """Divided by ***; a divider may begin or end the answer."""
+    return _whole_parts(re.split(r"\s?\*\*\*\s?", answer), num_paragraphs)
+
+
+def _two_responses(answer: str) -> bool:
+    parts = answer.split("******")
+    said = {part.strip() for part in parts if part.strip()}
+    return _whole_parts(parts, 2) and len(said) == 2
+
+
+def _whole_parts(parts: Sequence[str], wanted: int) -> bool:
+    """Blank parts may only be the first and the last."""
+    blank = [number for number, part in enumerate(parts) if not part.strip()]
+    return len(parts) - len(blank) == wanted and set(blank) <= {0, len(parts) - 1}
+
+
+def _first_word_of_paragraph(answer: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
+    """Paragraphs are parted by blank lines; the word's quotes and what follows its punctuation do not count."""
+    paragraphs = answer.split("\n\n")
+    filled = sum(bool(paragraph.strip()) for paragraph in paragraphs)
+    if filled != num_paragraphs or nth_paragraph > filled or not paragraphs[nth_paragraph - 1].strip():
+        return False
+    word = paragraphs[nth_paragraph - 1].split()[0].lstrip("'").lstrip('"')
+    return re.split(r"[.,?!'\"]", word)[0].lower() == first_word.lower()
+
+
+def _bullets(answer: str, num_bullets: int) -> bool:
+    stars = re.findall(r"^\s*\*[^\*].*$", answer, re.MULTILINE)
+    return len(stars) + len(re.findall(r"^\s*-.*$", answer, re.MULTILINE)) == num_bullets
+
+
+def _highlights(answer: str, num_highlights: int) -> bool:
+    """*so* or **so**, on one line. Two asterisks on each side count twice, as in the published checker."""
+    single = [found.strip("*") for found in re.findall(r"\*[^\n\*]*\*", answer)]
+    double = [found[2:-2] for found in re.findall(r"\*\*[^\n\*]*\*\*", answer)]
+    return sum(bool(found.strip()) for found in (*single, *double)) >= num_highlights
+
+
+def _sections(answer: str, section_spliter: str, num_sections: int) -> bool:
+    return len(re.split(rf"\s?{section_spliter.strip()}\s?\d+\s?", answer)) - 1 >= num_sections
+
+
+def _placeholders(answer: str, num_placeholders: int) -> bool:
+    return len(re.findall(r"\[.*?\]", answer)) >= num_placeholders
+
+
+def _postscript(answer: str, postscript_marker: str) -> bool:
+    marker = postscript_marker.strip()
+    known = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
+    return bool(re.search(known.get(marker, marker.lower()), answer.lower()))
+
+
+def _title(answer: str) -> bool:
+    return any(found.lstrip("<").rstrip(">").strip() for found in re.findall(r"<<[^\n]+>>", answer))
+
+
+def _one_of_the_options(answer: str) -> bool:
+    return any(option in answer for option in _OPTIONS)
+
+
+def _json(answer: str) -> bool:
+    """Bare, or in a fenced block."""
+    bare = re.sub(r"\A```(json|Json|JSON)?|```\Z", "", answer.strip()).strip()
+    try:
+        json.loads(bare)
+    except ValueError:
+        return False
+    return True
+
+
+def _repeats(answer: str, prompt_to_repeat: str) -> bool:
+    return answer.strip().lower().startswith(prompt_to_repeat.strip().lower())
+
+
+def _ends_with(answer: str, end_phrase: str) -> bool:
+    return answer.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+
+
+def _quoted(answer: str) -> bool:
+    bare = answer.strip()
+    return len(bare) > 1 and bare[0] == bare[-1] == '"'
+
+
+KINDS: Mapping[str, Check] = {
+    "punctuation:no_comma": _no_comma,
+    "keywords:existence": _has_keywords,
+    "keywords:frequency": _has_keyword_often,
+    "keywords:forbidden_words": _avoids,
+    "keywords:letter_frequency": _has_letter_often,
+    "length_constraints:number_words": _number_of_words,
+    "length_constraints:number_paragraphs": _number_of_paragraphs,
+    "length_constraints:nth_paragraph_first_word": _first_word_of_paragraph,
+    "detectable_content:number_placeholders": _placeholders,
+    "detectable_content:postscript": _postscript,
+    "detectable_format:number_bullet_lists": _bullets,
+    "detectable_format:number_highlighted_sections": _highlights,
+    "detectable_format:multiple_sections": _sections,
+    "detectable_format:title": _title,
+    "detectable_format:constrained_response": _one_of_the_options,
+    "detectable_format:json_format": _json,
+    "combination:two_responses": _two_responses,
+    "combination:repeat_prompt": _repeats,
+    "startend:end_checker": _ends_with,
+    "startend:quotation": _quoted,
+}

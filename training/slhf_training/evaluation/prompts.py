@@ -1,0 +1,47 @@
+"""The prompts of an evaluation, each once, and other models' drafts to them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slhf_training.chats import Chat
+from slhf_training.data import Asked, checked, read_rows
+from slhf_training.errors import DataError
+from slhf_training.preference.cache import digest
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    chat: Chat
+    name: str = ""
+    """As the data has it, for people."""
+    id: str = field(init=False)
+    """Depends on the chat alone: the same in every file and order."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", prompt_id(self.chat))
+
+
+def prompt_id(chat: Chat) -> str:
+    return digest([[message["role"], message["content"]] for message in chat])[:16]
+
+
+def each_once(prompts: Iterable[Prompt]) -> list[Prompt]:
+    return list({prompt.id: prompt for prompt in prompts}.values())
+
+
+def read_drafts(path: Path, model: str | None) -> dict[str, str]:
+    """Outputs by prompt id; of two drafts to one prompt the first. Raises DataError naming file and line."""
+    found: dict[str, str] = {}
+    for number, row in enumerate(read_rows(path), start=1):
+        draft = checked(_Draft, row, f"{path}:{number}")
+        if model is None or draft.model == model:
+            found.setdefault(prompt_id(draft.chat()), draft.output)
+    if not found:
+        raise DataError(f"{path}: no drafts" + ("" if model is None else f" of model {model!r}"))
+    return found
+
+
+class _Draft(Asked):
+    output: str
+    model: str | None = None

@@ -1,0 +1,105 @@
+"""Shares with intervals: bootstrap over prompts, win rates, and the same at equal length.
+
+Length control follows AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475): a logistic regression
+
+    logit p(a beats b | x) = theta + phi * tanh(d_x / std(d)),        d_x = length(a) - length(b) in characters,
+
+whose length term is then set to zero, so the controlled win rate is sigmoid(theta). Departures: their third term, the
+instruction's difficulty, has coefficients fitted over a whole leaderboard and is left out here; and a weak normal prior
+of precision `ridge` on both coefficients keeps them finite where one side always wins.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Numbers = npt.NDArray[np.float64]
+LEVEL = 0.95
+RIDGE = 0.01
+_STEPS = 50
+_CLOSE = 1e-10
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    value: float
+    low: float
+    high: float
+    n: int
+    """Prompts."""
+
+    def row(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Bootstrap:
+    """Percentile intervals over resampled prompts; the same seed resamples the same way."""
+
+    def __init__(self, resamples: int, seed: int = 0) -> None:
+        self._resamples, self._seed = resamples, seed
+        self._weights: dict[int, Numbers] = {}
+
+    def weights(self, n: int) -> Numbers:
+        """(R, n): how often each prompt is in each resample."""
+        if n not in self._weights:
+            draws = np.random.default_rng(self._seed).multinomial(n, np.full(n, 1 / n), size=self._resamples)
+            self._weights[n] = np.asarray(draws, dtype=np.float64)
+        return self._weights[n]
+
+    def mean(self, values: Numbers) -> Estimate | None:
+        """Of (N,) values, one for each prompt; NaN is left out. None where nothing is left."""
+        values = values[~np.isnan(values)]
+        return self.of(lambda weights: weights @ values / len(values), len(values))
+
+    def of(self, statistic: Callable[[Numbers], Numbers], n: int) -> Estimate | None:
+        """`statistic` takes (R, n) weights that sum to n in each row and gives (R,)."""
+        if n == 0:
+            return None
+        (value,) = statistic(np.ones((1, n)))
+        low, high = np.quantile(statistic(self.weights(n)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return Estimate(float(value), float(low), float(high), n)
+
+
+def preferred(p: Numbers) -> Numbers:
+    """1 where the first is preferred, 0 where the second is, half where they tie; NaN stays."""
+    return np.asarray((1 + np.sign(p - 0.5)) / 2, dtype=np.float64)
+
+
+def length_controlled(p: Numbers, longer: Numbers, bootstrap: Bootstrap, ridge: float = RIDGE) -> Estimate | None:
+    """The win rate at equal length, from p (N,) and the characters that the first has more; NaN in p is left out.
+
+    None where nothing is left, or where all differences are one and the same length: it cannot be told from quality.
+    """
+    kept = ~np.isnan(p)
+    p, longer = p[kept], longer[kept]
+    if len(p) == 0 or (longer.std() == 0 and longer.any()):
+        return None
+    shape = np.tanh(longer / longer.std()) if longer.any() else np.zeros(len(p))
+    return bootstrap.of(lambda weights: _sigmoid(regression(p, shape, weights, ridge)[:, 0]), len(p))
+
+
+def regression(p: Numbers, x: Numbers, weights: Numbers, ridge: float = RIDGE) -> Numbers:
+    """(R, 2): theta and phi that minimise, for each row of weights (R, N), the weighted cross entropy of p (N,) and
+    sigmoid(theta + phi * x), plus ridge / 2 * (theta^2 + phi^2). Newton's method with bounded steps."""
+    design = np.stack([np.ones_like(x), x])  # (2, N)
+    found = np.zeros((len(weights), 2))
+    for _ in range(_STEPS):
+        q = _sigmoid(found @ design)  # (R, N)
+        slope = (weights * (q - p)) @ design.T + ridge * found  # (R, 2)
+        spread = weights * q * (1 - q)
+        curve = np.einsum("rn,in,jn->rij", spread, design, design) + (ridge + 1e-12) * np.eye(2)
+        step = np.linalg.solve(curve, slope[..., None])[..., 0]
+        step *= np.minimum(
+            1, 2 / np.maximum(np.abs(step).max(axis=1, keepdims=True), 1e-12)
+        )  # no leaps into saturation
+        found -= step
+        if np.abs(step).max() < _CLOSE:
+            break
+    return found
+
+
+def _sigmoid(x: Numbers) -> Numbers:
+    return np.asarray((1 + np.tanh(x / 2)) / 2, dtype=np.float64)
