@@ -45,6 +45,7 @@ from slhf_training.chats import Chat
 from slhf_training.config_file import read_config
 from slhf_training.fitting import build_roles, build_trainer, end_ids_of, load_model
 from slhf_training.preference import Preference
+from slhf_training.preference.registry import preference_of
 from slhf_training.prompts import Prompts
 from slhf_training.reward_run import train as train_reward
 from slhf_training.reward_settings import RewardTraining
@@ -53,8 +54,7 @@ from slhf_training.rollout import Ids, Rollout, Sample
 from slhf_training.rollout.hf import HFRollout
 from slhf_training.rollout.vllm import VLLMRollout
 from slhf_training.scoring import left_padded
-from slhf_training.settings import FitSettings, parse_settings
-from slhf_training.sources import judge_of
+from slhf_training.settings import FitSettings
 
 STEPS, CHATS, NEW, BATCH, LONGER = 2, 4, 48, 32, 64
 DTYPE = "bfloat16" if bf16_is_fast() else "float32"
@@ -66,13 +66,13 @@ def settings(model: Path, directory: Path, **changes: Any) -> FitSettings:
     base: dict[str, Any] = {
         "model": str(model),
         "output_dir": str(directory / "run"),
-        "data": {},
-        "preference": {},
+        "data": {"files": ["unread.jsonl"]},  # chats and judges are handed over as they are
+        "preference": {"kind": "callable", "function": "benchmarks.training:fewer_words"},
         "optimisation": {"steps": STEPS, "batch_size": CHATS, "micro_batch_size": 4},
         "rollout": {"max_new_tokens": NEW, "dtype": DTYPE, "batch_size": BATCH},
         "report_to": [],
     }
-    return parse_settings(base | changes)
+    return FitSettings.model_validate(base | changes)
 
 
 def chats(model: Path, count: int, seed: int) -> list[Chat]:
@@ -127,7 +127,7 @@ def attributes(model: Path, directory: Path) -> Any:
     )
     train_reward(read_config(config, RewardTraining))
     fit = settings(model, directory, preference={"kind": "attributes", "model": str(directory / "reward")})
-    return steps(fit, judge_of(fit, config), model)
+    return steps(fit, preference_of(fit.preference), model)
 
 
 class Generate:

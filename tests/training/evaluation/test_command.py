@@ -147,7 +147,7 @@ def test_two_adapters_on_one_base_speak_differently(bundle: Path, tmp_path: Path
     ids = torch.tensor([[1, 2, 3]])
     logits = [speaker.merged(role)(ids).logits for role in ROLES]  # a model speaks so until the next call
     again = speaker.merged("leader")(ids).logits
-    plain = speaker.use_reference()(ids).logits
+    plain = speaker.sampling_reference()(ids).logits
     assert torch.equal(logits[0], again)
     assert not torch.allclose(logits[0], logits[1]) and not torch.allclose(logits[0], plain)
     assert torch.allclose(plain, tiny.model()(ids).logits)

@@ -116,12 +116,12 @@ class Speaker:
         if not self._adapters:
             return self.model
         if role not in self._adapters:
-            return self.use_reference()
+            return self.sampling_reference()
         self.model.base_model.enable_adapter_layers()
         self.model.set_adapter(role)
         return self.model
 
-    def use_reference(self) -> Any:
+    def sampling_reference(self) -> Any:
         if self._adapters:
             self.model.base_model.disable_adapter_layers()
         return self.model

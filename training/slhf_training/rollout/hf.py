@@ -28,7 +28,8 @@ class Speakers(Protocol):
     def merged(self, role: Role) -> Any:
         """A model that speaks as this role, until the next call."""
 
-    def use_reference(self) -> Any: ...
+    def sampling_reference(self) -> Any:
+        """The reference. A mixture needs it to stay so beside `merged`."""
 
 
 @dataclass(slots=True)
