@@ -15,9 +15,37 @@ from slhf_training.scoring import answer_log_probs
 from slhf_training.trainer import GameTrainer
 from tests.training import tiny
 
-TAU = 0.1
-ROCK_PAPER_SCISSORS = np.array([[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]])
-"""A, B and C as rock, paper and scissors: B beats A, C beats B, A beats C."""
+TAU = 0.05
+ROCK_PAPER_SCISSORS = np.array([[0.5, 0.2, 0.8], [0.8, 0.5, 0.2], [0.2, 0.8, 0.5]])
+"""A, B and C as rock, paper and scissors: B beats A, C beats B, A beats C, four times in five."""
+
+
+def game(directory: Path, preference: tiny.Matrix, weights: str = "separate", seed: int = 0) -> GameTrainer:
+    """Answers are one word; any of A, B and C beats any other word."""
+    shared = weights == "shared"
+    fit = tiny.settings(
+        directory,
+        weights=weights,
+        follower_turn="improve",
+        seed=seed,
+        save_every=10**6,
+        game={
+            "eos_penalty": 0.0,
+            "tau_leader": TAU,
+            "tau_follower": TAU,
+            "baseline": "leave_one_out",
+            "kappa": 2.0 if shared else 5.0,
+        },
+        optimisation={
+            "steps": 400,
+            "batch_size": 128,
+            "micro_batch_size": 128,
+            "learning_rate": 5e-4 if shared else 2e-4,
+            "warmup_steps": 20,
+        },
+        rollout={"max_new_tokens": 1},
+    )
+    return tiny.trainer(fit, preference, template=tiny.BRIEF, seed=seed)
 
 
 def word_probabilities(trainer: GameTrainer, role: str, prompts: Sequence[Ids]) -> Array:
@@ -63,62 +91,54 @@ def distances(trainer: GameTrainer, leader: Array, follower: Array) -> tuple[flo
 
 
 @pytest.mark.timeout(600)
-def test_the_trainer_reaches_the_closed_form_of_a_cyclic_game(tmp_path: Path) -> None:
-    fit = tiny.settings(
-        tmp_path,
-        follower_turn="improve",
-        save_every=10**6,
-        game={"eos_penalty": 0.0, "tau_leader": TAU, "tau_follower": TAU, "baseline": "leave_one_out", "kappa": 5.0},
-        optimisation={
-            "steps": 400,
-            "batch_size": 64,
-            "micro_batch_size": 64,
-            "learning_rate": 1e-3,
-            "warmup_steps": 20,
-        },
-        rollout={"max_new_tokens": 1},
-    )
-    preference = tiny.Matrix("ABC", cycle(0.4, 0.35, 0.25), outsiders=0.8)
-    trainer = tiny.trainer(fit, preference)
+@pytest.mark.parametrize(("weights", "seed"), [("separate", 0), ("shared", 1)])
+def test_the_trainer_reaches_the_closed_form_of_a_cyclic_game(weights: str, seed: int, tmp_path: Path) -> None:
+    preference = tiny.Matrix("ABC", cycle(0.4, 0.35, 0.25))
+    trainer = game(tmp_path, preference, weights=weights, seed=seed)
     leader, follower = solved(trainer, preference, TAU)
-    assert min(distances(trainer, leader, follower)) > 0.3
+    assert min(distances(trainer, leader, follower)) > 0.5
     trainer.train()
     assert max(distances(trainer, leader, follower)) < 0.05
 
 
+@pytest.mark.timeout(600)
 def test_the_follower_learns_rock_paper_scissors(tmp_path: Path) -> None:
     """Whatever the draft is, its reply is the word that beats it: no single answer is best."""
-    fit = tiny.settings(
-        tmp_path,
-        follower_turn="improve",
-        save_every=10**6,
-        game={"eos_penalty": 0.0, "tau_leader": 1.0, "tau_follower": 0.1, "baseline": "leave_one_out", "kappa": 1.0},
-        optimisation={"steps": 200, "batch_size": 64, "micro_batch_size": 64, "learning_rate": 1e-3},
-        rollout={"max_new_tokens": 1},
-    )
-    trainer = tiny.trainer(fit, tiny.Matrix("ABC", ROCK_PAPER_SCISSORS, outsiders=0.8))
-    trainer.train()
+    trainer = game(tmp_path, tiny.Matrix("ABC", ROCK_PAPER_SCISSORS), seed=0)
     prompts = trainer.seats.prompts
     drafts = [prompts.follower(tiny.CHAT, (tiny.WORDS.index(word),)) for word in "ABC"]
-    replies = word_probabilities(trainer, "follower", drafts)
     beating = [tiny.WORDS.index(word) for word in "BCA"]
-    assert min(replies[i, word] for i, word in enumerate(beating)) > 0.8
+
+    def beaten() -> float:
+        return min(word_probabilities(trainer, "follower", drafts)[range(3), beating])
+
+    assert beaten() < 0.2
+    trainer.train()
+    assert beaten() > 0.8
 
 
-def test_the_follower_beats_the_leader_where_more_bs_are_better(tmp_path: Path) -> None:
-    def more_bs(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
-        counts = np.array([a.split().count("B") - b.split().count("B") for a, b in zip(first, second, strict=True)])
-        return np.asarray(0.5 + 0.5 * np.sign(counts), dtype=np.float64)
-
+def test_the_follower_beats_the_leader_where_fewer_vowels_are_better(tmp_path: Path) -> None:
+    """The Leader is held near the base, so that there is something to improve."""
     fit = tiny.settings(
         tmp_path,
         save_every=10**6,
-        game={"eos_penalty": 0.0, "kappa": 5.0, "baseline": "leave_one_out", "tau_leader": 1.0},
-        optimisation={"steps": 60, "batch_size": 32, "micro_batch_size": 32, "learning_rate": 1e-3},
-        rollout={"max_new_tokens": 12},
+        game={"kappa": 5.0, "baseline": "leave_one_out", "tau_leader": 0.5, "tau_follower": 0.01},
+        optimisation={"steps": 60, "batch_size": 32, "micro_batch_size": 32, "learning_rate": 3e-4},
+        rollout={"max_new_tokens": 8},
     )
-    trainer = tiny.trainer(fit, more_bs)
+    trainer = tiny.trainer(fit, fewer_vowels)
     trainer.train()
     rates = [entry["follower/win_rate"] for entry in trainer.state.log_history[:-1]]
+    assert np.mean(rates[:3]) < 0.6
     assert np.mean(rates[-10:]) >= 0.7
-    assert np.mean(rates[:2]) < 0.6
+
+
+def fewer_vowels(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+    """The answer with the smaller share of vowels among its letters wins; one without letters has the largest."""
+    difference = np.array([vowels(b) - vowels(a) for a, b in zip(first, second, strict=True)])
+    return np.asarray(0.5 + 0.5 * np.sign(difference), dtype=np.float64)
+
+
+def vowels(text: str) -> float:
+    letters = [letter for letter in text.lower() if letter.isalpha()]
+    return sum(letter in "aeiou" for letter in letters) / len(letters) if letters else 1.0

@@ -30,15 +30,18 @@ TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} <end> {% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+BRIEF = "{% for m in messages %}{{ m['content'] }} {% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+"""A draft is one of a Follower's four tokens. Among ten, a model of this size all but overlooks it: it learns one reply
+to all drafts first, and words that it has ruled out by then are never sampled again."""
 CHAT: Chat = [{"role": "user", "content": "which"}]
 
 
-def tokenizer() -> Any:
+def tokenizer(template: str = TEMPLATE) -> Any:
     """Of the words above."""
     backend = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=WORDS[0]))
     backend.pre_tokenizer = WhitespaceSplit()
     backend.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIAL])
-    return _fast(backend, TEMPLATE, "<end>", additional_special_tokens=SPECIAL[1:])
+    return _fast(backend, template, "<end>", additional_special_tokens=SPECIAL[1:])
 
 
 def byte_tokenizer() -> Any:
@@ -79,7 +82,8 @@ def model(seed: int = 0, dtype: torch.dtype = torch.float32, heads: int = 4, tie
     """Speaks the words."""
     torch.manual_seed(seed)
     found = LlamaForCausalLM(_config(VOCABULARY, END, 64, 0.1, heads, tied))
-    found.lm_head.weight.data *= 2  # with short rows no adapter could make a token all but certain
+    # With longer rows some words are too rare to be sampled; with short ones no adapter could make one all but certain.
+    found.lm_head.weight.data *= 1.2
     return found.to(dtype)
 
 
@@ -110,10 +114,13 @@ def settings(directory: Path, **changes: Any) -> FitSettings:
     return FitSettings.model_validate(base)
 
 
-def trainer(fit: FitSettings, preference: Any, chats: Sequence[Chat] | None = None, seed: int = 0) -> GameTrainer:
-    torch.manual_seed(fit.seed)
+def trainer(
+    fit: FitSettings, preference: Any, chats: Sequence[Chat] | None = None, template: str = TEMPLATE, seed: int = 0
+) -> GameTrainer:
+    """`seed`: of the base model. The fit's own is that of adapters and answers."""
     base = model(seed)
-    words = tokenizer()
+    torch.manual_seed(fit.seed)
+    words = tokenizer(template)
     roles = Roles(base, fit.weights, fit.lora, PLAYERS[fit.algorithm], torch.float32)
     prompts = Prompts(words, fit.follower_turn)
     rollout = HFRollout(roles, fit.rollout, prompts.end_ids, fit.game.mixture)

@@ -120,7 +120,7 @@ def test_a_run_that_goes_on_from_a_draft_writes_the_same(bundle: Path) -> None:
 
 def test_what_finds_no_room_is_kept_or_refused(bundle: Path) -> None:
     generator = Plain("tiny", open_bundle("tiny", str(bundle)), HOW)
-    long = "A " * 130
+    long = "A " * 520  # the model has 512 positions
     found = answers(
         generator,
         [
