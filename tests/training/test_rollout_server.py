@@ -50,7 +50,8 @@ def rollout(directory: Path, *servers: VLLM) -> Iterator[tuple[ServerRollout, Ro
             {"engine": "vllm-server", "temperature": 0.7, "servers": {"urls": urls, "adapters": directory}}
         )
         roles = Roles(tiny.model(), merges=False)
-        yield ServerRollout(roles, chosen, frozenset([tiny.END])), roles, ends
+        sampler = stack.enter_context(contextlib.closing(ServerRollout(roles, chosen, frozenset([tiny.END]))))
+        yield sampler, roles, ends
 
 
 def test_an_adapter_is_loaded_when_it_has_changed_and_the_one_before_it_unloaded(tmp_path: Path) -> None:

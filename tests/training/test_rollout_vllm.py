@@ -170,7 +170,8 @@ def test_a_vllm_server_samples_by_the_current_weights_of_each_role(tmp_path: Pat
     with vllm_server(directory, *engine, *lora, "--logprobs-mode", "processed_logprobs") as url:
         fit = settings(directory, engine="vllm-server", servers={"urls": [url], "adapters": str(tmp_path / "adapters")})
         roles = Roles(base, fit.weights, fit.lora, merges=False)
-        speaks_as_the_current_weights(roles, ServerRollout(roles, fit.rollout, END), 0.7)
+        with contextlib.closing(ServerRollout(roles, fit.rollout, END)) as sampler:
+            speaks_as_the_current_weights(roles, sampler, 0.7)
         served = {card["id"] for card in httpx2.get(f"{url}/v1/models").json()["data"]}
     assert served == {str(directory), *(path.name for path in (tmp_path / "adapters").iterdir())}
     assert len(served) == 3

@@ -59,6 +59,11 @@ class ServerRollout:
             ]
             return [future.result() for future in asked]
 
+    def close(self) -> None:
+        """End the connections. The adapters stay loaded: the servers are not ours."""
+        for server in self._servers:
+            server.close()
+
     def _ask(self, server: "_Server", adapter: str | None, prompt: Ids, seed: int) -> Sample:
         choice = server.complete(
             adapter or server.base,
@@ -130,6 +135,9 @@ class _Server:
     def complete(self, model: str, **body: Any) -> Any:
         answer = self._call("POST", "/v1/completions", {"model": model, "return_token_ids": True, **_PLAIN, **body})
         return answer.json()["choices"][0]
+
+    def close(self) -> None:
+        self._http.close()
 
     def load(self, name: str, path: str) -> None:
         if name not in [card["id"] for card in self._models()]:
