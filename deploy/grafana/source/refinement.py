@@ -142,7 +142,7 @@ def _latency() -> Section:
             ),
             quantiles(
                 "Time to first token",
-                "Streamed answers: from arrival to the first piece. Grows with the queue and with the rounds before it.",
+                "Streamed answers: from arrival to the first piece. Grows with the queue and the rounds before it.",
                 FIRST,
             ),
             quantiles(
