@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +45,14 @@ def variables(name: str) -> list[Variable]:
     return [Variable.read(one) for one in dashboard(name)["templating"]["list"] if one["type"] == "query"]
 
 
-def queries(name: str) -> Iterator[tuple[str, str]]:
-    """Title of the panel and PromQL, as written; the marks' too."""
-    for panel in panels(name):
-        for target in panel["targets"]:
-            yield panel["title"], target["expr"]
-    for mark in dashboard(name)["annotations"]["list"]:
-        yield mark["name"], mark["expr"]
+def queries(name: str) -> list[tuple[str, str]]:
+    """Title of the panel and PromQL, as written."""
+    return [(panel["title"], target["expr"]) for panel in panels(name) for target in panel["targets"]]
+
+
+def marks(name: str) -> list[str]:
+    """PromQL of what is marked on all panels; its answer is mostly empty."""
+    return [mark["expr"] for mark in dashboard(name)["annotations"]["list"]]
 
 
 def filled_in(expr: str, chosen: Mapping[str, str] = EVERYTHING, interval: str = "1h") -> str:
@@ -80,13 +81,12 @@ def empty(prometheus: Prometheus, name: str, chosen: Mapping[str, str] = EVERYTH
     return [f"{title}: {expr}" for title, expr in queries(name) if not has_numbers(expr)]
 
 
-def unknown(prometheus: Prometheus, exprs: Iterator[str]) -> set[str]:
-    """Metrics that Prometheus has never seen."""
-    return set().union(*(metrics(expr) for expr in exprs)) - set(prometheus.values("__name__"))
-
-
-def unknown_labels(prometheus: Prometheus, name: str) -> set[str]:
-    """Filters on labels that the metric lacks."""
-    known = prometheus.labels()
-    found = {(metric, label) for _, expr in queries(name) for metric, labels in selectors(expr) for label in labels}
-    return {f"{metric}: {label}" for metric, label in found if metric in known and label not in known[metric]}
+def unknown(prometheus: Prometheus, exprs: Iterable[str]) -> set[str]:
+    """Metrics that Prometheus has never seen, and filters on labels that a metric lacks."""
+    names, labels = set(prometheus.values("__name__")), prometheus.labels()
+    found: set[str] = set()
+    for expr in exprs:
+        found |= metrics(expr) - names
+        for metric, filtered in selectors(expr):
+            found |= {f"{metric}: {label}" for label in filtered - labels.get(metric, filtered)}
+    return found

@@ -78,8 +78,8 @@ def test_no_panel_is_empty(watched: Prometheus) -> None:
 
 
 def test_no_metric_and_no_filtered_label_is_unknown(watched: Prometheus) -> None:
-    assert dashboards.unknown(watched, (expr for _, expr in dashboards.queries("refinement"))) == set()
-    assert dashboards.unknown_labels(watched, "refinement") == set()
+    exprs = [*dashboards.marks("refinement"), *(expr for _, expr in dashboards.queries("refinement"))]
+    assert dashboards.unknown(watched, exprs) == set()
 
 
 def test_every_variable_offers_values_and_a_chosen_model_empties_no_panel(watched: Prometheus) -> None:
