@@ -186,7 +186,7 @@ def _legend() -> common.VizLegendOptions:
 
 
 def _targets(queries: Sequence[Query]) -> list[prometheus.Dataquery]:
-    return [_target(expr, legend).ref_id(chr(ord("A") + i)) for i, (expr, legend) in enumerate(queries)]  # type: ignore[misc]
+    return [_target(expr, legend).ref_id(chr(ord("A") + i)) for i, (expr, legend) in enumerate(queries)]
 
 
 def _target(expr: str, legend: str) -> prometheus.Dataquery:

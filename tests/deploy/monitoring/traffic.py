@@ -50,7 +50,7 @@ def one_of_each(url: str) -> None:
             answer = http.post(f"/v1/{path}", json={"model": "plain", **body})
             assert answer.status_code == status, (body, answer.text)
 
-        chat = {"messages": [{"role": "user", "content": "what is it"}]}
+        chat: dict[str, Any] = {"messages": [{"role": "user", "content": "what is it"}]}
         post("refine", prompt="what is it", rounds=3)
         post("refine", prompt="what is it", draft=KEPT, stop_when_unchanged=False)
         post("refine", prompt="fail")
