@@ -106,7 +106,7 @@ def draw_lines(axes: Any, panel: Mapping[str, Any], span: Span) -> None:
         axes.plot(times, row, label=name, linewidth=1, linestyle="--", color=COLORS["red"])
     if not found:
         axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", color=INK)
-    _scaled(axes, panel)
+    _scaled(axes, panel, span)
     _below(axes)
 
 
@@ -119,7 +119,7 @@ def draw_heat(axes: Any, panel: Mapping[str, Any], span: Span) -> None:
     shown = np.where(counts[low:high] > 0.01, counts[low:high], math.nan)
     axes.pcolormesh(_times(span), np.arange(len(shown)), shown, cmap="Oranges_r", shading="nearest")
     axes.set_yticks(range(len(shown)), names[low:high], fontsize=6)
-    _clock(axes)
+    _clock(axes, span)
 
 
 def draw_states(axes: Any, panel: Mapping[str, Any], span: Span) -> None:
@@ -134,7 +134,7 @@ def draw_states(axes: Any, panel: Mapping[str, Any], span: Span) -> None:
                 axes.text(_times(span)[at[at.size // 2]], y, state["text"], ha="center", va="center", fontsize=7)
     axes.set_yticks(range(len(found)), [name for name, _ in found], fontsize=7)
     axes.set_ylim(-0.7, max(len(found), 3) - 0.3)
-    _clock(axes)
+    _clock(axes, span)
 
 
 def draw_listing(axes: Any, panel: Mapping[str, Any], span: Span) -> None:
@@ -197,13 +197,13 @@ def _place(figure: Any, panel: Mapping[str, Any], height: int, size: tuple[float
     KINDS[panel["type"]](axes, panel, span)
 
 
-def _scaled(axes: Any, panel: Mapping[str, Any]) -> None:
+def _scaled(axes: Any, panel: Mapping[str, Any], span: Span) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     axes.set_ylim(bottom=defaults.get("min"), top=defaults.get("max"))
     axes.yaxis.set_major_locator(plt.MaxNLocator(5))
     axes.yaxis.set_major_formatter(lambda value, _: told(value, defaults["unit"]))
     axes.grid(color=FAINT, linewidth=0.4)
-    _clock(axes)
+    _clock(axes, span)
 
 
 def _below(axes: Any) -> None:
@@ -217,8 +217,9 @@ def _times(span: Span) -> Any:
     return dates.date2num([np.datetime64(round(at), "s") for at in span.at()])
 
 
-def _clock(axes: Any) -> None:
-    axes.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=6))
+def _clock(axes: Any, span: Span) -> None:
+    axes.set_xlim(_times(span)[0], _times(span)[-1])
+    axes.xaxis.set_major_locator(dates.AutoDateLocator(minticks=3, maxticks=6))
     axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
 
 
