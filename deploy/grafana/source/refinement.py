@@ -159,8 +159,8 @@ def _latency() -> Section:
             heat("One round: spread", "How many rounds took how long.", "s", ROUND),
             lines(
                 "Waiting for a place",
-                "In the queue, before anything runs. Grows when the server is full. Percentiles below 0.3 s are not to be "
-                "believed, because the histogram begins there; the mean is exact.",
+                "In the queue, before anything runs; grows when the server is full. The mean is exact; percentiles "
+                "below 0.3 s are not to be believed, because the histogram begins there.",
                 "s",
                 (mean(QUEUE), "mean"),
                 (quantile(0.95, QUEUE), "p95"),
