@@ -41,11 +41,16 @@ class Span:
     def step(self) -> float:
         return self.seconds / POINTS
 
+    @property
+    def interval(self) -> str:
+        """Of rates."""
+        return f"{max(60, 2 * self.step):.0f}s"
+
     def at(self) -> "np.ndarray[Any, Any]":
         return self.end - self.seconds + self.step * np.arange(POINTS + 1)
 
     def series(self, target: Mapping[str, Any]) -> list[Series]:
-        expr = dashboards.filled_in(target["expr"], interval=f"{max(60, 2 * self.step):.0f}s")
+        expr = dashboards.filled_in(target["expr"], interval=self.interval)
         found = self.prometheus.range(expr, self.end - self.seconds, self.end, self.step)
         return [(legend(target["legendFormat"], labels), self._row(points)) for labels, points in found]
 
@@ -81,12 +86,11 @@ def told(value: float, unit: str) -> str:
 
 
 def draw_number(axes: Any, panel: Mapping[str, Any], span: Span) -> None:
-    rows = [row for target in panel["targets"] for _, row in span.series(target)]
     defaults = panel["fieldConfig"]["defaults"]
-    known = rows[0][~np.isnan(rows[0])] if rows else np.array([])
-    value = float(known[-1]) if len(known) else math.nan
+    found = span.prometheus.query(dashboards.filled_in(panel["targets"][0]["expr"], interval=span.interval))
+    value = found[0][1] if found else math.nan
     passed = [s["color"] for s in defaults["thresholds"]["steps"] if s["value"] is None or value >= s["value"]]
-    axes.set_facecolor(COLORS[passed[-1]] if known.size else COLORS["green"])
+    axes.set_facecolor(COLORS["green" if math.isnan(value) else passed[-1]])
     axes.text(0.5, 0.5, told(value, defaults["unit"]), ha="center", va="center", fontsize=17, color="white")
     _without_ticks(axes)
 
@@ -199,6 +203,7 @@ def _place(figure: Any, panel: Mapping[str, Any], height: int, size: tuple[float
 
 def _scaled(axes: Any, panel: Mapping[str, Any], span: Span) -> None:
     defaults = panel["fieldConfig"]["defaults"]
+    axes.margins(y=0.15)
     axes.set_ylim(bottom=defaults.get("min"), top=defaults.get("max"))
     axes.yaxis.set_major_locator(plt.MaxNLocator(5))
     axes.yaxis.set_major_formatter(lambda value, _: told(value, defaults["unit"]))
