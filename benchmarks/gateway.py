@@ -36,7 +36,7 @@ from importlib.metadata import version
 from typing import Any
 
 from benchmarks.gateway_servers import SHORT
-from benchmarks.load import Sample, Target, closed_loop, open_loop
+from benchmarks.lean_load import Sample, Target, closed_loop, open_loop
 from benchmarks.process import Process, server
 from benchmarks.report import write
 

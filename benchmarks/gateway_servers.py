@@ -1,8 +1,9 @@
 """The two servers that benchmarks/gateway.py compares; both are run by uvicorn in the same way.
 
-    python -m benchmarks.gateway_servers slhf|echo --port PORT
+    python -m benchmarks.gateway_servers slhf|paced|echo --port PORT
 
-`slhf` is the server as `slhf-server` runs it, on a fake model that answers at once. `echo` is FastAPI alone.
+`slhf` is the server as `slhf-server` runs it, on a fake model that answers at once; `paced`, for benchmarks/scrape.py,
+on one that takes its time for each token. `echo` is FastAPI alone.
 """
 
 import argparse
@@ -24,7 +25,11 @@ SHORT = 8
 """Words (tokens) of an answer whose question does not name a number."""
 
 
-def instant() -> FakeEngine:
+PACE_S = 0.02
+"""Of a token of the paced model."""
+
+
+def fake(token_seconds: float) -> FakeEngine:
     """Answers with as many words as the question's first word says."""
 
     def reply(turns: Sequence[Turn]) -> str:
@@ -33,7 +38,7 @@ def instant() -> FakeEngine:
         first = turns[0].text.split(maxsplit=1)[0]
         return "word " * (int(first) - 1 if first.isdecimal() else SHORT - 1) + "end"
 
-    engine = FakeEngine(reply)
+    engine = FakeEngine(reply, token_seconds=token_seconds)
     return engine
 
 
@@ -91,13 +96,14 @@ async def stream(frames: int, request: Request) -> StreamingResponse:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("server", choices=("slhf", "echo"))
+    parser.add_argument("server", choices=("slhf", "paced", "echo"))
     parser.add_argument("--port", type=int, required=True)
     asked = parser.parse_args()
     settings = Settings(port=asked.port)
     listener = bind(settings)
-    if asked.server == "slhf":
-        asyncio.run(serve(settings, listener, instant().open))
+    if asked.server != "echo":
+        engine = fake(PACE_S if asked.server == "paced" else 0.0)
+        asyncio.run(serve(settings, listener, engine.open))
     else:
         server = uvicorn.Server(uvicorn.Config(echo, log_config=None, access_log=False))
         asyncio.run(server.serve(sockets=[listener]))

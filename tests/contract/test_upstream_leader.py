@@ -1,9 +1,5 @@
 """A Leader on another server, through the whole application: what it is sent, and what comes of what it says."""
 
-import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx2
@@ -22,8 +18,8 @@ from tests.server.upstream.faulty import (
     hello,
     pieces,
     says,
-    serving,
     silent,
+    upstream,
 )
 
 ASK: list[Any] = [{"role": "user", "content": "what is it"}]
@@ -40,30 +36,6 @@ CALLS_A_TOOL = {
     "usage": USAGE,
 }
 GOOD = says({**HELLO, "usage": USAGE})
-
-
-@contextmanager
-def upstream(*replies: Reply) -> Iterator[Faulty]:
-    """The upstream on an event loop of its own, beside the server's and the test's."""
-    started, stop = threading.Event(), asyncio.Event()
-    servers: list[Faulty] = []
-    loops: list[asyncio.AbstractEventLoop] = []
-
-    async def serve() -> None:
-        async with serving(*replies) as server:
-            servers.append(server)
-            loops.append(asyncio.get_running_loop())
-            started.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
-    thread.start()
-    assert started.wait(10)
-    try:
-        yield servers[0]
-    finally:
-        loops[0].call_soon_threadsafe(stop.set)
-        thread.join(10)
 
 
 def settings(server: Faulty, **model: Any) -> dict[str, Any]:

@@ -9,7 +9,9 @@ COMMANDS = [
     "scripts/test",
     "scripts/check",
     "scripts/clients",
+    "scripts/dashboards",
     "scripts/pin",
+    "scripts/prometheus",
     "scripts/environment",
     ".ci/run",
 ]

@@ -55,3 +55,7 @@ def install_node(requirements: Path, place: Path) -> None:
 def run(*command: str, environ: Mapping[str, str] | None = None) -> None:
     settings = {**os.environ, **(environ or {})}
     subprocess.run(command, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
+
+
+if __name__ == "__main__":  # prints the folder
+    sys.stdout.write(f"{ensure(Path(sys.argv[1]))}\n")

@@ -7,8 +7,9 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,30 @@ async def serving(*replies: Reply) -> AsyncGenerator[Faulty, None]:
     async with server:
         yield faulty
         await faulty.until_connections(0)
+
+
+@contextmanager
+def upstream(*replies: Reply) -> Iterator[Faulty]:
+    """The upstream on an event loop of its own, beside the server's and the test's."""
+    started, stop = threading.Event(), asyncio.Event()
+    servers: list[Faulty] = []
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve() -> None:
+        async with serving(*replies) as server:
+            servers.append(server)
+            loops.append(asyncio.get_running_loop())
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield servers[0]
+    finally:
+        loops[0].call_soon_threadsafe(stop.set)
+        thread.join(10)
 
 
 def free_port() -> int:
