@@ -1,7 +1,7 @@
 # The server's images. Both run as a user without rights, need no writable root (only /cache and /tmp), and hold no key.
 #   docker build --target gpu -t slhf-server:0.1.0-gpu .      docker build --target cpu -t slhf-server:0.1.0-cpu .
 #   docker run --gpus all -p 8000:8000 slhf-server:0.1.0-gpu --bundle owner/name
-# docs/deployment.md says the rest: volumes, shared memory, tensor parallelism, mirrors.
+# The third, ray, is gpu with Ray Serve. docs/deployment.md says the rest: volumes, shared memory, tensor parallelism, mirrors.
 
 # The bases by their tags; name a mirror, or a digest, with --build-arg.
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
@@ -41,6 +41,21 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --retries=3 \
     CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('SLHF_PORT', '8000') + '/ready', timeout=4)"]
 ENTRYPOINT ["slhf-server"]
+
+# For deploy/ray/rayservice.yaml: KubeRay says what runs in it.
+FROM gpu AS ray
+LABEL org.opencontainers.image.title="slhf-server (ray)"
+USER 0
+# KubeRay asks with wget whether Ray is alive.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -rf /var/lib/apt/lists/*
+RUN --mount=type=bind,target=/src \
+    uv pip install --system --no-cache --compile-bytecode --constraint /src/constraints.txt "ray[serve]==2.60.0"
+COPY deploy/ray/slhf_ray.py /usr/local/lib/slhf-ray/
+ENV PYTHONPATH=/usr/local/lib/slhf-ray
+USER 10001:0
+HEALTHCHECK NONE
+ENTRYPOINT []
 
 FROM ${PYTHON_IMAGE} AS cpu
 LABEL org.opencontainers.image.title="slhf-server (cpu)" \
