@@ -11,10 +11,11 @@ ARG VLLM_IMAGE=docker.io/vllm/vllm-openai:v0.32.0
 FROM ${PYTHON_IMAGE} AS installed
 # scripts/environment installs as it does everywhere: versions from constraints.txt, the CPU build of torch.
 ENV SLHF_EXTRA=cpu SLHF_VENV=/opt/slhf PYTHON=python3 UV_LINK_MODE=copy
-# The installers go: nothing installs anything in a running container.
+# Nothing is installed or compiled in a running container: the installers go, and torch's headers and tests.
 RUN --mount=type=bind,target=/src --mount=type=cache,target=/root/.cache/uv \
     /src/scripts/environment image && \
-    /opt/slhf/bin/python -m pip uninstall --quiet --yes uv pip
+    /opt/slhf/bin/python -m pip uninstall --quiet --yes uv pip && \
+    rm -r /opt/slhf/lib/python3*/site-packages/torch/include /opt/slhf/lib/python3*/site-packages/torch/test
 
 FROM ${VLLM_IMAGE} AS gpu
 LABEL org.opencontainers.image.title="slhf-server (gpu)" \
