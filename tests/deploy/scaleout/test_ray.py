@@ -1,0 +1,214 @@
+"""The real application on a real Ray cluster on this machine, with the fake model at 50 ms a round.
+
+scripts/deploy-checks makes Ray's environment and names its Python in RAY_PYTHON; without it these tests are skipped.
+The figures that they print are in docs/scaling.md.
+"""
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from slhf import Client, SLHFError
+from tests.deploy.programs import DEPLOY, ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+ONE_AT_A_TIME = {"limits": {"running": 1}, "log_level": "error"}
+"""A replica plays one refinement at a time: draft and one round, 100 ms, so it answers at most 10 in a second."""
+CLIENTS = 8
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Cluster:
+    """cluster.py in Ray's environment, told what to deploy."""
+
+    def __init__(self, python: str, log: Path) -> None:
+        folders = (DEPLOY / "ray", Path(__file__).parent, ROOT / "server", ROOT / "clients" / "python")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLHF_", "RAY_", "PYTHON"))}
+        variables = {
+            "PYTHONPATH": os.pathsep.join(map(str, folders)),
+            "RAY_AUTH_MODE": "disabled",  # else a token is left in the user's home
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PYTHONWARNINGS": "ignore",
+        }
+        self.log = log
+        with log.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [python, str(Path(__file__).with_name("cluster.py"))],
+                env=kept | variables,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        self.port, self.metrics_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}/fake"
+
+    def deploy(self, replicas: int, settings: dict[str, Any]) -> float:
+        """Seconds until every replica is healthy."""
+        assert self.process.stdin and self.process.stdout
+        order = {"port": self.port, "replicas": replicas, "settings": settings, "metrics_port": self.metrics_port}
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, self.log.read_text()[-4000:]
+        return float(json.loads(answer)["deployed_s"])
+
+    def end(self) -> None:
+        self.process.communicate(timeout=120)  # closes its input
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    python = os.environ.get("RAY_PYTHON")
+    if python is None:
+        pytest.skip("RAY_PYTHON names no Python with Ray: scripts/deploy-checks makes one")
+    cluster = Cluster(python, tmp_path_factory.mktemp("ray") / "stderr")
+    yield cluster
+    cluster.end()
+
+
+@dataclass
+class Load:
+    """What clients saw who ask again at once, each for its next answer."""
+
+    answers: list[tuple[float, str]] = field(default_factory=list)
+    """When, and by which process."""
+    asked: int = 0
+    failures: list[str] = field(default_factory=list)
+    """What the client's own retries did not hide; the request was then made anew."""
+    lost: int = 0
+
+    @property
+    def per_second(self) -> float:
+        times = [at for at, _ in self.answers]
+        return (len(times) - 1) / (max(times) - min(times))
+
+    @property
+    def replicas(self) -> Counter[str]:
+        return Counter(pid for _, pid in self.answers)
+
+
+@dataclass
+class Clients:
+    url: str
+    load: Load = field(default_factory=Load)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def ask(self, client: Client) -> None:
+        """An answer, or another attempt where it failed, or one that is lost."""
+        self.load.asked += 1
+        for _ in range(2):
+            try:
+                answer = client.refine("question", rounds=1)
+            except SLHFError as exc:
+                self.load.failures.append(f"{type(exc).__name__}: {exc}"[:200])
+                continue
+            self.load.answers.append((time.monotonic(), answer.output))
+            return
+        self.load.lost += 1
+
+    def run(self, most: int) -> Load:
+        """`most` requests, or fewer where `ended` is set before."""
+        numbers = itertools.count()
+
+        def one(_: int) -> None:
+            with Client(self.url) as client:
+                while not self.ended.is_set() and next(numbers) < most:
+                    self.ask(client)
+
+        with ThreadPoolExecutor(CLIENTS) as threads:
+            list(threads.map(one, range(CLIENTS)))
+        return self.load
+
+
+def throughput(cluster: Cluster, replicas: int) -> float:
+    """Requests in a second; the first ones find the replicas."""
+    cluster.deploy(replicas, ONE_AT_A_TIME)
+    Clients(cluster.url).run(2 * CLIENTS)
+    load = Clients(cluster.url).run(60 * replicas)
+    assert (load.failures, len(load.replicas)) == ([], replicas)
+    return load.per_second
+
+
+def test_two_replicas_answer_almost_twice_as_much_as_one(cluster: Cluster) -> None:
+    one, two = throughput(cluster, 1), throughput(cluster, 2)
+    figures = f"one replica {one:.1f} requests/s, two {two:.1f}: {two / one:.2f} times as much"
+    print(f"\n{figures}")  # noqa: T201  a figure that the test is for
+    assert two >= 1.8 * one, figures
+
+
+def test_a_replica_that_is_killed_under_load_loses_no_answer(cluster: Cluster) -> None:
+    cluster.deploy(2, ONE_AT_A_TIME)
+    clients = Clients(cluster.url)
+    with ThreadPoolExecutor(1) as background:
+        running = background.submit(clients.run, 2000)
+        assert await_replicas(clients, 2)
+        before = set(clients.load.replicas)
+        killed = time.monotonic()
+        os.kill(int(min(before)), signal.SIGKILL)
+        recovered = await_replicas(clients, 3)
+        clients.ended.set()
+        load = running.result()
+    assert recovered
+    first = min(at for at, pid in load.answers if pid not in before)
+    print(f"\n{load.asked} requests, repeated: {load.failures}; a new replica answered {first - killed:.1f} s later")  # noqa: T201
+    assert (load.lost, len(load.answers)) == (0, load.asked)
+
+
+def test_new_settings_are_rolled_out_without_a_failed_request(cluster: Cluster) -> None:
+    cluster.deploy(2, ONE_AT_A_TIME)
+    clients = Clients(cluster.url)
+    with ThreadPoolExecutor(1) as background:
+        running = background.submit(clients.run, 4000)
+        assert await_replicas(clients, 2)
+        seconds = cluster.deploy(2, ONE_AT_A_TIME | {"speculation": "off"})
+        seen = len(clients.load.replicas)
+        renewed = await_replicas(clients, max(4, seen))
+        clients.ended.set()
+        load = running.result()
+    print(f"\n{load.asked} requests while two replicas were replaced in {seconds:.1f} s")  # noqa: T201
+    assert renewed
+    assert (load.failures, load.lost) == ([], 0)
+
+
+def test_streams_pass_and_an_application_has_a_path_of_its_own(cluster: Cluster) -> None:
+    cluster.deploy(1, ONE_AT_A_TIME)
+    with Client(cluster.url) as client:
+        events = [event.type for event in client.stream("question", rounds=1)]
+    assert events[0] == "round.started" and events[-1] == "refinement.completed"
+    models = httpx2.get(f"{cluster.url}/v1/models").json()
+    assert [model["id"] for model in models["data"]] == ["fake"]
+
+
+def test_a_replica_shows_its_own_metrics(cluster: Cluster) -> None:
+    cluster.deploy(1, ONE_AT_A_TIME)
+    page = httpx2.get(f"http://127.0.0.1:{cluster.metrics_port}/metrics").text
+    assert "slhf_num_requests_running" in page and "python_gc_objects_collected_total" in page
+
+
+def await_replicas(clients: Clients, count: int, seconds: float = 120) -> bool:
+    """Whether answers of so many processes have come in time."""
+    give_up = time.monotonic() + seconds
+    while len(clients.load.replicas) < count and time.monotonic() < give_up:
+        threading.Event().wait(0.05)
+    return len(clients.load.replicas) >= count

@@ -1,0 +1,76 @@
+"""deploy/compose.yaml: read by the real Docker Compose, and by the server where it speaks about settings."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from slhf_server.settings import load_settings
+from tests.deploy.programs import DEPLOY, run
+
+GPU = ("-f", "compose.gpu.yaml")
+
+
+def compose(*arguments: str) -> dict[str, Any]:
+    """The configuration as Docker Compose understands it."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("SLHF_", "COMPOSE_"))}
+    command = ("docker-compose", "-f", "compose.yaml", *arguments, "config", "--format", "json")
+    done = run(*command, folder=DEPLOY, environ=plain)
+    assert done.returncode == 0, done.stderr
+    config: dict[str, Any] = json.loads(done.stdout)
+    return config
+
+
+def written() -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return config
+
+
+def test_one_command_starts_server_prometheus_and_grafana() -> None:
+    assert set(compose()["services"]) == {"server", "prometheus", "grafana"}
+
+
+def test_a_profile_adds_a_server_with_an_upstream() -> None:
+    services = compose("--profile", "upstream")["services"]
+    assert services["with-upstream"]["environment"]["SLHF_UPSTREAMS__DRAFTER__BASE_URL"] == "http://server:8000/v1"
+
+
+def test_the_gpu_file_gives_the_server_the_gpus_and_keeps_the_rest() -> None:
+    plain, gpu = compose()["services"], compose(*GPU)["services"]
+    server = gpu["server"]
+    assert server["build"]["target"] == "gpu"
+    assert server["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+    changed = {"build", "deploy", "image", "shm_size"}
+    assert {key: value for key, value in server.items() if key not in changed} == {
+        key: value for key, value in plain["server"].items() if key not in changed
+    }
+    assert gpu["grafana"] == plain["grafana"]
+
+
+def test_every_port_is_open_to_this_host_alone() -> None:
+    services = compose("--profile", "upstream")["services"].values()
+    assert {port["host_ip"] for service in services for port in service["ports"]} == {"127.0.0.1"}
+
+
+def test_what_is_mounted_is_there() -> None:
+    mounts = [volume.split(":")[0] for service in written()["services"].values() for volume in service["volumes"]]
+    missing = [mount for mount in mounts if mount.startswith("./") and not (DEPLOY / mount).exists()]
+    assert missing == []
+
+
+def test_servers_need_no_rights_and_no_writable_root() -> None:
+    for name in ("server", "with-upstream"):
+        service = written()["services"][name]
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+
+
+def test_the_upstream_example_is_a_configuration_that_the_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SLHF_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SLHF_UPSTREAMS__DRAFTER__BASE_URL", "http://server:8000/v1")
+    monkeypatch.setenv("SLHF_UPSTREAMS__DRAFTER__MODEL", "smollm2-135m")
+    settings = load_settings(["--config", str(Path(DEPLOY, "compose", "upstream.yaml"))])
+    assert settings.models["assistant"].leader == "drafter"

@@ -1,0 +1,66 @@
+"""What can be said about the images without building them; test_image.py builds one."""
+
+import re
+import tomllib
+from fnmatch import fnmatch
+
+import pytest
+
+from tests.deploy.programs import ROOT, run
+
+TARGETS = ("gpu", "cpu")
+
+
+@pytest.fixture(scope="module")
+def dockerfile() -> str:
+    return (ROOT / "Dockerfile").read_text()
+
+
+@pytest.fixture(scope="module")
+def stages(dockerfile: str) -> dict[str, str]:
+    """Each stage's text by its name."""
+    parts = re.split(r"^FROM \S+ AS (\w+)\n", dockerfile, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def pin(package: str) -> str:
+    (version,) = re.findall(rf"^{package}==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    return str(version)
+
+
+def test_hadolint_finds_nothing() -> None:
+    done = run("hadolint", "Dockerfile")
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_gpus_base_has_the_vllm_that_is_pinned(dockerfile: str) -> None:
+    assert f"vllm-openai:v{pin('vllm')}\n" in dockerfile
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_is_labelled_with_the_servers_version(stages: dict[str, str], target: str) -> None:
+    version = tomllib.loads((ROOT / "server" / "pyproject.toml").read_text())["project"]["version"]
+    assert re.findall(r'image\.version="(.*)"', stages[target]) == [version]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_runs_without_rights_and_says_whether_it_is_ready(stages: dict[str, str], target: str) -> None:
+    text = stages[target]
+    assert re.findall(r"^USER (.*)$", text, re.MULTILINE)[-1] == "10001:0"
+    assert "/ready" in text.partition("HEALTHCHECK")[2]
+    assert "VOLUME /cache" in text
+    assert text.rstrip().endswith('ENTRYPOINT ["slhf-server"]')
+
+
+def test_the_context_holds_sources_and_no_secrets() -> None:
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert lines[0] == "*"
+    admitted = [line.removeprefix("!") for line in lines if line.startswith("!")]
+    assert [name for name in admitted if not list(ROOT.glob(name))] == []
+    assert not any(fnmatch(".env", pattern) or fnmatch(".git/config", pattern) for pattern in admitted)
+
+
+def test_the_image_leaves_out_what_is_never_there(dockerfile: str) -> None:
+    lines = (ROOT / "deploy" / "overrides-image.txt").read_text().splitlines()
+    names = [line for line in lines if not line.startswith("#")]
+    assert names and all(line.endswith(" ; sys_platform == 'never'") for line in names)
