@@ -1,7 +1,7 @@
 """The server as a Ray Serve application: the same FastAPI application, with an engine of its own in each replica.
 
-A refinement's rounds run in one process, so whichever replica Ray picks plays all of them. `serve deploy serve.yaml`, or
-`serve run slhf_ray:app`. docs/scaling.md says how to size it.
+A refinement's rounds run in one process, so whichever replica Ray picks plays all of them. `serve deploy serve.yaml`,
+or `serve run slhf_ray:app`.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     settings: dict[str, Any] = {}
-    """As in slhf-server's YAML file; a replica's `SLHF_*` variables win, and are the place for secrets. Of no effect are
+    """As in slhf-server's YAML file; a replica's `SLHF_*` variables win, and are for secrets. Of no effect are
     `host`, `port` and `grace_period_s`: Ray listens, and Ray waits."""
     metrics_port: int | None = Field(default=None, gt=0, le=65535)
     """Where a replica shows its /metrics (through Ray's proxy one would see any replica's); none: nowhere."""

@@ -67,7 +67,7 @@ _SHARE = tuple(tenth / 10 for tenth in range(1, 11))
 _LENGTH_RATIO = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.3, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
-disable_created_metrics()  # a series more for each counter and histogram, vLLM's too: a fifth of the page, for nobody
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter and histogram, vLLM's too: a fifth of the page, for nobody
 
 Metric = TypeVar("Metric", Counter, Histogram)
 

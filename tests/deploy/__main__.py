@@ -42,7 +42,7 @@ def unpack_helm(place: Path) -> None:
 
 
 def ray_requirements() -> str:
-    """The server and the Ray of the Dockerfile; no vLLM, since the model is a fake. Paths are from the repository's root.
+    """The server and the Ray of the Dockerfile; no vLLM, since the model is a fake. Paths start at the repository.
 
     The tests import the server's files from there too (PYTHONPATH), so a change to them needs no new environment.
     """

@@ -1,4 +1,4 @@
-"""The real tools that deploy/ is checked with. scripts/deploy-checks installs them; a test without its tool is skipped."""
+"""The real tools that deploy/ is checked with. scripts/deploy-checks installs them; without its tool a test skips."""
 
 import shutil
 import subprocess
@@ -27,8 +27,7 @@ def run(
         [found(command[0]), *command[1:]],
         cwd=folder,
         env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=240,
     )

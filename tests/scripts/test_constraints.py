@@ -24,7 +24,7 @@ def direct_dependencies(root: Path) -> set[str]:
         found |= {*project["project"]["dependencies"], *project["build-system"]["requires"]}
         for extra in project["project"].get("optional-dependencies", {}).values():
             found |= set(extra)
-    return {normalised(requirement) for requirement in found} - {"slhf"}
+    return {normalised(requirement) for requirement in found} - {"slhf", "slhf-server"}
 
 
 def test_every_line_is_one_version_without_address_or_build_tag(lines: list[str]) -> None:

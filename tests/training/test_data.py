@@ -88,6 +88,22 @@ def test_the_order_is_shuffled_by_the_seed_and_a_limit_is_its_beginning(tmp_path
     assert load(DataSettings(files=(path,), seed=1, limit=5)) == one[:5]
 
 
+def test_parts_share_no_prompt_and_make_up_the_whole(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Question {i % 60}!", "chosen": f"c{i}", "rejected": "r"} for i in range(120)]
+    path = write(tmp_path / "rows.jsonl", *rows)
+    parts = [load(DataSettings(files=(path,), part=part)) for part in ((0, 0.5), (0.5, 0.7), (0.7, 1))]
+    prompts = [{example.chat[0]["content"] for example in part} for part in parts]
+    assert sum(map(len, parts)) == 120
+    assert sum(map(len, prompts)) == len(set.union(*prompts)) == 60
+    assert len(prompts[0]) in range(20, 41)
+    assert all(split(part, 0.3)[1] for part in parts)  # a split cuts through every part
+
+
+def test_a_part_is_a_range(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"part: 0\.5 is not below 0\.5"):
+        DataSettings(files=(tmp_path,), part=(0.5, 0.5))
+
+
 def test_a_prompt_never_stands_on_both_sides() -> None:
     """Case, spaces and punctuation do not make another prompt; what else is loaded does not move one."""
     prompts = [f"{prefix} {i}" for i in range(500) for prefix in ("Question", "question:", "QUESTION?")]

@@ -110,7 +110,7 @@ def test_the_follower_learns_rock_paper_scissors(tmp_path: Path) -> None:
     beating = [tiny.WORDS.index(word) for word in "BCA"]
 
     def beaten() -> float:
-        return min(word_probabilities(trainer, "follower", drafts)[range(3), beating])
+        return float(word_probabilities(trainer, "follower", drafts)[range(3), beating].min())
 
     assert beaten() < 0.2
     trainer.train()

@@ -85,10 +85,37 @@ def test_a_probe_is_where_the_gradient_vanishes() -> None:
 
     Features 1 and 0 standardise to +1 and -1, so d' = 2, and the objective's gradient is -2 sigmoid(-2 w) + l2 w = 0.
     """
-    known = Known(torch.tensor([[[1.0], [0.0]]]).double().repeat(4, 1, 1), torch.zeros(4).double())
-    head = solve(known, l2=1.0)
+    known = Known(
+        torch.tensor([[[1.0], [0.0]]]).double().repeat(4, 1, 1), torch.zeros(4).double(), torch.zeros(4, 2).double()
+    )
+    head, _ = solve(known, l2=1.0)
     standardised = float(head.weight) * 0.5  # the raw weight is the standardised one by the deviation, 0.5
     assert 2 / (1 + math.exp(2 * standardised)) == pytest.approx(standardised, abs=1e-5)
+
+
+def test_a_probe_that_holds_length_leaves_to_it_what_it_explains() -> None:
+    """Answers with one feature x and length z; the better one is longer in 9 of 10 pairs, and has x more in 6 of 10.
+
+    In the pairs x goes with z, so that a plain probe takes x for the cause. With z held, x is worth nothing where z is
+    the same, and those pairs are half and half.
+    """
+    same_length = [([1.0, 0.0], [2.0, 2.0])] * 10 + [([0.0, 1.0], [2.0, 2.0])] * 10  # (x, z) of chosen and rejected
+    longer = [([1.0, 0.0], [3.0, 2.0])] * 18 + [([0.0, 1.0], [2.0, 3.0])] * 2
+    pairs = same_length + longer
+    features = torch.tensor([x for x, _ in pairs]).double()[..., None]
+    known = Known(features, torch.zeros(len(pairs)).double(), torch.tensor([z for _, z in pairs]).double())
+    plain, no_slope = solve(known, l2=1e-3)
+    held, slope = solve(known, l2=1e-3, hold_length=True)
+    assert float(plain.weight) > 0.5 and float(no_slope) == 0
+    assert abs(float(held.weight)) < 0.05
+    assert float(slope) == pytest.approx(math.log(9), abs=0.05)  # a longer answer wins 9 times in 10
+
+
+def test_only_a_probe_can_hold_length(backbone: Path, tmp_path: Path) -> None:
+    heads = {"one": {"data": {"files": ["x.jsonl"]}, "hold_length": True}}
+    config = configuration(tmp_path, backbone, {"method": "lora"}, heads)
+    with pytest.raises(SettingsError, match=r"heads\.one\.hold_length: needs method: probe, not lora"):
+        read_config(config, RewardTraining)
 
 
 def test_calibration_error_by_hand() -> None:

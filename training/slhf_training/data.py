@@ -14,7 +14,7 @@ import random
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TextIO, TypeVar, cast
+from typing import Annotated, Any, Final, Self, TextIO, TypeVar, cast
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -50,6 +50,9 @@ class DataSettings(Section):
     hub: tuple[HubData, ...] = ()
     where: dict[str, Value | tuple[Value, ...]] = {}
     """Only rows whose key has this value, or one of these."""
+    part: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(gt=0, le=1)]] = (0.0, 1.0)
+    """Only these prompts: from where to where in an order of all possible prompts that is the same everywhere. Parts
+    that do not overlap share no prompt, so [0, 0.5] can train a judge and [0.5, 1] another that checks it."""
     seed: int = 0
     """Of the order: the same seed and files give the same order."""
     limit: int | None = Field(default=None, gt=0)
@@ -59,6 +62,8 @@ class DataSettings(Section):
     def _some_source(self) -> Self:
         if not self.files and not self.hub:
             raise ValueError("name at least one of files and hub")
+        if self.part[0] >= self.part[1]:
+            raise ValueError(f"part: {self.part[0]} is not below {self.part[1]}")
         return self
 
 
@@ -70,8 +75,10 @@ def load(settings: DataSettings) -> list[Example]:
         examples += [example for example in found if example is not None]
         if None in found:
             _LOG.warning("%s: %d rows are no %s rows and were dropped", source.name, found.count(None), source.adapter)
+    first, end = settings.part
+    examples = [example for example in examples if first <= _position(example.chat, _PARTS) < end]
     if not examples:
-        raise DataError(f"no rows in {_names(settings)} where {settings.where}")
+        raise DataError(f"no rows in {_names(settings)} where {settings.where}, part {first} to {end}")
     random.Random(settings.seed).shuffle(examples)
     return examples[: settings.limit]
 
@@ -198,7 +205,10 @@ def _names(settings: DataSettings) -> str:
     return ", ".join([*map(str, settings.files), *(source.name for source in settings.hub)])
 
 
-def _position(chat: Chat, seed: int) -> float:
+_PARTS: Final = "parts"  # another order than any seed's: a split of a part cuts through all of it
+
+
+def _position(chat: Chat, seed: int | str) -> float:
     """A number in [0, 1) that depends on the first user turn's letters and digits alone."""
     first = next((message["content"] for message in chat if message["role"] == "user"), "")
     folded = unicodedata.normalize("NFKC", first).lower()

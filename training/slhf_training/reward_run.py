@@ -67,7 +67,9 @@ def _probed(settings: RewardTraining, how: ProbeSettings, sides: Sides) -> tuple
     _LOG.info("%d answers read; %d are longer than max_tokens and were dropped", len(features), dropped)
     heads, report = {}, {}
     for name, (learn, held) in sides.items():
-        head, facts = probe(Known.of(learn, features), Known.of(held, features), how.l2)
+        head, facts = probe(
+            Known.of(learn, features), Known.of(held, features), how.l2, hold_length=settings.heads[name].hold_length
+        )
         heads[name] = head
         report[name] = facts | {"dropped": len(learn) + len(held) - facts["train"] - facts["validation"]}
         _LOG.info("%s: %s", name, report[name])

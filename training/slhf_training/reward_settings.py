@@ -16,6 +16,8 @@ class HeadSettings(Section):
     attribute: str | None = None
     """An attribute of the examples' scores. `regression` learns its value; `bradley-terry` learns which of two answers
     to one prompt has more of it. None: the examples' own pairs."""
+    hold_length: bool = False
+    """Explain what the log of an answer's words explains by that alone, and leave it out of the score; a probe can."""
 
     @model_validator(mode="after")
     def _target(self) -> Self:
@@ -71,3 +73,10 @@ class RewardTraining(Section):
         if "default" in heads:
             raise ValueError("peft keeps the name default for itself")
         return heads
+
+    @model_validator(mode="after")
+    def _what_does_not_go_together(self) -> Self:
+        held = [name for name, head in self.heads.items() if head.hold_length]
+        if held and self.training.method != "probe":
+            raise ValueError(f"heads.{held[0]}.hold_length: needs method: probe, not {self.training.method}")
+        return self

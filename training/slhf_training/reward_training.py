@@ -21,18 +21,21 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Lessons as numbers: features (N, K, F) of their K answers, and targets (N,)."""
+    """Lessons as numbers: features (N, K, F) of their K answers, targets (N,), and the answers' lengths (N, K)."""
 
     features: Tensor
     targets: Tensor
+    lengths: Tensor
+    """log(1 + words)."""
 
     @classmethod
     def of(cls, lessons: Sequence[Lesson], features: Mapping[tuple[str, str], Tensor]) -> "Known":
         rows = [torch.stack([features[key(lesson, answer)] for answer in lesson.answers]) for lesson in lessons]
         targets = torch.tensor([lesson.target for lesson in lessons], dtype=torch.float64)
+        words = torch.tensor([[len(answer.split()) for answer in lesson.answers] for lesson in lessons])
         stacked = torch.stack(rows).double()
         read = ~stacked.isnan().any(-1).any(-1)
-        return cls(stacked[read], targets[read])
+        return cls(stacked[read], targets[read], words[read].double().log1p())
 
 
 def key(lesson: Lesson, answer: str) -> tuple[str, str]:
@@ -51,44 +54,54 @@ def loss_of(scores: Tensor, targets: Tensor) -> Tensor:
     return bradley_terry(scores[:, 0], scores[:, 1]) if scores.shape[1] == 2 else regression(scores[:, 0], targets)
 
 
-def probe(train: Known, validation: Known, l2: Sequence[float]) -> tuple[Head, dict[str, Any]]:
+def probe(
+    train: Known, validation: Known, l2: Sequence[float], *, hold_length: bool = False
+) -> tuple[Head, dict[str, Any]]:
     """The head with the least validation loss, and what it was. Deterministic: each problem is convex."""
     if not len(train.targets) or not len(validation.targets):
         raise DataError("every text of the training or of the validation data is longer than max_tokens")
-    found = [solve(train, strength) for strength in l2]
-    with torch.no_grad():
-        losses = [float(loss_of(head(validation.features), validation.targets)) for head in found]
+    found = [solve(train, strength, hold_length=hold_length) for strength in l2]
+    longer = validation.lengths - train.lengths.mean()
+    losses = [float(loss_of(head(validation.features) + slope * longer, validation.targets)) for head, slope in found]
     best = min(range(len(l2)), key=losses.__getitem__)
-    head = Head(found[best].weight.float(), found[best].bias.float())
-    return head, {
+    head, slope = found[best]
+    return Head(head.weight.float(), head.bias.float()), {
         "l2": l2[best],
         "validation_loss": losses[best],
         "validation_losses": dict(zip(map(str, l2), losses, strict=True)),
         "train": len(train.targets),
         "validation": len(validation.targets),
+        "length_slope": float(slope),
     }
 
 
-def solve(known: Known, l2: float) -> Head:
-    """The minimum of loss + l2 / 2 |w|^2 over standardised features, folded back into raw ones; float64."""
+def solve(known: Known, l2: float, *, hold_length: bool = False) -> tuple[Head, Tensor]:
+    """The minimum of loss + l2 / 2 |w|^2 over standardised features, folded back into raw ones; float64.
+
+    Beside it the slope of the lengths, 0 unless they are held: as in length-controlled win rates, a term of its own
+    (not penalised, so that it takes all that length explains). The head scores as if the answer had the mean length.
+    """
     flat = known.features.flatten(0, 1)
     mean, scale = flat.mean(0), flat.std(0, correction=0).clamp_min(1e-6)
     features = (known.features - mean) / scale
     weight = torch.zeros(features.shape[-1], dtype=torch.float64, requires_grad=True)
     bias = known.targets.mean().clone().requires_grad_()
+    slope = torch.zeros((), dtype=torch.float64, requires_grad=hold_length)
+    lengths = known.lengths - known.lengths.mean()
+    found = [parameter for parameter in (weight, bias, slope) if parameter.requires_grad]
     optimiser = torch.optim.LBFGS(
-        [weight, bias], max_iter=500, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        found, max_iter=500, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        objective = loss_of(features @ weight + bias, known.targets) + l2 / 2 * weight @ weight
+        objective = loss_of(features @ weight + bias + slope * lengths, known.targets) + l2 / 2 * weight @ weight
         objective.backward()  # type: ignore[no-untyped-call]
         return objective
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
     raw = (weight / scale).detach()
-    return Head(raw, bias.detach() - mean @ raw)
+    return Head(raw, bias.detach() - mean @ raw), slope.detach()
 
 
 def add_adapter(backbone: Backbone, name: str, settings: LoraSettings) -> None:

@@ -1,4 +1,4 @@
-"""Resources of other projects' controllers. Their schemas are not to be had offline: what we use of them stands here."""
+"""Resources of other projects' controllers. Their schemas cannot be had offline: what we use of them stands here."""
 
 from typing import Any
 

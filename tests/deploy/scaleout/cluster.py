@@ -1,7 +1,7 @@
 """Runs in Ray's environment: deploy/ray/slhf_ray.py on a local cluster, with the fake model in the engine's place.
 
-A round takes ROUND_S; its text is the replica's process id. Each line on standard input, `{"port", "replicas", "settings",
-"metrics_port"}`, is deployed, and answered by a line `{"deployed_s"}`; the end of the input ends the cluster.
+A round takes ROUND_S; its text is the replica's process id. Each line on standard input, `{"port", "replicas",
+"settings", "metrics_port"}`, is deployed, and answered by a line `{"deployed_s"}`; the input's end ends the cluster.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from typing import ClassVar
 
 import ray
 from ray import serve
@@ -16,6 +17,7 @@ from slhf_ray import Arguments, Replica, application
 
 from slhf_server.fake import FakeEngine
 from slhf_server.model import Turn
+from slhf_server.service import OpenEngine
 from slhf_server.settings import Settings
 
 ROUND_S = 0.05
@@ -30,7 +32,7 @@ async def open_fake(settings: Settings) -> FakeEngine:
 
 
 class FakeReplica(Replica):
-    open_engine = staticmethod(open_fake)
+    open_engine: ClassVar[OpenEngine] = staticmethod(open_fake)
 
 
 def deploy(replicas: int, settings: dict[str, object], metrics_port: int) -> None:

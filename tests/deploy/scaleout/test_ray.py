@@ -1,7 +1,7 @@
 """The real application on a real Ray cluster on this machine, with the fake model at 50 ms a round.
 
 scripts/deploy-checks makes Ray's environment and names its Python in RAY_PYTHON; without it these tests are skipped.
-The figures that they print are in docs/scaling.md.
+They print their figures.
 """
 
 import itertools
