@@ -1,4 +1,4 @@
-"""Writes a benchmark's figures: JSON beside the script, and the tables of docs/benchmarks.md."""
+"""Writes a benchmark's figures: JSON beside the script, and the tables of a page of docs."""
 
 import json
 import statistics
@@ -10,14 +10,14 @@ from typing import Any
 OURS, BARE, PLAIN = "slhf-server", "bare engine", "vllm serve"
 
 
-def write(name: str, figures: dict[str, Any], table: str) -> None:
+def write(name: str, figures: dict[str, Any], table: str, page: str = "benchmarks.md") -> None:
     """`name`.json beside the script, and the table between the page's marks of that name; prints the table."""
     directory = Path(__file__).parent
     (directory / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    page = directory.parent / "docs" / "benchmarks.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    page.write_text(f"{before}{begin}\n{table}{end}{rest.partition(end)[2]}", encoding="utf-8")
+    file = directory.parent / "docs" / page
+    before, _, rest = file.read_text(encoding="utf-8").partition(begin)
+    file.write_text(f"{before}{begin}\n{table}{end}{rest.partition(end)[2]}", encoding="utf-8")
     print(table)
 
 

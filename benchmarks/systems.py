@@ -43,19 +43,19 @@ class Ours:
     name = "slhf-server"
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self.url = url
         self._http = httpx2.AsyncClient(timeout=600, limits=httpx2.Limits(max_connections=None))
         self.reports: list[dict[str, Any]] = []
 
     async def answer(self, prompt: str) -> None:
         body = {"messages": [{"role": "user", "content": prompt}], "refine": {"rounds": ROUNDS}, **SAMPLING}
-        answer = await self._http.post(f"{self._url}/v1/chat/completions", json=body)
+        answer = await self._http.post(f"{self.url}/v1/chat/completions", json=body)
         answer.raise_for_status()
         self.reports.append(answer.json()["refinement"])
 
     async def engine_seconds(self) -> float:
         """Sum over all completions of vLLM's own end-to-end time."""
-        page = (await self._http.get(f"{self._url}/metrics")).text
+        page = (await self._http.get(f"{self.url}/metrics")).text
         found = re.search(r"^vllm:e2e_request_latency_seconds_sum\{.*\} (\S+)$", page, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
