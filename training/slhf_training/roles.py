@@ -124,6 +124,9 @@ class Roles:
             return self._gathered() if self.is_sharded else self.model
         assert self._copy is not None, "made with merges=False"
         self._copy.to(self.device)
+        if self.device.type == "cpu":
+            # For one query on a cache in bfloat16, torch's fused attention takes 12 times as long (2.13: 1.2 ms, 0.1 ms).
+            self._copy.set_attn_implementation("eager")
         for name, layer in self._layers.items():
             merged = layer.get_base_layer().weight + layer.get_delta_weight(self.adapter_of[role])
             self._copy.get_submodule(name).weight.copy_(whole(merged))
