@@ -125,7 +125,7 @@ class Roles:
         assert self._copy is not None, "made with merges=False"
         self._copy.to(self.device)
         if self.device.type == "cpu":
-            # For one query on a cache in bfloat16, torch's fused attention takes 12 times as long (2.13: 1.2 ms, 0.1 ms).
+            # One query on a cache in bfloat16: torch 2.13 takes 1.2 ms with its fused attention, 0.1 ms without.
             self._copy.set_attn_implementation("eager")
         for name, layer in self._layers.items():
             merged = layer.get_base_layer().weight + layer.get_delta_weight(self.adapter_of[role])
