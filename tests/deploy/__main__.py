@@ -41,8 +41,8 @@ def unpack_helm(place: Path) -> None:
     partial.replace(place / "bin" / "helm")
 
 
-def ray_requirements() -> str:
-    """The server and the Ray of the Dockerfile; no vLLM, since the model is a fake. Paths start at the repository.
+def ray_requirements(server: str) -> str:
+    """The server and the Ray of the Dockerfile; vLLM only where it is asked for. Paths start at the repository.
 
     The tests import the server's files from there too (PYTHONPATH), so a change to them needs no new environment.
     """
@@ -50,14 +50,14 @@ def ray_requirements() -> str:
     (ray,) = re.findall(r'"(ray\[serve\]==[\d.]+)"', (ROOT / "Dockerfile").read_text())
     dependencies = [tomllib.loads((ROOT / name / "pyproject.toml").read_text())["project"] for name in projects]
     made_from = sha256(CONSTRAINTS.read_bytes() + repr(dependencies).encode()).hexdigest()
-    return "\n".join([*(f"./{name}" for name in projects), ray, f"# {made_from}\n"])
+    return "\n".join(["./clients/python", server, ray, f"# {made_from}\n"])
 
 
-def ray_python() -> Path:
-    os.environ["UV_CONSTRAINT"] = str(CONSTRAINTS)
+def ray_python(server: str) -> Path:
+    os.environ |= {"UV_CONSTRAINT": str(CONSTRAINTS), "UV_OVERRIDE": str(ROOT / "overrides.txt")}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "requirements-ray.txt"
-        file.write_text(ray_requirements())
+        file.write_text(ray_requirements(server))
         return environments.ensure(file) / "bin" / "python"
 
 
@@ -66,7 +66,12 @@ def main(arguments: list[str]) -> int:
         arguments.remove("--image")
         os.environ["BUILD_IMAGE"] = "1"
     os.environ["PATH"] = f"{os.environ['PATH']}{os.pathsep}{tools()}"
-    os.environ["RAY_PYTHON"] = str(ray_python())
+    server = "./server"
+    if "--engine" in arguments:
+        arguments.remove("--engine")
+        os.environ["RAY_ENGINE"] = "1"
+        server = "./server[cpu]"
+    os.environ["RAY_PYTHON"] = str(ray_python(server))
     return int(pytest.main(["tests/deploy", "-p", "no:cacheprovider", *arguments]))
 
 

@@ -1,6 +1,7 @@
 """Runs in Ray's environment: deploy/ray/slhf_ray.py on a local cluster, with the fake model in the engine's place.
 
-A round takes ROUND_S; its text is the replica's process id. Each line on standard input, `{"port", "replicas",
+A round takes ROUND_S; its text is the replica's process id. With `"engine": true` it is the real engine, and a replica
+leaves a file named by its process id in the folder REPLICAS. Each line on standard input, `{"port", "replicas",
 "settings", "metrics_port"}`, is deployed, and answered by a line `{"deployed_s"}`; the input's end ends the cluster.
 """
 
@@ -9,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import ray
@@ -16,7 +18,8 @@ from ray import serve
 from slhf_ray import Arguments, Replica, application
 
 from slhf_server.fake import FakeEngine
-from slhf_server.model import Turn
+from slhf_server.loading import open_vllm
+from slhf_server.model import Engine, Turn
 from slhf_server.service import OpenEngine
 from slhf_server.settings import Settings
 
@@ -35,10 +38,21 @@ class FakeReplica(Replica):
     open_engine: ClassVar[OpenEngine] = staticmethod(open_fake)
 
 
-def deploy(replicas: int, settings: dict[str, object], metrics_port: int) -> None:
+async def open_real(settings: Settings) -> Engine:
+    (Path(os.environ["REPLICAS"]) / str(os.getpid())).touch()
+    return await open_vllm(settings)
+
+
+class RealReplica(Replica):
+    open_engine: ClassVar[OpenEngine] = staticmethod(open_real)
+
+
+def deploy(replicas: int, settings: dict[str, object], metrics_port: int, engine: bool = False) -> None:
     arguments = Arguments(settings=settings, metrics_port=metrics_port)
     options = {"num_replicas": replicas, "max_ongoing_requests": 64, "ray_actor_options": {"num_cpus": 0}}
-    serve.run(application(FakeReplica, arguments, **options), name="slhf", route_prefix="/fake")
+    serve.run(
+        application(RealReplica if engine else FakeReplica, arguments, **options), name="slhf", route_prefix="/fake"
+    )
 
 
 def main() -> None:

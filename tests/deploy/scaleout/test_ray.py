@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,7 @@ class Cluster:
             "RAY_AUTH_MODE": "disabled",  # else a token is left in the user's home
             "RAY_USAGE_STATS_ENABLED": "0",
             "PYTHONWARNINGS": "ignore",
+            "REPLICAS": str(log.parent),
         }
         self.log = log
         with log.open("w") as stderr:
@@ -63,10 +64,11 @@ class Cluster:
         self.port, self.metrics_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}/fake"
 
-    def deploy(self, replicas: int, settings: dict[str, Any]) -> float:
+    def deploy(self, replicas: int, settings: dict[str, Any], *, engine: bool = False) -> float:
         """Seconds until every replica is healthy."""
         assert self.process.stdin and self.process.stdout
         order = {"port": self.port, "replicas": replicas, "settings": settings, "metrics_port": self.metrics_port}
+        order["engine"] = engine
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
@@ -119,7 +121,7 @@ class Clients:
         self.load.asked += 1
         for _ in range(2):
             try:
-                answer = client.refine("question", rounds=1)
+                answer = client.refine("question", rounds=1, max_tokens=16)
             except SLHFError as exc:
                 self.load.failures.append(f"{type(exc).__name__}: {exc}"[:200])
                 continue
@@ -206,9 +208,55 @@ def test_a_replica_shows_its_own_metrics(cluster: Cluster) -> None:
     assert "slhf_num_requests_running" in page and "python_gc_objects_collected_total" in page
 
 
+def successes(page: str) -> float:
+    lines = [line for line in page.splitlines() if line.startswith("slhf_request_success_total{")]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+def answered_by(cluster: Cluster, replicas: int) -> list[float]:
+    """Refinements that each replica has ended; a page that is not there counts none."""
+    found = []
+    for port in range(cluster.metrics_port, cluster.metrics_port + replicas):
+        try:
+            found.append(successes(httpx2.get(f"http://127.0.0.1:{port}/metrics").text))
+        except httpx2.ConnectError:
+            found.append(0.0)
+    return found
+
+
+def test_two_real_engines_share_the_load_and_lose_nothing_when_one_is_killed(cluster: Cluster, builtin: Path) -> None:
+    if not os.environ.get("RAY_ENGINE"):
+        pytest.skip("RAY_ENGINE is not set: scripts/deploy-checks --engine installs vLLM beside Ray")
+    real = {"bundle": str(builtin), "engine": {"max_model_len": 512, "kv_cache_memory_bytes": 256 << 20}}
+    started = cluster.deploy(2, real | {"log_level": "error"}, engine=True)
+    clients = Clients(cluster.url)
+    with ThreadPoolExecutor(1) as background:
+        running = background.submit(clients.run, 100_000)
+        assert until(lambda: min(answered_by(cluster, 2)) > 4), answered_by(cluster, 2)
+        before = {file for file in cluster.log.parent.iterdir() if file.name.isdigit()}
+        killed, count = time.monotonic(), len(clients.load.answers)
+        os.kill(int(min(before).name), signal.SIGKILL)
+        others = until(lambda: len(clients.load.answers) > count + CLIENTS)
+        renewed = until(
+            lambda: any(file.name.isdigit() and file not in before for file in cluster.log.parent.iterdir())
+        )
+        seconds = time.monotonic() - killed
+        clients.ended.set()
+        load = running.result()
+    print(f"\ntwo engines ready in {started:.0f} s; {load.asked} requests, repeated: {load.failures}; {seconds:.0f} s")  # noqa: T201
+    assert others and renewed
+    assert (load.lost, len(load.answers)) == (0, load.asked)
+    assert all(answer.strip() for _, answer in load.answers)
+
+
+def until(holds: Callable[[], bool], seconds: float = 240) -> bool:
+    """Whether it held in time."""
+    give_up = time.monotonic() + seconds
+    while not (held := holds()) and time.monotonic() < give_up:
+        threading.Event().wait(0.2)
+    return held
+
+
 def await_replicas(clients: Clients, count: int, seconds: float = 120) -> bool:
     """Whether answers of so many processes have come in time."""
-    give_up = time.monotonic() + seconds
-    while len(clients.load.replicas) < count and time.monotonic() < give_up:
-        threading.Event().wait(0.05)
-    return len(clients.load.replicas) >= count
+    return until(lambda: len(clients.load.replicas) >= count, seconds)
