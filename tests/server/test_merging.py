@@ -1,0 +1,85 @@
+"""A bundle whose roles share an adapter is served without one, and says the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from slhf import Bundle, RoleWeights, write_bundle
+from slhf_server.bundles import OpenBundle, open_bundle
+from slhf_server.errors import SettingsError
+from slhf_server.merging import merged
+from slhf_server.settings import Settings
+from tests.training import tiny
+
+IDS = torch.tensor([[1, 2, 3, 4]])
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> OpenBundle:
+    """A tiny random Llama with one adapter, which changes what it says, for both roles."""
+    directory = tmp_path / "bundle"
+    base = tiny.model()
+    base.save_pretrained(directory)
+    tiny.tokenizer().save_pretrained(directory)
+    torch.manual_seed(0)
+    adapted = get_peft_model(base, LoraConfig(r=2, lora_alpha=8, target_modules="all-linear", init_lora_weights=False))
+    adapted.save_pretrained(directory / "policy")
+    role = RoleWeights(adapter="policy")
+    write_bundle(directory, Bundle(name="tiny", leader=role, follower=role, trained="stackelberg"))
+    return open_bundle(Settings(bundle=str(directory)))
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(IDS).logits
+    return found
+
+
+def test_merged_weights_say_what_base_and_adapter_say(shared: OpenBundle, tmp_path: Path) -> None:
+    found = merged(shared, tmp_path / "cache")
+    assert (found.adapter("leader"), found.adapter("follower")) == (None, None)
+    assert found.manifest.card() == shared.manifest.card()
+    base = AutoModelForCausalLM.from_pretrained(shared.weights)
+    plain = logits(base)
+    adapted = logits(PeftModel.from_pretrained(base, str(shared.adapter("leader"))))
+    told = logits(AutoModelForCausalLM.from_pretrained(found.weights))
+    assert torch.allclose(told, adapted, atol=1e-5)
+    assert not torch.allclose(told, plain, atol=1e-2)
+    assert (found.weights / "tokenizer.json").exists()
+
+
+def test_they_are_made_once_and_anew_for_another_adapter(shared: OpenBundle, tmp_path: Path) -> None:
+    first = merged(shared, tmp_path / "cache").weights
+    made = (first / "model.safetensors").stat().st_mtime_ns
+    again = merged(shared, tmp_path / "cache").weights
+    assert again == first and (again / "model.safetensors").stat().st_mtime_ns == made
+
+    adapter = shared.directory / "policy" / "adapter_model.safetensors"
+    save_file({name: tensor * 2 for name, tensor in load_file(adapter).items()}, adapter)
+    assert merged(shared, tmp_path / "cache").weights != first
+
+
+def test_roles_of_their_own_keep_their_adapters(shared: OpenBundle, tmp_path: Path) -> None:
+    write_bundle(shared.directory, Bundle(name="tiny", follower=RoleWeights(adapter="policy")))
+    bundle = open_bundle(Settings(bundle=str(shared.directory)))
+    assert merged(bundle, tmp_path / "cache") is bundle
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_adapter_of_another_model_stops_the_start_and_leaves_nothing_behind(
+    shared: OpenBundle, tmp_path: Path
+) -> None:
+    adapter = shared.directory / "policy" / "adapter_model.safetensors"
+    save_file({name: torch.cat([tensor, tensor]) for name, tensor in load_file(adapter).items()}, adapter)
+    with pytest.raises(SettingsError, match="bundle: the adapter 'policy' does not fit its base model"):
+        merged(shared, tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").glob("merged-*") if path.suffix not in (".lock", ".partial")]
+    config = shared.directory / "policy" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"peft_type": "NONSENSE"}))
+    with pytest.raises(SettingsError, match="does not fit"):
+        merged(shared, tmp_path / "cache")
