@@ -1,6 +1,6 @@
 """Images and containers without a daemon: buildah builds and podman runs them, as root, in a folder of their own.
 
-Where the Dockerfile's base cannot be pulled, a stand-in takes its name: Debian's packages by mmdebstrap, and the Python
+Nothing is pulled. A stand-in takes the name of the Dockerfile's base: Debian's packages by mmdebstrap, and the Python
 that runs the tests under /usr/local, with pip and setuptools as the real one has them. What pip is told on this host is
 a secret of the build and the files it names are mounted, so they are no part of the image.
 """
