@@ -41,6 +41,8 @@ RUNNING = 64
 REQUESTS = 20_000  # of a simulation; 300 for each replica where that is more
 CHECKED = (0.5, 0.8)  # shares of the capacity that the server is loaded with
 CHECK_S = 90.0
+WARM_UP = 0.2
+ROUTERS = (1e-3, 1e-4)  # seconds of a router for one request
 
 
 class Server:
@@ -110,7 +112,7 @@ async def _prefill_s(server: Server) -> float:
 
 
 async def checked(server: Server, costs: Costs, share: float, seed: int) -> dict[str, float]:
-    """Latencies of the server and of the simulation at this share of the capacity, by formula."""
+    """Latencies of the server at this share of the capacity by formula."""
     cluster = Cluster(replicas=1, running=RUNNING, waiting=1000)
     rate = share * capacity(costs, WORK, cluster)
     chance = random.Random(seed)
@@ -121,22 +123,27 @@ async def checked(server: Server, costs: Costs, share: float, seed: int) -> dict
         lengths = [max(1, round(chance.expovariate(1 / WORK.answer))) for _ in range(WORK.rounds + 1)]
         asked.append(asyncio.create_task(server.refine(WORK.prompt, lengths)))
     latencies = await asyncio.gather(*asked)
-    cuts = statistics.quantiles(latencies[len(latencies) // 5 :], n=20, method="inclusive")
-    simulated = simulate(costs, WORK, cluster, rate, REQUESTS)
-    return {
-        "share": share,
-        "per_s": rate,
-        "requests": len(latencies),
-        "p50_s": cuts[9],
-        "p95_s": cuts[18],
-        "simulated_p50_s": simulated.p50_s,
-        "simulated_p95_s": simulated.p95_s,
-    }
+    cuts = statistics.quantiles(latencies[int(len(latencies) * WARM_UP) :], n=20, method="inclusive")
+    return {"share": share, "per_s": rate, "requests": len(latencies), "p50_s": cuts[9], "p95_s": cuts[18]}
+
+
+def expected(costs: Costs, check: dict[str, float]) -> dict[str, float]:
+    """What the simulation says of so many arrivals on an idle server: means, and the range of the middle 90 of 100."""
+    cluster = Cluster(replicas=1, running=RUNNING, waiting=1000)
+    found = [
+        simulate(costs, WORK, cluster, check["per_s"], int(check["requests"]), seed, WARM_UP) for seed in range(100)
+    ]
+    figures: dict[str, float] = {}
+    for name in ("p50_s", "p95_s"):
+        values = sorted(getattr(outcome, name) for outcome in found)
+        figures |= {name: statistics.mean(values), f"{name}_least": values[5], f"{name}_most": values[94]}
+    return figures
 
 
 def simulated(costs: Costs) -> dict[str, list[dict[str, Any]]]:
     """The sweeps of docs/scaling.md, by name."""
-    return {"work": by_work(costs), "replicas": by_replicas(costs), "queue": by_queue(costs), "cache": by_cache(costs)}
+    sweeps = (by_work, by_replicas, by_router, by_queue, by_cache)
+    return {sweep.__name__.removeprefix("by_"): sweep(costs) for sweep in sweeps}
 
 
 def by_work(costs: Costs) -> list[dict[str, Any]]:
@@ -161,6 +168,19 @@ def by_replicas(costs: Costs) -> list[dict[str, Any]]:
             rate = 0.9 * capacity(costs, WORK, cluster)
             outcome = simulate(costs, WORK, cluster, rate, max(REQUESTS, 300 * replicas))
             rows.append({"replicas": replicas, "policy": policy, "rate": rate, **asdict(outcome)})
+    return rows
+
+
+def by_router(costs: Costs) -> list[dict[str, Any]]:
+    """One router before 0.5, 1 and 1.5 times as many replicas as it can keep at 90 % of their capacity."""
+    rows = []
+    one = 0.9 * capacity(costs, WORK, Cluster(1, RUNNING, RUNNING))
+    for router_s in ROUTERS:
+        for share in (0.5, 1.0, 1.5):
+            replicas = round(share / router_s / one)
+            cluster = Cluster(replicas, RUNNING, waiting=RUNNING, policy="two choices", router_s=router_s)
+            outcome = simulate(costs, WORK, cluster, replicas * one, max(REQUESTS, 300 * replicas))
+            rows.append({"router_s": router_s, "replicas": replicas, "rate": replicas * one, **asdict(outcome)})
     return rows
 
 
@@ -197,10 +217,10 @@ def tables(figures: dict[str, Any]) -> str:
     ]
     lines += ["", "The simulation beside the server that it was fed from, seconds:", ""]
     lines += _table(
-        "share of capacity | requests/s | server p50, p95 | simulation p50, p95",
+        "share of capacity | requests/s | server p50, p95 | simulation p50, p95 | middle 90 of 100 simulations",
         (
-            [c["share"], c["per_s"], _pair(c["p50_s"], c["p95_s"]), _pair(c["simulated_p50_s"], c["simulated_p95_s"])]
-            for c in figures["checks"]
+            [c["share"], c["per_s"], _pair(c["p50_s"], c["p95_s"]), _pair(e["p50_s"], e["p95_s"]), _ranges(e)]
+            for c, e in zip(figures["checks"], figures["expected"], strict=True)
         ),
     )
     lines += ["", "One replica, requests/s:", ""]
@@ -216,6 +236,21 @@ def tables(figures: dict[str, Any]) -> str:
             [size, next(r["rate"] for r in rows if r["replicas"] == size)]
             + [_slowdown(next(r for r in rows if (r["replicas"], r["policy"]) == (size, p))) for p in POLICIES]
             for size in dict.fromkeys(r["replicas"] for r in rows)
+        ),
+    )
+    lines += ["", "One router before them, two choices, load 90 % of the replicas' capacity:", ""]
+    lines += _table(
+        "router's time, ms | replicas | load, requests/s | done, requests/s | router busy, % | p95 / alone",
+        (
+            [
+                r["router_s"] * 1e3,
+                r["replicas"],
+                r["rate"],
+                r["per_s"],
+                100 * r["router_share"],
+                r["p95_s"] / r["alone_s"],
+            ]
+            for r in sweeps["router"]
         ),
     )
     lines += ["", "Ten replicas around their capacity:", ""]
@@ -249,11 +284,17 @@ def _table(head: str, rows: Any) -> list[str]:
 
 
 def _cell(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:,.3g}"
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if isinstance(value, int) or value >= 1000 else f"{value:.3g}"
 
 
 def _pair(one: float, other: float) -> str:
     return f"{one:.2f}, {other:.2f}"
+
+
+def _ranges(row: dict[str, Any]) -> str:
+    return ", ".join(f"{row[f'{name}_least']:.2f} to {row[f'{name}_most']:.2f}" for name in ("p50_s", "p95_s"))
 
 
 def _refused(row: dict[str, Any]) -> float:
@@ -290,6 +331,7 @@ def main() -> None:
         machine = f"{platform.machine()}, {os.cpu_count()} cores, load average before the run {load:.1f}"
         figures = {"date": datetime.now(UTC).date().isoformat(), "machine": machine}
         figures |= {"costs": asdict(costs), "checks": checks}
+    figures["expected"] = [expected(costs, check) for check in figures["checks"]]
     figures["simulated"] = simulated(costs)
     write("scaling", figures, tables(figures), "scaling.md")
 

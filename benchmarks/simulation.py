@@ -130,8 +130,10 @@ class _Replica:
         return len(self.ends) + len(self.queue)
 
 
-def simulate(costs: Costs, work: Work, cluster: Cluster, rate: float, requests: int, seed: int = 0) -> Outcome:
-    """`requests` Poisson arrivals at `rate` a second; the first third warms up and is not counted.
+def simulate(
+    costs: Costs, work: Work, cluster: Cluster, rate: float, requests: int, seed: int = 0, warm_up: float = 1 / 3
+) -> Outcome:
+    """`requests` Poisson arrivals at `rate` a second on idle engines; the first `warm_up` of them are not counted.
 
     Raises ValueError for work that no replica has room for.
     """
@@ -145,7 +147,7 @@ def simulate(costs: Costs, work: Work, cluster: Cluster, rate: float, requests: 
     for count in range(requests):
         now += chance.expovariate(rate)
         free = max(now, free) + cluster.router_s
-        counted = count >= requests // 3
+        counted = count >= int(requests * warm_up)
         started = started if counted else now
         for number in engines.end_until(free):
             router.moved(number)
