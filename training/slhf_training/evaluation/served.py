@@ -60,6 +60,7 @@ class Served:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._engine.shutdown()
+        del self._engine  # vLLM's finaliser fails when it runs at the interpreter's end
         self._runner.close()
 
     def write(self, tasks: Sequence[Task], keep: Keep) -> None:
