@@ -62,7 +62,9 @@ REFUSED: dict[str, dict[str, Any]] = {
     "unknown keyword to the grammar": under({"type": "array", "uniqueItems": True}),
     "nothing fits": under({"type": "integer", "minimum": 5, "maximum": -5}),
     "too large a grammar": under({"type": "array", "items": {"type": "null"}, "minItems": 100_000}),
-    "too many properties": under({"type": "object", "properties": {f"p{i}": {} for i in range(3000)}}),
+    "too many properties": under(  # the last is required, or the token "{}" alone would do
+        {"type": "object", "properties": {f"p{i}": {} for i in range(3000)}, "required": ["p2999"]}
+    ),
     "structure without end": under(PERSON) | {"ignore_eos": True},
     "structure of forbidden tokens": under(PERSON) | {"allowed_token_ids": (260,)},
     "logprobs": {"logprobs": 100},

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from slhf_training.algorithms import Array
 from slhf_training.chats import Chat
 from slhf_training.errors import SettingsError
-from slhf_training.sharding import from_launcher
+from slhf_training.sharding import end_together, from_launcher
 from slhf_training.trainer import GameTrainer
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
@@ -46,6 +46,7 @@ def train(directory: str, names: Sequence[str]) -> None:
         if name in RESUMED:
             resumed = trainer(Path(directory) / f"{name}-resumed", name)
             resumed.train(resume_from_checkpoint=str(Path(directory) / name / "checkpoint-2"))
+    end_together()
 
 
 def trainer(directory: Path, name: str) -> GameTrainer:

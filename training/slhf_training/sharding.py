@@ -62,6 +62,17 @@ def from_launcher() -> Sharding | None:
     return _fsdp(FullyShardedDataParallelPlugin()) if _is_on(FSDP_SWITCH) else None
 
 
+def end_together() -> None:
+    """To be called by all processes when nothing is left to do.
+
+    gloo's threads let go of a gathered tensor some time after it is there, for which they need the interpreter: one that
+    ends meanwhile aborts the process (torch 2.13). They have when the others, too, are at the barrier.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def _fsdp(asked: Any) -> Sharding:
     refused = {
         f"fsdp_version: {asked.fsdp_version} is not supported: use 2": asked.fsdp_version != 2,

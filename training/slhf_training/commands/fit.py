@@ -25,6 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     from slhf_training.preference.registry import preference_of
     from slhf_training.run import last_checkpoint, start_run
     from slhf_training.settings import FitSettings
+    from slhf_training.sharding import end_together
 
     overriding = {"algorithm": arguments.algorithm, "output_dir": arguments.output_dir}
     instead = {key: value for key, value in overriding.items() if value is not None}
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
         sys.stderr.write(f"{dropped} of {len(chats)} chats need more than {most} tokens and were dropped\n")
     start_run(settings)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    end_together()
 
 
 def _absolute(path: str) -> Path:
