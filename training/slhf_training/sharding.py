@@ -65,8 +65,8 @@ def from_launcher() -> Sharding | None:
 def end_together() -> None:
     """To be called by all processes when nothing is left to do.
 
-    gloo's threads let go of a gathered tensor some time after it is there, for which they need the interpreter: one that
-    ends meanwhile aborts the process (torch 2.13). They have when the others, too, are at the barrier.
+    gloo's threads let go of a gathered tensor some time after it is there, for which they need the interpreter: one
+    that ends meanwhile aborts the process (torch 2.13). They have let go when all processes are at the barrier.
     """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
