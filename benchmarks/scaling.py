@@ -223,6 +223,11 @@ def tables(figures: dict[str, Any]) -> str:
             for c, e in zip(figures["checks"], figures["expected"], strict=True)
         ),
     )
+    return "\n".join([*lines, *_sweeps(sweeps), ""])
+
+
+def _sweeps(sweeps: dict[str, list[dict[str, Any]]]) -> list[str]:
+    lines: list[str] = []
     lines += ["", "One replica, requests/s:", ""]
     lines += _table(
         "answer, tokens | rounds | formula | simulation, overloaded",
@@ -260,7 +265,7 @@ def tables(figures: dict[str, Any]) -> str:
             [
                 r["waiting"],
                 r["share"],
-                r["per_s"] / (10 * _one(figures)),
+                r["per_s"] / (10 * _one(sweeps)),
                 100 * _refused(r),
                 _pair(r["p50_s"], r["p95_s"]),
             ]
@@ -275,7 +280,7 @@ def tables(figures: dict[str, Any]) -> str:
             for r in sweeps["cache"]
         ),
     )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _table(head: str, rows: Any) -> list[str]:
@@ -305,10 +310,8 @@ def _slowdown(row: dict[str, Any]) -> str:
     return f"{row['p95_s'] / row['alone_s']:.2f} ({100 * _refused(row):.1f})"
 
 
-def _one(figures: dict[str, Any]) -> float:
-    return float(
-        next(r["formula_per_s"] for r in figures["simulated"]["work"] if (r["answer"], r["rounds"]) == (64, 2))
-    )
+def _one(sweeps: dict[str, list[dict[str, Any]]]) -> float:
+    return float(next(r["formula_per_s"] for r in sweeps["work"] if (r["answer"], r["rounds"]) == (64, 2)))
 
 
 async def measure() -> tuple[Costs, list[dict[str, float]]]:
