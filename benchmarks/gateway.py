@@ -23,22 +23,19 @@ rendering. CPU per request is the server process's own, from /proc; it barely de
 import argparse
 import asyncio
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 from benchmarks.gateway_servers import SHORT
 from benchmarks.lean_load import Sample, Target, closed_loop, open_loop
 from benchmarks.process import Process, server
-from benchmarks.report import write
+from benchmarks.report import occasion, write
 
 AT_ONCE = 16
 RATE = 400.0  # requests/s of the open loop
@@ -128,7 +125,7 @@ async def turns(both: Sequence[System], streams: Sequence[System], repeats: int)
 
 
 async def run(repeats: int) -> dict[str, Any]:
-    program, others = [sys.executable, "-m", "benchmarks.gateway_servers"], os.getloadavg()[0]
+    program, figures = [sys.executable, "-m", "benchmarks.gateway_servers"], occasion()
     async with AsyncExitStack() as stack:
         ours = await stack.enter_async_context(server([*program, "slhf"], "/ready"))
         echo = await stack.enter_async_context(server([*program, "echo"], "/ready"))
@@ -136,9 +133,7 @@ async def run(repeats: int) -> dict[str, Any]:
         for system in (*both, *streams):
             await closed_loop(system.target, AT_ONCE, 0.5)  # warm
         repeated = await turns(both, streams, repeats)
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load average before the run {others:.1f}",
-        "date": datetime.now(UTC).date().isoformat(),
+    return figures | {
         "versions": {name: version(name) for name in ("slhf-server", "fastapi", "pydantic", "uvicorn")},
         "repeats": repeated,
     }

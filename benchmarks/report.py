@@ -1,13 +1,23 @@
 """Writes a benchmark's figures: JSON beside the script, and the tables of a page of docs."""
 
 import json
+import os
+import platform
 import statistics
 from collections.abc import Callable
+from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 OURS, BARE, PLAIN = "slhf-server", "bare engine", "vllm serve"
+
+
+def occasion() -> dict[str, Any]:
+    """Where and when; to be called before the run, whose own load would count."""
+    load = os.getloadavg()[0]
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, load average before the run {load:.1f}"
+    return {"machine": machine, "date": datetime.now(UTC).date().isoformat()}
 
 
 def write(name: str, figures: dict[str, Any], table: str, page: str = "benchmarks.md") -> None:

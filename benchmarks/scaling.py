@@ -15,22 +15,19 @@ benchmarks/scaling.json and the tables of docs/scaling.md.
 import argparse
 import asyncio
 import json
-import os
-import platform
 import random
 import re
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
 from benchmarks.prompts import SENTENCES
-from benchmarks.report import write
+from benchmarks.report import occasion, write
 from benchmarks.simulation import Cluster, Costs, Policy, Work, capacity, places, simulate
 from benchmarks.systems import ours
 
@@ -41,6 +38,7 @@ RUNNING = 64
 REQUESTS = 20_000  # of a simulation; 300 for each replica where that is more
 CHECKED = (0.5, 0.8)  # shares of the capacity that the server is loaded with
 CHECK_S = 90.0
+ONE = Cluster(replicas=1, running=RUNNING, waiting=1000)  # what is checked
 WARM_UP = 0.2
 ROUTERS = (1e-3, 1e-4)  # seconds of a router for one request
 
@@ -113,8 +111,7 @@ async def _prefill_s(server: Server) -> float:
 
 async def checked(server: Server, costs: Costs, share: float, seed: int) -> dict[str, float]:
     """Latencies of the server at this share of the capacity by formula."""
-    cluster = Cluster(replicas=1, running=RUNNING, waiting=1000)
-    rate = share * capacity(costs, WORK, cluster)
+    rate = share * capacity(costs, WORK, ONE)
     chance = random.Random(seed)
     asked: list[asyncio.Task[float]] = []
     started, due = time.perf_counter(), 0.0
@@ -129,10 +126,7 @@ async def checked(server: Server, costs: Costs, share: float, seed: int) -> dict
 
 def expected(costs: Costs, check: dict[str, float]) -> dict[str, float]:
     """What the simulation says of so many arrivals on an idle server: means, and the range of the middle 90 of 100."""
-    cluster = Cluster(replicas=1, running=RUNNING, waiting=1000)
-    found = [
-        simulate(costs, WORK, cluster, check["per_s"], int(check["requests"]), seed, WARM_UP) for seed in range(100)
-    ]
+    found = [simulate(costs, WORK, ONE, check["per_s"], int(check["requests"]), seed, WARM_UP) for seed in range(100)]
     figures: dict[str, float] = {}
     for name in ("p50_s", "p95_s"):
         values = sorted(getattr(outcome, name) for outcome in found)
@@ -329,10 +323,8 @@ def main() -> None:
         kept = figures["costs"]
         costs = Costs(tuple((n, s) for n, s in kept["steps"]), kept["prefill_s"], kept["kv_tokens"])
     else:
-        load = os.getloadavg()[0]
+        figures = occasion()
         costs, checks = asyncio.run(measure())
-        machine = f"{platform.machine()}, {os.cpu_count()} cores, load average before the run {load:.1f}"
-        figures = {"date": datetime.now(UTC).date().isoformat(), "machine": machine}
         figures |= {"costs": asdict(costs), "checks": checks}
     figures["expected"] = [expected(costs, check) for check in figures["checks"]]
     figures["simulated"] = simulated(costs)

@@ -13,19 +13,16 @@ import argparse
 import asyncio
 import contextlib
 import itertools
-import os
-import platform
 import statistics
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
 from benchmarks.process import Process, server
-from benchmarks.report import write
+from benchmarks.report import occasion, write
 
 AT_ONCE = 64
 PAUSE_S = 0.2  # between scrapes
@@ -90,13 +87,12 @@ def _running(page: str) -> float:
 
 async def run(seconds: float, engine: bool) -> dict[str, Any]:
     systems: dict[str, dict[str, Row]] = {}
-    load = os.getloadavg()[0]
+    figures = occasion()
     for name in (FAKE, VLLM) if engine else (FAKE,):
         async with contextlib.AsyncExitStack() as stack:
             process = await stack.enter_async_context(server(COMMANDS[name], "/ready"))
             systems[name] = await measure(process, seconds)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, load average before the run {load:.1f}"
-    return {"date": datetime.now(UTC).date().isoformat(), "machine": machine, "systems": systems}
+    return figures | {"systems": systems}
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -67,8 +67,8 @@ class Cluster:
     def deploy(self, replicas: int, settings: dict[str, Any], *, engine: bool = False) -> float:
         """Seconds until every replica is healthy."""
         assert self.process.stdin and self.process.stdout
-        order = {"port": self.port, "replicas": replicas, "settings": settings, "metrics_port": self.metrics_port}
-        order["engine"] = engine
+        ports = {"port": self.port, "metrics_port": self.metrics_port}
+        order = ports | {"replicas": replicas, "settings": settings, "engine": engine}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
