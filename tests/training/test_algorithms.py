@@ -16,14 +16,19 @@ GAME = Game(tau_leader=0.1, tau_follower=0.2, rollout_rounds=2, samples_per_prom
 class RecordingTable:
     """Two chats; an answer is named by player, slot and chat, and the first of two wins with a set probability."""
 
-    def __init__(self, *p: float) -> None:
+    def __init__(self, *p: float, given: int = 0) -> None:
+        self._given = [Answer(CHATS + i, (), Sample((1,), (), True), f"given-{CHATS + i}") for i in range(given)]
         self.asked: list[tuple[str, int, list[str]]] = []
         self._p = list(p)
 
     def answer(self, player: Player, slot: int, drafts: Sequence[Answer] | None = None) -> list[Answer]:
         self.asked.append((player, slot, [d.text for d in drafts or []]))
         sample = Sample((1,), (0.0,), True)
-        return [Answer(chat, (0,), sample, f"{player}{slot}-{chat}") for chat in range(CHATS)]
+        chats = range(CHATS) if drafts is None else [draft.chat for draft in drafts]
+        return [Answer(chat, (0,), sample, f"{player}{slot}-{chat}") for chat in chats]
+
+    def given(self) -> list[Answer]:
+        return self._given
 
     def judge(self, first: Sequence[Answer], second: Sequence[Answer]) -> Array:
         return np.full(len(first), self._p.pop(0))
@@ -45,6 +50,20 @@ def test_the_follower_answers_the_leader_and_then_itself() -> None:
         ("follower", "follower2-0", 0.6, 0.2),
         ("follower", "follower2-1", 0.6, 0.2),
     ]
+
+
+def test_given_drafts_are_refined_for_the_followers_sake_alone() -> None:
+    table = RecordingTable(0.3, 0.4, given=1)
+    rows = stackelberg(table, GAME)
+    assert table.asked[1:] == [
+        ("follower", 1, ["leader0-0", "leader0-1", "given-2"]),
+        ("follower", 2, ["follower1-0", "follower1-1", "follower1-2"]),
+    ]
+    assert [row.answer.text for row in rows if row.role == "leader"] == ["leader0-0", "leader0-1"]
+    refined = [row for row in rows if row.answer.chat == CHATS]
+    assert [(row.answer.text, row.reward) for row in refined] == [("follower1-2", 0.7), ("follower2-2", 0.6)]
+    own = {row.group for row in rows if row.answer.chat < CHATS}
+    assert not own & {row.group for row in refined}  # drafts of other strength are no baselines of each other
 
 
 def test_the_leader_is_paid_for_the_kl_of_the_reply_it_met() -> None:

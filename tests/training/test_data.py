@@ -33,6 +33,7 @@ def test_pairs_scores_and_bare_prompts_become_one_schema(tmp_path: Path, name: s
         {"prompt": "p", "chosen": "c", "rejected": "r", "id": "a", "source": "s"},
         {"messages": [{"role": "user", "content": "q"}], "response": "x", "scores": {"help": 3}, "other": 1},
         {"chat": [{"role": "system", "content": "be"}, {"role": "user", "content": "z"}], "id": 7},
+        {"prompt": "o", "response": "unscored", "id": "z"},
     )
     found = sorted(load(DataSettings(files=(path,))), key=lambda example: example.id)
     system: Chat = [Message(role="system", content="be"), Message(role="user", content="z")]
@@ -40,7 +41,9 @@ def test_pairs_scores_and_bare_prompts_become_one_schema(tmp_path: Path, name: s
         Example(system, id="7", source="rows"),
         Example(ask("p"), Pair("c", "r"), id="a", source="s"),
         Example(ask("q"), None, Scores("x", {"help": 3.0}), id="rows-2", source="rows"),
+        Example(ask("o"), None, Scores("unscored", {}), id="z", source="rows"),
     ]
+    assert [example.answers for example in found] == [(), ("c", "r"), ("x",), ("unscored",)]
 
 
 @pytest.mark.parametrize(

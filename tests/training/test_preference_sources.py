@@ -54,6 +54,13 @@ def test_attributes_vote_with_half_votes_for_ties() -> None:
     assert vote(b, a) == pytest.approx([0.375, math.nan], nan_ok=True)
 
 
+def test_a_soft_vote_is_the_attributes_probability() -> None:
+    """Scores that are apart by log 3, log 9 and nothing: (3/4 + 1/10 + 1/2) / 3."""
+    a, b = np.array([[math.log(3)], [0.0], [2.0]]), np.array([[0.0], [math.log(9)], [2.0]])
+    assert vote(a, b, "soft") == pytest.approx([0.45])
+    assert vote(b, a, "soft") == pytest.approx([0.55])
+
+
 def test_the_logistic_function_does_not_overflow() -> None:
     assert sigmoid(np.array([-1e4, 0, 1e4, math.nan])) == pytest.approx([0, 0.5, 1, math.nan], nan_ok=True)
 

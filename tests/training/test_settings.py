@@ -58,6 +58,8 @@ def test_defaults_train_as_it_is_served(tmp_path: Path) -> None:
         ("rollout: {servers: {urls: ['http://a'], adapters: x}}", "rollout: .*servers: .*engine is hf"),
         ("rollout: {engine: vllm-server, servers: {urls: [a], adapters: x}}", "rollout.servers.urls.0"),
         ("algorithm: nash-md\nrollout: {engine: vllm}", "rollout.engine: vllm cannot mix two models"),
+        ("algorithm: rloo\ndrafts: {data: [{files: [a]}]}", "drafts: rloo has no Follower to refine them"),
+        ("drafts: {data: []}", "drafts.data: .*at least 1"),
         (f"weights: full\n{SERVERS}", "rollout.engine: vllm-server takes adapters"),
         ("data: {files: [a], limit: 0}", "data.limit: .*greater than 0"),
         ("data: {}", "data: .*files and hub"),

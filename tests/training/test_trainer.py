@@ -11,6 +11,7 @@ import torch
 
 from slhf_training.algorithms import Array
 from slhf_training.chats import Chat, Message
+from slhf_training.drafts import Pile
 from slhf_training.errors import DataError
 from slhf_training.trainer import GameTrainer
 from tests.training import tiny
@@ -30,8 +31,14 @@ def _share(text: str) -> float:
     return words.count("A") / len(words) if words else 0.0
 
 
-def finished(directory: Path, preference: Any = fewer_as, chats: Sequence[Chat] = CHATS, **changes: Any) -> GameTrainer:
-    trainer = tiny.trainer(tiny.settings(directory, **changes), preference, chats)
+def finished(
+    directory: Path,
+    preference: Any = fewer_as,
+    chats: Sequence[Chat] = CHATS,
+    pile: Pile | None = None,
+    **changes: Any,
+) -> GameTrainer:
+    trainer = tiny.trainer(tiny.settings(directory, **changes), preference, chats, pile=pile)
     trainer.train()
     return trainer
 

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTo
 
 from slhf_training.algorithms import Array
 from slhf_training.chats import Chat
+from slhf_training.drafts import Pile
 from slhf_training.prompts import Prompts
 from slhf_training.roles import Roles
 from slhf_training.rollout.hf import HFRollout
@@ -115,7 +116,12 @@ def settings(directory: Path, **changes: Any) -> FitSettings:
 
 
 def trainer(
-    fit: FitSettings, preference: Any, chats: Sequence[Chat] | None = None, template: str = TEMPLATE, seed: int = 0
+    fit: FitSettings,
+    preference: Any,
+    chats: Sequence[Chat] | None = None,
+    template: str = TEMPLATE,
+    seed: int = 0,
+    pile: Pile | None = None,
 ) -> GameTrainer:
     """`seed`: of the base model. The fit's own is that of adapters and answers."""
     base = model(seed)
@@ -125,7 +131,7 @@ def trainer(
     prompts = Prompts(words, fit.follower_turn)
     rollout = HFRollout(roles, fit.rollout, prompts.end_ids, fit.game.mixture)
     many = [CHAT] * (fit.optimisation.batch_size * 4) if chats is None else chats
-    return GameTrainer(roles, prompts, many, preference, rollout, fit)
+    return GameTrainer(roles, prompts, many, preference, rollout, fit, pile=pile)
 
 
 class Matrix:

@@ -9,7 +9,8 @@ The Follower's KL depends on the Leader's answer, so it is part of the Leader's 
 the one answer y' that was sampled: at the equilibrium p + tau_F * log-ratio is the same for every y', so that this
 estimate has less variance than those that are never negative.
 
-Departures: with `rollout_rounds` R > 1 the Follower also answers its own answers, and its loss is the mean over all R.
+Departures: drafts that others wrote may lie on the table: the Follower refines them too, for no Leader's sake. With
+`rollout_rounds` R > 1 the Follower also answers its own answers, and its loss is the mean over all R.
 `rloo` needs a scalar reward, which a preference does not give: it is the preference over an answer of the reference.
 `nash-md` samples its opponent from the token-by-token geometric mixture of policy and reference (Munos et al. 2023).
 """
@@ -60,23 +61,27 @@ class Table(Protocol):
     def answer(self, player: Player, slot: int, drafts: Sequence[Answer] | None = None) -> list[Answer]:
         """One answer for each chat, or to each draft."""
 
+    def given(self) -> list[Answer]:
+        """Drafts that nobody here wrote."""
+
     def judge(self, first: Sequence[Answer], second: Sequence[Answer]) -> Array:
         """p(first beats second), NaN where the judge abstains, (B,)"""
 
 
 def stackelberg(table: Table, game: Game) -> list[Row]:
-    answers = [table.answer("leader", 0)]
+    own, given = table.answer("leader", 0), table.given()
+    answers = [[*own, *given]]
     for turn in range(1, game.rollout_rounds + 1):
         answers.append(table.answer("follower", turn, drafts=answers[-1]))
     beaten = [table.judge(first, second) for first, second in pairwise(answers)]
     leader = [
         Row("leader", y, float(p), game.tau_leader, ("leader", 0), opponent=reply)
-        for y, reply, p in zip(answers[0], answers[1], beaten[0], strict=True)
+        for y, reply, p in zip(own, answers[1], beaten[0], strict=False)  # the given drafts are behind
     ]
     follower = [
-        Row("follower", reply, float(1 - p), game.tau_follower, ("follower", turn))
+        Row("follower", reply, float(1 - p), game.tau_follower, ("follower" if place < len(own) else "given", turn))
         for turn, (replies, ps) in enumerate(zip(answers[1:], beaten, strict=True))
-        for reply, p in zip(replies, ps, strict=True)
+        for place, (reply, p) in enumerate(zip(replies, ps, strict=True))
     ]
     return leader + follower
 

@@ -1,8 +1,8 @@
 """Data to one schema: a chat that asks, and what is known about answers to it (a pair, or scores of one answer).
 
 A JSONL(.gz) row needs `prompt`, `messages`, `chat` or `instruction` (a text or a list of messages that ends with the
-user's turn). It may hold `chosen` with `rejected`, `response` with `scores`, an `id` and a `source`. Other keys serve
-`where` alone.
+user's turn). It may hold `chosen` with `rejected`, `response` with or without `scores`, an `id` and a `source`. Other
+keys serve `where` alone.
 """
 
 import gzip
@@ -189,8 +189,8 @@ def _example(row: Row, path: Path, number: int) -> Example:
     pair = scores = None
     if found.chosen is not None and found.rejected is not None:
         pair = Pair(found.chosen, found.rejected)
-    if found.scores is not None and found.response is not None:
-        scores = Scores(found.response, found.scores)
+    if found.response is not None:
+        scores = Scores(found.response, found.scores or {})
     name = f"{stem}-{number}" if found.id is None else str(found.id)
     return Example(found.chat(), pair, scores, id=name, source=found.source or stem)
 

@@ -20,6 +20,7 @@ class Scores:
 
     answer: str
     values: Mapping[str, float]
+    """Empty: nobody scored it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +31,9 @@ class Example:
     scores: Scores | None = None
     id: str = ""
     source: str = ""
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Everything that is here as an answer to the chat, better or worse."""
+        pair = (self.pair.chosen, self.pair.rejected) if self.pair else ()
+        return (*pair, self.scores.answer) if self.scores else pair

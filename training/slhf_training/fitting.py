@@ -7,7 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slhf_training.chats import Chat
+from slhf_training.drafts import Pile, drafts_of
 from slhf_training.errors import SettingsError
+from slhf_training.examples import Example
 from slhf_training.preference import Preference
 from slhf_training.prompts import Prompts
 from slhf_training.roles import DTYPES, Roles
@@ -19,13 +21,20 @@ from slhf_training.settings import FitSettings
 from slhf_training.trainer import PLAYERS, GameTrainer
 
 
-def build_trainer(settings: FitSettings, chats: Sequence[Chat], preference: Preference) -> GameTrainer:
-    """Raises SettingsError for a model that cannot be had, DataError for chats that cannot be used."""
+def build_trainer(
+    settings: FitSettings, chats: Sequence[Chat], preference: Preference, drafted: Sequence[Example] = ()
+) -> GameTrainer:
+    """`drafted`: where the settings' `drafts` are. Raises SettingsError for a model that cannot be had, DataError for
+    chats or drafts that cannot be used."""
     tokenizer, base = load_model(settings)
     prompts = Prompts(tokenizer, settings.follower_turn, end_ids_of(base))
     roles = build_roles(settings, base)
     kept = short_enough(chats, prompts, settings.rollout.max_prompt_tokens)
-    return GameTrainer(roles, prompts, kept, preference, _rollout(settings, roles, prompts), settings)
+    pile = None
+    if settings.drafts is not None:
+        most = settings.rollout.max_prompt_tokens + settings.rollout.max_new_tokens  # as with an answer of the Leader
+        pile = Pile(drafts_of(drafted, prompts, len(kept), most), settings.drafts.per_step, settings.seed)
+    return GameTrainer(roles, prompts, kept, preference, _rollout(settings, roles, prompts), settings, pile=pile)
 
 
 def load_model(settings: FitSettings) -> tuple[Any, Any]:

@@ -21,8 +21,10 @@ def of_step(table: ChatTable, rows: Sequence[Row], learnt: Learnt) -> dict[str, 
         found |= _answers(player, [answer for who, answer in table.answered if who == player])
     if table.answered[-1][0] == "follower":
         for turn, p in enumerate(table.judged, start=1):
-            if not np.isnan(p).all():
-                found["follower/win_rate" if turn == 1 else f"follower/win_rate_{turn}"] = float(np.nanmean(1 - p))
+            name = "win_rate" if turn == 1 else f"win_rate_{turn}"
+            for whose, ps in (("follower", p[: table.chats]), ("given", p[table.chats :])):
+                if not np.isnan(ps).all():
+                    found[f"{whose}/{name}"] = float(np.nanmean(1 - ps))
     found["judge/abstained"] = float(learnt.abstained)
     found["tokens"] = float(sum(len(answer.sample.ids) for _, answer in table.answered))
     if learnt.gaps:

@@ -51,6 +51,16 @@ class Game(Section):
     """nash-md: the reference's share in the opponent, a geometric mixture token by token."""
 
 
+class Drafts(Section):
+    """Drafts that other models wrote. The Follower refines them beside the Leader's, so that it learns to refine what
+    it will meet; the Leader learns nothing from them."""
+
+    data: tuple[DataSettings, ...] = Field(min_length=1)
+    """Each answer of a row is a draft. Several, where each needs its own `where`."""
+    per_step: int = Field(default=8, gt=0)
+    """Drafts per step and process, beside the chats of `batch_size`."""
+
+
 class Optimisation(Section):
     steps: int = Field(default=500, gt=0)
     batch_size: int = Field(default=16, gt=0)
@@ -118,6 +128,8 @@ class FitSettings(Section):
     output_dir: RelativePath
     data: DataSettings
     """Only the chats are used."""
+    drafts: Drafts | None = None
+    """None: the Follower meets the Leader's drafts alone, as in the paper."""
     preference: PreferenceSettings
     """Who judges."""
     algorithm: Algorithm = "stackelberg"
@@ -143,6 +155,8 @@ class FitSettings(Section):
             raise ValueError(f"game.kl_estimator: {self.game.kl_estimator!r} needs kl: token")
         if self.algorithm == "nash-md" and self.rollout.engine != "hf":
             raise ValueError(f"rollout.engine: {self.rollout.engine} cannot mix two models, as nash-md has to; use hf")
+        if self.drafts is not None and self.algorithm != "stackelberg":
+            raise ValueError(f"drafts: {self.algorithm} has no Follower to refine them; use stackelberg")
         if self.weights == "full" and self.rollout.engine == "vllm-server":
             raise ValueError("rollout.engine: vllm-server takes adapters, not all weights; use hf or vllm")
         return self

@@ -8,9 +8,10 @@ import numpy as np
 from slhf_training.algorithms import Answer, Array, penalised
 from slhf_training.chats import Chat
 from slhf_training.clock import Clock
+from slhf_training.drafts import Draft
 from slhf_training.preference import Preference
 from slhf_training.prompts import Prompts
-from slhf_training.rollout import Player, Rollout
+from slhf_training.rollout import Player, Rollout, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +27,26 @@ class Seats:
 
 
 class ChatTable:
-    def __init__(self, seats: Seats, chats: Sequence[Chat], numbers: Sequence[int], step: int) -> None:
+    def __init__(
+        self, seats: Seats, chats: Sequence[Chat], numbers: Sequence[int], step: int, drafts: Sequence[Draft] = ()
+    ) -> None:
         """`numbers`: each chat's place in the data; it and the step fix the random numbers of its answers."""
         self._seats = seats
-        self._chats = dict(zip(numbers, chats, strict=True))
+        self._numbers = numbers
+        self._drafts = drafts
+        self._chats = dict(zip(numbers, chats, strict=True)) | {draft.number: draft.chat for draft in drafts}
         self._step = step
+        self.chats = len(numbers)
+        """Of the training data; what is answered or judged behind as many belongs to given drafts."""
         self.answered: list[tuple[Player, Answer]] = []
         self.judged: list[Array] = []
         """The judge's own words, without the penalty for unfinished answers, in the order of the questions."""
 
     def answer(self, player: Player, slot: int, drafts: Sequence[Answer] | None = None) -> list[Answer]:
         seats = self._seats
-        numbers = list(self._chats) if drafts is None else [d.chat for d in drafts]
+        numbers = self._numbers if drafts is None else [d.chat for d in drafts]
         if drafts is None:
-            prompts = [seats.prompts.leader(chat) for chat in self._chats.values()]
+            prompts = [seats.prompts.leader(self._chats[number]) for number in numbers]
         else:
             prompts = [seats.prompts.follower(self._chats[d.chat], d.sample.ids) for d in drafts]
         seeds = [self._seed(number, slot) for number in numbers]
@@ -51,6 +58,9 @@ class ChatTable:
         ]
         self.answered += [(player, answer) for answer in found]
         return found
+
+    def given(self) -> list[Answer]:
+        return [Answer(d.number, (), Sample(d.ids, (), ended=True), d.text) for d in self._drafts]
 
     def judge(self, first: Sequence[Answer], second: Sequence[Answer]) -> Array:
         seats = self._seats

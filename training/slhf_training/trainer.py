@@ -21,6 +21,7 @@ from slhf_training import sharding
 from slhf_training.algorithms import ALGORITHMS
 from slhf_training.chats import Chat
 from slhf_training.clock import Clock
+from slhf_training.drafts import Pile
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.learner import Learner, Learnt
 from slhf_training.metrics import of_step, of_time, rates
@@ -51,9 +52,11 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         rollout: Rollout,
         settings: FitSettings,
         callbacks: Sequence[TrainerCallback] = (),
+        pile: Pile | None = None,
     ) -> None:
         """Raises DataError where the chats do not fill one batch."""
         self.roles = roles
+        self._pile = pile
         self.settings = settings
         self.clock = Clock()
         self.seats = Seats(prompts, rollout, preference, self.clock, settings.game.eos_penalty, settings.seed)
@@ -86,7 +89,9 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         self.roles.model.eval()
         examples = inputs["examples"]
         numbers, chats = [e["number"] for e in examples], [e["chat"] for e in examples]
-        table = ChatTable(self.seats, chats, numbers, self.state.global_step)
+        step = self.state.global_step
+        given = self._pile.at(step, self.args.process_index) if self._pile else []
+        table = ChatTable(self.seats, chats, numbers, step, given)
         rows = ALGORITHMS[self.settings.algorithm](table, self.settings.game)
         leader_too = self._is_leaders_turn()
         self.roles.model.train(self.settings.optimisation.gradient_checkpointing)  # which works in this mode alone

@@ -36,7 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
     if last is not None and not arguments.resume:
         raise SettingsError(f"output_dir: {settings.output_dir} holds checkpoints; --resume goes on from the last")
     chats = [example.chat for example in load(settings.data)]
-    trainer = build_trainer(settings, chats, preference_of(settings.preference))
+    drafted = [example for data in (settings.drafts.data if settings.drafts else ()) for example in load(data)]
+    trainer = build_trainer(settings, chats, preference_of(settings.preference), drafted)
     if dropped := len(chats) - len(trainer.train_dataset):
         most = settings.rollout.max_prompt_tokens
         sys.stderr.write(f"{dropped} of {len(chats)} chats need more than {most} tokens and were dropped\n")

@@ -1,0 +1,74 @@
+"""Drafts of others among the Follower's lessons: which are taken, what a step draws, and what is learnt from them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from slhf_training.drafts import Pile, drafts_of
+from slhf_training.errors import DataError
+from slhf_training.examples import Example, Pair, Scores
+from slhf_training.prompts import Prompts
+from tests.training import tiny
+from tests.training.test_trainer import CHATS, fewer_as, finished, losses, trained
+
+EXAMPLES = [
+    Example(tiny.CHAT, Pair("A B", "C")),
+    Example(tiny.CHAT, None, Scores("say it which", {})),
+    Example(tiny.CHAT),
+    Example(tiny.CHAT, None, Scores("", {})),
+]
+
+
+@pytest.fixture
+def prompts() -> Prompts:
+    return Prompts(tiny.tokenizer())
+
+
+def test_every_answer_of_a_row_that_fits_is_a_draft(prompts: Prompts) -> None:
+    asked = len(prompts.leader(tiny.CHAT))
+    found = drafts_of(EXAMPLES, prompts, first_number=7, most=asked + 2)
+    assert [(draft.number, draft.text) for draft in found] == [(7, "A B"), (8, "C")]
+    assert [prompts.text(draft.ids) for draft in found] == ["A B", "C"]
+    assert len(drafts_of(EXAMPLES, prompts, 7, asked + 3)) == 3
+
+
+def test_a_step_draws_without_replacement_and_the_same_again(prompts: Prompts) -> None:
+    drafts = drafts_of([Example(tiny.CHAT, Pair("A", "B"))] * 10, prompts, 0, 100)
+    pile = Pile(drafts, 8, seed=1)
+    drawn = [draft.number for draft in pile.at(3, 0)]
+    assert len(set(drawn)) == 8
+    assert drawn == [draft.number for draft in Pile(drafts, 8, seed=1).at(3, 0)]
+    assert drawn != [draft.number for draft in pile.at(4, 0)]
+    assert drawn != [draft.number for draft in pile.at(3, 1)]
+
+
+def test_too_few_drafts_for_a_step_are_refused(prompts: Prompts) -> None:
+    with pytest.raises(DataError, match="drafts: 3 are fewer than the 8 of one step"):
+        Pile(drafts_of(EXAMPLES, prompts, 0, 100), 8, seed=0)
+
+
+def test_the_follower_learns_from_given_drafts_and_the_leader_does_not(tmp_path: Path, prompts: Prompts) -> None:
+    """The judge abstains from all but the given draft, C: there is nothing else to learn from."""
+    pile = Pile(drafts_of([Example(CHATS[0], Pair("C C C", "C C"))], prompts, len(CHATS), 100), 2, seed=0)
+
+    def of_given(chats: object, first: list[str], second: list[str]) -> object:
+        return np.where([text in ("C C C", "C C") for text in first], fewer_as([], first, second) * 0.5, np.nan)
+
+    before = trained(tiny.trainer(tiny.settings(tmp_path / "before"), fewer_as, CHATS))
+    trainer = finished(tmp_path / "run", preference=of_given, pile=pile)
+    moved = {name for name, value in trained(trainer).items() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if ".follower." in name}
+    assert trainer.state.log_history[0].keys() & {"given/win_rate", "follower/win_rate"} == {"given/win_rate"}
+
+
+def test_the_leaders_lesson_is_the_same_beside_given_drafts(tmp_path: Path, prompts: Prompts) -> None:
+    pile = Pile(drafts_of([Example(CHATS[0], Pair("A", "B"))] * 4, prompts, len(CHATS), 100), 4, seed=0)
+    once = {"optimisation": {"steps": 1, "schedule": "constant"}}
+    without, beside = (finished(tmp_path / name, pile=p, **once) for name, p in (("without", None), ("beside", pile)))
+    assert losses(without) != losses(beside)
+    one, other = trained(without), trained(beside)
+    differing = {name for name in one if not torch.equal(one[name], other[name])}
+    assert differing
+    assert all(".follower." in name for name in differing)

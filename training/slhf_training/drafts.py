@@ -1,0 +1,47 @@
+"""Drafts that others wrote, for the Follower to refine: which ones a step plays with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from slhf_training.chats import Chat
+from slhf_training.errors import DataError
+from slhf_training.examples import Example
+from slhf_training.prompts import Prompts
+from slhf_training.rollout import Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    number: int
+    """Tells its chat apart from all others, those of the training data too."""
+    chat: Chat
+    text: str
+    ids: Ids
+
+
+class Pile:
+    def __init__(self, drafts: Sequence[Draft], per_step: int, seed: int) -> None:
+        """Raises DataError where there are not enough for one step."""
+        if len(drafts) < per_step:
+            raise DataError(f"drafts: {len(drafts)} are fewer than the {per_step} of one step")
+        self._drafts, self._per_step, self._seed = drafts, per_step, seed
+
+    def at(self, step: int, process: int) -> list[Draft]:
+        """Drawn without replacement; a run that is resumed draws the same."""
+        chance = np.random.default_rng([self._seed, step, process])
+        chosen = chance.choice(len(self._drafts), self._per_step, replace=False)
+        return [self._drafts[i] for i in chosen]
+
+
+def drafts_of(examples: Sequence[Example], prompts: Prompts, first_number: int, most: int) -> list[Draft]:
+    """Every answer of the examples that has, with its chat, at most so many tokens."""
+    found: list[Draft] = []
+    for example in examples:
+        asked = len(prompts.leader(example.chat))
+        for text in example.answers:
+            ids = prompts.ids(text)
+            if ids and asked + len(ids) <= most:
+                found.append(Draft(first_number + len(found), example.chat, text, ids))
+    return found
