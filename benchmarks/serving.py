@@ -35,6 +35,7 @@ from benchmarks.systems import ROUNDS, SAMPLING, TOKENS, BareEngine, Ours, Syste
 from slhf import FOLLOWER_TURN
 from slhf_server.bundles import OpenBundle, open_bundle
 from slhf_server.engine import DRAFT_SPECULATION
+from slhf_server.merging import merged
 from slhf_server.model import Turn
 from slhf_server.settings import Settings
 
@@ -163,7 +164,8 @@ async def speculation(repeats: int) -> dict[str, Any]:
 
 
 async def run(repeats: int) -> dict[str, Any]:
-    bundle = open_bundle(Settings())
+    settings = Settings()
+    bundle = merged(open_bundle(settings), settings.cache_dir)
     tokenizer = AutoTokenizer.from_pretrained(bundle.weights)
     async with AsyncExitStack() as stack:
         systems: list[System] = [await stack.enter_async_context(ours())]

@@ -21,6 +21,7 @@ from benchmarks.process import server
 from slhf import FOLLOWER_TURN
 from slhf_server.bundles import OpenBundle, open_bundle
 from slhf_server.engine import engine_arguments, set_cpu_environment
+from slhf_server.merging import merged
 from slhf_server.model import Turn
 from slhf_server.prompt import PromptEncoder
 from slhf_server.settings import Settings
@@ -124,7 +125,7 @@ async def plain_vllm(bundle: OpenBundle) -> AsyncGenerator[PlainVLLM, None]:
 async def bare_engine(**engine: Any) -> AsyncGenerator[BareEngine, None]:
     """An engine in this process; keyword arguments are vLLM's and replace the server's."""
     settings = Settings()
-    bundle = open_bundle(settings)
+    bundle = merged(open_bundle(settings), settings.cache_dir)
     set_cpu_environment()
     arguments = {
         key: value for key, value in (engine_arguments(bundle, settings) | engine).items() if value is not None

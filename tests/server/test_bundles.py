@@ -90,7 +90,9 @@ def test_a_relative_directory_is_no_hub_id(plain: Path, monkeypatch: pytest.Monk
 
 
 def test_an_unknown_builtin_is_refused_with_what_there_is() -> None:
-    with pytest.raises(SettingsError, match="^bundle: 'builtin:gpt-9' is not built in; there is builtin:smollm2-135m"):
+    with pytest.raises(
+        SettingsError, match="^bundle: 'builtin:gpt-9' is not built in; there are builtin:smollm2-135m-slhf"
+    ):
         open_bundle(Settings(bundle="builtin:gpt-9"))
 
 

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from slhf import read_bundle
+from slhf_training.bundles import open_bundle
 from slhf_training.cli import main
 from slhf_training.errors import SettingsError
+from slhf_training.examples import Example, Pair
 from slhf_training.export import export
-from slhf_training.fitting import build_trainer
+from slhf_training.fitting import build_roles, build_trainer, load_model
 from slhf_training.run import start_run
 from slhf_training.settings import FitSettings
 from tests.training import tiny
@@ -24,12 +27,12 @@ def trained_run(directory: Path, **changes: object) -> FitSettings:
     tiny.tokenizer().save_pretrained(model)
     fit = tiny.settings(directory / "run", model=str(model), data={"files": [directory / "chats.jsonl"]}, **changes)
     start_run(fit)
-    build_trainer(fit, CHATS, fewer_as).train()
+    build_trainer(fit, CHATS, fewer_as, [Example(tiny.CHAT, Pair("A B", "C"))]).train()
     return fit
 
 
 def test_separate_adapters_lie_beside_a_copy_of_the_base(tmp_path: Path) -> None:
-    trained_run(tmp_path)
+    trained_run(tmp_path, drafts={"data": [{"files": [tmp_path / "drafts.jsonl"]}], "per_step": 2})
     (tmp_path / "evaluation.json").write_text('{"follower_vs_leader": 0.7}')
     command = [
         "export",
@@ -46,6 +49,7 @@ def test_separate_adapters_lie_beside_a_copy_of_the_base(tmp_path: Path) -> None
     assert bundle.evaluation == {"follower_vs_leader": 0.7}
     assert bundle.training["step"] == 2
     assert bundle.training["data"] == {"files": ["chats.jsonl"]}
+    assert bundle.training["drafts"] == {"data": [{"files": ["drafts.jsonl"]}], "per_step": 2}
     assert "leader/reward" in bundle.training["metrics"]
     for file in ("config.json", "tokenizer.json", "leader/adapter_model.safetensors"):
         assert (tmp_path / "bundle" / file).is_file()
@@ -72,6 +76,38 @@ def test_merged_weights_speak_as_the_trained_model(weights: str, tmp_path: Path)
     with torch.no_grad():
         expected = trainer.roles.use("leader")(input_ids=ids).logits
         torch.testing.assert_close(exported(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_adapters_are_written_in_the_dtype_that_is_asked_for(tmp_path: Path) -> None:
+    trained_run(tmp_path, weights="shared")
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "bundle"), "--dtype", "bfloat16"]) == 0
+    exact, rounded = (
+        load_file(directory / "policy" / "adapter_model.safetensors")
+        for directory in (tmp_path / "run" / "checkpoint-2", tmp_path / "bundle")
+    )
+    assert rounded.keys() == exact.keys()
+    assert all(torch.equal(rounded[name], exact[name].bfloat16()) for name in exact)
+
+
+def test_a_base_that_is_built_in_is_named_and_not_copied(tmp_path: Path, builtin: Path) -> None:
+    """The run's own model is a tiny one; what the manifest says follows from the name alone."""
+    fit = trained_run(tmp_path, weights="shared")
+    named = fit.model_copy(update={"model": "builtin:smollm2-135m"})
+    start_run(named)
+    tokenizer, base = load_model(named)
+    assert len(tokenizer) == base.config.vocab_size
+    adapter = build_roles(named, base)
+    adapter.save(tmp_path / "run" / "checkpoint-2", write=True)
+    bundle = export(tmp_path / "run", tmp_path / "bundle", "b")
+    assert bundle.base_model == bundle.root == "builtin:smollm2-135m"
+    assert {path.name for path in (tmp_path / "bundle").iterdir()} == {"slhf.json", "policy"}
+    opened = open_bundle("model", str(tmp_path / "bundle"))
+    assert opened.weights == builtin
+
+
+def test_a_trained_bundle_is_no_base(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="model: builtin:smollm2-135m-slhf is trained already; its base is builtin"):
+        load_model(tiny.settings(tmp_path, model="builtin:smollm2-135m-slhf"))
 
 
 def test_two_roles_cannot_be_merged_into_one_model(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
+from slhf_training.bundles import located
 from slhf_training.chats import Chat
 from slhf_training.errors import SettingsError
 
@@ -51,13 +52,15 @@ class Backbone:
     def load(
         cls, name: str, layers: Sequence[int], max_tokens: int, batch_tokens: int, *, dtype: str | None = None
     ) -> Self:
-        """From a path or hub id, on the GPU where there is one. No layers: the last. `dtype` None: what is fast here.
+        """From a path, hub id or builtin, on the GPU where there is one. No layers: the last. `dtype` None: what is
+        fast here.
 
         Raises SettingsError naming the key.
         """
+        source = located(name, "backbone")
         try:
-            model = AutoModel.from_pretrained(name, dtype=dtype or _fast_dtype()).eval()
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            model = AutoModel.from_pretrained(source, dtype=dtype or _fast_dtype()).eval()
+            tokenizer = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as exc:
             raise SettingsError(f"backbone: {name}: {exc}") from exc
         count = model.config.num_hidden_layers

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from slhf_training.bundles import located
 from slhf_training.chats import Chat
 from slhf_training.drafts import Pile, drafts_of
 from slhf_training.errors import SettingsError
@@ -39,9 +40,10 @@ def build_trainer(
 
 def load_model(settings: FitSettings) -> tuple[Any, Any]:
     """The tokenizer and the base model."""
+    source = located(settings.model, "model")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.model)
-        base = AutoModelForCausalLM.from_pretrained(settings.model, dtype=DTYPES[settings.dtype])
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        base = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[settings.dtype])
     except (OSError, ValueError) as exc:
         raise SettingsError(f"model: {settings.model!r} cannot be loaded: {exc}") from exc
     return tokenizer, base

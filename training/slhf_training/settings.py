@@ -124,7 +124,7 @@ class Rollout(Section):
 
 class FitSettings(Section):
     model: ModelName = Field(min_length=1)
-    """A chat model: a hub id, or a directory's path that starts with ".", "/" or "~"."""
+    """A chat model: a hub id, builtin:smollm2-135m, or a directory's path that starts with ".", "/" or "~"."""
     output_dir: RelativePath
     data: DataSettings
     """Only the chats are used."""

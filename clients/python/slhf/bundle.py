@@ -2,7 +2,7 @@
 
     my-bundle/
         slhf.json            this module's `Bundle`
-        config.json, ...     the base model's weights and tokenizer, unless `base_model` names a hub id
+        config.json, ...     the base model's weights and tokenizer, unless `base_model` says where else they are
         leader/, follower/   LoRA adapters in peft's format, each optional
 
 A directory that holds a Hugging Face model and no `slhf.json` is a bundle too: one set of weights plays both roles with
@@ -49,7 +49,8 @@ class Bundle(_Strict):
     format: Literal[1] = FORMAT
     name: str = Field(min_length=1)
     base_model: str = "."
-    """A path relative to the bundle ("." = weights lie beside this file) or a Hugging Face hub id."""
+    """A path relative to the bundle ("." = weights lie beside this file), a Hugging Face hub id, or `builtin:NAME`: a
+    model that is built into the server."""
     leader: RoleWeights = RoleWeights()
     follower: RoleWeights = RoleWeights()
     follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
@@ -65,7 +66,9 @@ class Bundle(_Strict):
 
     @property
     def root(self) -> str:
-        """The base model as others may know it: its hub id, or else this bundle's name, never a path."""
+        """The base model as others may know it: its hub id or builtin, or else this bundle's name, never a path."""
+        if self.base_model.startswith("builtin:"):
+            return self.base_model
         is_hub_id = self.base_model.count("/") == 1 and not self.base_model.startswith((".", "/", "~"))
         return self.base_model if is_hub_id else self.name
 

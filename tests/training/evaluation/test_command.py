@@ -12,10 +12,10 @@ import yaml
 from peft import LoraConfig, get_peft_model
 
 from slhf import Bundle, RoleWeights, write_bundle
+from slhf_training.bundles import open_bundle
 from slhf_training.chats import Chat
 from slhf_training.cli import main
 from slhf_training.config_file import read_config
-from slhf_training.evaluation.bundles import open_bundle
 from slhf_training.evaluation.generation import Task
 from slhf_training.evaluation.plain import Plain, Speaker
 from slhf_training.evaluation.run import READABLE, REPORT

@@ -10,9 +10,9 @@ import pytest
 from slhf_server.errors import EngineFailed, EngineUnavailable
 from slhf_server.fake import FakeEngine, Reply, improve
 from slhf_server.model import Turn
+from slhf_training.bundles import open_bundle
 from slhf_training.errors import EngineError, SettingsError
 from slhf_training.evaluation.answers import NONE, Answer
-from slhf_training.evaluation.bundles import open_bundle
 from slhf_training.evaluation.generation import Task
 from slhf_training.evaluation.served import Served
 from slhf_training.evaluation.settings import GenerationSettings
@@ -117,4 +117,4 @@ def test_without_vllm_its_package_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_bundle_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="models.mine: .*nowhere"):
-        open_bundle("mine", str(tmp_path / "nowhere"))
+        open_bundle("models.mine", str(tmp_path / "nowhere"))

@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="the bundle's name (default: its directory's)")
     parser.add_argument("--step", type=int, help="which checkpoint (default: the last)")
     parser.add_argument("--merge", action="store_true", help="one plain model and no adapters; for shared weights")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the adapters (default: as trained)")
     parser.add_argument("--evaluation", type=Path, metavar="FILE.json", help="figures for the bundle's card")
 
 
@@ -21,6 +22,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     name = arguments.name or arguments.bundle.resolve().name
     bundle = export(
-        arguments.run_directory, arguments.bundle, name, arguments.step, arguments.merge, arguments.evaluation
+        arguments.run_directory,
+        arguments.bundle,
+        name,
+        step=arguments.step,
+        merge=arguments.merge,
+        dtype=arguments.dtype,
+        evaluation=arguments.evaluation,
     )
     sys.stdout.write(f"{arguments.bundle}: {bundle.name}, {bundle.trained}, revision {bundle.revision}\n")

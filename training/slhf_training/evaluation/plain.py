@@ -24,7 +24,7 @@ from slhf_training.rollout.hf import HFRollout
 from slhf_training.settings import Rollout as RolloutSettings
 
 if TYPE_CHECKING:
-    from slhf_training.evaluation.bundles import OpenBundle
+    from slhf_training.bundles import OpenBundle
 
 _COLDEST = 1e-6
 """The sampler divides by the temperature: at this one it takes the likeliest token."""

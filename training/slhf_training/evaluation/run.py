@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slhf_training.bundles import fingerprint, open_bundle
 from slhf_training.data import DataSettings, load
 from slhf_training.evaluation import sections
 from slhf_training.evaluation.answers import Answers, Slot
-from slhf_training.evaluation.bundles import fingerprint, open_bundle
 from slhf_training.evaluation.chains import Chain, with_drafts
 from slhf_training.evaluation.comparisons import Comparisons, source_name
 from slhf_training.evaluation.exports import export_alpaca_eval, export_ifeval
@@ -30,7 +30,7 @@ from slhf_training.preference.cache import Cache
 from slhf_training.preference.registry import PreferenceSettings, preference_of
 
 if TYPE_CHECKING:
-    from slhf_training.evaluation.bundles import OpenBundle
+    from slhf_training.bundles import OpenBundle
 
 ANSWERS, JUDGEMENTS, EXPORTS = "answers.jsonl", "judgements.sqlite", "exports"
 REPORT, READABLE = "report.json", "report.md"
@@ -68,7 +68,7 @@ def evaluate(
     started = time.monotonic()
     asked = _asked(settings, limit)
     drafts = {name: read_drafts(path, model) for name, path, model in drafts_of(settings.models)}
-    bundles = {name: open_bundle(name, spec) for name, spec in bundles_of(settings.models)}
+    bundles = {name: open_bundle(f"models.{name}", spec) for name, spec in bundles_of(settings.models)}
     fingerprints = {name: fingerprint(bundle, settings.generation) for name, bundle in bundles.items()}
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     with Store(settings.output_dir / ANSWERS) as store:

@@ -6,9 +6,9 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from slhf_training.bundles import needing_the_server
 from slhf_training.errors import EngineError
 from slhf_training.evaluation.answers import NONE, Answer
-from slhf_training.evaluation.bundles import needing_the_server
 from slhf_training.evaluation.generation import Keep, Task
 from slhf_training.evaluation.settings import GenerationSettings
 

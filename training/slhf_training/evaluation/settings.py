@@ -29,7 +29,7 @@ class ModelSettings(Section):
     """Either a bundle or drafts."""
 
     bundle: ModelName | None = None
-    """builtin:smollm2-135m, a hub id, or a directory's path that starts with ".", "/" or "~"."""
+    """builtin:smollm2-135m-slhf, a hub id, or a directory's path that starts with ".", "/" or "~"."""
     drafts: RelativePath | None = None
     """JSONL(.gz) with `output`, `prompt` (or `instruction`, `messages`) and `model`: a model that is not run."""
     model: str | None = None

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from slhf.bundle import revision_of
 from slhf_training.errors import SettingsError
-from slhf_training.evaluation.settings import GenerationSettings
 from slhf_training.preference.cache import digest
 
 if TYPE_CHECKING:
     from slhf_server.bundles import OpenBundle as OpenBundle
+    from slhf_training.evaluation.settings import GenerationSettings
 
 
 @contextmanager
@@ -31,16 +31,26 @@ def needing_the_server(what: str) -> Iterator[None]:
         raise SettingsError(f"{what}: {exc}") from exc
 
 
-def open_bundle(name: str, spec: str) -> "OpenBundle":
-    """A builtin, a directory or a hub id, on local disk. Raises SettingsError naming the model."""
-    with needing_the_server(f"models.{name}"):
+def open_bundle(key: str, spec: str) -> "OpenBundle":
+    """A builtin, a directory or a hub id, on local disk. Raises SettingsError naming the key."""
+    with needing_the_server(key):
         from slhf_server.bundles import open_bundle as opened
         from slhf_server.settings import Settings
 
         return opened(Settings(bundle=spec))
 
 
-def fingerprint(bundle: "OpenBundle", generation: GenerationSettings) -> str:
+def located(name: str, key: str) -> str:
+    """What transformers loads a configuration's model from. Raises SettingsError naming the key."""
+    if not name.startswith("builtin:"):
+        return name
+    bundle = open_bundle(key, name)
+    if bundle.adapter("leader") or bundle.adapter("follower"):
+        raise SettingsError(f"{key}: {name} is trained already; its base is {bundle.manifest.base_model}")
+    return str(bundle.weights)
+
+
+def fingerprint(bundle: "OpenBundle", generation: "GenerationSettings") -> str:
     """Of all that decides what a bundle writes: its files, its manifest and the sampling."""
     how = generation.model_dump(mode="json", exclude={"batch_size"})
     return digest([revision_of(bundle.directory), bundle.manifest.model_dump(mode="json", exclude={"evaluation"}), how])
