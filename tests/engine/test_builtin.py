@@ -43,6 +43,13 @@ def test_it_answers_and_refines(client: Client) -> None:
     assert result.output == result.refinement.rounds[2].text
 
 
+def test_the_default_says_how_it_was_trained_and_how_well_it_refines(client: Client) -> None:
+    (model,) = client.models()
+    assert (model.id, model.root) == ("smollm2-135m-slhf", "builtin:smollm2-135m")
+    assert (model.card["trained"], model.card["roles"]) == ("stackelberg", "shared")
+    assert model.card["evaluation"]
+
+
 def test_the_followers_first_prompt_is_found_in_the_prefix_cache(client: Client, encoder: PromptEncoder) -> None:
     for temperature in (0.0, 1.0):
         result = client.refine(f"{QUESTION} {time.time()}", rounds=1, temperature=temperature, max_tokens=96)

@@ -65,8 +65,9 @@ def test_the_follower_learns_from_given_drafts_and_the_leader_does_not(tmp_path:
 
 def test_the_leaders_lesson_is_the_same_beside_given_drafts(tmp_path: Path, prompts: Prompts) -> None:
     pile = Pile(drafts_of([Example(CHATS[0], Pair("A", "B"))] * 4, prompts, len(CHATS), 100), 4, seed=0)
-    once = {"optimisation": {"steps": 1, "schedule": "constant"}}
-    without, beside = (finished(tmp_path / name, pile=p, **once) for name, p in (("without", None), ("beside", pile)))
+    once = {"steps": 1, "schedule": "constant"}
+    without = finished(tmp_path / "without", optimisation=once)
+    beside = finished(tmp_path / "beside", pile=pile, optimisation=once)
     assert losses(without) != losses(beside)
     one, other = trained(without), trained(beside)
     differing = {name for name in one if not torch.equal(one[name], other[name])}
