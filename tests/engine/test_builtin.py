@@ -43,13 +43,6 @@ def test_it_answers_and_refines(client: Client) -> None:
     assert result.output == result.refinement.rounds[2].text
 
 
-def test_the_default_says_how_it_was_trained_and_how_well_it_refines(client: Client) -> None:
-    (model,) = client.models()
-    assert (model.id, model.root) == ("smollm2-135m-slhf", "builtin:smollm2-135m")
-    assert (model.card["trained"], model.card["roles"]) == ("stackelberg", "shared")
-    assert model.card["evaluation"]
-
-
 def test_the_followers_first_prompt_is_found_in_the_prefix_cache(client: Client, encoder: PromptEncoder) -> None:
     for temperature in (0.0, 1.0):
         result = client.refine(f"{QUESTION} {time.time()}", rounds=1, temperature=temperature, max_tokens=96)
@@ -79,7 +72,7 @@ def test_the_openai_sdk_streams_the_last_round(live: LiveServer) -> None:
     with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none") as sdk:
         chunks = list(
             sdk.chat.completions.create(
-                model="smollm2-135m-slhf",
+                model="smollm2-135m",
                 messages=ask,
                 max_tokens=40,
                 stream=True,

@@ -82,3 +82,17 @@ def test_a_trained_bundle_is_served_unchanged_and_speaks_as_it_was_trained(built
         refined = client.refine(question, draft=DRAFT, rounds=1, max_tokens=TOKENS, temperature=0.0)
         assert refined.output == greedy(run, "follower", question, DRAFT)
         assert refined.output != greedy(run, "leader", question, DRAFT)
+
+
+def test_what_is_built_in_and_trained_is_served_without_adapters(tmp_path: Path) -> None:
+    with (
+        live_server(tmp_path, "--bundle", "builtin:smollm2-135m-slhf") as server,
+        Client(server.url, timeout=300) as client,
+    ):
+        (model,) = client.models()
+        assert (model.id, model.root) == ("smollm2-135m-slhf", "builtin:smollm2-135m")
+        assert (model.card["trained"], model.card["roles"]) == ("stackelberg", "shared")
+        assert model.card["evaluation"]
+        refined = client.refine(QUESTIONS[0], draft=DRAFT, rounds=2, max_tokens=TOKENS)
+        assert [turn.role for turn in refined.refinement.rounds] == ["client", "follower", "follower"]
+        assert server.metric("vllm:lora_requests_info") == 0

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 import slhf
 import slhf_server
 from slhf import read_bundle
-from slhf_server.builtin import NAME
+from slhf_server.builtin import NAME, TRAINED
 from slhf_server.bundles import open_bundle
 from slhf_server.settings import Settings
 
@@ -65,11 +65,11 @@ def test_its_revision_is_that_of_its_files(builtin: Path) -> None:
     assert read_bundle(builtin).revision == slhf.revision_of(builtin)
 
 
-def test_the_default_is_trained_on_it_and_small_enough_to_ship(builtin: Path) -> None:
+def test_the_trained_bundle_is_small_enough_to_ship(builtin: Path) -> None:
     """One adapter for both roles, in bfloat16, which the server merges; nothing else but the manifest and the card."""
-    opened = open_bundle(Settings())
+    opened = open_bundle(Settings(bundle=f"builtin:{TRAINED}"))
     manifest = opened.manifest
-    assert (manifest.name, manifest.trained, manifest.root) == ("smollm2-135m-slhf", "stackelberg", f"builtin:{NAME}")
+    assert (manifest.name, manifest.trained, manifest.root) == (TRAINED, "stackelberg", f"builtin:{NAME}")
     assert opened.weights == builtin
     assert opened.adapter("leader") == opened.adapter("follower") == opened.directory / "policy"
     assert manifest.evaluation
@@ -78,8 +78,8 @@ def test_the_default_is_trained_on_it_and_small_enough_to_ship(builtin: Path) ->
     assert sum(path.stat().st_size for path in opened.directory.rglob("*") if path.is_file()) <= 12 * 10**6
 
 
-def test_the_defaults_manifest_belongs_to_its_files_and_tells_no_path() -> None:
-    opened = open_bundle(Settings())
+def test_its_manifest_belongs_to_its_files_and_tells_no_path() -> None:
+    opened = open_bundle(Settings(bundle=f"builtin:{TRAINED}"))
     assert opened.manifest.revision == slhf.revision_of(opened.directory)
     assert not re.search(r'"[/~]', (opened.directory / "slhf.json").read_text(encoding="utf-8"))
 
