@@ -1,5 +1,6 @@
 """Who answers whom, and what for: the algorithms on a table that keeps a record."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,7 +69,32 @@ def test_given_drafts_are_refined_for_the_followers_sake_alone() -> None:
 
 def test_the_leader_is_paid_for_the_kl_of_the_reply_it_met() -> None:
     rows = stackelberg(RecordingTable(0.3, 0.4), GAME)
-    assert [row.opponent.text for row in rows if row.opponent] == ["follower1-0", "follower1-1"]
+    assert [[reply.text for reply in row.opponents] for row in rows if row.role == "leader"] == [
+        ["follower1-0"],
+        ["follower1-1"],
+    ]
+
+
+def test_several_replies_to_a_draft_are_each_others_baseline() -> None:
+    """Replies 1 and 2 are to chat 0, 3 and 4 to chat 1, 5 and 6 to the given draft."""
+    table = RecordingTable(0.0, given=1)
+    table.judge = lambda first, second: np.arange(1, len(first) + 1) / 10  # type: ignore[method-assign]
+    rows = stackelberg(table, GAME.model_copy(update={"replies_per_draft": 2, "rollout_rounds": 1}))
+    assert table.asked[1] == ("follower", 1, ["leader0-0"] * 2 + ["leader0-1"] * 2 + ["given-2"] * 2)
+    leader, follower = rows[:2], rows[2:]
+    assert [row.reward for row in leader] == pytest.approx([0.15, 0.35])
+    assert [[reply.chat for reply in row.opponents] for row in leader] == [[0, 0], [1, 1]]
+    assert [row.reward for row in follower] == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    groups = [row.group for row in follower]
+    assert groups[::2] == groups[1::2]
+    assert len(set(groups)) == 3
+
+
+def test_an_abstention_from_one_reply_leaves_the_leader_without_a_reward() -> None:
+    table = RecordingTable()
+    table.judge = lambda first, second: np.array([0.5, np.nan, 0.4, 0.2])  # type: ignore[method-assign]
+    rows = stackelberg(table, GAME.model_copy(update={"replies_per_draft": 2, "rollout_rounds": 1}))
+    assert [row.reward for row in rows[:2]] == pytest.approx([math.nan, 0.3], nan_ok=True)
 
 
 def test_an_answer_and_the_reply_to_it_are_no_baselines_of_each_other() -> None:

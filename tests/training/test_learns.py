@@ -20,7 +20,9 @@ ROCK_PAPER_SCISSORS = np.array([[0.5, 0.2, 0.8], [0.8, 0.5, 0.2], [0.2, 0.8, 0.5
 """A, B and C as rock, paper and scissors: B beats A, C beats B, A beats C, four times in five."""
 
 
-def game(directory: Path, preference: tiny.Matrix, weights: str = "separate", seed: int = 0) -> GameTrainer:
+def game(
+    directory: Path, preference: tiny.Matrix, weights: str = "separate", seed: int = 0, replies: int = 1
+) -> GameTrainer:
     """Answers are one word; any of A, B and C beats any other word."""
     shared = weights == "shared"
     fit = tiny.settings(
@@ -35,6 +37,7 @@ def game(directory: Path, preference: tiny.Matrix, weights: str = "separate", se
             "tau_follower": TAU,
             "baseline": "leave_one_out",
             "kappa": 2.0 if shared else 5.0,
+            "replies_per_draft": replies,
         },
         optimisation={
             "steps": 400,
@@ -91,10 +94,12 @@ def distances(trainer: GameTrainer, leader: Array, follower: Array) -> tuple[flo
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("weights", "seed"), [("separate", 0), ("shared", 1)])
-def test_the_trainer_reaches_the_closed_form_of_a_cyclic_game(weights: str, seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("weights", "seed", "replies"), [("separate", 0, 1), ("shared", 1, 1), ("separate", 0, 2)])
+def test_the_trainer_reaches_the_closed_form_of_a_cyclic_game(
+    weights: str, seed: int, replies: int, tmp_path: Path
+) -> None:
     preference = tiny.Matrix("ABC", cycle(0.4, 0.35, 0.25))
-    trainer = game(tmp_path, preference, weights=weights, seed=seed)
+    trainer = game(tmp_path, preference, weights, seed, replies)
     leader, follower = solved(trainer, preference, TAU)
     assert min(distances(trainer, leader, follower)) > 0.5
     trainer.train()

@@ -46,6 +46,16 @@ def test_an_answer_depends_on_its_seed_and_not_on_its_batch() -> None:
     assert len({s.ids for s in together}) > 8
 
 
+def test_answers_to_one_prompt_are_those_it_gets_alone() -> None:
+    of = roles()
+    prompts: list[Ids] = [SHORT, SHORT, LONGER, SHORT, LONGER]
+    together = rollout(of).sample(prompts, "follower", range(5))
+    for seed, (prompt, sample) in enumerate(zip(prompts, together, strict=True)):
+        alone = rollout(of).sample([prompt], "follower", [seed])[0]
+        assert alone.ids == sample.ids
+        assert alone.logps == pytest.approx(sample.logps, abs=1e-5)
+
+
 def test_answers_end_with_the_end_token_or_at_the_limit() -> None:
     samples = rollout(roles()).sample([SHORT] * 64, "follower", range(64))
     assert {s.ended for s in samples} == {True, False}

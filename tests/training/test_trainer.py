@@ -1,5 +1,6 @@
 """The real trainer on a random Llama: what moves, what is reproducible, and that all algorithms run."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,6 +115,22 @@ def test_the_leader_waits_for_its_turn(tmp_path: Path) -> None:
 def test_later_rounds_are_trained_too(tmp_path: Path) -> None:
     logged = finished(tmp_path, game={"rollout_rounds": 3}).state.log_history[-2]
     assert {"follower/win_rate", "follower/win_rate_2", "follower/win_rate_3"} <= logged.keys()
+
+
+def test_several_replies_to_a_draft_are_all_different_and_all_learnt_from(tmp_path: Path) -> None:
+    trainer = tiny.trainer(tiny.settings(tmp_path, game={"replies_per_draft": 3}), fewer_as, CHATS)
+    met: list[tuple[list[str], list[str]]] = []
+
+    def recorded(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+        met.append((list(first), list(second)))
+        return fewer_as(chats, first, second)
+
+    trainer.seats = dataclasses.replace(trainer.seats, preference=recorded)
+    trainer.train()
+    drafts, replies = met[0]
+    assert drafts[::3] == drafts[1::3] == drafts[2::3]
+    assert replies[::3] != replies[1::3] != replies[2::3]
+    assert trainer.state.log_history[0]["tokens"] > 0
 
 
 def test_abstentions_are_dropped_and_counted(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ the one answer y' that was sampled: at the equilibrium p + tau_F * log-ratio is 
 estimate has less variance than those that are never negative.
 
 Departures: drafts that others wrote may lie on the table: the Follower refines them too, for no Leader's sake. With
-`rollout_rounds` R > 1 the Follower also answers its own answers, and its loss is the mean over all R.
+`rollout_rounds` R > 1 the Follower also answers its own answers, and its loss is the mean over all R. With
+`replies_per_draft` K > 1 it answers each draft K times: the replies to one draft are each other's baseline, which takes
+out how hard that draft is to beat, and the Leader's reward is their mean.
 `rloo` needs a scalar reward, which a preference does not give: it is the preference over an answer of the reference.
 `nash-md` samples its opponent from the token-by-token geometric mixture of policy and reference (Munos et al. 2023).
 """
@@ -29,6 +31,7 @@ from slhf_training.rollout import Ids, Player, Sample
 from slhf_training.settings import Algorithm, Game
 
 Array = npt.NDArray[np.float64]
+Group = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,10 @@ class Row:
     reward: float
     """In [0, 1]; NaN: the judge abstained."""
     tau: float
-    group: tuple[str, int]
+    group: Group
     """Rows of one group are independent given their prompts and serve as each other's baseline."""
-    opponent: Answer | None = None
-    """The row with this answer adds tau times its log-ratio to this one's reward."""
+    opponents: tuple[Answer, ...] = ()
+    """The rows with these answers add tau times their mean log-ratio to this one's reward."""
 
 
 class Table(Protocol):
@@ -70,19 +73,22 @@ class Table(Protocol):
 
 def stackelberg(table: Table, game: Game) -> list[Row]:
     own, given = table.answer("leader", 0), table.given()
-    answers = [[*own, *given]]
+    each = game.replies_per_draft
+    answers = [[draft for draft in (*own, *given) for _ in range(each)]]
     for turn in range(1, game.rollout_rounds + 1):
         answers.append(table.answer("follower", turn, drafts=answers[-1]))
     beaten = [table.judge(first, second) for first, second in pairwise(answers)]
-    leader = [
-        Row("leader", y, float(p), game.tau_leader, ("leader", 0), opponent=reply)
-        for y, reply, p in zip(own, answers[1], beaten[0], strict=False)  # the given drafts are behind
-    ]
-    follower = [
-        Row("follower", reply, float(1 - p), game.tau_follower, ("follower" if place < len(own) else "given", turn))
-        for turn, (replies, ps) in enumerate(zip(answers[1:], beaten, strict=True))
-        for place, (reply, p) in enumerate(zip(replies, ps, strict=True))
-    ]
+    leader = []
+    for place, y in enumerate(own):
+        met = slice(place * each, (place + 1) * each)
+        p = float(beaten[0][met].mean())  # NaN where the judge abstains from one of them
+        leader.append(Row("leader", y, p, game.tau_leader, ("leader",), opponents=tuple(answers[1][met])))
+    follower = []
+    for turn, (replies, ps) in enumerate(zip(answers[1:], beaten, strict=True)):
+        for place, (reply, p) in enumerate(zip(replies, ps, strict=True)):
+            whose = "follower" if place < len(own) * each else "given"
+            group: Group = (whose, turn) if each == 1 else (whose, turn, reply.chat)
+            follower.append(Row("follower", reply, float(1 - p), game.tau_follower, group))
     return leader + follower
 
 
@@ -97,10 +103,10 @@ def rloo(table: Table, game: Game) -> list[Row]:
 
 def nash_md(table: Table, game: Game) -> list[Row]:
     answers, opponents = table.answer("leader", 0), table.answer("mixture", 1)
-    return _rewarded(answers, table.judge(answers, opponents), game, lambda y: ("leader", 0))
+    return _rewarded(answers, table.judge(answers, opponents), game, lambda y: ("leader",))
 
 
-def _rewarded(answers: Sequence[Answer], p: Array, game: Game, group: Callable[[Answer], tuple[str, int]]) -> list[Row]:
+def _rewarded(answers: Sequence[Answer], p: Array, game: Game, group: Callable[[Answer], Group]) -> list[Row]:
     return [Row("leader", y, float(r), game.tau_leader, group(y)) for y, r in zip(answers, p, strict=True)]
 
 
@@ -113,7 +119,7 @@ ALGORITHMS: dict[Algorithm, Callable[[Table, Game], list[Row]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    group: tuple[str, int]
+    group: Group
     reward: float
     worth: float
     """The reward less the KL penalty: what a good baseline predicts. At the equilibrium it is the same for every
@@ -127,7 +133,7 @@ def advantages(rows: Sequence[Graded], leave_one_out: bool, pool: Sequence[Grade
     """
     if not leave_one_out:
         return [row.reward - 0.5 for row in rows]
-    members: dict[tuple[str, int], list[float]] = defaultdict(list)
+    members: dict[Group, list[float]] = defaultdict(list)
     for row in rows if pool is None else pool:
         members[row.group].append(row.worth)
     return [row.reward - _others(members[row.group], row.worth) for row in rows]

@@ -1,14 +1,12 @@
 """A language model's body as a reader of answers: hidden states of chosen layers, averaged over the answer's tokens.
 
-Answers to one chat share a row: chat, answer, answer, ... where an answer sees the chat and itself alone and takes its
-positions up where the chat ends. The chat is read once; the states are those of each answer on its own.
+Answers to one chat share a row (packing.py), so the chat is read once. Each answer ends with EOS.
 """
 
 import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -18,24 +16,12 @@ from transformers import AutoModel, AutoTokenizer
 from slhf_training.bundles import located
 from slhf_training.chats import Chat
 from slhf_training.errors import SettingsError
+from slhf_training.packing import Reading, attention_bias, tables
+from slhf_training.rollout import Ids
 
 _LOG = logging.getLogger(__name__)
 ANSWERS = 4
 """Most answers in a row."""
-
-Ids = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A chat and answers to it as tokens. Each answer ends with EOS, so it has at least one."""
-
-    prompt: Ids
-    answers: tuple[Ids, ...]
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt) + sum(map(len, self.answers))
 
 
 class Backbone:
@@ -59,7 +45,7 @@ class Backbone:
         """
         source = located(name, "backbone")
         try:
-            model = AutoModel.from_pretrained(source, dtype=dtype or _fast_dtype()).eval()
+            model = AutoModel.from_pretrained(source, dtype=dtype or fast_dtype()).eval()
             tokenizer = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as exc:
             raise SettingsError(f"backbone: {name}: {exc}") from exc
@@ -109,11 +95,11 @@ class Backbone:
     def pooled(self, readings: Sequence[Reading]) -> Tensor:
         """(answers of all readings, F) float32, from one forward pass. Masks come from lengths: pad may equal EOS."""
         device = self.model.device
-        ids, positions, segments = (table.to(device) for table in _tables(readings))  # (N, T) each
+        ids, positions, segments = (table.to(device) for table in tables(readings))  # (N, T) each
         with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
             states = self.model(
                 input_ids=ids,
-                attention_mask=_mask(segments, self.model.dtype),
+                attention_mask=attention_bias(segments, self.model.dtype),
                 position_ids=positions,
                 output_hidden_states=True,
                 use_cache=False,
@@ -143,7 +129,7 @@ def bf16_is_fast() -> bool:
     return torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
 
 
-def _fast_dtype() -> str:
+def fast_dtype() -> str:
     return "auto" if bf16_is_fast() else "float32"
 
 
@@ -157,28 +143,3 @@ def _gathered(texts: Sequence[Reading]) -> list[Reading]:
         answers = sorted(unique)
         readings += [Reading(prompt, tuple(answers[i : i + ANSWERS])) for i in range(0, len(answers), ANSWERS)]
     return sorted(readings, key=lambda reading: (reading.length, reading.prompt, reading.answers))
-
-
-def _tables(readings: Sequence[Reading]) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, T) token ids, positions, and segments: 0 the chat, 1.. its answers, -1 padding."""
-    shape = len(readings), max(reading.length for reading in readings)
-    ids, positions, segments = torch.zeros(shape).long(), torch.zeros(shape).long(), torch.full(shape, -1)
-    for row, reading in enumerate(readings):
-        start = 0
-        for segment, part in enumerate((reading.prompt, *reading.answers)):
-            place = slice(start, start + len(part))
-            first = 0 if segment == 0 else len(reading.prompt)
-            ids[row, place] = torch.tensor(part, dtype=torch.long)
-            positions[row, place] = torch.arange(first, first + len(part))
-            segments[row, place] = segment
-            start += len(part)
-    return ids, positions, segments
-
-
-def _mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
-    """(N, 1, T, T), added to attention scores: a token sees what comes before it in the chat and in its own answer."""
-    length = segments.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
-    seen = causal & ((segments[:, None] == 0) | (segments[:, None] == segments[..., None]))
-    blocked = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
-    return blocked[:, None]

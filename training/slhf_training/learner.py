@@ -9,6 +9,7 @@ model. Their gradients are zero.
 import contextlib
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from slhf_training.algorithms import Graded, Row, advantages
 from slhf_training.clock import Clock
 from slhf_training.loss import Loss, reinforce
 from slhf_training.roles import Role, Roles
+from slhf_training.rollout import Ids
 from slhf_training.scoring import answer_log_probs, right_padded
 from slhf_training.settings import FitSettings
 
@@ -82,10 +84,18 @@ class Learner:
         return learnt
 
     def _micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
-        """Rows of like length together: less padding."""
-        ordered = sorted(rows, key=lambda row: len(row.answer.prompt) + len(row.answer.sample.ids))
+        """Answers to one prompt together, because it is then read once; and rows of like length: less padding."""
+        by_prompt: dict[Ids, list[Row]] = defaultdict(list)
+        for row in rows:
+            by_prompt[row.answer.prompt].append(row)
+        alone = [of_prompt[0] for of_prompt in by_prompt.values() if len(of_prompt) == 1]
+        alone.sort(key=lambda row: len(row.answer.prompt) + len(row.answer.sample.ids))
         size = self._settings.optimisation.micro_batch_size
-        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+        return [
+            group[start : start + size]
+            for group in (*(of_prompt for of_prompt in by_prompt.values() if len(of_prompt) > 1), alone)
+            for start in range(0, len(group), size)
+        ]
 
     @property
     def _leave_one_out(self) -> bool:
@@ -138,8 +148,9 @@ def _graded(row: Row, bonus: float, ratio: float) -> Graded:
 
 
 def _bonus(row: Row, learnt: Learnt, taus: dict[int, float]) -> float:
-    """tau_F * log-ratio_F of the reply that the Leader's answer met."""
-    return 0.0 if row.opponent is None else taus[id(row.opponent)] * learnt.log_ratio[id(row.opponent)]
+    """tau_F * log-ratio_F of the replies that the Leader's answer met, their mean."""
+    paid = [taus[id(reply)] * learnt.log_ratio[id(reply)] for reply in row.opponents]
+    return sum(paid) / len(paid) if paid else 0.0
 
 
 def _sampled_ratios(rows: Sequence[Row], reference: Tensor) -> Iterator[tuple[Row, float]]:

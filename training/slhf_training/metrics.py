@@ -22,7 +22,8 @@ def of_step(table: ChatTable, rows: Sequence[Row], learnt: Learnt) -> dict[str, 
     if table.answered[-1][0] == "follower":
         for turn, p in enumerate(table.judged, start=1):
             name = "win_rate" if turn == 1 else f"win_rate_{turn}"
-            for whose, ps in (("follower", p[: table.chats]), ("given", p[table.chats :])):
+            own = len(p) * table.chats // (table.chats + len(table.given()))  # as many replies to each draft
+            for whose, ps in (("follower", p[:own]), ("given", p[own:])):
                 if not np.isnan(ps).all():
                     found[f"{whose}/{name}"] = float(np.nanmean(1 - ps))
     found["judge/abstained"] = float(learnt.abstained)

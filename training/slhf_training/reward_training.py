@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slhf_training.backbone import Backbone, Reading, batches
+from slhf_training.backbone import Backbone, batches
 from slhf_training.errors import DataError
+from slhf_training.packing import Reading
 from slhf_training.reward_lessons import Lesson
 from slhf_training.reward_losses import bradley_terry, regression
 from slhf_training.reward_model import Head

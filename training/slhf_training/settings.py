@@ -41,6 +41,8 @@ class Game(Section):
     """Taken off the preference for an answer that did not end, given to one that met such an opponent."""
     rollout_rounds: int = Field(default=1, gt=0)
     """The Follower answers the Leader, then its own answers: how many answers of the Follower are trained per chat."""
+    replies_per_draft: int = Field(default=1, gt=0)
+    """The Follower's answers to each draft; of several, each is the others' baseline (`leave_one_out`)."""
     leader_update_every: int = Field(default=1, gt=0)
     """Steps of the Follower for each step of the Leader."""
     importance_cap: float | None = Field(default=None, gt=0)

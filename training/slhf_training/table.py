@@ -1,5 +1,6 @@
 """One step's chats, played with a rollout and a judge: the algorithms' Table."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class ChatTable:
         self._chats = dict(zip(numbers, chats, strict=True)) | {draft.number: draft.chat for draft in drafts}
         self._step = step
         self.chats = len(numbers)
-        """Of the training data; what is answered or judged behind as many belongs to given drafts."""
+        """Of the training data; what is answered or judged behind theirs belongs to given drafts."""
         self.answered: list[tuple[Player, Answer]] = []
         self.judged: list[Array] = []
         """The judge's own words, without the penalty for unfinished answers, in the order of the questions."""
@@ -49,7 +50,11 @@ class ChatTable:
             prompts = [seats.prompts.leader(self._chats[number]) for number in numbers]
         else:
             prompts = [seats.prompts.follower(self._chats[d.chat], d.sample.ids) for d in drafts]
-        seeds = [self._seed(number, slot) for number in numbers]
+        again: Counter[int] = Counter()
+        seeds = []
+        for number in numbers:
+            seeds.append(self._seed(number, slot, again[number]))
+            again[number] += 1
         with seats.clock("rollout"):
             samples = seats.rollout.sample(prompts, player, seeds)
         found = [
@@ -71,5 +76,7 @@ class ChatTable:
         self.judged.append(p)
         return penalised(p, first, second, seats.eos_penalty)
 
-    def _seed(self, number: int, slot: int) -> int:
-        return int(np.random.SeedSequence([self._seats.seed, self._step, number, slot]).generate_state(1, np.uint64)[0])
+    def _seed(self, number: int, slot: int, again: int) -> int:
+        """`again`: how many answers to this chat the same call has had before."""
+        entropy = [self._seats.seed, self._step, number, slot, again]
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])

@@ -7,12 +7,13 @@ from pydantic import Field
 from slhf_training.preference import Preference
 from slhf_training.preference.attributes import AttributesSettings, attributes_of
 from slhf_training.preference.callable import CallableSettings, callable_of
+from slhf_training.preference.fluency import FluencySettings, fluency_of
 from slhf_training.preference.judge import JudgeSettings, judge_of
 from slhf_training.preference.mixture import Mixture, MixtureSettings, Weighted
 from slhf_training.preference.reward import RewardSettings, reward_of
 
 PreferenceSettings = Annotated[
-    AttributesSettings | RewardSettings | JudgeSettings | CallableSettings | MixtureSettings,
+    AttributesSettings | RewardSettings | FluencySettings | JudgeSettings | CallableSettings | MixtureSettings,
     Field(discriminator="kind"),
 ]
 Weighted.model_rebuild(_types_namespace={"PreferenceSettings": PreferenceSettings})
@@ -26,6 +27,8 @@ def preference_of(settings: PreferenceSettings) -> Preference:
             return attributes_of(settings)
         case RewardSettings():
             return reward_of(settings)
+        case FluencySettings():
+            return fluency_of(settings)
         case JudgeSettings():
             return judge_of(settings)
         case CallableSettings():

@@ -84,9 +84,15 @@ class HFRollout:
         noise = noise.to(device)
         drafts = [_Draft() for _ in prompts]
         rows = torch.arange(len(prompts), device=device)  # which draft each row of the batch is
-        ids, mask = left_padded(prompts, device)  # (B, P)
+        unique = list(dict.fromkeys(prompts))
+        copies = torch.tensor([unique.index(prompt) for prompt in prompts], device=device)  # (B,)
+        ids, mask = left_padded(unique, device)  # (U, P)
         for step in range(noise.shape[1]):
             log_probs = self._log_probs(voices, ids, mask)  # (B, V)
+            if step == 0 and len(unique) < len(prompts):  # a prompt of several answers is read once
+                log_probs, mask = log_probs[copies], mask[copies]
+                for voice in voices:
+                    voice.cache.batch_select_indices(copies)
             ids = by_inverse_cdf(log_probs, noise[rows, step])[:, None]  # (B, 1)
             chosen = log_probs.gather(1, ids)[:, 0].tolist()
             alive = self._write(drafts, rows.tolist(), ids[:, 0].tolist(), chosen)

@@ -1,0 +1,70 @@
+"""Log-probs of answers: a prompt that they share is read once, and the numbers are the same."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from slhf_training import scoring
+from slhf_training.rollout import Ids
+from slhf_training.scoring import answer_log_probs
+from tests.training import tiny
+
+PROMPT: Ids = (9, 4, 8, 10)
+ANSWERS: list[Ids] = [(1, 2, 8), (3,), (8, 8), (5, 6, 7, 1, 8)]
+CPU = torch.device("cpu")
+
+
+class Counting:
+    """Counts the tokens that the model reads."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self.tokens = model, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, **arguments: Any) -> Any:
+        self.tokens += arguments["input_ids"].numel()
+        return self._model(**arguments)
+
+
+def scored(model: Any, prompts: list[Ids]) -> tuple[Tensor, Tensor]:
+    """(answers' tokens,) log-probs, and the gradient of a sum of them with unlike weights."""
+    model.zero_grad()
+    rows = answer_log_probs(model, prompts, ANSWERS, 0.7, CPU)
+    found = torch.cat([row[: len(answer)] for row, answer in zip(rows, ANSWERS, strict=True)])
+    (found * torch.arange(1, len(found) + 1)).sum().backward()  # type: ignore[no-untyped-call]
+    return found.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_answers_to_one_prompt_get_what_each_gets_alone(attention: str) -> None:
+    model = tiny.model()
+    model.set_attn_implementation(attention)
+    counted = Counting(model)
+    together, gradient = scored(counted, [PROMPT] * len(ANSWERS))
+    assert counted.tokens == len(PROMPT) + sum(map(len, ANSWERS))
+    alone = [answer_log_probs(model, [PROMPT], [answer], 0.7, CPU)[0] for answer in ANSWERS]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+    model.zero_grad()
+    (torch.cat(alone) * torch.arange(1, len(together) + 1)).sum().backward()  # type: ignore[no-untyped-call]
+    assert torch.allclose(gradient, torch.cat([p.grad.flatten() for p in model.parameters()]), atol=1e-4)
+
+
+def test_an_attention_that_slides_reads_each_answer_alone() -> None:
+    model = tiny.model()
+    model.config.layer_types = ["full_attention", "sliding_attention"]
+    counted = Counting(model)
+    scored(counted, [PROMPT] * len(ANSWERS))
+    assert counted.tokens == len(ANSWERS) * (len(PROMPT) + max(map(len, ANSWERS)))
+
+
+def test_a_row_does_not_grow_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    together, _ = scored(tiny.model(), [PROMPT] * len(ANSWERS))
+    monkeypatch.setattr(scoring, "LONGEST_ROW", 8)
+    counted = Counting(tiny.model())
+    apart, _ = scored(counted, [PROMPT] * len(ANSWERS))
+    assert counted.tokens == len(ANSWERS) * (len(PROMPT) + max(map(len, ANSWERS)))
+    assert torch.allclose(apart, together, atol=1e-5)

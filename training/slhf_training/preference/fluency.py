@@ -1,0 +1,86 @@
+"""How plausible a frozen language model finds an answer: p(first beats second) = sigmoid((f(first) - f(second)) / s).
+
+With s the `scale`, f is the mean over the answer's tokens, its end included, of min(log-prob, -floor), in nats. Heads
+on pooled states hear little of incoherence (docs/experiments.md); likelihood does. The floor keeps it from paying for
+text that repeats itself: tokens that are all but certain count no more than those of ordinary text.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from slhf_training.backbone import fast_dtype
+from slhf_training.bundles import located
+from slhf_training.chats import Chat
+from slhf_training.config_file import ModelName, Section
+from slhf_training.errors import SettingsError
+from slhf_training.preference import Preference, Probabilities
+from slhf_training.preference.reward import sigmoid
+from slhf_training.prompts import Prompts
+from slhf_training.rollout import Ids
+from slhf_training.scoring import answer_log_probs
+
+BATCH = 8
+"""Most answers to one chat that are read at once."""
+
+
+class FluencySettings(Section):
+    kind: Literal["fluency"]
+    model: ModelName = Field(min_length=1)
+    """A chat model: a hub id, builtin:smollm2-135m, or a directory's path that starts with ".", "/" or "~"."""
+    floor: float = Field(default=1.0, ge=0)
+    """Nats; a token less surprising than this counts as this surprising."""
+    scale: float = Field(default=0.5, gt=0)
+    """Nats a token: a difference of so much gives 0.73."""
+    max_tokens: int = Field(default=1024, gt=1)
+    """Of chat and answer; NaN where there are more."""
+
+
+class Fluency:
+    def __init__(self, model: Any, tokenizer: Any, settings: FluencySettings) -> None:
+        self._model, self._settings = model, settings
+        self._prompts, self._end = Prompts(tokenizer), int(tokenizer.eos_token_id)
+
+    def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+        scores = self.scores([*chats, *chats], [*first, *second])
+        return sigmoid((scores[: len(chats)] - scores[len(chats) :]) / self._settings.scale)
+
+    def scores(self, chats: Sequence[Chat], answers: Sequence[str]) -> Probabilities:
+        """(B,): f of each, in nats a token; NaN where a text is too long. Equal texts are read once."""
+        texts = [
+            (self._prompts.leader(chat), (*self._prompts.ids(answer), self._end))
+            for chat, answer in zip(chats, answers, strict=True)
+        ]
+        unique: dict[Ids, list[Ids]] = defaultdict(list)
+        for prompt, answer in dict.fromkeys(texts):
+            if len(prompt) + len(answer) <= self._settings.max_tokens:
+                unique[prompt].append(answer)
+        found = {
+            (prompt, answer): score
+            for prompt, of_prompt in unique.items()
+            for start in range(0, len(of_prompt), BATCH)
+            for answer, score in self._read(prompt, of_prompt[start : start + BATCH])
+        }
+        return np.array([found.get(text, np.nan) for text in texts])
+
+    @torch.no_grad()
+    def _read(self, prompt: Ids, answers: Sequence[Ids]) -> list[tuple[Ids, float]]:
+        log_probs = answer_log_probs(self._model, [prompt] * len(answers), answers, 1.0, self._model.device)
+        capped = log_probs.clamp(max=-self._settings.floor)  # (B, T)
+        return [(answer, row[: len(answer)].mean().item()) for answer, row in zip(answers, capped, strict=True)]
+
+
+def fluency_of(settings: FluencySettings) -> Preference:
+    source = located(settings.model, "model")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=fast_dtype())
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as exc:
+        raise SettingsError(f"model: {settings.model!r} cannot be loaded: {exc}") from exc
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Fluency(model.eval().requires_grad_(False).to(device), tokenizer, settings)
