@@ -34,6 +34,10 @@ def test_every_answer_of_a_row_that_fits_is_a_draft(prompts: Prompts) -> None:
     assert len(drafts_of(EXAMPLES, prompts, 7, asked + 3)) == 3
 
 
+def test_the_worse_answer_of_a_pair_alone_may_be_a_draft(prompts: Prompts) -> None:
+    assert [draft.text for draft in drafts_of(EXAMPLES, prompts, 0, 100, "rejected")] == ["C"]
+
+
 def test_a_step_draws_without_replacement_and_the_same_again(prompts: Prompts) -> None:
     drafts = drafts_of([Example(tiny.CHAT, Pair("A", "B"))] * 10, prompts, 0, 100)
     pile = Pile(drafts, 8, seed=1)

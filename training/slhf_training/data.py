@@ -1,8 +1,8 @@
 """Data to one schema: a chat that asks, and what is known about answers to it (a pair, or scores of one answer).
 
 A JSONL(.gz) row needs `prompt`, `messages`, `chat` or `instruction` (a text or a list of messages that ends with the
-user's turn). It may hold `chosen` with `rejected`, `response` with or without `scores`, an `id` and a `source`. Other
-keys serve `where` alone.
+user's turn). It may hold `chosen` with `rejected`, `response` with or without `scores`, a `reference`, an `id` and a
+`source`. Other keys serve `where` alone.
 """
 
 import gzip
@@ -147,6 +147,7 @@ class _Row(Asked):
     rejected: str | None = None
     response: str | None = None
     scores: dict[str, float] | None = None
+    reference: str | None = None
     id: str | int | None = None
     source: str | None = None
 
@@ -192,7 +193,7 @@ def _example(row: Row, path: Path, number: int) -> Example:
     if found.response is not None:
         scores = Scores(found.response, found.scores or {})
     name = f"{stem}-{number}" if found.id is None else str(found.id)
-    return Example(found.chat(), pair, scores, id=name, source=found.source or stem)
+    return Example(found.chat(), pair, scores, found.reference or "", id=name, source=found.source or stem)
 
 
 def _matches(row: Row, where: Mapping[str, Value | tuple[Value, ...]]) -> bool:

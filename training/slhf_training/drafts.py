@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from slhf_training.errors import DataError
 from slhf_training.examples import Example
 from slhf_training.prompts import Prompts
 from slhf_training.rollout import Ids
+
+Which = Literal["all", "rejected"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +38,15 @@ class Pile:
         return [self._drafts[i] for i in chosen]
 
 
-def drafts_of(examples: Sequence[Example], prompts: Prompts, first_number: int, most: int) -> list[Draft]:
-    """Every answer of the examples that has, with its chat, at most so many tokens."""
+def drafts_of(
+    examples: Sequence[Example], prompts: Prompts, first_number: int, most: int, which: Which = "all"
+) -> list[Draft]:
+    """The examples' answers, or the rejected ones alone, that have, with their chat, at most so many tokens."""
     found: list[Draft] = []
     for example in examples:
         asked = len(prompts.leader(example.chat))
-        for text in example.answers:
+        rejected = (example.pair.rejected,) if example.pair else ()
+        for text in example.answers if which == "all" else rejected:
             ids = prompts.ids(text)
             if ids and asked + len(ids) <= most:
                 found.append(Draft(first_number + len(found), example.chat, text, ids))

@@ -29,8 +29,15 @@ class Example:
     """Ends with the user's turn."""
     pair: Pair | None = None
     scores: Scores | None = None
+    reference: str = ""
+    """An answer that is known to be good; empty: none is."""
     id: str = ""
     source: str = ""
+
+    @property
+    def best(self) -> str:
+        """The reference, or the pair's better answer; empty: neither is here."""
+        return self.reference or (self.pair.chosen if self.pair else "")
 
     @property
     def answers(self) -> tuple[str, ...]:

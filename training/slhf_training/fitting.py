@@ -34,7 +34,8 @@ def build_trainer(
     pile = None
     if settings.drafts is not None:
         most = settings.rollout.max_prompt_tokens + settings.rollout.max_new_tokens  # as with an answer of the Leader
-        pile = Pile(drafts_of(drafted, prompts, len(kept), most), settings.drafts.per_step, settings.seed)
+        found = drafts_of(drafted, prompts, len(kept), most, settings.drafts.answers)
+        pile = Pile(found, settings.drafts.per_step, settings.seed)
     return GameTrainer(roles, prompts, kept, preference, _rollout(settings, roles, prompts), settings, pile=pile)
 
 

@@ -58,7 +58,9 @@ class Drafts(Section):
     it will meet; the Leader learns nothing from them."""
 
     data: tuple[DataSettings, ...] = Field(min_length=1)
-    """Each answer of a row is a draft. Several, where each needs its own `where`."""
+    """Several, where each needs its own `where`."""
+    answers: Literal["all", "rejected"] = "all"
+    """Each answer of a row is a draft, or only the worse one of a pair."""
     per_step: int = Field(default=8, gt=0)
     """Drafts per step and process, beside the chats of `batch_size`."""
 

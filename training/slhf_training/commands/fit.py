@@ -3,8 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slhf_training.errors import SettingsError
+
+if TYPE_CHECKING:
+    from slhf_training.settings import FitSettings
 
 HELP = "train a Leader and a Follower (stackelberg), or a baseline (rloo, nash-md)"
 
@@ -41,9 +45,15 @@ def run(arguments: argparse.Namespace) -> None:
     if dropped := len(chats) - len(trainer.train_dataset):
         most = settings.rollout.max_prompt_tokens
         sys.stderr.write(f"{dropped} of {len(chats)} chats need more than {most} tokens and were dropped\n")
+    sys.stderr.write(f"process {trainer.args.process_index + 1} of {trainer.args.world_size}: {_step(settings)}\n")
     start_run(settings)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     end_together()
+
+
+def _step(settings: "FitSettings") -> str:
+    given = settings.drafts.per_step if settings.drafts else 0
+    return f"{settings.optimisation.batch_size} chats and {given} given drafts a step"
 
 
 def _absolute(path: str) -> Path:

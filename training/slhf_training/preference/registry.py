@@ -10,10 +10,17 @@ from slhf_training.preference.callable import CallableSettings, callable_of
 from slhf_training.preference.fluency import FluencySettings, fluency_of
 from slhf_training.preference.judge import JudgeSettings, judge_of
 from slhf_training.preference.mixture import Mixture, MixtureSettings, Weighted
+from slhf_training.preference.reference import ReferenceSettings, reference_of
 from slhf_training.preference.reward import RewardSettings, reward_of
 
 PreferenceSettings = Annotated[
-    AttributesSettings | RewardSettings | FluencySettings | JudgeSettings | CallableSettings | MixtureSettings,
+    AttributesSettings
+    | RewardSettings
+    | FluencySettings
+    | ReferenceSettings
+    | JudgeSettings
+    | CallableSettings
+    | MixtureSettings,
     Field(discriminator="kind"),
 ]
 Weighted.model_rebuild(_types_namespace={"PreferenceSettings": PreferenceSettings})
@@ -29,6 +36,8 @@ def preference_of(settings: PreferenceSettings) -> Preference:
             return reward_of(settings)
         case FluencySettings():
             return fluency_of(settings)
+        case ReferenceSettings():
+            return reference_of(settings)
         case JudgeSettings():
             return judge_of(settings)
         case CallableSettings():

@@ -1,0 +1,58 @@
+"""How close an answer comes to a good one: p(first beats second) = sigmoid((c(first) - c(second)) / s).
+
+c is chrF against the reference, 0 to 100: the F-score of the character n-grams that both hold (Popovic 2015, by
+sacrebleu); s is the `scale`. Overlap judges a single text badly, but it cannot be talked into liking what says nothing,
+as a model's score can. BLEU as the only reward comes near a reward model in "BLEUBERI: BLEU is a surprisingly effective
+reward for instruction following" (arXiv 2505.11080).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+from sacrebleu.metrics.chrf import CHRF
+
+from slhf_training.chats import Chat
+from slhf_training.config_file import Section
+from slhf_training.data import DataSettings, load
+from slhf_training.errors import SettingsError
+from slhf_training.preference import Preference, Probabilities
+from slhf_training.preference.reward import sigmoid
+
+Turns = tuple[tuple[str, str], ...]
+
+
+class ReferenceSettings(Section):
+    kind: Literal["reference"]
+    data: tuple[DataSettings, ...] = Field(min_length=1)
+    """Rows with a `reference`, or with a pair, whose better answer it is then; others count for nothing."""
+    scale: float = Field(default=5.0, gt=0)
+    """Points of chrF: a difference of so many gives 0.73."""
+
+
+class Reference:
+    """NaN for a chat without a reference."""
+
+    def __init__(self, references: Mapping[Turns, str], scale: float) -> None:
+        self._references, self._scale = references, scale
+        self._chrf = CHRF()
+
+    def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+        a, b = (np.array(list(map(self._score, chats, answers))) for answers in (first, second))
+        return sigmoid((a - b) / self._scale)
+
+    def _score(self, chat: Chat, answer: str) -> float:
+        reference = self._references.get(_turns(chat))
+        return np.nan if reference is None else float(self._chrf.sentence_score(answer, [reference]).score)
+
+
+def reference_of(settings: ReferenceSettings) -> Preference:
+    found = {_turns(example.chat): example.best for data in settings.data for example in load(data) if example.best}
+    if not found:
+        raise SettingsError("data: no row has a reference or a pair")
+    return Reference(found, settings.scale)
+
+
+def _turns(chat: Chat) -> Turns:
+    return tuple((message["role"], message["content"]) for message in chat)
