@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -11,8 +10,7 @@ from slhf_training.errors import DataError
 from slhf_training.examples import Example
 from slhf_training.prompts import Prompts
 from slhf_training.rollout import Ids
-
-Which = Literal["all", "rejected"]
+from slhf_training.settings import DraftAnswers
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ class Pile:
 
 
 def drafts_of(
-    examples: Sequence[Example], prompts: Prompts, first_number: int, most: int, which: Which = "all"
+    examples: Sequence[Example], prompts: Prompts, first_number: int, most: int, which: DraftAnswers = "all"
 ) -> list[Draft]:
     """The examples' answers, or the rejected ones alone, that have, with their chat, at most so many tokens."""
     found: list[Draft] = []

@@ -15,6 +15,7 @@ from slhf_training.preference.registry import PreferenceSettings
 Algorithm = Literal["stackelberg", "rloo", "nash-md"]
 KL = Literal["to_go", "sequence", "token"]
 Estimator = Literal["k1", "k2", "k3"]
+DraftAnswers = Literal["all", "rejected"]
 
 
 class Lora(Section):
@@ -59,7 +60,7 @@ class Drafts(Section):
 
     data: tuple[DataSettings, ...] = Field(min_length=1)
     """Several, where each needs its own `where`."""
-    answers: Literal["all", "rejected"] = "all"
+    answers: DraftAnswers = "all"
     """Each answer of a row is a draft, or only the worse one of a pair."""
     per_step: int = Field(default=8, gt=0)
     """Drafts per step and process, beside the chats of `batch_size`."""
