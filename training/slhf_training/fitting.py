@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slhf_training.bundles import located
 from slhf_training.chats import Chat
 from slhf_training.drafts import Pile, drafts_of
-from slhf_training.errors import SettingsError
 from slhf_training.examples import Example
+from slhf_training.models import load_causal
 from slhf_training.preference import Preference
 from slhf_training.prompts import Prompts
 from slhf_training.roles import DTYPES, Roles
@@ -41,13 +39,7 @@ def build_trainer(
 
 def load_model(settings: FitSettings) -> tuple[Any, Any]:
     """The tokenizer and the base model."""
-    source = located(settings.model, "model")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        base = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPES[settings.dtype])
-    except (OSError, ValueError) as exc:
-        raise SettingsError(f"model: {settings.model!r} cannot be loaded: {exc}") from exc
-    return tokenizer, base
+    return load_causal(settings.model, DTYPES[settings.dtype])
 
 
 def build_roles(settings: FitSettings, base: Any) -> Roles:

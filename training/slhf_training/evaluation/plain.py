@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slhf_training.backbone import bf16_is_fast
+from slhf_training.backbone import fast_dtype
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.evaluation.answers import NONE, Answer
 from slhf_training.evaluation.generation import Keep, Task
@@ -102,7 +102,7 @@ class Speaker:
 
     def __init__(self, bundle: "OpenBundle") -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        base = AutoModelForCausalLM.from_pretrained(bundle.weights, dtype="auto" if bf16_is_fast() else "float32")
+        base = AutoModelForCausalLM.from_pretrained(bundle.weights, dtype=fast_dtype())
         self.context = int(getattr(base.config, "max_position_embeddings", None) or 1 << 30)
         adapters = {role: path for role in ROLES if (path := bundle.adapter(role)) is not None}
         self.model = (_with_adapters(base, adapters) if adapters else base).eval().to(device)

@@ -12,13 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slhf_training.backbone import fast_dtype
-from slhf_training.bundles import located
 from slhf_training.chats import Chat
 from slhf_training.config_file import ModelName, Section
-from slhf_training.errors import SettingsError
+from slhf_training.models import load_causal
 from slhf_training.preference import Preference, Probabilities
 from slhf_training.preference.reward import sigmoid
 from slhf_training.prompts import Prompts
@@ -76,11 +74,6 @@ class Fluency:
 
 
 def fluency_of(settings: FluencySettings) -> Preference:
-    source = located(settings.model, "model")
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=fast_dtype())
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as exc:
-        raise SettingsError(f"model: {settings.model!r} cannot be loaded: {exc}") from exc
+    tokenizer, model = load_causal(settings.model, fast_dtype())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Fluency(model.eval().requires_grad_(False).to(device), tokenizer, settings)
