@@ -1,6 +1,7 @@
 """Two processes (gloo, CPU) on half the batch each train like one process on the whole batch; configurations are those
 that are shipped, through `accelerate launch`."""
 
+import atexit
 import json
 import os
 import subprocess
@@ -41,6 +42,7 @@ RESUMED = ("separate", "full")
 def train(directory: str, names: Sequence[str]) -> None:
     """In one or more processes: each game from its start, and some once more from the checkpoint of step 2."""
     torch.set_num_threads(1)
+    atexit.register(Path(directory, f"ended-{os.environ.get('RANK', '0')}").touch)
     for name in names:
         trainer(Path(directory) / name, name).train()
         if name in RESUMED:
@@ -133,6 +135,10 @@ def test_two_processes_give_the_loss_curve_of_one_with_twice_the_batch(one: Path
 @pytest.mark.parametrize("name", GAMES)
 def test_a_sharded_model_gives_the_loss_curve_of_a_whole_one(name: str, one: Path, sharded: Path) -> None:
     assert_same_curve(sharded / name, one / name)
+
+
+def test_each_process_ends_with_what_was_registered_for_its_end(sharded: Path) -> None:
+    assert {path.name for path in sharded.glob("ended-*")} == {"ended-0", "ended-1"}
 
 
 @pytest.mark.parametrize("name", RESUMED)

@@ -11,8 +11,10 @@ writes the frozen base into every checkpoint. Here what is written is whole, by 
 process writes: any number of processes goes on from it.
 """
 
+import atexit
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,14 +65,19 @@ def from_launcher() -> Sharding | None:
 
 
 def end_together() -> None:
-    """To be called by all processes when nothing is left to do.
+    """To be called by all processes when nothing is left to do: where there are several, it does not return.
 
     gloo's threads let go of a gathered tensor some time after it is there, for which they need the interpreter: one
-    that ends meanwhile aborts the process (torch 2.13). They have let go when all processes are at the barrier.
+    that ends meanwhile aborts the process (torch 2.13). A barrier only makes that rare, and the threads outlive the
+    groups. So what Python does at its end is done here, and the process leaves with the interpreter still there.
     """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+        atexit._run_exitfuncs()  # trackers send their last figures there
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _fsdp(asked: Any) -> Sharding:
