@@ -30,7 +30,7 @@ from yaml.scanner import ScannerError
 
 from slhf_server.errors import SettingsError
 
-BUILTIN = "builtin:smollm2-135m"
+BUILTIN = "builtin:smollm2-135m-slhf"
 _NOT_OURS = {"SLHF_VENV", "SLHF_EXTRA", "SLHF_BASE_URL", "SLHF_API_KEY", "SLHF_MODEL"}
 """Environment variables of the scripts and of the client, which the server meets too."""
 
@@ -175,7 +175,7 @@ class Settings(BaseSettings):
     config: Path | None = Field(default=None, description="YAML file with these same settings")
     bundle: str = Field(
         default=BUILTIN,
-        description="builtin:smollm2-135m, or builtin:smollm2-135m-slhf trained on it, a directory, or a hub id",
+        description="builtin:smollm2-135m-slhf, or builtin:smollm2-135m untrained, a directory, or a hub id",
     )
     host: str = Field(default="127.0.0.1", description="address to bind")
     port: int = Field(default=8000, ge=0, le=65535, description="port to bind; 0 takes a free one")

@@ -71,6 +71,6 @@ def test_the_upstream_example_is_a_configuration_that_the_server_takes(monkeypat
     for name in [name for name in os.environ if name.startswith("SLHF_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("SLHF_UPSTREAMS__DRAFTER__BASE_URL", "http://server:8000/v1")
-    monkeypatch.setenv("SLHF_UPSTREAMS__DRAFTER__MODEL", "smollm2-135m")
+    monkeypatch.setenv("SLHF_UPSTREAMS__DRAFTER__MODEL", "smollm2-135m-slhf")
     settings = load_settings(["--config", str(Path(DEPLOY, "compose", "upstream.yaml"))])
     assert settings.models["assistant"].leader == "drafter"

@@ -148,7 +148,7 @@ def test_a_ready_server_passes_its_own_check(podman: Containers, server: Running
 
 def test_without_arguments_the_built_in_bundle_refines(server: Running) -> None:
     with Client(server.url, timeout=300) as client:
-        assert [model.id for model in client.models()] == ["smollm2-135m"]
+        assert [model.id for model in client.models()] == ["smollm2-135m-slhf"]
         answer = client.refine("Why is the sky blue?", draft="Because it is.", rounds=1, max_tokens=32)
     assert answer.refinement.rounds_run == 1
     assert answer.output

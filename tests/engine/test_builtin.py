@@ -72,7 +72,7 @@ def test_the_openai_sdk_streams_the_last_round(live: LiveServer) -> None:
     with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none") as sdk:
         chunks = list(
             sdk.chat.completions.create(
-                model="smollm2-135m",
+                model="smollm2-135m-slhf",
                 messages=ask,
                 max_tokens=40,
                 stream=True,

@@ -18,7 +18,7 @@ ASK: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 
 @pytest.fixture
 def gateway(serve: Serve, live: LiveServer) -> str:
-    upstream = {"base_url": f"{live.url}/v1", "model": "smollm2-135m", "max_retries": 0}
+    upstream = {"base_url": f"{live.url}/v1", "model": "smollm2-135m-slhf", "max_retries": 0}
     return serve(FakeEngine(), upstreams={"live": upstream}, models={"assistant": {"leader": "live"}})
 
 

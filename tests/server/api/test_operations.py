@@ -93,7 +93,7 @@ def test_the_engine_is_shut_down_with_the_server() -> None:
 def test_version_names_build_and_bundle(serve: Serve) -> None:
     told = httpx2.get(f"{serve()}/version").json()
     assert told["revision"] == "0"
-    assert told["bundle"] == "builtin:smollm2-135m"
+    assert told["bundle"] == "builtin:smollm2-135m-slhf"
 
 
 def test_metrics_add_up_with_what_the_client_saw(serve: Serve) -> None:
