@@ -8,9 +8,9 @@ import pytest
 
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.evaluation.ifeval import Verdict, checker_of, exact, ifeval_report, read_instructed
-from slhf_training.evaluation.instructions import KINDS, follows, follows_loosely
 from slhf_training.evaluation.settings import IFEvalSettings
 from slhf_training.evaluation.statistics import Bootstrap
+from slhf_training.instructions import KINDS, follows, follows_loosely
 from tests.training.evaluation.fakes import jsonl
 from tests.training.shared_data import FOLDER, needs_shared_data
 

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from slhf_training.chats import Message
-from slhf_training.data import checked, read_rows
+from slhf_training.data import read_rows
 from slhf_training.errors import DataError, SettingsError
-from slhf_training.evaluation.instructions import KINDS, follows, follows_loosely
 from slhf_training.evaluation.prompts import Prompt
 from slhf_training.evaluation.settings import IFEvalSettings
 from slhf_training.evaluation.statistics import Bootstrap, Numbers
+from slhf_training.instructions import KINDS, follows, follows_loosely, instructed_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +114,12 @@ def _ratio(above: Sequence[int], below: Sequence[int]) -> Callable[[Numbers], Nu
     return lambda weights: np.asarray((weights @ np.array(above)) / (weights @ np.array(below)), dtype=np.float64)
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    prompt: str
-    instruction_id_list: list[str]
-    arguments: list[dict[str, Any]] = Field(validation_alias=AliasChoices("kwargs"))
-
-
 def _of_rows(rows: Iterator[Mapping[str, Any]], place: str) -> list[Instructed]:
     found = []
-    for number, row in enumerate(rows, start=1):
-        one = checked(_Row, row, f"{place}:{number}")
-        arguments = tuple({name: v for name, v in given.items() if v is not None} for given in one.arguments)
-        prompt = Prompt([Message(role="user", content=one.prompt)], str(row.get("key", number)))
-        found.append(Instructed(prompt, one.prompt, tuple(one.instruction_id_list), arguments))
+    for number, row in enumerate(instructed_rows(rows, place), start=1):
+        name = str(number if row.key is None else row.key)
+        prompt = Prompt([Message(role="user", content=row.prompt)], name)
+        found.append(Instructed(prompt, row.prompt, row.kinds, row.arguments))
     return found
 
 

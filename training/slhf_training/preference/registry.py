@@ -8,6 +8,7 @@ from slhf_training.preference import Preference
 from slhf_training.preference.attributes import AttributesSettings, attributes_of
 from slhf_training.preference.callable import CallableSettings, callable_of
 from slhf_training.preference.fluency import FluencySettings, fluency_of
+from slhf_training.preference.instructions import InstructionsSettings, instructions_of
 from slhf_training.preference.judge import JudgeSettings, judge_of
 from slhf_training.preference.mixture import Mixture, MixtureSettings, Weighted
 from slhf_training.preference.reference import ReferenceSettings, reference_of
@@ -18,6 +19,7 @@ PreferenceSettings = Annotated[
     | RewardSettings
     | FluencySettings
     | ReferenceSettings
+    | InstructionsSettings
     | JudgeSettings
     | CallableSettings
     | MixtureSettings,
@@ -38,6 +40,8 @@ def preference_of(settings: PreferenceSettings) -> Preference:
             return fluency_of(settings)
         case ReferenceSettings():
             return reference_of(settings)
+        case InstructionsSettings():
+            return instructions_of(settings)
         case JudgeSettings():
             return judge_of(settings)
         case CallableSettings():

@@ -8,13 +8,45 @@ last line and without asterisks, as the paper does.
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from slhf_training.data import Row, checked
 
 Check = Callable[..., bool]
 """Of an answer, with the instruction's own arguments by name."""
 
 _OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
+
+
+class InstructedRow(BaseModel):
+    """IFEval's schema: a prompt, the kinds of its instructions, and the arguments of each by name."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    prompt: str
+    kinds: tuple[str, ...] = Field(validation_alias=AliasChoices("instruction_id_list"), min_length=1)
+    arguments: tuple[Mapping[str, Any], ...] = Field(validation_alias=AliasChoices("kwargs"))
+    key: str | int | None = None
+
+    @field_validator("arguments")
+    @classmethod
+    def _given(cls, arguments: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+        """Published files have every argument of every kind, and null for those of others."""
+        return tuple({name: value for name, value in each.items() if value is not None} for each in arguments)
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if len(self.kinds) != len(self.arguments):
+            raise ValueError(f"{len(self.kinds)} instructions and kwargs for {len(self.arguments)}")
+        return self
+
+
+def instructed_rows(rows: Iterable[Row], place: str) -> Iterator[InstructedRow]:
+    """Raises DataError naming the place, the line and the key."""
+    for number, row in enumerate(rows, start=1):
+        yield checked(InstructedRow, row, f"{place}:{number}")
 
 
 def follows(kind: str, answer: str, arguments: Mapping[str, Any]) -> bool:

@@ -1,0 +1,52 @@
+"""Whether a program finds instructions followed: p(first beats second) = (1 + f(first) - f(second)) / 2.
+
+f is the share of a chat's instructions that an answer follows, strictly (slhf_training.instructions). A verifiable
+reward (Tulu 3, arXiv 2411.15124) as a voter: what other voters like must not cost what the user asked for.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from slhf_training.chats import Chat
+from slhf_training.config_file import RelativePath, Section
+from slhf_training.data import read_rows
+from slhf_training.errors import SettingsError
+from slhf_training.instructions import KINDS, InstructedRow, follows, instructed_rows
+from slhf_training.preference import Preference, Probabilities
+
+
+class InstructionsSettings(Section):
+    kind: Literal["instructions"]
+    files: tuple[RelativePath, ...] = Field(min_length=1)
+    """JSONL in IFEval's schema, as `slhf-train instruct` writes it."""
+
+
+class Instructions:
+    """NaN for a chat that is not one of the rows' prompts alone."""
+
+    def __init__(self, rows: Mapping[str, InstructedRow]) -> None:
+        self._rows = rows
+
+    def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+        a, b = (np.array(list(map(self._share, chats, answers))) for answers in (first, second))
+        return np.asarray((1 + a - b) / 2, dtype=np.float64)
+
+    def _share(self, chat: Chat, answer: str) -> float:
+        row = self._rows.get(chat[0]["content"]) if len(chat) == 1 else None
+        if row is None:
+            return np.nan
+        return float(
+            np.mean([follows(kind, answer, each) for kind, each in zip(row.kinds, row.arguments, strict=True)])
+        )
+
+
+def instructions_of(settings: InstructionsSettings) -> Preference:
+    rows = {row.prompt: row for path in settings.files for row in instructed_rows(read_rows(path), str(path))}
+    if unknown := {kind for row in rows.values() for kind in row.kinds} - KINDS.keys():
+        raise SettingsError(f"files: there is no check for {', '.join(sorted(unknown))}")
+    if not rows:
+        raise SettingsError("files: no row")
+    return Instructions(rows)
