@@ -17,6 +17,8 @@ from slhf_training.data import Row, checked
 
 Check = Callable[..., bool]
 """Of an answer, with the instruction's own arguments by name."""
+Rule = Callable[[str, str, Mapping[str, Any]], bool]
+"""Of a kind, an answer and the instruction's arguments."""
 
 _OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
@@ -41,6 +43,10 @@ class InstructedRow(BaseModel):
         if len(self.kinds) != len(self.arguments):
             raise ValueError(f"{len(self.kinds)} instructions and kwargs for {len(self.arguments)}")
         return self
+
+    def followed(self, answer: str, by: Rule) -> tuple[bool, ...]:
+        """Of each instruction, by `follows` or `follows_loosely`."""
+        return tuple(by(kind, answer, given) for kind, given in zip(self.kinds, self.arguments, strict=True))
 
 
 def instructed_rows(rows: Iterable[Row], place: str) -> Iterator[InstructedRow]:

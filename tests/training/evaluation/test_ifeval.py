@@ -98,13 +98,13 @@ def asked(folder: Path, **changes: Any) -> IFEvalSettings:
 
 
 def test_prompts_that_the_checker_cannot_check_are_left_out(tmp_path: Path) -> None:
-    assert [one.text for one in read_instructed(asked(tmp_path))] == ["a"]
-    assert [one.text for one in read_instructed(asked(tmp_path, checker="lm-eval"))] == ["a", "b"]
+    assert [one.row.prompt for one in read_instructed(asked(tmp_path))] == ["a"]
+    assert [one.row.prompt for one in read_instructed(asked(tmp_path, checker="lm-eval"))] == ["a", "b"]
 
 
 def test_arguments_without_a_value_are_no_arguments(tmp_path: Path) -> None:
     (one,) = read_instructed(asked(tmp_path))
-    assert one.arguments == ({},)
+    assert one.row.arguments == ({},)
     assert exact(one, "no") == Verdict((True,), (True,))
 
 

@@ -12,7 +12,7 @@ from slhf_training.errors import DataError, SettingsError
 from slhf_training.evaluation.prompts import Prompt
 from slhf_training.evaluation.settings import IFEvalSettings
 from slhf_training.evaluation.statistics import Bootstrap, Numbers
-from slhf_training.instructions import KINDS, follows, follows_loosely, instructed_rows
+from slhf_training.instructions import KINDS, InstructedRow, follows, follows_loosely, instructed_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,7 @@ class Instructed:
     """A prompt that says what can be checked."""
 
     prompt: Prompt
-    text: str
-    kinds: tuple[str, ...]
-    arguments: tuple[Mapping[str, Any], ...]
-    """Of each kind, by name."""
+    row: InstructedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ def read_instructed(settings: IFEvalSettings, limit: int | None = None) -> list[
     if settings.hub is not None:
         every += _of_rows(_hub_rows(settings.hub), settings.hub)
     if settings.checker == "exact":
-        every = [one for one in every if KINDS.keys() >= set(one.kinds)]
+        every = [one for one in every if KINDS.keys() >= set(one.row.kinds)]
     if not every:
         raise DataError("ifeval: no prompt whose instructions can be checked")
     return every[:limit]
@@ -56,11 +53,8 @@ def checker_of(settings: IFEvalSettings) -> Checker:
 
 
 def exact(instructed: Instructed, answer: str) -> Verdict:
-    rules = list(zip(instructed.kinds, instructed.arguments, strict=True))
-    return Verdict(
-        tuple(follows(kind, answer, arguments) for kind, arguments in rules),
-        tuple(follows_loosely(kind, answer, arguments) for kind, arguments in rules),
-    )
+    row = instructed.row
+    return Verdict(row.followed(answer, follows), row.followed(answer, follows_loosely))
 
 
 def lm_eval_checker() -> Checker:
@@ -85,8 +79,8 @@ def lm_eval_checker() -> Checker:
     langdetect.DetectorFactory.seed = 0
 
     def check(instructed: Instructed, answer: str) -> Verdict:
-        arguments = [dict(one) for one in instructed.arguments]
-        example = InputExample(0, list(instructed.kinds), instructed.text, arguments)
+        row = instructed.row
+        example = InputExample(0, list(row.kinds), row.prompt, [dict(one) for one in row.arguments])
         strict = test_instruction_following_strict(example, answer).follow_instruction_list
         return Verdict(tuple(strict), tuple(test_instruction_following_loose(example, answer).follow_instruction_list))
 
@@ -118,8 +112,7 @@ def _of_rows(rows: Iterator[Mapping[str, Any]], place: str) -> list[Instructed]:
     found = []
     for number, row in enumerate(instructed_rows(rows, place), start=1):
         name = str(number if row.key is None else row.key)
-        prompt = Prompt([Message(role="user", content=row.prompt)], name)
-        found.append(Instructed(prompt, row.prompt, row.kinds, row.arguments))
+        found.append(Instructed(Prompt([Message(role="user", content=row.prompt)], name), row))
     return found
 
 

@@ -130,7 +130,7 @@ def ifeval(study: Study, settings: IFEvalSettings, prompts: Sequence[Instructed]
     return {
         "checker": settings.checker,
         "prompts": len(prompts),
-        "kinds": sorted({kind for one in prompts for kind in one.kinds}),
+        "kinds": sorted({kind for one in prompts for kind in one.row.kinds}),
         "players": {
             label(chain): {
                 **ifeval_report(verdicts[chain], study.bootstrap),

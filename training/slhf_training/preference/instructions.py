@@ -38,9 +38,7 @@ class Instructions:
         row = self._rows.get(chat[0]["content"]) if len(chat) == 1 else None
         if row is None:
             return np.nan
-        return float(
-            np.mean([follows(kind, answer, each) for kind, each in zip(row.kinds, row.arguments, strict=True)])
-        )
+        return float(np.mean(row.followed(answer, follows)))
 
 
 def instructions_of(settings: InstructionsSettings) -> Preference:
