@@ -123,19 +123,19 @@ def test_nash_md_plays_against_the_mixture() -> None:
 
 
 def graded(*rows: tuple[str, float, float]) -> list[Graded]:
-    return [Graded((group, 0), reward, worth) for group, reward, worth in rows]
+    return [Graded((group, 0), reward, (worth,)) for group, reward, worth in rows]
 
 
 def test_leave_one_out_takes_off_the_mean_worth_of_the_others() -> None:
     """Worths 0.8, 0.2, 0.4 in group a: 0.9 - 0.3, 0.2 - 0.6, 0.4 - 0.5; b is alone: 0.7 - 0.5."""
     rows = graded(("a", 0.9, 0.8), ("a", 0.2, 0.2), ("b", 0.7, 0.1), ("a", 0.4, 0.4))
-    assert advantages(rows, leave_one_out=True) == pytest.approx([0.6, -0.4, 0.2, -0.1])
-    assert advantages(rows, leave_one_out=False) == pytest.approx([0.4, -0.3, 0.2, -0.1])
+    assert advantages(rows, leave_one_out=True) == [[pytest.approx(a)] for a in (0.6, -0.4, 0.2, -0.1)]
+    assert advantages(rows, leave_one_out=False) == [[pytest.approx(a)] for a in (0.4, -0.3, 0.2, -0.1)]
 
 
 def test_the_baseline_counts_the_rows_of_other_processes() -> None:
     own, other = graded(("a", 0.9, 0.9)), graded(("a", 0.2, 0.2), ("a", 0.4, 0.4))
-    assert advantages(own, leave_one_out=True, pool=own + other) == pytest.approx([0.6])
+    assert advantages(own, leave_one_out=True, pool=own + other) == [[pytest.approx(0.6)]]
 
 
 def test_unfinished_answers_are_penalised_both_ways() -> None:

@@ -78,7 +78,7 @@ class Game:
         def loss(
             log_probs: Tensor, reference: Tensor, lengths: Tensor, reward: Tensor, tau: float
         ) -> tuple[Tensor, Tensor]:
-            rows = [Graded(("", 0), r, r) for r in reward.tolist()]
+            rows = [Graded(("", 0), r, (r,)) for r in reward.tolist()]
             advantage = torch.tensor(advantages(rows, leave_one_out=False), dtype=torch.float64)
             taus = torch.full_like(reward, tau)
             found = reinforce(log_probs, reference, log_probs.detach(), lengths, advantage, joint, taus, kl)
@@ -141,6 +141,46 @@ def test_without_the_followers_kl_the_leaders_gradient_is_biased() -> None:
     assert follower < 1e-10
 
 
+def test_a_baseline_by_position_is_unbiased_and_less_noisy_than_one_for_all() -> None:
+    """Two answers to one prompt, each the other's baseline: every pair is enumerated. For all positions: the other's
+    whole worth, which is unbiased too."""
+    game = Game(seed=3)
+    reward = torch.rand(len(ANSWERS), dtype=torch.float64)
+    log_pi, reference = token_log_probs(game.leader), token_log_probs(game.leader_reference)
+    probability = log_pi.sum(-1).exp()
+    ratios = (log_pi - reference).detach()
+    kl = (probability * (log_pi - reference).sum(-1)).sum()
+    tau = 2.0
+    expected = -gradient((probability * reward).sum() - tau * kl, game.leader)
+
+    def graded(i: int, by_position: bool) -> Graded:
+        to_go = [float(ratios[i, t:].sum()) for t in range(int(game.lengths[i]) + 1)]
+        worth = [reward[i].item() - tau * (there if by_position else to_go[0]) for there in to_go]
+        return Graded(("", 0), reward[i].item(), tuple(worth))
+
+    def moments(by_position: bool) -> tuple[Tensor, float]:
+        mean, squares = torch.zeros_like(game.leader), 0.0
+        for i, j in itertools.product(range(len(ANSWERS)), repeat=2):
+            pair = [graded(i, by_position), graded(j, by_position)]
+            (advantage,) = advantages(pair[:1], leave_one_out=True, pool=pair)
+            row, length = log_pi[i : i + 1], game.lengths[i : i + 1]
+            padded = torch.zeros(1, LONGEST, dtype=torch.float64)
+            padded[0, : int(length)] = torch.tensor(advantage[: int(length)], dtype=torch.float64)
+            one = torch.ones(1, dtype=torch.float64)
+            found = gradient(
+                reinforce(row, reference[i : i + 1].detach(), row.detach(), length, padded, one, tau * one).loss,
+                game.leader,
+            )
+            weight = float((probability[i] * probability[j]).detach())
+            mean, squares = mean + weight * found, squares + weight * float(found.square().sum())
+        return mean, squares
+
+    (mean, squares), (mean_of_all, squares_of_all) = moments(True), moments(False)
+    assert relative_error(mean, expected) < 1e-10
+    assert relative_error(mean_of_all, expected) < 1e-10
+    assert squares < 0.8 * squares_of_all
+
+
 def test_kl_to_go_has_less_variance_than_the_sequences() -> None:
     game = Game(seed=1)
     log_pi = token_log_probs(game.leader)
@@ -168,7 +208,8 @@ def test_importance_weights_make_another_samplers_answers_unbiased_per_token() -
     log_pi = torch.log_softmax(logits, dim=-1)
     ones = torch.ones(VOCABULARY, dtype=torch.float64)
     lengths = torch.ones(VOCABULARY, dtype=torch.long)
-    args = (log_pi[:, None], behaviour[:, None], behaviour[:, None], lengths, reward, behaviour.exp(), 0 * ones)
+    weights = (reward[:, None], behaviour.exp(), 0 * ones)
+    args = (log_pi[:, None], behaviour[:, None], behaviour[:, None], lengths, *weights)
     expected = -gradient((log_pi.exp() * reward).sum(), logits)
     assert relative_error(gradient(reinforce(*args, importance_cap=1e9).loss, logits), expected) < 1e-10
     assert relative_error(gradient(reinforce(*args, importance_cap=1e-9).loss, logits), expected) > 0.5

@@ -27,7 +27,7 @@ def loss_of(kl: KL = "to_go", estimator: Estimator = "k1", behaviour: object = N
         tensor(REFERENCE),
         tensor(behaviour or LOG_PROBS),
         LENGTHS,
-        tensor(ADVANTAGE),
+        tensor(ADVANTAGE)[:, None],
         tensor(WEIGHT),
         tensor(TAU),
         kl,
@@ -78,7 +78,7 @@ def test_importance_weights_are_cut_at_the_cap() -> None:
 def test_padding_has_no_gradient() -> None:
     log_probs = torch.tensor(LOG_PROBS, requires_grad=True)
     zeros = torch.zeros(2, 2)
-    loss = reinforce(log_probs, zeros, zeros, LENGTHS, torch.ones(2), torch.ones(2), torch.ones(2)).loss
+    loss = reinforce(log_probs, zeros, zeros, LENGTHS, torch.ones(2, 1), torch.ones(2), torch.ones(2)).loss
     (gradient,) = torch.autograd.grad(loss, log_probs)
     assert gradient[1, 1] == 0
     assert gradient[1, 0] != 0

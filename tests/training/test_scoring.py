@@ -66,5 +66,25 @@ def test_a_row_does_not_grow_without_limit(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(scoring, "LONGEST_ROW", 8)
     counted = Counting(tiny.model())
     apart, _ = scored(counted, [PROMPT] * len(ANSWERS))
-    assert counted.tokens == len(ANSWERS) * (len(PROMPT) + max(map(len, ANSWERS)))
+    assert counted.tokens == 3 * (len(PROMPT) + 5)  # three rows of at most 8 tokens, but for one answer that is longer
     assert torch.allclose(apart, together, atol=1e-5)
+
+
+def test_several_prompts_are_each_read_once() -> None:
+    counted = Counting(tiny.model())
+    other: Ids = (9, 4, 5, 6, 7, 8, 10)
+    prompts = [PROMPT, other, PROMPT, other]
+    together, gradient = scored(counted, prompts)
+    assert counted.tokens == 2 * (len(other) + 1 + 5)  # two rows; the longer prompt, and its answers
+    alone = [answer_log_probs(counted, [p], [a], 0.7, CPU)[0] for p, a in zip(prompts, ANSWERS, strict=True)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+    counted.zero_grad()
+    (torch.cat(alone) * torch.arange(1, len(together) + 1)).sum().backward()  # type: ignore[no-untyped-call]
+    assert torch.allclose(gradient, torch.cat([p.grad.flatten() for p in counted.parameters()]), atol=1e-4)
+
+
+def test_batches_keep_a_prompts_answers_together_and_like_lengths_beside_each_other() -> None:
+    long, short, middle = (1,) * 9, (1,) * 3, (1,) * 5
+    prompts: list[Ids] = [long, short, long, middle, short, short, short]
+    assert scoring.together(prompts, [1] * 7, 3) == [[6], [1, 4, 5], [3, 0, 2]]
+    assert scoring.together(prompts, [1] * 7, 8) == [[1, 4, 5, 6, 3, 0, 2]]

@@ -121,26 +121,37 @@ ALGORITHMS: dict[Algorithm, Callable[[Table, Game], list[Row]]] = {
 class Graded:
     group: Group
     reward: float
-    worth: float
-    """The reward less the KL penalty: what a good baseline predicts. At the equilibrium it is the same for every
-    answer to a prompt, so that the others' mean leaves no variance at all."""
+    worth: tuple[float, ...]
+    """By position: the reward less the KL penalty that is still to come there, which is what a good baseline predicts;
+    the last one holds for what lies behind. At the equilibrium the whole worth is the same for every answer to a prompt,
+    so that the others' mean leaves no variance at all."""
 
 
-def advantages(rows: Sequence[Graded], leave_one_out: bool, pool: Sequence[Graded] | None = None) -> list[float]:
-    """Rewards less 0.5, or less the mean worth of the group's other rows (0.5 for one that is alone).
+def advantages(rows: Sequence[Graded], leave_one_out: bool, pool: Sequence[Graded] | None = None) -> list[list[float]]:
+    """By position, as many as each row's worths: the reward less 0.5, or less the mean worth of the group's other rows
+    at the same position (0.5 for one that is alone).
 
-    `pool`: the rows of every process, these included.
+    What others are worth there does not depend on this row's tokens, so the gradient stays unbiased. Were it their
+    whole worth, the late tokens of all rows would carry tau times the KL of whole answers: noise, and most of the
+    gradient where tau is large. `pool`: the rows of every process, these included.
     """
     if not leave_one_out:
-        return [row.reward - 0.5 for row in rows]
-    members: dict[Group, list[float]] = defaultdict(list)
+        return [[row.reward - 0.5] * len(row.worth) for row in rows]
+    members: dict[Group, list[Graded]] = defaultdict(list)
     for row in rows if pool is None else pool:
-        members[row.group].append(row.worth)
-    return [row.reward - _others(members[row.group], row.worth) for row in rows]
+        members[row.group].append(row)
+    width = max((len(row.worth) for group in members.values() for row in group), default=0)
+    total = {group: sum(_stretched(row.worth, width) for row in of_group) for group, of_group in members.items()}
+    found = []
+    for row in rows:
+        others = len(members[row.group]) - 1
+        baseline = (total[row.group] - _stretched(row.worth, width)) / others if others else np.full(width, 0.5)
+        found.append((row.reward - baseline[: len(row.worth)]).tolist())
+    return found
 
 
-def _others(worths: Sequence[float], own: float) -> float:
-    return (sum(worths) - own) / (len(worths) - 1) if len(worths) > 1 else 0.5
+def _stretched(worth: Sequence[float], width: int) -> Array:
+    return np.pad(np.array(worth), (0, width - len(worth)), mode="edge")
 
 
 def penalised(p: Array, first: Sequence[Answer], second: Sequence[Answer], penalty: float) -> Array:  # (B,) -> (B,)

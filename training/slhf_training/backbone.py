@@ -70,7 +70,9 @@ class Backbone:
 
         Equal texts are read once and get equal features, whatever they are batched with.
         """
-        texts = [self.encode(chat, [answer]) for chat, answer in zip(chats, answers, strict=True)]
+        asked = [(id(chat), answer) for chat, answer in zip(chats, answers, strict=True)]
+        encoded = {name: self.encode(chat, name[1:]) for name, chat in dict(zip(asked, chats, strict=True)).items()}
+        texts = [encoded[name] for name in asked]
         rows: dict[tuple[Ids, Ids], Tensor] = {}
         readings = _gathered([text for text in texts if text])
         with torch.no_grad():

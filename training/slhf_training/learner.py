@@ -9,7 +9,6 @@ model. Their gradients are zero.
 import contextlib
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +20,7 @@ from slhf_training.algorithms import Graded, Row, advantages
 from slhf_training.clock import Clock
 from slhf_training.loss import Loss, reinforce
 from slhf_training.roles import Role, Roles
-from slhf_training.rollout import Ids
-from slhf_training.scoring import answer_log_probs, right_padded
+from slhf_training.scoring import answer_log_probs, right_padded, together
 from slhf_training.settings import FitSettings
 
 Gather = Callable[[list[Any]], list[Any]]
@@ -41,6 +39,8 @@ class Learnt:
     gaps: list[float] = field(default_factory=list)
     """Mean |log-prob here - when sampled| per token, of each micro-batch."""
     abstained: int = 0
+    is_skipped: bool = False
+    """The gradient was not finite."""
 
     def add(self, role: Role, rows: Sequence[Row], loss: Loss) -> None:
         self.loss += loss.loss.item()
@@ -70,7 +70,7 @@ class Learner:
                 for batch in idle:
                     self._log_probs(self._roles.use_reference(), batch)
             graded = [
-                [_graded(row, _bonus(row, learnt, taus), ratio) for row, ratio in _sampled_ratios(batch, reference)]
+                [self._graded(row, _bonus(row, learnt, taus), log_probs) for row, log_probs in _each(batch, reference)]
                 for batch, reference in zip(batches, references, strict=True)
             ]
             pool = self._gather(list(itertools.chain(*graded)))
@@ -84,25 +84,17 @@ class Learner:
         return learnt
 
     def _micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
-        """Answers to one prompt together, because it is then read once; and rows of like length: less padding."""
-        by_prompt: dict[Ids, list[Row]] = defaultdict(list)
-        for row in rows:
-            by_prompt[row.answer.prompt].append(row)
-        alone = [of_prompt[0] for of_prompt in by_prompt.values() if len(of_prompt) == 1]
-        alone.sort(key=lambda row: len(row.answer.prompt) + len(row.answer.sample.ids))
-        size = self._settings.optimisation.micro_batch_size
-        return [
-            group[start : start + size]
-            for group in (*(of_prompt for of_prompt in by_prompt.values() if len(of_prompt) > 1), alone)
-            for start in range(0, len(group), size)
-        ]
+        answers = [row.answer for row in rows]
+        lengths = [len(answer.sample.ids) for answer in answers]
+        batches = together([answer.prompt for answer in answers], lengths, self._settings.optimisation.micro_batch_size)
+        return [[rows[i] for i in batch] for batch in batches]
 
     @property
     def _leave_one_out(self) -> bool:
         return self._settings.algorithm == "rloo" or self._settings.game.baseline == "leave_one_out"
 
     def _backward(
-        self, role: Role, rows: Sequence[Row], reference: Tensor, advantage: list[float], weight: float
+        self, role: Role, rows: Sequence[Row], reference: Tensor, advantage: list[list[float]], weight: float
     ) -> Loss:
         game = self._settings.game
         with self._clock("forward_backward"):
@@ -112,7 +104,7 @@ class Learner:
                 reference,
                 right_padded([row.answer.sample.logps for row in rows], log_probs.device, log_probs.dtype),
                 torch.tensor([len(row.answer.sample.ids) for row in rows], device=log_probs.device),
-                log_probs.new_tensor(advantage),
+                right_padded(advantage, log_probs.device, log_probs.dtype)[:, : log_probs.shape[1]],
                 log_probs.new_full((len(rows),), weight),
                 log_probs.new_tensor([row.tau for row in rows]),
                 game.kl,
@@ -121,6 +113,15 @@ class Learner:
             )
             found.loss.backward()  # type: ignore[no-untyped-call]
         return found
+
+    def _graded(self, row: Row, bonus: float, reference: Sequence[float]) -> Graded:
+        """By the sampler's log-probs: good enough for a baseline, and there before the pass."""
+        ratios = [ours - theirs for ours, theirs in zip(row.answer.sample.logps, reference, strict=True)]
+        to_go = [*itertools.accumulate(reversed(ratios), initial=0.0)][::-1]
+        if self._settings.game.kl != "to_go":
+            to_go = [to_go[0]] * len(to_go)
+        reward = row.reward + bonus
+        return Graded(row.group, reward, tuple(reward - row.tau * kl for kl in to_go))
 
     def _log_probs(self, model: Any, rows: Sequence[Row]) -> Tensor:
         with self._precision():
@@ -143,18 +144,12 @@ class Learner:
         return self._settings.game.kappa if role == "follower" and is_shared else 1.0
 
 
-def _graded(row: Row, bonus: float, ratio: float) -> Graded:
-    return Graded(row.group, row.reward + bonus, row.reward + bonus - row.tau * ratio)
-
-
 def _bonus(row: Row, learnt: Learnt, taus: dict[int, float]) -> float:
     """tau_F * log-ratio_F of the replies that the Leader's answer met, their mean."""
     paid = [taus[id(reply)] * learnt.log_ratio[id(reply)] for reply in row.opponents]
     return sum(paid) / len(paid) if paid else 0.0
 
 
-def _sampled_ratios(rows: Sequence[Row], reference: Tensor) -> Iterator[tuple[Row, float]]:
-    """Each row with its log-ratio by the sampler's log-probs: good enough for a baseline, and there before the pass."""
+def _each(rows: Sequence[Row], reference: Tensor) -> Iterator[tuple[Row, list[float]]]:
     for row, log_probs in zip(rows, reference.tolist(), strict=True):
-        sampled = row.answer.sample.logps
-        yield row, sum(sampled) - sum(log_probs[: len(sampled)])
+        yield row, log_probs[: len(row.answer.sample.ids)]

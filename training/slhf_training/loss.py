@@ -2,9 +2,9 @@
 
     -( E[reward] - tau KL(policy || reference) )
 
-for one role. With A the advantage, log-ratio_t = log policy_t - log reference_t and all weights detached:
+for one role. With A_t the advantage, log-ratio_t = log policy_t - log reference_t and all weights detached:
 
-    loss = sum over sequences of weight * sum over tokens of (tau * K_t - A) * log policy_t
+    loss = sum over sequences of weight * sum over tokens of (tau * K_t - A_t) * log policy_t
 
     kl        K_t                                      gradient
     to_go     sum of log-ratios from t to the end      unbiased (default)
@@ -36,7 +36,7 @@ def reinforce(
     reference: Tensor,  # (B, T)
     behaviour: Tensor,  # (B, T): log-probs when sampled
     lengths: Tensor,  # (B,): tokens of each answer, its end-of-sequence token included
-    advantage: Tensor,  # (B,)
+    advantage: Tensor,  # (B, T), or (B, 1) where it is the same for all tokens
     weight: Tensor,  # (B,)
     tau: Tensor,  # (B,)
     kl: KL = "to_go",
@@ -47,7 +47,7 @@ def reinforce(
     detached = log_probs.detach()
     ratio = (detached - reference).masked_fill(~mask, 0.0)  # (B, T)
     drift = (detached - behaviour).masked_fill(~mask, 0.0)  # (B, T)
-    score = tau[:, None] * _penalty(ratio, kl, estimator) - advantage[:, None]  # (B, T)
+    score = tau[:, None] * _penalty(ratio, kl, estimator) - advantage  # (B, T)
     if importance_cap is not None:
         score = score * drift.exp().clamp(max=importance_cap)
     per_sequence = (score * log_probs.masked_fill(~mask, 0.0)).sum(dim=1)  # (B,)

@@ -26,12 +26,15 @@ class Reading:
         return len(self.prompt) + sum(map(len, self.answers))
 
 
-def tables(readings: Sequence[Reading]) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, T) token ids, positions, and segments: 0 the chat, 1.. its answers, -1 padding."""
-    shape = len(readings), max(reading.length for reading in readings)
+def tables(readings: Sequence[Reading], chats_end: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, T) token ids, positions, and segments: 0 the chat, 1.. its answers, -1 padding.
+
+    `chats_end`: the column where every chat ends, with padding before it; None: chats start in the first column.
+    """
+    starts = [0 if chats_end is None else chats_end - len(reading.prompt) for reading in readings]
+    shape = len(readings), max(start + reading.length for start, reading in zip(starts, readings, strict=True))
     ids, positions, segments = torch.zeros(shape).long(), torch.zeros(shape).long(), torch.full(shape, -1)
-    for row, reading in enumerate(readings):
-        start = 0
+    for row, (start, reading) in enumerate(zip(starts, readings, strict=True)):
         for segment, part in enumerate((reading.prompt, *reading.answers)):
             place = slice(start, start + len(part))
             first = 0 if segment == 0 else len(reading.prompt)
@@ -47,7 +50,9 @@ def attention_bias(segments: Tensor, dtype: torch.dtype) -> Tensor:
     length = segments.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
     seen = causal & ((segments[:, None] == 0) | (segments[:, None] == segments[..., None]))
-    blocked = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+    # Finite also in bfloat16, which autocast makes of it: a row of -inf has no softmax.
+    lowest = max(torch.finfo(dtype).min, torch.finfo(torch.bfloat16).min)
+    blocked = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, lowest)
     return blocked[:, None]
 
 

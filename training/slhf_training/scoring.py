@@ -1,5 +1,7 @@
 """Log-probs of given answers, by token ids; padding is known by lengths and never by the pad id, which may be EOS."""
 
+import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,17 +29,35 @@ def right_padded(rows: Sequence[Sequence[float]], device: torch.device, dtype: t
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device, dtype=dtype)
 
 
+def together(prompts: Sequence[Ids], lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Indices in batches of at most `size`: answers to one prompt together, so that it is read once, and prompts of
+    like length, for less padding. `lengths`: of the answers."""
+    by_prompt: dict[Ids, list[int]] = defaultdict(list)
+    for index, prompt in enumerate(prompts):
+        by_prompt[prompt].append(index)
+    groups = [
+        of_prompt[start : start + size] for of_prompt in by_prompt.values() for start in range(0, len(of_prompt), size)
+    ]
+    groups.sort(key=lambda group: (len(prompts[group[0]]), sum(lengths[i] for i in group)))
+    batches: list[list[int]] = []
+    for group in groups:
+        if not batches or len(batches[-1]) + len(group) > size:
+            batches.append([])
+        batches[-1] += group
+    return batches
+
+
 def answer_log_probs(
     model: Any, prompts: Sequence[Ids], answers: Sequence[Ids], temperature: float, device: torch.device
 ) -> Tensor:
     """(B, T), float32 (or wider): log-prob of each answer's tokens at the sampling temperature; anything in padding.
 
-    A prompt that all answers share is read once.
+    A prompt that several answers share is read once.
     """
     answer_ids = right_padded(answers, device, torch.long)
-    row = Reading(prompts[0], tuple(answers))
-    if len(answers) > 1 and len(set(prompts)) == 1 and row.length <= LONGEST_ROW and reads_packed(model):
-        logits = _logits_of_one_prompt(model, row, device)
+    rows = _rows(prompts, answers)
+    if len(rows) < len(answers) and reads_packed(model):
+        logits = _logits_of_rows(model, rows, len(answers), device)
     else:
         logits = _logits(model, prompts, answers, answer_ids)
     if logits.dtype in (torch.bfloat16, torch.float16):
@@ -45,6 +65,21 @@ def answer_log_probs(
     scaled = logits / temperature
     chosen = scaled.gather(2, answer_ids[:, :, None])[:, :, 0]
     return torch.as_tensor(chosen - scaled.logsumexp(dim=-1))
+
+
+def _rows(prompts: Sequence[Ids], answers: Sequence[Ids]) -> list[tuple[Reading, list[int]]]:
+    """Each prompt with its answers, and which ones of `answers` they are; split where a row would be too long."""
+    rows: list[tuple[Reading, list[int]]] = []
+    last: dict[Ids, int] = {}
+    for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        row = last.get(prompt)
+        if row is None or rows[row][0].length + len(answer) > LONGEST_ROW:
+            last[prompt] = len(rows)
+            rows.append((Reading(prompt, (answer,)), [index]))
+        else:
+            reading, indices = rows[row]
+            rows[row] = Reading(prompt, (*reading.answers, answer)), [*indices, index]
+    return rows
 
 
 def _logits(model: Any, prompts: Sequence[Ids], answers: Sequence[Ids], answer_ids: Tensor) -> Tensor:
@@ -62,19 +97,24 @@ def _logits(model: Any, prompts: Sequence[Ids], answers: Sequence[Ids], answer_i
     return torch.as_tensor(logits[:, :-1])
 
 
-def _logits_of_one_prompt(model: Any, reading: Reading, device: torch.device) -> Tensor:
-    """(B, T, V): before each token of the answers, zeros behind; the prompt's last token comes before every answer."""
-    ids, positions, segments = (table.to(device) for table in tables([reading]))  # (1, L) each
-    places: list[int] = []
-    start = len(reading.prompt)
-    for answer in reading.answers:
-        places += [len(reading.prompt) - 1, *range(start, start + len(answer) - 1)]
-        start += len(answer)
+def _logits_of_rows(model: Any, rows: Sequence[tuple[Reading, list[int]]], count: int, device: torch.device) -> Tensor:
+    """(B, T, V): before each token of the answers, zeros behind; a prompt's last token comes before all its answers."""
+    readings = [reading for reading, _ in rows]
+    chats_end = max(len(reading.prompt) for reading in readings)
+    ids, positions, segments = (table.to(device) for table in tables(readings, chats_end))  # (N, L) each
     logits = model(
         input_ids=ids,
         attention_mask=attention_bias(segments, model.dtype),
         position_ids=positions,
         use_cache=False,
-        logits_to_keep=torch.tensor(places, device=device),
-    ).logits[0]
-    return pad_sequence(logits.split([len(answer) for answer in reading.answers]), batch_first=True)
+        logits_to_keep=ids.shape[1] - chats_end + 1,
+    ).logits  # (N, L - chats_end + 1, V)
+    places: list[list[int]] = [[]] * count
+    for row, (reading, indices) in enumerate(rows):
+        start = row * logits.shape[1]
+        at = start + 1
+        for index, answer in zip(indices, reading.answers, strict=True):
+            places[index] = [start, *range(at, at + len(answer) - 1)]
+            at += len(answer)
+    flat = logits.flatten(0, 1)[torch.tensor(list(itertools.chain(*places)), device=device)]
+    return pad_sequence(flat.split([len(of_answer) for of_answer in places]), batch_first=True)

@@ -5,7 +5,6 @@ on pooled states hear little of incoherence (docs/experiments.md); likelihood do
 text that repeats itself: tokens that are all but certain count no more than those of ordinary text.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -21,10 +20,10 @@ from slhf_training.preference import Preference, Probabilities
 from slhf_training.preference.reward import sigmoid
 from slhf_training.prompts import Prompts
 from slhf_training.rollout import Ids
-from slhf_training.scoring import answer_log_probs
+from slhf_training.scoring import answer_log_probs, together
 
-BATCH = 8
-"""Most answers to one chat that are read at once."""
+BATCH = 8 if not torch.cuda.is_available() else 64
+"""Most answers that are read at once."""
 
 
 class FluencySettings(Section):
@@ -54,23 +53,17 @@ class Fluency:
             (self._prompts.leader(chat), (*self._prompts.ids(answer), self._end))
             for chat, answer in zip(chats, answers, strict=True)
         ]
-        unique: dict[Ids, list[Ids]] = defaultdict(list)
-        for prompt, answer in dict.fromkeys(texts):
-            if len(prompt) + len(answer) <= self._settings.max_tokens:
-                unique[prompt].append(answer)
-        found = {
-            (prompt, answer): score
-            for prompt, of_prompt in unique.items()
-            for start in range(0, len(of_prompt), BATCH)
-            for answer, score in self._read(prompt, of_prompt[start : start + BATCH])
-        }
+        unique = [text for text in dict.fromkeys(texts) if sum(map(len, text)) <= self._settings.max_tokens]
+        batches = together([prompt for prompt, _ in unique], [len(answer) for _, answer in unique], BATCH)
+        found = {text: score for batch in batches for text, score in self._read([unique[index] for index in batch])}
         return np.array([found.get(text, np.nan) for text in texts])
 
     @torch.no_grad()
-    def _read(self, prompt: Ids, answers: Sequence[Ids]) -> list[tuple[Ids, float]]:
-        log_probs = answer_log_probs(self._model, [prompt] * len(answers), answers, 1.0, self._model.device)
+    def _read(self, texts: Sequence[tuple[Ids, Ids]]) -> list[tuple[tuple[Ids, Ids], float]]:
+        prompts, answers = zip(*texts, strict=True)
+        log_probs = answer_log_probs(self._model, prompts, answers, 1.0, self._model.device)
         capped = log_probs.clamp(max=-self._settings.floor)  # (B, T)
-        return [(answer, row[: len(answer)].mean().item()) for answer, row in zip(answers, capped, strict=True)]
+        return [(text, row[: len(text[1])].mean().item()) for text, row in zip(texts, capped, strict=True)]
 
 
 def fluency_of(settings: FluencySettings) -> Preference:

@@ -39,11 +39,13 @@ class Reference:
         self._chrf = CHRF()
 
     def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
-        a, b = (np.array(list(map(self._score, chats, answers))) for answers in (first, second))
+        asked = [[(_turns(chat), answer) for chat, answer in zip(chats, side, strict=True)] for side in (first, second)]
+        scores = {text: self._score(*text) for side in asked for text in dict.fromkeys(side)}
+        a, b = (np.array([scores[text] for text in side]) for side in asked)
         return sigmoid((a - b) / self._scale)
 
-    def _score(self, chat: Chat, answer: str) -> float:
-        reference = self._references.get(_turns(chat))
+    def _score(self, turns: Turns, answer: str) -> float:
+        reference = self._references.get(turns)
         return np.nan if reference is None else float(self._chrf.sentence_score(answer, [reference]).score)
 
 
