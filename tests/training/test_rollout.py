@@ -11,7 +11,9 @@ import torch
 from slhf_training.errors import SettingsError
 from slhf_training.roles import ROLES, Roles
 from slhf_training.rollout import Ids, Player
-from slhf_training.rollout.hf import HFRollout, by_inverse_cdf
+from slhf_training.rollout.captured import can_capture
+from slhf_training.rollout.hf import HFRollout
+from slhf_training.rollout.sampling import by_inverse_cdf
 from slhf_training.rollout.vllm import VLLMRollout
 from slhf_training.scoring import answer_log_probs
 from slhf_training.settings import Lora, Rollout
@@ -54,6 +56,40 @@ def test_answers_to_one_prompt_are_those_it_gets_alone() -> None:
         alone = rollout(of).sample([prompt], "follower", [seed])[0]
         assert alone.ids == sample.ids
         assert alone.logps == pytest.approx(sample.logps, abs=1e-5)
+
+
+@pytest.mark.parametrize("player", ["leader", "follower", "reference", "mixture"])
+def test_fixed_shapes_give_the_same_answers(player: Player) -> None:
+    """As on a GPU, but that the step is run and not captured; batches shrink and grow."""
+    of = roles()
+    chosen = Rollout(max_new_tokens=40, temperature=0.7, dtype="float32")
+    usual, fixed = (HFRollout(of, chosen, frozenset([tiny.END]), 0.25, captured) for captured in (False, True))
+    for prompts in ([SHORT], [SHORT, LONGER, SHORT] * 6, [LONGER, LONGER]):
+        seeds = range(len(prompts))
+        expected, found = (each.sample(prompts, player, seeds) for each in (usual, fixed))
+        assert [s.ids for s in found] == [s.ids for s in expected]
+        assert [s.ended for s in found] == [s.ended for s in expected]
+        for one, other in zip(found, expected, strict=True):
+            assert one.logps == pytest.approx(other.logps, abs=1e-5)
+
+
+def test_fixed_shapes_follow_the_weights() -> None:
+    of = roles()
+    fixed = HFRollout(of, Rollout(max_new_tokens=6, dtype="float32"), frozenset([tiny.END]), captured=True)
+    before = fixed.sample([SHORT] * 16, "leader", range(16))
+    for parameter in of.trained["leader"]:
+        parameter.data.zero_()
+    after = fixed.sample([SHORT] * 16, "leader", range(16))
+    assert [s.ids for s in before] != [s.ids for s in after]
+    reference = fixed.sample([SHORT] * 16, "reference", range(16))
+    assert [s.ids for s in after] == [s.ids for s in reference]
+
+
+def test_a_model_that_forgets_is_not_captured() -> None:
+    model = tiny.model()
+    assert can_capture(model)
+    model.config.layer_types = ["full_attention", "sliding_attention"]
+    assert not can_capture(model)
 
 
 def test_answers_end_with_the_end_token_or_at_the_limit() -> None:

@@ -13,7 +13,8 @@ import torch
 from slhf_training.algorithms import Array
 from slhf_training.chats import Chat, Message
 from slhf_training.drafts import Pile
-from slhf_training.errors import DataError
+from slhf_training.errors import DataError, TrainingError
+from slhf_training.rollout import Ids, Player, Rollout, Sample
 from slhf_training.trainer import GameTrainer
 from tests.training import tiny
 
@@ -82,6 +83,46 @@ def test_the_same_seed_gives_the_same_run_and_another_another(tmp_path: Path) ->
     assert losses(first) == losses(again)
     assert same(trained(first), trained(again))
     assert losses(first) != losses(other)
+
+
+class Failing:
+    """A sampler that loses its log-probs at some calls; a step of R = 1 makes two."""
+
+    def __init__(self, rollout: Rollout, calls: Sequence[int]) -> None:
+        self._rollout, self._calls, self._called = rollout, calls, 0
+
+    def sample(self, prompts: Sequence[Ids], player: Player, seeds: Sequence[int]) -> list[Sample]:
+        found = self._rollout.sample(prompts, player, seeds)
+        self._called += 1
+        if self._called not in self._calls:
+            return found
+        return [dataclasses.replace(sample, logps=(math.nan,) * len(sample.ids)) for sample in found]
+
+
+def failing(directory: Path, calls: Sequence[int], steps: int, weights: str = "shared") -> GameTrainer:
+    trainer = tiny.trainer(tiny.settings(directory, **_steps(steps, weights)), fewer_as, CHATS)
+    trainer.seats = dataclasses.replace(trainer.seats, rollout=Failing(trainer.seats.rollout, calls))
+    return trainer
+
+
+@pytest.mark.parametrize("weights", ["separate", "shared"])
+def test_a_gradient_that_is_not_finite_is_skipped(weights: str, tmp_path: Path) -> None:
+    trainer = failing(tmp_path / "one", calls=[4], steps=2, weights=weights)
+    trainer.train()
+    assert [entry["skipped"] for entry in trainer.state.log_history if "skipped" in entry] == [0, 1]
+    one_step = finished(tmp_path / "none", **_steps(1, weights))
+    assert same(trained(trainer), trained(one_step))
+
+
+def _steps(steps: int, weights: str) -> dict[str, Any]:
+    optimisation = {"steps": steps, "schedule": "constant"}
+    return {"weights": weights, "game": {"baseline": "leave_one_out"}, "optimisation": optimisation}
+
+
+def test_a_run_without_finite_gradients_stops(tmp_path: Path) -> None:
+    trainer = failing(tmp_path, calls=range(3, 100), steps=9)
+    with pytest.raises(TrainingError, match="step 6: no finite gradient for 5 steps"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("weights", ["separate", "shared"])

@@ -27,6 +27,7 @@ def of_step(table: ChatTable, rows: Sequence[Row], learnt: Learnt) -> dict[str, 
                 if not np.isnan(ps).all():
                     found[f"{whose}/{name}"] = float(np.nanmean(1 - ps))
     found["judge/abstained"] = float(learnt.abstained)
+    found["skipped"] = float(learnt.is_skipped)
     found["tokens"] = float(sum(len(answer.sample.ids) for _, answer in table.answered))
     if learnt.gaps:
         found["sampler_gap"] = _mean(learnt.gaps)

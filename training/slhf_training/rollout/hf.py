@@ -15,6 +15,8 @@ from torch import Tensor
 
 from slhf_training.roles import Role
 from slhf_training.rollout import Ids, Player, Sample
+from slhf_training.rollout.captured import Captured, can_capture
+from slhf_training.rollout.sampling import Voice, by_inverse_cdf, mixed_log_probs
 from slhf_training.scoring import left_padded
 from slhf_training.settings import Rollout as RolloutSettings
 
@@ -33,15 +35,6 @@ class Speakers(Protocol):
 
 
 @dataclass(slots=True)
-class _Voice:
-    """A model that speaks with a share in the logits, and what it remembers."""
-
-    model: Any
-    share: float
-    cache: Any = None
-
-
-@dataclass(slots=True)
 class _Draft:
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
@@ -50,12 +43,20 @@ class _Draft:
 
 class HFRollout:
     def __init__(
-        self, roles: Speakers, settings: RolloutSettings, end_ids: frozenset[int], mixture: float = 0.0
+        self,
+        roles: Speakers,
+        settings: RolloutSettings,
+        end_ids: frozenset[int],
+        mixture: float = 0.0,
+        captured: bool | None = None,
     ) -> None:
+        """`captured`: decode in fixed shapes, which CUDA graphs need. None: on GPUs, where the model allows it."""
         self._roles = roles
         self._settings = settings
         self._end_ids = end_ids
         self._mixture = mixture
+        self._is_captured = captured
+        self._captured = Captured(settings.temperature, settings.max_new_tokens, end_ids)
 
     @torch.no_grad()
     def sample(self, prompts: Sequence[Ids], player: Player, seeds: Sequence[int]) -> list[Sample]:
@@ -65,9 +66,10 @@ class HFRollout:
         for start in range(0, len(order), self._settings.batch_size):
             chosen = order[start : start + self._settings.batch_size]
             noise = torch.tensor(
-                np.stack([np.random.default_rng(seeds[i]).random(self._settings.max_new_tokens) for i in chosen])
+                np.stack([np.random.default_rng(seeds[i]).random(self._settings.max_new_tokens) for i in chosen]),
+                device=self._roles.device,
             )
-            voices = [_Voice(model, share) for model, share in models]
+            voices = [Voice(model, share) for model, share in models]
             found.update(zip(chosen, self._batch([prompts[i] for i in chosen], voices, noise), strict=True))
         return [found[i] for i in range(len(prompts))]
 
@@ -79,51 +81,54 @@ class HFRollout:
             return [(self._roles.merged("leader"), 1 - self._mixture), (reference, self._mixture)]
         return [(self._roles.merged(player), 1.0)]
 
-    def _batch(self, prompts: list[Ids], voices: list[_Voice], noise: Tensor) -> list[Sample]:
-        device = self._roles.device
-        noise = noise.to(device)
-        drafts = [_Draft() for _ in prompts]
-        rows = torch.arange(len(prompts), device=device)  # which draft each row of the batch is
-        unique = list(dict.fromkeys(prompts))
-        copies = torch.tensor([unique.index(prompt) for prompt in prompts], device=device)  # (B,)
-        ids, mask = left_padded(unique, device)  # (U, P)
+    def _batch(self, prompts: list[Ids], voices: list[Voice], noise: Tensor) -> list[Sample]:
+        unique = list(dict.fromkeys(prompts))  # a prompt of several answers is read once
+        rows = {prompt: row for row, prompt in enumerate(unique)}
+        copies = torch.tensor([rows[prompt] for prompt in prompts], device=noise.device)  # (B,)
+        ids, mask = left_padded(unique, noise.device)  # (U, P)
+        first = self._log_probs(voices, ids, mask)  # (U, V)
+        if self._captures(voices):
+            found, log_probs = self._captured.decode(voices, first, mask, copies, noise)
+            return [self._cut(*answer) for answer in zip(found.tolist(), log_probs.tolist(), strict=True)]
+        return self._decode(voices, first, mask, copies, noise)
+
+    def _captures(self, voices: Sequence[Voice]) -> bool:
+        asked = self._roles.device.type == "cuda" if self._is_captured is None else self._is_captured
+        return asked and all(can_capture(voice.model) for voice in voices)
+
+    def _cut(self, ids: list[int], logps: list[float]) -> Sample:
+        ends = (at for at, token in enumerate(ids, start=1) if token in self._end_ids)
+        end = next(ends, None)
+        return Sample(tuple(ids[:end]), tuple(logps[:end]), end is not None)
+
+    def _decode(
+        self, voices: list[Voice], log_probs: Tensor, mask: Tensor, copies: Tensor, noise: Tensor
+    ) -> list[Sample]:
+        """Token by token; rows that have ended leave."""
+        drafts = [_Draft() for _ in copies]
+        rows = torch.arange(len(copies), device=noise.device)  # which draft each row of the batch is
+        if len(mask) < len(copies):
+            log_probs, mask = log_probs[copies], mask[copies]
+            for voice in voices:
+                voice.cache.batch_select_indices(copies)
         for step in range(noise.shape[1]):
-            log_probs = self._log_probs(voices, ids, mask)  # (B, V)
-            if step == 0 and len(unique) < len(prompts):  # a prompt of several answers is read once
-                log_probs, mask = log_probs[copies], mask[copies]
-                for voice in voices:
-                    voice.cache.batch_select_indices(copies)
             ids = by_inverse_cdf(log_probs, noise[rows, step])[:, None]  # (B, 1)
             chosen = log_probs.gather(1, ids)[:, 0].tolist()
             alive = self._write(drafts, rows.tolist(), ids[:, 0].tolist(), chosen)
-            if not any(alive):
+            if not any(alive) or step == noise.shape[1] - 1:
                 break
             if alive.count(False) * 4 >= len(alive):  # dropping rows copies the cache: not for each one
-                kept = torch.tensor([i for i, lives in enumerate(alive) if lives], device=device)
+                kept = torch.tensor([i for i, lives in enumerate(alive) if lives], device=noise.device)
                 rows, ids, mask = rows[kept], ids[kept], mask[kept]
                 for voice in voices:
                     voice.cache.batch_select_indices(kept)
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            log_probs = self._log_probs(voices, ids, mask)  # (B, V)
         return [Sample(tuple(d.ids), tuple(d.logps), d.ended) for d in drafts]
 
-    def _log_probs(self, voices: list[_Voice], ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, V), at the temperature; several voices are mixed geometrically."""
-        mixed: Tensor | None = None
+    def _log_probs(self, voices: list[Voice], ids: Tensor, mask: Tensor) -> Tensor:
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        for voice in voices:
-            out = voice.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=voice.cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            voice.cache = out.past_key_values
-            log_probs = torch.log_softmax(out.logits[:, -1].float() / self._settings.temperature, dim=-1)
-            mixed = voice.share * log_probs if mixed is None else mixed + voice.share * log_probs
-        assert mixed is not None
-        return mixed if len(voices) == 1 else torch.log_softmax(mixed, dim=-1)
+        return mixed_log_probs(voices, ids, mask, positions, self._settings.temperature)
 
     def _write(self, drafts: list[_Draft], rows: list[int], ids: list[int], logps: list[float]) -> list[bool]:
         """Append a token to each draft that has not ended; whether each row goes on."""
@@ -133,10 +138,3 @@ class HFRollout:
                 drafts[row].logps.append(logp)
                 drafts[row].ended = token in self._end_ids
         return [not drafts[row].ended for row in rows]
-
-
-def by_inverse_cdf(log_probs: Tensor, uniform: Tensor) -> Tensor:  # (B, V), (B,) -> (B,)
-    """The first token whose cumulative probability exceeds the number: never one of probability zero."""
-    cdf = log_probs.double().exp().cumsum(dim=-1)
-    at = (uniform.double() * cdf[:, -1])[:, None]
-    return torch.searchsorted(cdf, at, right=True)[:, 0].clamp(max=cdf.shape[1] - 1)
