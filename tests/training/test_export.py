@@ -13,7 +13,7 @@ from slhf_training.bundles import open_bundle
 from slhf_training.cli import main
 from slhf_training.errors import SettingsError
 from slhf_training.examples import Example, Pair
-from slhf_training.export import export
+from slhf_training.export import Interpolation, export
 from slhf_training.fitting import build_roles, build_trainer, load_model
 from slhf_training.run import start_run
 from slhf_training.settings import FitSettings
@@ -62,6 +62,37 @@ def test_a_baselines_adapter_plays_both_roles(tmp_path: Path) -> None:
     bundle = export(tmp_path / "run", tmp_path / "bundle", "rloo")
     assert bundle.leader == bundle.follower
     assert bundle.trained == "rloo"
+
+
+def test_part_of_the_way_from_the_run_it_started_from(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        trained_run(tmp_path / name, weights="shared", seed=["one", "two"].index(name))
+    command = ["export", str(tmp_path / "two" / "run"), str(tmp_path / "bundle")]
+    assert main([*command, "--start", str(tmp_path / "one" / "run"), "--start-step", "2", "--share", "0.25"]) == 0
+    first, second = (
+        load_file(tmp_path / name / "run" / "checkpoint-2" / "policy" / "adapter_model.safetensors")
+        for name in ("one", "two")
+    )
+    for key, found in load_file(tmp_path / "bundle" / "policy" / "adapter_model.safetensors").items():
+        torch.testing.assert_close(found, 0.75 * first[key] + 0.25 * second[key])
+    assert read_bundle(tmp_path / "bundle").training["share"] == 0.25
+
+
+def test_an_interpolation_that_cannot_be_is_named(tmp_path: Path) -> None:
+    trained_run(tmp_path / "shared", weights="shared")
+    trained_run(tmp_path / "separate", weights="separate")
+    trained_run(tmp_path / "narrow", weights="shared", lora={"r": 2})
+    run = tmp_path / "shared" / "run"
+    for start, share, said in (
+        ("separate", 0.5, "has no adapter policy"),
+        ("narrow", 0.5, "have other shapes"),
+        ("shared", 1.5, "--share: expected 0 to 1, got 1.5"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            between = Interpolation(tmp_path / start / "run", share)
+            export(run, tmp_path / "bundle", "none", interpolation=between)
+        assert not (tmp_path / "bundle").exists()
+    assert main(["export", str(run), str(tmp_path / "bundle"), "--share", "0.5"]) != 0
 
 
 @pytest.mark.parametrize("weights", ["shared", "full"])

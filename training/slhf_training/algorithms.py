@@ -123,8 +123,8 @@ class Graded:
     reward: float
     worth: tuple[float, ...]
     """By position: the reward less the KL penalty that is still to come there, which is what a good baseline predicts;
-    the last one holds for what lies behind. At the equilibrium the whole worth is the same for every answer to a prompt,
-    so that the others' mean leaves no variance at all."""
+    the last one holds for what lies behind. At the equilibrium the whole worth is the same for every answer to a
+    prompt, so that the others' mean leaves no variance at all."""
 
 
 def advantages(rows: Sequence[Graded], leave_one_out: bool, pool: Sequence[Graded] | None = None) -> list[list[float]]:

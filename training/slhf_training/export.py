@@ -2,11 +2,15 @@
 
 A base model that lies in a directory is copied into the bundle; one from the hub or built in is named. Merging leaves
 no adapters: it needs roles that share their weights.
+
+`Interpolation` goes part of the way from one run to another that started from it, by their adapters' factors: what
+was learnt last at the price of what was known is often had for less of it (LITI in WARP, arXiv 2406.16768).
 """
 
 import json
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,16 @@ from slhf_training.run import checkpoint_of, last_metrics, settings_of
 from slhf_training.settings import FitSettings
 
 
+@dataclass(frozen=True, slots=True)
+class Interpolation:
+    start: Path
+    """The run where the other one started from."""
+    share: float
+    """Of the way: 0 is the start, 1 the other."""
+    step: int | None = None
+    """Which checkpoint of `start`; None: the last."""
+
+
 def export(
     run: Path,
     target: Path,
@@ -31,6 +45,7 @@ def export(
     merge: bool = False,
     dtype: str | None = None,
     evaluation: Path | None = None,
+    interpolation: Interpolation | None = None,
 ) -> Bundle:
     """Write the bundle; `step` chooses the checkpoint (None: the last), `dtype` is the adapters' (None: as they were
     trained). `target` appears when it is whole.
@@ -45,10 +60,34 @@ def export(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         staging = Path(temporary) / "bundle"
         staging.mkdir()
-        parts = _weights(settings, checkpoint, staging, merge, dtype)
-        bundle = write_bundle(staging, _manifest(settings, checkpoint, name, parts, evaluation))
+        weights = checkpoint
+        if interpolation is not None:
+            weights = Path(temporary) / "between"
+            _interpolate(settings, checkpoint, interpolation, weights)
+        parts = _weights(settings, weights, staging, merge, dtype)
+        bundle = write_bundle(staging, _manifest(settings, checkpoint, name, parts, evaluation, interpolation))
         staging.rename(target)
     return bundle
+
+
+def _interpolate(settings: FitSettings, checkpoint: Path, between: Interpolation, target: Path) -> None:
+    """Adapters as a checkpoint has them, in `target`."""
+    if settings.weights == "full":
+        raise SettingsError("--start: only adapters are interpolated, not all weights")
+    if not 0 <= between.share <= 1:
+        raise SettingsError(f"--share: expected 0 to 1, got {between.share}")
+    start = checkpoint_of(between.start, between.step)
+    for config in checkpoint.glob("*/adapter_config.json"):
+        adapter = config.parent.name
+        file = f"{adapter}/adapter_model.safetensors"
+        if not (start / file).is_file():
+            raise SettingsError(f"--start: {between.start} has no adapter {adapter}")
+        first, second = load_file(start / file), load_file(checkpoint / file)
+        if {k: v.shape for k, v in first.items()} != {k: v.shape for k, v in second.items()}:
+            raise SettingsError(f"--start: the adapters of {between.start} have other shapes")
+        shutil.copytree(config.parent, target / adapter)
+        mixed = {key: torch.lerp(first[key], second[key], between.share) for key in first}
+        save_file(mixed, target / file, metadata={"format": "pt"})
 
 
 def _weights(settings: FitSettings, checkpoint: Path, staging: Path, merge: bool, dtype: str | None) -> dict[str, Any]:
@@ -98,7 +137,12 @@ def _name_base(adapter_config: Path, model: str) -> None:
 
 
 def _manifest(
-    settings: FitSettings, checkpoint: Path, name: str, parts: dict[str, Any], evaluation: Path | None
+    settings: FitSettings,
+    checkpoint: Path,
+    name: str,
+    parts: dict[str, Any],
+    evaluation: Path | None,
+    interpolation: Interpolation | None,
 ) -> Bundle:
     facts = settings.model_dump(mode="json", exclude={"output_dir", "model", "data", "drafts", "preference"})
     step = int(checkpoint.name.removeprefix("checkpoint-"))
@@ -107,6 +151,7 @@ def _manifest(
         "preference": portable(settings.preference),
         "drafts": None if settings.drafts is None else portable(settings.drafts),
         "step": step,
+        "share": None if interpolation is None else interpolation.share,
         "settings": facts,
         "metrics": {k: v for k, v in last_metrics(checkpoint).items() if "/" in k and not k.startswith("seconds")},
     }

@@ -1,9 +1,9 @@
 """Decoding on a GPU: one CUDA graph of the whole step, sampling included, is replayed for each token.
 
-Launching a small model's kernels one by one takes several times as long as running them, and so does asking after each
-token which answers have ended. A graph wants fixed shapes: keys and values lie in transformers' `StaticCache`, of the
-most rows and tokens yet seen, and a batch that does not fit has a larger one captured. Batches of less than half the
-rows have a graph of their own.
+A small model's step is hundreds of short kernels: the GPU waits for Python to launch them, and to ask after each token
+which answers have ended. A graph is launched at once, and wants fixed shapes: keys and values lie in transformers'
+`StaticCache`, of the most rows and tokens yet seen, and a batch that does not fit has a larger one captured. Batches of
+less than half the rows have a graph of their own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
