@@ -73,6 +73,18 @@ def test_fixed_shapes_give_the_same_answers(player: Player) -> None:
             assert one.logps == pytest.approx(other.logps, abs=1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
+@pytest.mark.parametrize("player", ["leader", "follower", "reference", "mixture"])
+def test_a_captured_step_gives_the_same_answers(player: Player) -> None:
+    of = roles()
+    of.model.cuda()
+    chosen = Rollout(max_new_tokens=40, temperature=0.7, dtype="float32")
+    usual, captured = (HFRollout(of, chosen, frozenset([tiny.END]), 0.25, graph) for graph in (False, None))
+    for prompts in ([SHORT], [SHORT, LONGER, SHORT] * 6):
+        expected, found = (each.sample(prompts, player, range(len(prompts))) for each in (usual, captured))
+        assert [s.ids for s in found] == [s.ids for s in expected]
+
+
 def test_fixed_shapes_follow_the_weights() -> None:
     of = roles()
     fixed = HFRollout(of, Rollout(max_new_tokens=6, dtype="float32"), frozenset([tiny.END]), captured=True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from slhf_training import scoring
+from slhf_training.packing import Reading, attention_bias, tables
 from slhf_training.rollout import Ids
 from slhf_training.scoring import answer_log_probs
 from tests.training import tiny
@@ -88,3 +89,15 @@ def test_batches_keep_a_prompts_answers_together_and_like_lengths_beside_each_ot
     prompts: list[Ids] = [long, short, long, middle, short, short, short]
     assert scoring.together(prompts, [1] * 7, 3) == [[6], [1, 4, 5], [3, 0, 2]]
     assert scoring.together(prompts, [1] * 7, 8) == [[1, 4, 5, 6, 3, 0, 2]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_not_seen_is_never_minus_infinity(dtype: torch.dtype) -> None:
+    """Not in bfloat16 either, which autocast makes of a float32 mask: padding before a chat would be a row of it."""
+    readings = [Reading(PROMPT, (ANSWERS[0],)), Reading(PROMPT[:2], (ANSWERS[1],))]
+    _, _, segments = tables(readings, chats_end=len(PROMPT))
+    bias = attention_bias(segments, dtype)
+    read = bias if dtype == torch.float16 else bias.to(torch.bfloat16)
+    assert bool(torch.isfinite(read).all())
+    assert bool((bias[1, 0, 2:4, :2] < -1e4).all())
+    assert bias[1, 0, 2, 2] == 0

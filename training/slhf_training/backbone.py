@@ -70,9 +70,11 @@ class Backbone:
 
         Equal texts are read once and get equal features, whatever they are batched with.
         """
-        asked = [(id(chat), answer) for chat, answer in zip(chats, answers, strict=True)]
-        encoded = {name: self.encode(chat, name[1:]) for name, chat in dict(zip(asked, chats, strict=True)).items()}
-        texts = [encoded[name] for name in asked]
+        encoded: dict[tuple[int, str], Reading | None] = {}
+        for chat, answer in zip(chats, answers, strict=True):
+            if (id(chat), answer) not in encoded:
+                encoded[id(chat), answer] = self.encode(chat, [answer])
+        texts = [encoded[id(chat), answer] for chat, answer in zip(chats, answers, strict=True)]
         rows: dict[tuple[Ids, Ids], Tensor] = {}
         readings = _gathered([text for text in texts if text])
         with torch.no_grad():

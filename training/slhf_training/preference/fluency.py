@@ -22,7 +22,7 @@ from slhf_training.prompts import Prompts
 from slhf_training.rollout import Ids
 from slhf_training.scoring import answer_log_probs, together
 
-BATCH = 8 if not torch.cuda.is_available() else 64
+BATCH = 64 if torch.cuda.is_available() else 8
 """Most answers that are read at once."""
 
 

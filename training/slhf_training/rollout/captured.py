@@ -91,6 +91,7 @@ class _Step:
         self._return_to(length)
         self._bias.fill_(torch.finfo(self._bias.dtype).min)
         self._bias[:rows, 0, 0, :length].masked_fill_(mask[copies] == 1, 0.0)
+        self._positions.zero_()
         self._positions[:rows, 0] = mask[copies].sum(dim=1)
         self._noise[:rows, : noise.shape[1]] = noise
         self._write(first[copies])
@@ -122,7 +123,7 @@ class _Step:
         """torch's recipe: a few runs on a side stream, then the capture, which runs nothing."""
         if self._ids.device.type != "cuda":
             return self._run
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
@@ -148,10 +149,11 @@ def _one_query_each(voices: Sequence[Voice]) -> Iterator[None]:
 
 
 def can_capture(model: Any) -> bool:
-    """Whether its step runs without looking at values, and all its layers keep every token."""
+    """Whether its step runs without looking at values, its attention is the plain one, and no layer forgets."""
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     slides = getattr(model.config, "sliding_window", None) is not None
-    return bool(model._can_compile_fullgraph) and kinds == {"full_attention"} and not slides
+    plain = model._can_compile_fullgraph and model._supports_sdpa
+    return bool(plain) and kinds == {"full_attention"} and not slides
 
 
 def _empty(voice: Voice, rows: int, width: int) -> StaticCache:
