@@ -85,10 +85,12 @@ def test_several_prompts_are_each_read_once() -> None:
 
 
 def test_batches_keep_a_prompts_answers_together_and_like_lengths_beside_each_other() -> None:
-    long, short, middle = (1,) * 9, (1,) * 3, (1,) * 5
-    prompts: list[Ids] = [long, short, long, middle, short, short, short]
-    assert scoring.together(prompts, [1] * 7, 3) == [[6], [1, 4, 5], [3, 0, 2]]
-    assert scoring.together(prompts, [1] * 7, 8) == [[1, 4, 5, 6, 3, 0, 2]]
+    long, short, middle, single = (1,) * 9, (1,) * 3, (1,) * 5, (2,) * 4
+    prompts: list[Ids] = [long, short, long, middle, short, short, short, single]
+    gpu = torch.device("cuda")
+    assert scoring.together(prompts, [1] * 8, 3, gpu) == [[6], [1, 4, 5], [7, 3], [0, 2]]
+    assert scoring.together(prompts, [1] * 8, 8, gpu) == [[1, 4, 5, 6, 7, 3, 0, 2]]
+    assert scoring.together(prompts, [1] * 8, 8, CPU) == [[1, 4, 5, 6], [0, 2], [7, 3]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

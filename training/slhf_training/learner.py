@@ -86,7 +86,8 @@ class Learner:
     def _micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
         answers = [row.answer for row in rows]
         lengths = [len(answer.sample.ids) for answer in answers]
-        batches = together([answer.prompt for answer in answers], lengths, self._settings.optimisation.micro_batch_size)
+        size = self._settings.optimisation.micro_batch_size
+        batches = together([answer.prompt for answer in answers], lengths, size, self._roles.device)
         return [[rows[i] for i in batch] for batch in batches]
 
     @property

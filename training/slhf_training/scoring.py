@@ -29,9 +29,12 @@ def right_padded(rows: Sequence[Sequence[float]], device: torch.device, dtype: t
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device, dtype=dtype)
 
 
-def together(prompts: Sequence[Ids], lengths: Sequence[int], size: int) -> list[list[int]]:
+def together(prompts: Sequence[Ids], lengths: Sequence[int], size: int, device: torch.device) -> list[list[int]]:
     """Indices in batches of at most `size`: answers to one prompt together, so that it is read once, and prompts of
-    like length, for less padding. `lengths`: of the answers."""
+    like length, for less padding. `lengths`: of the answers.
+
+    On a CPU a prompt of several answers has a batch of its own: there a pass costs what its tokens and padding cost.
+    """
     by_prompt: dict[Ids, list[int]] = defaultdict(list)
     for index, prompt in enumerate(prompts):
         by_prompt[prompt].append(index)
@@ -40,11 +43,15 @@ def together(prompts: Sequence[Ids], lengths: Sequence[int], size: int) -> list[
     ]
     groups.sort(key=lambda group: (len(prompts[group[0]]), sum(lengths[i] for i in group)))
     batches: list[list[int]] = []
+    if device.type == "cpu":
+        batches = [group for group in groups if len(group) > 1]
+        groups = [group for group in groups if len(group) == 1]
+    filling: list[list[int]] = []
     for group in groups:
-        if not batches or len(batches[-1]) + len(group) > size:
-            batches.append([])
-        batches[-1] += group
-    return batches
+        if not filling or len(filling[-1]) + len(group) > size:
+            filling.append([])
+        filling[-1] += group
+    return batches + filling
 
 
 def answer_log_probs(

@@ -54,7 +54,8 @@ class Fluency:
             for chat, answer in zip(chats, answers, strict=True)
         ]
         unique = [text for text in dict.fromkeys(texts) if sum(map(len, text)) <= self._settings.max_tokens]
-        batches = together([prompt for prompt, _ in unique], [len(answer) for _, answer in unique], BATCH)
+        prompts, lengths = [prompt for prompt, _ in unique], [len(answer) for _, answer in unique]
+        batches = together(prompts, lengths, BATCH, self._model.device)
         found = {text: score for batch in batches for text, score in self._read([unique[index] for index in batch])}
         return np.array([found.get(text, np.nan) for text in texts])
 
