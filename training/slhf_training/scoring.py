@@ -109,19 +109,21 @@ def _logits_of_rows(model: Any, rows: Sequence[tuple[Reading, list[int]]], count
     readings = [reading for reading, _ in rows]
     chats_end = max(len(reading.prompt) for reading in readings)
     ids, positions, segments = (table.to(device) for table in tables(readings, chats_end))  # (N, L) each
+    width = ids.shape[1] - chats_end + 1  # from the prompts' last token on
+    places: list[list[int]] = [[]] * count
+    for row, (reading, indices) in enumerate(rows):
+        at = row * width + 1
+        for index, answer in zip(indices, reading.answers, strict=True):
+            places[index] = [row * width, *range(at, at + len(answer) - 1)]
+            at += len(answer)
+    chosen = torch.tensor(list(itertools.chain(*places)), device=device)
+    is_one = len(rows) == 1  # then the model's head can choose, and nothing is copied
     logits = model(
         input_ids=ids,
         attention_mask=attention_bias(segments, model.dtype),
         position_ids=positions,
         use_cache=False,
-        logits_to_keep=ids.shape[1] - chats_end + 1,
-    ).logits  # (N, L - chats_end + 1, V)
-    places: list[list[int]] = [[]] * count
-    for row, (reading, indices) in enumerate(rows):
-        start = row * logits.shape[1]
-        at = start + 1
-        for index, answer in zip(indices, reading.answers, strict=True):
-            places[index] = [start, *range(at, at + len(answer) - 1)]
-            at += len(answer)
-    flat = logits.flatten(0, 1)[torch.tensor(list(itertools.chain(*places)), device=device)]
+        logits_to_keep=chosen + chats_end - 1 if is_one else width,
+    ).logits
+    flat = logits[0] if is_one else logits.flatten(0, 1).index_select(0, chosen)
     return pad_sequence(flat.split([len(of_answer) for of_answer in places]), batch_first=True)
