@@ -58,6 +58,9 @@ def attention_bias(segments: Tensor, dtype: torch.dtype) -> Tensor:
 
 def reads_packed(model: Any) -> bool:
     """Whether its attention takes such a bias as it is: others would let an answer see its neighbours."""
-    config = model.config
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return config._attn_implementation in ("sdpa", "eager") and kinds == {"full_attention"}
+    return model.config._attn_implementation in ("sdpa", "eager") and sees_all(model)
+
+
+def sees_all(model: Any) -> bool:
+    """Whether every layer attends to every token before: none slides, is chunked or recurrent."""
+    return set(getattr(model.config, "layer_types", None) or ["full_attention"]) == {"full_attention"}

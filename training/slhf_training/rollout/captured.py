@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, StaticCache
 
+from slhf_training.packing import sees_all
 from slhf_training.rollout.sampling import Voice, by_inverse_cdf, mixed_log_probs
 
 TOKENS = 64
@@ -150,10 +151,9 @@ def _one_query_each(voices: Sequence[Voice]) -> Iterator[None]:
 
 def can_capture(model: Any) -> bool:
     """Whether its step runs without looking at values, its attention is the plain one, and no layer forgets."""
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     slides = getattr(model.config, "sliding_window", None) is not None
     plain = model._can_compile_fullgraph and model._supports_sdpa
-    return bool(plain) and kinds == {"full_attention"} and not slides
+    return bool(plain) and sees_all(model) and not slides
 
 
 def _empty(voice: Voice, rows: int, width: int) -> StaticCache:
