@@ -65,8 +65,8 @@ def test_a_baselines_adapter_plays_both_roles(tmp_path: Path) -> None:
 
 
 def test_part_of_the_way_from_the_run_it_started_from(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        trained_run(tmp_path / name, weights="shared", seed=["one", "two"].index(name))
+    for seed, name in enumerate(("one", "two")):
+        trained_run(tmp_path / name, weights="shared", seed=seed)
     command = ["export", str(tmp_path / "two" / "run"), str(tmp_path / "bundle")]
     assert main([*command, "--start", str(tmp_path / "one" / "run"), "--start-step", "2", "--share", "0.25"]) == 0
     first, second = (

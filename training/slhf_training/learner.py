@@ -9,7 +9,7 @@ model. Their gradients are zero.
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +70,10 @@ class Learner:
                 for batch in idle:
                     self._log_probs(self._roles.use_reference(), batch)
             graded = [
-                [self._graded(row, _bonus(row, learnt, taus), log_probs) for row, log_probs in _each(batch, reference)]
+                [
+                    self._graded(row, _bonus(row, learnt, taus), log_probs)
+                    for row, log_probs in zip(batch, reference.tolist(), strict=True)
+                ]
                 for batch, reference in zip(batches, references, strict=True)
             ]
             pool = self._gather(list(itertools.chain(*graded)))
@@ -116,8 +119,9 @@ class Learner:
         return found
 
     def _graded(self, row: Row, bonus: float, reference: Sequence[float]) -> Graded:
-        """By the sampler's log-probs: good enough for a baseline, and there before the pass."""
-        ratios = [ours - theirs for ours, theirs in zip(row.answer.sample.logps, reference, strict=True)]
+        """By the sampler's log-probs: good enough for a baseline, and there before the pass. `reference`: with padding."""
+        sampled = row.answer.sample.logps
+        ratios = [ours - theirs for ours, theirs in zip(sampled, reference[: len(sampled)], strict=True)]
         to_go = [*itertools.accumulate(reversed(ratios), initial=0.0)][::-1]
         if self._settings.game.kl != "to_go":
             to_go = [to_go[0]] * len(to_go)
@@ -149,8 +153,3 @@ def _bonus(row: Row, learnt: Learnt, taus: dict[int, float]) -> float:
     """tau_F * log-ratio_F of the replies that the Leader's answer met, their mean."""
     paid = [taus[id(reply)] * learnt.log_ratio[id(reply)] for reply in row.opponents]
     return sum(paid) / len(paid) if paid else 0.0
-
-
-def _each(rows: Sequence[Row], reference: Tensor) -> Iterator[tuple[Row, list[float]]]:
-    for row, log_probs in zip(rows, reference.tolist(), strict=True):
-        yield row, log_probs[: len(row.answer.sample.ids)]
