@@ -119,7 +119,7 @@ class Learner:
         return found
 
     def _graded(self, row: Row, bonus: float, reference: Sequence[float]) -> Graded:
-        """By the sampler's log-probs: good enough for a baseline, and there before the pass. `reference`: with padding."""
+        """By the sampler's log-probs: good enough for a baseline, and there before the pass. `reference` is padded."""
         sampled = row.answer.sample.logps
         ratios = [ours - theirs for ours, theirs in zip(sampled, reference[: len(sampled)], strict=True)]
         to_go = [*itertools.accumulate(reversed(ratios), initial=0.0)][::-1]
