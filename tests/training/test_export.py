@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -89,10 +90,32 @@ def test_an_interpolation_that_cannot_be_is_named(tmp_path: Path) -> None:
         ("shared", 1.5, "--share: expected 0 to 1, got 1.5"),
     ):
         with pytest.raises(SettingsError, match=said):
-            between = Interpolation(tmp_path / start / "run", share)
+            between = Interpolation(share, tmp_path / start / "run")
             export(run, tmp_path / "bundle", "none", interpolation=between)
         assert not (tmp_path / "bundle").exists()
-    assert main(["export", str(run), str(tmp_path / "bundle"), "--share", "0.5"]) != 0
+    lonely = ["--start", str(tmp_path / "narrow" / "run")]
+    for alone in (lonely, ["--share", "0.5", "--start-step", "2"]):
+        assert main(["export", str(run), str(tmp_path / "bundle"), *alone]) == 1
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_part_of_the_way_from_the_base(tmp_path: Path, *, merge: bool) -> None:
+    """In log-probs as in weights: at 0 it is the base, and half of the way is half of what the adapter adds."""
+    trained_run(tmp_path, weights="shared")
+    weights = {}
+    for share in ("0", "0.5", "1"):
+        more = ["--merge"] if merge else []
+        command = ["export", str(tmp_path / "run"), str(tmp_path / share), "--share", share, *more]
+        assert main(command) == 0
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / share)
+        if not merge:
+            model = PeftModel.from_pretrained(model, tmp_path / share / "policy").merge_and_unload()
+        weights[share] = model.state_dict()
+    base = tiny.model().state_dict()
+    for key, value in base.items():
+        torch.testing.assert_close(weights["0"][key], value)
+        torch.testing.assert_close(weights["0.5"][key], (value + weights["1"][key]) / 2)
+    assert any(not torch.equal(value, weights["1"][key]) for key, value in base.items())
 
 
 @pytest.mark.parametrize("weights", ["shared", "full"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from slhf_training.preference.reward import RewardSettings
 from slhf_training.reward_evaluation import calibration_error, pair_report, score_report
 from slhf_training.reward_lessons import ranked
 from slhf_training.reward_losses import bradley_terry, regression
-from slhf_training.reward_model import RewardModel
+from slhf_training.reward_model import Head, Manifest, RewardModel
 from slhf_training.reward_settings import RewardTraining
 from slhf_training.reward_training import Known, solve
 from tests.training import tiny
@@ -252,6 +253,31 @@ def test_attributes_vote(backbone: Path, tmp_path: Path) -> None:
         preference_of(AttributesSettings(kind="attributes", model=tmp_path / "out", attributes=("sweet",)))
     with pytest.raises(SettingsError, match="head: .* has several"):
         preference_of(RewardSettings(kind="reward", model=tmp_path / "out"))
+
+
+def test_an_answer_that_was_read_lately_is_not_read_again(backbone: Path) -> None:
+    class Counting(Backbone):
+        read = 0
+
+        def features(self, chats: Sequence[Chat], answers: Sequence[str]) -> torch.Tensor:
+            self.read += len(answers)
+            return super().features(chats, answers)
+
+    reader = Counting.load(str(backbone), (), 64, 256)
+    manifest = Manifest(
+        format=1, backbone="", layers=(2,), max_tokens=64, batch_tokens=256, heads=("h",), adapters=False
+    )
+    model = RewardModel(manifest, reader, {"h": Head(torch.arange(32.0), torch.tensor(0.5))}, remembered=3)
+    first = model.both([ask("Say 1")] * 2, ["aa", "bb"], ["cc", "cc"])
+    assert reader.read == 3
+    again = model.both([ask("Say 1")] * 2, ["aa", "bb"], ["cc", "cc"])
+    assert reader.read == 3
+    assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
+    model.scores([ask("Say 2")], ["aa"])  # another chat, and the oldest answer is forgotten
+    assert reader.read == 4
+    model.scores([ask("Say 1")], ["aa"])
+    assert reader.read == 5
+    assert np.isnan(model.scores([ask("Say 1")], ["a" * 80])).all()
 
 
 def test_adapters_learn_opposite_preferences_on_one_base(backbone: Path, tmp_path: Path) -> None:

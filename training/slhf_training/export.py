@@ -3,8 +3,9 @@
 A base model that lies in a directory is copied into the bundle; one from the hub or built in is named. Merging leaves
 no adapters: it needs roles that share their weights.
 
-`Interpolation` goes part of the way from one run to another that started from it, by their adapters' factors: what
-was learnt last at the price of what was known is often had for less of it (LITI in WARP, arXiv 2406.16768).
+`Interpolation` goes part of the way to a run: from the base model, by the adapters' product, or from another run that
+it started from, by the adapters' factors. What was learnt last at the price of what was known is often had for less of
+it (LITI in WARP, arXiv 2406.16768).
 """
 
 import json
@@ -28,10 +29,10 @@ from slhf_training.settings import FitSettings
 
 @dataclass(frozen=True, slots=True)
 class Interpolation:
-    start: Path
-    """The run where the other one started from."""
     share: float
-    """Of the way: 0 is the start, 1 the other."""
+    """Of the way: 0 is the start, 1 the run."""
+    start: Path | None = None
+    """The run where it starts; None: the base model."""
     step: int | None = None
     """Which checkpoint of `start`; None: the last."""
 
@@ -73,10 +74,26 @@ def export(
 def _interpolate(settings: FitSettings, checkpoint: Path, between: Interpolation, target: Path) -> None:
     """Adapters as a checkpoint has them, in `target`."""
     if settings.weights == "full":
-        raise SettingsError("--start: only adapters are interpolated, not all weights")
+        raise SettingsError("--share: only adapters are interpolated, not all weights")
     if not 0 <= between.share <= 1:
         raise SettingsError(f"--share: expected 0 to 1, got {between.share}")
-    start = checkpoint_of(between.start, between.step)
+    if between.start is None:
+        _scale(checkpoint, between.share, target)
+    else:
+        _mix(checkpoint, checkpoint_of(between.start, between.step), between, target)
+
+
+def _scale(checkpoint: Path, share: float, target: Path) -> None:
+    """An adapter adds the product of its factors, so a share of one of them is that share of the way from the base."""
+    for config in checkpoint.glob("*/adapter_config.json"):
+        shutil.copytree(config.parent, target / config.parent.name)
+        file = target / config.parent.name / "adapter_model.safetensors"
+        factors = load_file(file)
+        scaled = {key: factor * share if "lora_B" in key else factor for key, factor in factors.items()}
+        save_file(scaled, file, metadata={"format": "pt"})
+
+
+def _mix(checkpoint: Path, start: Path, between: Interpolation, target: Path) -> None:
     for config in checkpoint.glob("*/adapter_config.json"):
         adapter = config.parent.name
         file = f"{adapter}/adapter_model.safetensors"

@@ -51,8 +51,13 @@ class Head:
 
 
 class RewardModel:
-    def __init__(self, manifest: Manifest, backbone: Backbone, heads: Mapping[str, Head]) -> None:
+    def __init__(
+        self, manifest: Manifest, backbone: Backbone, heads: Mapping[str, Head], remembered: int = 1 << 13
+    ) -> None:
+        """`remembered`: answers whose features are kept, at 4 bytes a feature."""
         self.manifest, self.backbone, self.heads = manifest, backbone, dict(heads)
+        self._remembered = remembered
+        self._read: dict[tuple[str, str, str], Tensor] = {}
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -95,9 +100,20 @@ class RewardModel:
             if self.manifest.adapters:
                 self.backbone.model.set_adapter(name)
             if features is None or self.manifest.adapters:
-                features = self.backbone.features(chats, answers)
+                features = self._features(name if self.manifest.adapters else "", chats, answers)
             rows.append(self.heads[name](features))
         return torch.stack(rows).double().numpy()
+
+    def _features(self, adapter: str, chats: Sequence[Chat], answers: Sequence[str]) -> Tensor:
+        """(N, F). A tournament asks about the same answers pair by pair: what was read lately is remembered."""
+        keys = [(adapter, repr(list(chat)), answer) for chat, answer in zip(chats, answers, strict=True)]
+        new = {key: place for place, key in enumerate(keys) if key not in self._read}
+        rows = self.backbone.features([chats[place] for place in new.values()], [answers[p] for p in new.values()])
+        self._read.update(zip(new, rows, strict=True))
+        found = torch.stack([self._read[key] for key in keys]) if keys else rows
+        for key in list(self._read)[: max(0, len(self._read) - self._remembered)]:
+            del self._read[key]
+        return found
 
     def both(
         self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str], heads: Sequence[str] = ()

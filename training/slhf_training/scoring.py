@@ -57,21 +57,23 @@ def together(prompts: Sequence[Ids], lengths: Sequence[int], size: int, device: 
 def answer_log_probs(
     model: Any, prompts: Sequence[Ids], answers: Sequence[Ids], temperature: float, device: torch.device
 ) -> Tensor:
-    """(B, T), float32 (or wider): log-prob of each answer's tokens at the sampling temperature; anything in padding.
+    """(B, T), float32 (or wider): log-prob of each answer's tokens at the sampling temperature; anything in padding."""
+    scaled = answer_logits(model, prompts, answers, device) / temperature
+    chosen = scaled.gather(2, right_padded(answers, device, torch.long)[:, :, None])[:, :, 0]
+    return torch.as_tensor(chosen - scaled.logsumexp(dim=-1))
+
+
+def answer_logits(model: Any, prompts: Sequence[Ids], answers: Sequence[Ids], device: torch.device) -> Tensor:
+    """(B, T, V), float32 (or wider): before each token of the answers; anything in padding.
 
     A prompt that several answers share is read once.
     """
-    answer_ids = right_padded(answers, device, torch.long)
     rows = _rows(prompts, answers)
     if len(rows) < len(answers) and reads_packed(model):
         logits = _logits_of_rows(model, rows, len(answers), device)
     else:
-        logits = _logits(model, prompts, answers, answer_ids)
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()
-    scaled = logits / temperature
-    chosen = scaled.gather(2, answer_ids[:, :, None])[:, :, 0]
-    return torch.as_tensor(chosen - scaled.logsumexp(dim=-1))
+        logits = _logits(model, prompts, answers, right_padded(answers, device, torch.long))
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def _rows(prompts: Sequence[Ids], answers: Sequence[Ids]) -> list[tuple[Reading, list[int]]]:

@@ -127,10 +127,22 @@ class Rollout(Section):
         return self
 
 
-class FitSettings(Section):
+class Run(Section):
+    """What every training has."""
+
+    output_dir: RelativePath
+    optimisation: Optimisation = Optimisation()
+    seed: int = Field(default=0, ge=0)
+    save_every: int = Field(default=50, gt=0)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    log_every: int = Field(default=1, gt=0)
+    report_to: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
+
+
+class FitSettings(Run):
     model: ModelName = Field(min_length=1)
     """A chat model: a hub id, builtin:smollm2-135m, or a directory's path that starts with ".", "/" or "~"."""
-    output_dir: RelativePath
     data: DataSettings
     """Only the chats are used."""
     drafts: Drafts | None = None
@@ -145,14 +157,7 @@ class FitSettings(Section):
     """Of the base model."""
     follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
     game: Game = Game()
-    optimisation: Optimisation = Optimisation()
     rollout: Rollout = Rollout()
-    seed: int = Field(default=0, ge=0)
-    save_every: int = Field(default=50, gt=0)
-    """Steps between checkpoints."""
-    keep_checkpoints: int = Field(default=2, gt=0)
-    log_every: int = Field(default=1, gt=0)
-    report_to: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
 
     @model_validator(mode="after")
     def _what_does_not_go_together(self) -> Self:

@@ -31,7 +31,7 @@ from slhf_training.progress import Progress
 from slhf_training.prompts import Prompts
 from slhf_training.roles import Role, Roles
 from slhf_training.rollout import Rollout
-from slhf_training.settings import Algorithm, FitSettings
+from slhf_training.settings import Algorithm, FitSettings, Run
 from slhf_training.table import ChatTable, Seats
 
 STAGING = ".unfinished"
@@ -226,7 +226,7 @@ def _examples(batch: list[Any]) -> dict[str, list[Any]]:
     return {"examples": batch}
 
 
-def training_arguments(settings: FitSettings) -> TrainingArguments:
+def training_arguments(settings: Run) -> TrainingArguments:
     optimisation = settings.optimisation
     return TrainingArguments(
         output_dir=str(settings.output_dir),

@@ -14,9 +14,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=int, help="which checkpoint (default: the last)")
     parser.add_argument("--merge", action="store_true", help="one plain model and no adapters; for shared weights")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the adapters (default: as trained)")
-    parser.add_argument("--start", type=Path, metavar="RUN", help="another fit, from whose weights this one started")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        metavar="RUN",
+        help="with --share: another fit, from whose weights this one started (default: the base model)",
+    )
     parser.add_argument("--start-step", type=int, help="which checkpoint of it (default: the last)")
-    parser.add_argument("--share", type=float, help="with --start: how much of the way from there, 0 to 1")
+    parser.add_argument(
+        "--share", type=float, help="only so much of the way, 0 to 1, from the base model or from --start"
+    )
     parser.add_argument("--evaluation", type=Path, metavar="FILE.json", help="figures for the bundle's card")
 
 
@@ -24,11 +31,11 @@ def run(arguments: argparse.Namespace) -> None:
     from slhf_training.errors import SettingsError
     from slhf_training.export import Interpolation, export
 
-    if (arguments.start is None) != (arguments.share is None) or (arguments.start_step and arguments.start is None):
-        raise SettingsError("--start and --share need each other, and --start-step needs both")
+    if (arguments.start and arguments.share is None) or (arguments.start_step and not arguments.start):
+        raise SettingsError("--start needs --share, and --start-step needs --start")
     between = None
-    if arguments.start is not None:
-        between = Interpolation(arguments.start, arguments.share, arguments.start_step)
+    if arguments.share is not None:
+        between = Interpolation(arguments.share, arguments.start, arguments.start_step)
     name = arguments.name or arguments.bundle.resolve().name
     bundle = export(
         arguments.run_directory,

@@ -1,0 +1,197 @@
+"""Two tiny bundles whose roles differ become one whose adapter speaks as both."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from slhf import read_bundle
+from slhf_training.bundles import open_bundle
+from slhf_training.chats import Chat
+from slhf_training.cli import main
+from slhf_training.distillation.lessons import Group, Lesson, choose, ids_of
+from slhf_training.distillation.run import BUNDLE, TEXTS
+from slhf_training.evaluation.answers import NONE, Answer
+from slhf_training.evaluation.plain import Speaker
+from slhf_training.export import export
+from slhf_training.preference import Probabilities
+from slhf_training.prompts import Prompts
+from slhf_training.roles import Role
+from slhf_training.rollout.hf import HFRollout
+from slhf_training.scoring import answer_logits
+from slhf_training.settings import Rollout
+from tests.training import tiny
+from tests.training.test_export import trained_run
+
+CPU = torch.device("cpu")
+
+
+def more_as(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+    """For the configuration below, which names it."""
+    a, b = (np.array([text.split().count("A") for text in texts]) for texts in (first, second))
+    return np.asarray((1 + np.sign(a - b)) / 2, dtype=np.float64)
+
+
+def bundle(directory: Path, seed: int) -> Path:
+    """One adapter for both roles, and not a small one: what it says differs from what others say."""
+    trained_run(directory, weights="shared", seed=seed)
+    export(directory / "run", directory / "bundle", f"tiny-{seed}")
+    file = directory / "bundle" / "policy" / "adapter_model.safetensors"
+    torch.manual_seed(seed)
+    save_file({key: torch.randn_like(value) * 0.1 for key, value in load_file(file).items()}, file)
+    return directory / "bundle"
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[Role, Path]:
+    root = tmp_path_factory.mktemp("teachers")
+    return {"leader": bundle(root / "one", 1), "follower": bundle(root / "two", 2)}
+
+
+def config(directory: Path, teachers: dict[Role, Path], **changes: Any) -> Path:
+    chats = [" ".join(words) for words in np.random.default_rng(0).choice(["A", "B", "C"], (24, 3))]
+    rows = [json.dumps({"prompt": f"which {chat}"}) for chat in chats]
+    (directory / "chats.jsonl").write_text("\n".join(rows) + "\n")
+    drafted = [json.dumps({"prompt": f"say {chat}", "chosen": "A B", "rejected": "C C"}) for chat in chats[:4]]
+    (directory / "drafts.jsonl").write_text("\n".join(drafted) + "\n")
+    written: dict[str, Any] = {
+        "output_dir": "run",
+        "leader": str(teachers["leader"]),
+        "follower": str(teachers["follower"]),
+        "prompts": [{"files": ["chats.jsonl"]}],
+        "drafts": [{"files": ["drafts.jsonl"]}],
+        "generation": {"generator": "hf", "temperature": 1.0, "max_new_tokens": 6},
+        "optimisation": {"steps": 60, "batch_size": 16, "micro_batch_size": 8, "learning_rate": 1e-2},
+        "report_to": [],
+        **changes,
+    }
+    (directory / "distill.yaml").write_text(yaml.safe_dump(written))
+    return directory / "distill.yaml"
+
+
+def nats(role: Role, teacher: Path, student: Path, draft: str = "A B") -> float:
+    """Mean KL(teacher || student) of a token, over answers that neither wrote."""
+    opened = {path: open_bundle("bundle", str(path)) for path in (teacher, student)}
+    prompts = Prompts(tiny.tokenizer(), opened[teacher].manifest.follower_turn)
+    chats: list[Chat] = [[{"role": "user", "content": f"which {word} {word} A"}] for word in "ABC"]
+    asked = [prompts.leader(c) if role == "leader" else prompts.follower(c, prompts.ids(draft)) for c in chats]
+    answers = [prompts.ids("B C A C")] * 3
+    with torch.no_grad():
+        theirs, ours = (_log_probs(opened[path], role, asked, answers) for path in (teacher, student))
+    return float((theirs.exp() * (theirs - ours)).sum(-1).mean())
+
+
+def _log_probs(bundle: Any, role: Role, asked: list[Any], answers: list[Any]) -> torch.Tensor:
+    return answer_logits(Speaker(bundle).merged(role), asked, answers, CPU).log_softmax(dim=-1)
+
+
+def test_one_adapter_learns_to_speak_as_both(tmp_path: Path, teachers: dict[Role, Path]) -> None:
+    assert main(["distill", str(config(tmp_path, teachers)), "--name", "both"]) == 0
+    found = tmp_path / "run" / BUNDLE
+    manifest = read_bundle(found)
+    assert manifest.name == "both"
+    assert manifest.leader == manifest.follower
+    assert manifest.training["distilled"]["leader"]
+    assert manifest.evaluation == {}
+    apart = nats("leader", teachers["leader"], teachers["follower"])
+    assert nats("leader", teachers["leader"], found) < 0.3 * apart
+    assert nats("follower", teachers["follower"], found) < 0.3 * apart
+    assert str(tmp_path) not in (found / "slhf.json").read_text()
+
+
+def test_a_run_that_is_repeated_writes_nothing_again(tmp_path: Path, teachers: dict[Role, Path]) -> None:
+    """The adapter is the same one, too: nothing in it depends on chance that is not seeded."""
+    path = config(tmp_path, teachers, optimisation={"steps": 2, "batch_size": 4})
+    assert main(["distill", str(path)]) == 0
+    texts = (tmp_path / "run" / TEXTS).read_bytes()
+    assert len(texts.splitlines()) == 24 + 24 + 8
+    first = load_file(tmp_path / "run" / BUNDLE / "policy" / "adapter_model.safetensors")
+    for folder in ("run/bundle", "run/checkpoint-2"):
+        (tmp_path / folder).rename(tmp_path / folder.replace("/", "-"))
+    assert main(["distill", str(path)]) == 0
+    assert (tmp_path / "run" / TEXTS).read_bytes() == texts
+    second = load_file(tmp_path / "run" / BUNDLE / "policy" / "adapter_model.safetensors")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_it_goes_on_from_its_last_checkpoint(tmp_path: Path, teachers: dict[Role, Path]) -> None:
+    how = {"steps": 4, "batch_size": 4}
+    path = config(tmp_path, teachers, optimisation=how, save_every=2)
+    assert main(["distill", str(path)]) == 0
+    whole = load_file(tmp_path / "run" / BUNDLE / "policy" / "adapter_model.safetensors")
+    (tmp_path / "run" / BUNDLE).rename(tmp_path / "whole")
+    (tmp_path / "run" / "checkpoint-4").rename(tmp_path / "checkpoint-4")
+    assert main(["distill", str(path)]) == 0
+    resumed = load_file(tmp_path / "run" / BUNDLE / "policy" / "adapter_model.safetensors")
+    for key, value in whole.items():
+        torch.testing.assert_close(resumed[key], value)
+
+
+def test_of_several_refinements_the_preferred_one_is_learnt(tmp_path: Path, teachers: dict[Role, Path]) -> None:
+    """The larger its share of the target, the more the student's refinements are as the source likes them."""
+
+    def as_written(share: float) -> float:
+        directory = tmp_path / str(share)
+        directory.mkdir()
+        preference = {"kind": "callable", "function": f"{__name__}:more_as"}
+        settings = {"samples": 6, "preference": preference, "share": share}
+        assert main(["distill", str(config(directory, teachers, best_of=settings))]) == 0
+        student = open_bundle("bundle", str(directory / "run" / BUNDLE))
+        how = Rollout(max_new_tokens=6, temperature=1.0)
+        prompts = Prompts(tiny.tokenizer(), student.manifest.follower_turn)
+        asked = [prompts.follower([{"role": "user", "content": "which A B C"}], prompts.ids("B C"))] * 200
+        answers = HFRollout(Speaker(student), how, prompts.end_ids).sample(asked, "follower", range(200))
+        return sum(answer.ids.count(tiny.WORDS.index("A")) for answer in answers) / 200
+
+    assert as_written(1.0) > 1.3 * as_written(0.05)
+
+
+def test_the_most_preferred_is_chosen_and_an_abstention_chooses_nothing() -> None:
+    refined = (Answer("B"), Answer("A A A"), NONE, Answer("A"))
+    groups = [
+        Group(tiny.CHAT, Answer("A A"), refined),
+        Group(tiny.CHAT, Answer("A C A"), (NONE, Answer("C A"))),
+        Group(tiny.CHAT, Answer("C"), (Answer("B"), Answer("A"))),
+    ]
+    assert choose(groups, more_as) == [1, 2, 1]
+    assert choose(groups, lambda chats, first, second: np.full(len(first), np.nan)) == [None, None, None]
+
+
+def test_an_answer_that_was_cut_has_no_end() -> None:
+    prompts = Prompts(tiny.tokenizer())
+    assert ids_of(Answer("A B", "stop"), prompts, tiny.END) == (1, 2, tiny.END)
+    assert ids_of(Answer("A B", "length"), prompts, tiny.END) == (1, 2)
+    assert ids_of(Answer("A B", "kept"), prompts, tiny.END) == ()
+    assert ids_of(NONE, prompts, tiny.END) == ()
+    assert Lesson("leader", (1,), (2,)).is_chosen is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"generation": {"generator": "hf", "temperature": 0}}, "generation.temperature"),
+        ({"follower": "builtin:smollm2-135m"}, "follower: builtin:smollm2-135m has no adapter to start from"),
+        ({"leader": "builtin:smollm2-135m"}, "leader: builtin:smollm2-135m has another vocabulary"),
+        ({"max_prompt_tokens": 3}, "leader: none of 24 prompts fits max_prompt_tokens"),
+    ],
+)
+def test_what_cannot_be_is_named(
+    changes: dict[str, Any], said: str, tmp_path: Path, teachers: dict[Role, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["distill", str(config(tmp_path, teachers, **changes))]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_bundle_that_is_there_is_not_written_over(
+    tmp_path: Path, teachers: dict[Role, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = config(tmp_path, teachers)
+    (tmp_path / "run" / BUNDLE).mkdir(parents=True)
+    assert main(["distill", str(path)]) == 1
+    assert "exists already" in capsys.readouterr().err

@@ -1,0 +1,112 @@
+"""The adapter learns: transformers' Trainer with a loss of whole distributions."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PrinterCallback, Trainer
+
+from slhf_training import sharding
+from slhf_training.distillation.lessons import Lesson
+from slhf_training.evaluation.plain import Speaker
+from slhf_training.progress import Progress
+from slhf_training.roles import Role
+from slhf_training.scoring import answer_logits, right_padded, together
+from slhf_training.settings import Run
+from slhf_training.trainer import training_arguments
+
+
+class Distiller(Trainer):  # type: ignore[misc]
+    """A step is `optimisation.batch_size` lessons of each process, both roles' together, in passes of like length."""
+
+    def __init__(
+        self,
+        student: Any,
+        teachers: Mapping[Role, Speaker],
+        lessons: Sequence[Lesson],
+        settings: Run,
+        temperature: float,
+        share: float,
+    ) -> None:
+        """`share`: of the target that a chosen answer's own tokens are."""
+        args = training_arguments(settings)
+        args.max_grad_norm = settings.optimisation.max_grad_norm
+        super().__init__(
+            model=student,
+            args=args,
+            train_dataset=[{"lesson": lesson} for lesson in lessons],
+            data_collator=lambda rows: {"lessons": [row["lesson"] for row in rows]},
+            callbacks=[Progress()],
+        )
+        self.remove_callback(PrinterCallback)
+        self._teachers, self._temperature, self._share = teachers, temperature, share
+        self._optimisation = settings.optimisation
+        self._length = sum(len(lesson.answer) for lesson in lessons) / len(lessons)
+        self._pending: dict[str, list[float]] = defaultdict(list)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        lessons = inputs["lessons"]
+        prompts, lengths = [one.prompt for one in lessons], [len(one.answer) for one in lessons]
+        total = torch.zeros((), device=self.args.device)
+        for part in together(prompts, lengths, self._optimisation.micro_batch_size, self.args.device):
+            loss = self._loss([lessons[place] for place in part]) / len(lessons)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        if self.args.world_size > 1:
+            trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            sharding.add_up(trained)
+            for parameter in trained:
+                parameter.grad /= self.args.world_size
+        return total
+
+    def _loss(self, lessons: Sequence[Lesson]) -> Tensor:
+        """The sum over these lessons."""
+        answers = [lesson.answer for lesson in lessons]
+        device = self.args.device
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._optimisation.autocast == "bfloat16"):
+            logits = answer_logits(self.model, [lesson.prompt for lesson in lessons], answers, device)
+        log_probs = (logits / self._temperature).log_softmax(dim=-1)  # (B, T, V)
+        taught = self._taught(lessons, log_probs)
+        lengths = torch.tensor([len(answer) for answer in answers], device=device)
+        mask = torch.arange(log_probs.shape[1], device=device) < lengths[:, None]  # (B, T)
+        kl = torch.nn.functional.kl_div(log_probs, taught, reduction="none", log_target=True).sum(dim=-1)
+        kl = kl.masked_fill(~mask, 0.0).sum(dim=1)  # (B,)
+        own = log_probs.gather(2, right_padded(answers, device, torch.long)[:, :, None])[:, :, 0]
+        surprise = -own.masked_fill(~mask, 0.0).sum(dim=1)  # (B,)
+        shares = torch.tensor([self._share if lesson.is_chosen else 0.0 for lesson in lessons], device=device)
+        self._note(lessons, kl, surprise)
+        # By the mean length of all answers and not by each one's own, which would make a short one's tokens count more.
+        return torch.as_tensor(((1 - shares) * kl + shares * surprise).sum() / self._length)
+
+    @torch.no_grad()
+    def _taught(self, lessons: Sequence[Lesson], like: Tensor) -> Tensor:
+        """(B, T, V): the teachers' log-probs."""
+        found = torch.zeros_like(like)
+        for role, teacher in self._teachers.items():
+            places = [place for place, lesson in enumerate(lessons) if lesson.role == role]
+            if places:
+                theirs = [lessons[place] for place in places]
+                prompts, answers = [one.prompt for one in theirs], [one.answer for one in theirs]
+                logits = answer_logits(teacher.merged(role), prompts, answers, like.device)
+                found[places, : logits.shape[1]] = (logits / self._temperature).log_softmax(dim=-1)
+        return found
+
+    def _note(self, lessons: Sequence[Lesson], kl: Tensor, surprise: Tensor) -> None:
+        for lesson, nats, of_own in zip(lessons, kl.tolist(), surprise.tolist(), strict=True):
+            self._pending[f"{lesson.role}/kl"].append(nats)
+            if lesson.is_chosen:
+                self._pending["chosen/nats_per_token"].append(of_own / len(lesson.answer))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        logs |= {key: sum(values) / len(values) for key, values in self._pending.items()}
+        self._pending.clear()
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The adapter alone: peft would look for the base model's configuration on the hub to see if it has grown."""
+        self.model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # transformers' estimate reads tensors

@@ -1,0 +1,160 @@
+"""What the teachers write, and what is learnt from it. Texts are kept on disk as they come; a killed run goes on."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from tqdm import tqdm
+
+from slhf_training.chats import Chat
+from slhf_training.errors import DataError
+from slhf_training.evaluation.answers import Answer
+from slhf_training.evaluation.generation import Generator, Task
+from slhf_training.evaluation.store import Store
+from slhf_training.preference import Preference, Probabilities
+from slhf_training.preference.cache import digest
+from slhf_training.prompts import Prompts
+from slhf_training.roles import Role
+from slhf_training.rollout import Ids
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One answer of a teacher."""
+
+    chat: Chat
+    draft: str | None = None
+    """What the Follower refines; None: the Leader answers."""
+    sample: int = 0
+    """Which of several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A draft and what can be learnt as the answer to it."""
+
+    chat: Chat
+    draft: Answer
+    refined: tuple[Answer, ...]
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """The draft is the last one: to keep it is an answer too."""
+        return (*self.refined, self.draft)
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    role: Role
+    prompt: Ids
+    answer: Ids
+    is_chosen: bool = False
+    """The most preferred of several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    fingerprint: str
+    """Of its weights and sampling: what another one wrote is not taken for its own."""
+    opened: Callable[[], AbstractContextManager[Generator]]
+
+    def write(self, wanted: Sequence[Wanted], store: Store, seed: int) -> list[Answer]:
+        """All answers; those that the store has are not written again."""
+        keys = [digest([self.fingerprint, seed, *_parts(one)]) for one in wanted]
+        missing = [place for place, key in enumerate(keys) if store.get(key) is None]
+        tasks = [Task(wanted[place].chat, wanted[place].draft, 1, int(keys[place][:8], 16)) for place in missing]
+        if missing:
+            with self.opened() as generator, tqdm(total=len(missing), unit="answer", dynamic_ncols=True) as bar:
+
+                def keep(task: int, place: int, answer: Answer) -> None:
+                    store.append({"key": keys[missing[task]], "text": answer.text, "finish": answer.finish})
+                    bar.update()
+
+                generator.write(tasks, keep)
+        return [Answer(record["text"], record["finish"]) for key in keys if (record := store.get(key)) is not None]
+
+
+def lessons_of_leader(
+    chats: Sequence[Chat], answers: Sequence[Answer], prompts: Prompts, end: int, most: int
+) -> list[Lesson]:
+    """Raises DataError where nothing is left."""
+    found = [
+        Lesson("leader", prompt, ids)
+        for chat, answer in zip(chats, answers, strict=True)
+        if (ids := ids_of(answer, prompts, end)) and len(prompt := prompts.leader(chat)) <= most
+    ]
+    return _some(found, len(chats), "leader")
+
+
+def lessons_of_follower(
+    groups: Sequence[Group], chosen: Sequence[int | None], prompts: Prompts, end: int, most: int
+) -> list[Lesson]:
+    """One lesson of each draft. `chosen`: the most preferred answer; None: the first is learnt as one of many.
+
+    Raises DataError where nothing is left.
+    """
+    found = []
+    for group, best in zip(groups, chosen, strict=True):
+        ids = ids_of(group.answers[best or 0], prompts, end)
+        prompt = prompts.follower(group.chat, prompts.ids(group.draft.text or ""))
+        if ids and len(prompt) <= most:
+            found.append(Lesson("follower", prompt, ids, best is not None))
+    return _some(found, len(groups), "follower")
+
+
+def ids_of(answer: Answer, prompts: Prompts, end: int) -> Ids:
+    """As a model would have written it: with its end, unless it was cut. Empty where nothing was written."""
+    if answer.text is None or answer.finish in ("kept", "refused"):
+        return ()
+    ids = prompts.ids(answer.text)
+    return (*ids, end) if answer.finish == "stop" else ids
+
+
+def choose(groups: Sequence[Group], preference: Preference) -> list[int | None]:
+    """Of each draft's refinements and, last, the draft itself the one with the highest mean preference over the others.
+
+    None: the source abstains from all.
+    """
+    chats: list[Chat] = []
+    first: list[str] = []
+    second: list[str] = []
+    places: list[tuple[int, int, int]] = []  # the group, and two of its answers
+    for number, group in enumerate(groups):
+        for a, b in combinations(range(len(group.answers)), 2):
+            one, two = group.answers[a].text, group.answers[b].text
+            if one is not None and two is not None:
+                chats.append(group.chat)
+                first.append(one)
+                second.append(two)
+                places.append((number, a, b))
+    tables = [np.full((len(group.answers),) * 2, np.nan) for group in groups]
+    for (number, a, b), p in zip(places, preference(chats, first, second), strict=True):
+        tables[number][a, b], tables[number][b, a] = p, 1 - p
+    return [_best(table) for table in tables]
+
+
+def _best(table: Probabilities) -> int | None:
+    judged = ~np.isnan(table)
+    means = np.where(judged, table, 0).sum(axis=1) / judged.sum(axis=1).clip(min=1)
+    return int(means.argmax()) if judged.any() else None
+
+
+def _parts(wanted: Wanted) -> Iterable[object]:
+    yield [[message["role"], message["content"]] for message in wanted.chat]
+    yield wanted.draft
+    yield wanted.sample
+
+
+def _some(found: list[Lesson], asked: int, role: Role) -> list[Lesson]:
+    if not found:
+        raise DataError(f"{role}: none of {asked} prompts fits max_prompt_tokens and was answered")
+    if asked > len(found):
+        _LOG.warning(
+            "%s: %d of %d were not answered or need more tokens, and were dropped", role, asked - len(found), asked
+        )
+    return found

@@ -1,0 +1,134 @@
+"""From the configuration to a bundle: the teachers write, the best are chosen, one adapter learns."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from slhf import Bundle, RoleWeights, write_bundle
+from slhf_training.backbone import fast_dtype
+from slhf_training.bundles import fingerprint, open_bundle
+from slhf_training.config_file import portable
+from slhf_training.data import load
+from slhf_training.distillation.learning import Distiller
+from slhf_training.distillation.lessons import (
+    Group,
+    Lesson,
+    Teacher,
+    Wanted,
+    choose,
+    lessons_of_follower,
+    lessons_of_leader,
+)
+from slhf_training.distillation.settings import DistillSettings
+from slhf_training.errors import SettingsError
+from slhf_training.evaluation.answers import Answer
+from slhf_training.evaluation.plain import Speaker
+from slhf_training.evaluation.run import OpenModel, open_model
+from slhf_training.evaluation.store import Store
+from slhf_training.fitting import end_ids_of
+from slhf_training.preference.registry import preference_of
+from slhf_training.prompts import Prompts
+from slhf_training.roles import ROLES, Role
+from slhf_training.run import last_checkpoint
+
+if TYPE_CHECKING:
+    from slhf_training.bundles import OpenBundle
+
+TEXTS, BUNDLE, ADAPTER = "texts.jsonl", "bundle", "policy"
+_LOG = logging.getLogger(__name__)
+
+
+def distill(settings: DistillSettings, name: str, opened: OpenModel | None = None) -> Bundle:
+    """The bundle, which lies in `bundle` of the output directory. A run that was killed goes on.
+
+    Raises SettingsError, DataError, EngineError and JudgeError; what was written is kept.
+    """
+    temperature = settings.generation.temperature
+    if not temperature:
+        raise SettingsError("generation.temperature: the distributions that are learnt need one above 0")
+    target = settings.output_dir / BUNDLE
+    if target.exists():
+        raise SettingsError(f"output_dir: {target} exists already")
+    leader, follower = open_bundle("leader", settings.leader), open_bundle("follower", settings.follower)
+    if (start := follower.adapter("follower")) is None:
+        raise SettingsError(f"follower: {settings.follower} has no adapter to start from")
+    base = AutoModelForCausalLM.from_pretrained(follower.weights, dtype=fast_dtype())
+    lessons = _lessons(settings, leader, follower, end_ids_of(base), opened or open_model)
+    share = settings.best_of.share if settings.best_of else 0.0
+    teachers: dict[Role, Speaker] = {"leader": Speaker(leader), "follower": Speaker(follower)}
+    trainer = Distiller(_student(base, start), teachers, lessons, settings, temperature, share)
+    last = last_checkpoint(settings.output_dir)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    return _bundle(settings, name, follower, start, trainer, target)
+
+
+def _lessons(
+    settings: DistillSettings, leader: "OpenBundle", follower: "OpenBundle", end_ids: list[int], opened: OpenModel
+) -> list[Lesson]:
+    tokenizer = AutoTokenizer.from_pretrained(follower.weights)
+    if tokenizer.get_vocab() != AutoTokenizer.from_pretrained(leader.weights).get_vocab():
+        raise SettingsError(f"leader: {settings.leader} has another vocabulary than {settings.follower}")
+    prompts = Prompts(tokenizer, follower.manifest.follower_turn, end_ids)
+    end, most = tokenizer.eos_token_id, settings.max_prompt_tokens
+    how = settings.generation
+    of_leader = Teacher(fingerprint(leader, how), lambda: opened("leader", leader, settings.leader, how))
+    of_follower = Teacher(fingerprint(follower, how), lambda: opened("follower", follower, settings.follower, how))
+    chats = [example.chat for data in settings.prompts for example in load(data)]
+    samples = settings.best_of.samples if settings.best_of else 1
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    with Store(settings.output_dir / TEXTS) as store:
+        drafts = of_leader.write([Wanted(chat) for chat in chats], store, settings.seed)
+        own = [(chat, draft) for chat, draft in zip(chats, drafts, strict=True) if draft.text is not None]
+        examples = [example for data in settings.drafts for example in load(data)]
+        given = [(example.chat, Answer(text)) for example in examples for text in example.answers]
+        drafted = [*own, *given]
+        wanted = [Wanted(chat, draft.text, sample) for chat, draft in drafted for sample in range(samples)]
+        refined = of_follower.write(wanted, store, settings.seed)
+    groups = [
+        Group(chat, draft, tuple(refined[number * samples : (number + 1) * samples]))
+        for number, (chat, draft) in enumerate(drafted)
+    ]
+    chosen: list[int | None] = [None] * len(groups)
+    if settings.best_of:
+        chosen = choose(groups, preference_of(settings.best_of.preference))
+    found = lessons_of_leader(chats, drafts, prompts, end, most)
+    found += lessons_of_follower(groups, chosen, prompts, end, most)
+    _LOG.info("%d lessons, %d of a chosen answer", len(found), sum(lesson.is_chosen for lesson in found))
+    return found
+
+
+def _student(base: Any, start: Path) -> Any:
+    return PeftModel.from_pretrained(base, start, is_trainable=True)
+
+
+def _bundle(
+    settings: DistillSettings, name: str, follower: "OpenBundle", start: Path, trainer: Distiller, target: Path
+) -> Bundle:
+    """The Follower's bundle with the new adapter in place of those it had. It appears when it is whole."""
+    staging = settings.output_dir / f".{BUNDLE}"
+    shutil.rmtree(staging, ignore_errors=True)
+    had = {path.name for role in ROLES if (path := follower.adapter(role)) is not None}
+    shutil.copytree(follower.directory, staging, ignore=shutil.ignore_patterns(*had, "README.md"))
+    shutil.copytree(start, staging / ADAPTER)  # its configuration is the new one's
+    file = staging / ADAPTER / "adapter_model.safetensors"
+    kept = {key: tensor.dtype for key, tensor in load_file(file).items()}
+    learnt = get_peft_model_state_dict(trainer.model, save_embedding_layers=False)
+    save_file({key: learnt[key].to(dtype).contiguous() for key, dtype in kept.items()}, file, {"format": "pt"})
+    both = RoleWeights(adapter=ADAPTER)
+    manifest = follower.manifest.model_copy(
+        update={
+            "name": name,
+            "leader": both,
+            "follower": both,
+            "training": {"distilled": portable(settings), "follower": follower.manifest.training},
+            "evaluation": {},
+        }
+    )
+    bundle = write_bundle(staging, manifest)
+    staging.rename(target)
+    return bundle

@@ -1,0 +1,34 @@
+"""The configuration of `slhf-train distill`: one YAML file. Relative paths start at the configuration's own folder."""
+
+from pydantic import Field
+
+from slhf_training.config_file import ModelName, Section
+from slhf_training.data import DataSettings
+from slhf_training.evaluation.settings import GenerationSettings
+from slhf_training.preference.registry import PreferenceSettings
+from slhf_training.settings import Run
+
+
+class BestOf(Section):
+    """Of several refinements of a draft, and the draft, the most preferred is learnt as it is, not as one of many."""
+
+    samples: int = Field(default=4, gt=1)
+    preference: PreferenceSettings
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Of the target that the chosen answer's own tokens are; the rest is the teacher's distribution."""
+
+
+class DistillSettings(Run):
+    leader: ModelName
+    """The bundle whose Leader is learnt."""
+    follower: ModelName
+    """The bundle whose Follower is learnt, and whose adapter the new one starts from. Both have the same vocabulary."""
+    prompts: tuple[DataSettings, ...] = Field(min_length=1)
+    """The Leader answers these, and the Follower refines what it wrote."""
+    drafts: tuple[DataSettings, ...] = ()
+    """Every answer in these is a draft for the Follower, too."""
+    max_prompt_tokens: int = Field(default=512, gt=0)
+    """Of a role's whole prompt; what needs more is counted and dropped."""
+    best_of: BestOf | None = None
+    generation: GenerationSettings = GenerationSettings()
+    """How the teachers write. The temperature is also that of the distributions that are learnt."""
