@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,14 @@ TEXTS, BUNDLE, ADAPTER = "texts.jsonl", "bundle", "policy"
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Teachers:
+    leader: "OpenBundle"
+    follower: "OpenBundle"
+    start: Path
+    """The Follower's adapter."""
+
+
 def distill(settings: DistillSettings, name: str, opened: OpenModel | None = None) -> Bundle:
     """The bundle, which lies in `bundle` of the output directory. A run that was killed goes on.
 
@@ -51,25 +60,30 @@ def distill(settings: DistillSettings, name: str, opened: OpenModel | None = Non
     temperature = settings.generation.temperature
     if not temperature:
         raise SettingsError("generation.temperature: the distributions that are learnt need one above 0")
-    target = settings.output_dir / BUNDLE
-    if target.exists():
+    if (target := settings.output_dir / BUNDLE).exists():
         raise SettingsError(f"output_dir: {target} exists already")
-    leader, follower = open_bundle("leader", settings.leader), open_bundle("follower", settings.follower)
-    if (start := follower.adapter("follower")) is None:
-        raise SettingsError(f"follower: {settings.follower} has no adapter to start from")
-    base = AutoModelForCausalLM.from_pretrained(follower.weights, dtype=fast_dtype())
-    lessons = _lessons(settings, leader, follower, end_ids_of(base), opened or open_model)
+    teachers = _teachers(settings)
+    base = AutoModelForCausalLM.from_pretrained(teachers.follower.weights, dtype=fast_dtype())
+    lessons = _lessons(settings, teachers, end_ids_of(base), opened or open_model)
+    student = PeftModel.from_pretrained(base, teachers.start, is_trainable=True)
+    speakers: dict[Role, Speaker] = {"leader": Speaker(teachers.leader), "follower": Speaker(teachers.follower)}
     share = settings.best_of.share if settings.best_of else 0.0
-    teachers: dict[Role, Speaker] = {"leader": Speaker(leader), "follower": Speaker(follower)}
-    trainer = Distiller(_student(base, start), teachers, lessons, settings, temperature, share)
+    trainer = Distiller(student, speakers, lessons, settings, temperature, share)
     last = last_checkpoint(settings.output_dir)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    return _bundle(settings, name, follower, start, trainer, target)
+    return _bundle(settings, name, teachers, trainer.model, target)
 
 
-def _lessons(
-    settings: DistillSettings, leader: "OpenBundle", follower: "OpenBundle", end_ids: list[int], opened: OpenModel
-) -> list[Lesson]:
+def _teachers(settings: DistillSettings) -> Teachers:
+    leader, follower = open_bundle("leader", settings.leader), open_bundle("follower", settings.follower)
+    start = follower.adapter("follower")
+    if start is None:
+        raise SettingsError(f"follower: {settings.follower} has no adapter to start from")
+    return Teachers(leader, follower, start)
+
+
+def _lessons(settings: DistillSettings, teachers: Teachers, end_ids: list[int], opened: OpenModel) -> list[Lesson]:
+    leader, follower = teachers.leader, teachers.follower
     tokenizer = AutoTokenizer.from_pretrained(follower.weights)
     if tokenizer.get_vocab() != AutoTokenizer.from_pretrained(leader.weights).get_vocab():
         raise SettingsError(f"leader: {settings.leader} has another vocabulary than {settings.follower}")
@@ -102,22 +116,17 @@ def _lessons(
     return found
 
 
-def _student(base: Any, start: Path) -> Any:
-    return PeftModel.from_pretrained(base, start, is_trainable=True)
-
-
-def _bundle(
-    settings: DistillSettings, name: str, follower: "OpenBundle", start: Path, trainer: Distiller, target: Path
-) -> Bundle:
+def _bundle(settings: DistillSettings, name: str, teachers: Teachers, model: Any, target: Path) -> Bundle:
     """The Follower's bundle with the new adapter in place of those it had. It appears when it is whole."""
+    follower = teachers.follower
     staging = settings.output_dir / f".{BUNDLE}"
     shutil.rmtree(staging, ignore_errors=True)
     had = {path.name for role in ROLES if (path := follower.adapter(role)) is not None}
     shutil.copytree(follower.directory, staging, ignore=shutil.ignore_patterns(*had, "README.md"))
-    shutil.copytree(start, staging / ADAPTER)  # its configuration is the new one's
+    shutil.copytree(teachers.start, staging / ADAPTER)  # its configuration is the new one's
     file = staging / ADAPTER / "adapter_model.safetensors"
     kept = {key: tensor.dtype for key, tensor in load_file(file).items()}
-    learnt = get_peft_model_state_dict(trainer.model, save_embedding_layers=False)
+    learnt = get_peft_model_state_dict(model, save_embedding_layers=False)
     save_file({key: learnt[key].to(dtype).contiguous() for key, dtype in kept.items()}, file, {"format": "pt"})
     both = RoleWeights(adapter=ADAPTER)
     manifest = follower.manifest.model_copy(
@@ -125,10 +134,22 @@ def _bundle(
             "name": name,
             "leader": both,
             "follower": both,
-            "training": {"distilled": portable(settings), "follower": follower.manifest.training},
+            "training": _facts(settings, teachers),
             "evaluation": {},
         }
     )
     bundle = write_bundle(staging, manifest)
     staging.rename(target)
     return bundle
+
+
+def _facts(settings: DistillSettings, teachers: Teachers) -> dict[str, Any]:
+    """For readers on other machines: the teachers by name and revision, not by where they lie."""
+    facts = portable(settings)
+    for key in ("output_dir", "leader", "follower"):
+        facts.pop(key)
+    named = {
+        role: {"name": manifest.name, "revision": manifest.revision, "share": manifest.training.get("share")}
+        for role, manifest in (("leader", teachers.leader.manifest), ("follower", teachers.follower.manifest))
+    }
+    return teachers.follower.manifest.training | {"distillation": named | facts}
