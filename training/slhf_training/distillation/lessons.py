@@ -61,11 +61,12 @@ class Lesson:
 class Teacher:
     fingerprint: str
     """Of its weights and sampling: what another one wrote is not taken for its own."""
+    seed: int
     opened: Callable[[], AbstractContextManager[Generator]]
 
-    def write(self, wanted: Sequence[Wanted], store: Store, seed: int) -> list[Answer]:
+    def write(self, wanted: Sequence[Wanted], store: Store) -> list[Answer]:
         """All answers; those that the store has are not written again."""
-        keys = [digest([self.fingerprint, seed, *_parts(one)]) for one in wanted]
+        keys = [digest([self.fingerprint, self.seed, *_parts(one)]) for one in wanted]
         missing = [place for place, key in enumerate(keys) if store.get(key) is None]
         tasks = [Task(wanted[place].chat, wanted[place].draft, 1, int(keys[place][:8], 16)) for place in missing]
         if missing:

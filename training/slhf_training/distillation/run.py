@@ -2,7 +2,9 @@
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from slhf import Bundle, RoleWeights, write_bundle
 from slhf_training.backbone import fast_dtype
 from slhf_training.bundles import fingerprint, open_bundle
+from slhf_training.chats import Chat
 from slhf_training.config_file import portable
 from slhf_training.data import load
 from slhf_training.distillation.learning import Distiller
@@ -87,33 +90,43 @@ def _lessons(settings: DistillSettings, teachers: Teachers, end_ids: list[int], 
     tokenizer = AutoTokenizer.from_pretrained(follower.weights)
     if tokenizer.get_vocab() != AutoTokenizer.from_pretrained(leader.weights).get_vocab():
         raise SettingsError(f"leader: {settings.leader} has another vocabulary than {settings.follower}")
-    prompts = Prompts(tokenizer, follower.manifest.follower_turn, end_ids)
-    end, most = tokenizer.eos_token_id, settings.max_prompt_tokens
-    how = settings.generation
-    of_leader = Teacher(fingerprint(leader, how), lambda: opened("leader", leader, settings.leader, how))
-    of_follower = Teacher(fingerprint(follower, how), lambda: opened("follower", follower, settings.follower, how))
     chats = [example.chat for data in settings.prompts for example in load(data)]
-    samples = settings.best_of.samples if settings.best_of else 1
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     with Store(settings.output_dir / TEXTS) as store:
-        drafts = of_leader.write([Wanted(chat) for chat in chats], store, settings.seed)
-        own = [(chat, draft) for chat, draft in zip(chats, drafts, strict=True) if draft.text is not None]
-        examples = [example for data in settings.drafts for example in load(data)]
-        given = [(example.chat, Answer(text)) for example in examples for text in example.answers]
-        drafted = [*own, *given]
-        wanted = [Wanted(chat, draft.text, sample) for chat, draft in drafted for sample in range(samples)]
-        refined = of_follower.write(wanted, store, settings.seed)
-    groups = [
-        Group(chat, draft, tuple(refined[number * samples : (number + 1) * samples]))
-        for number, (chat, draft) in enumerate(drafted)
-    ]
+        answers = _writer("leader", leader, settings, opened).write([Wanted(chat) for chat in chats], store)
+        own = [(chat, answer) for chat, answer in zip(chats, answers, strict=True) if answer.text is not None]
+        groups = _refined(settings, _writer("follower", follower, settings, opened), own, store)
     chosen: list[int | None] = [None] * len(groups)
     if settings.best_of:
         chosen = choose(groups, preference_of(settings.best_of.preference))
-    found = lessons_of_leader(chats, drafts, prompts, end, most)
-    found += lessons_of_follower(groups, chosen, prompts, end, most)
-    _LOG.info("%d lessons, %d of a chosen answer", len(found), sum(lesson.is_chosen for lesson in found))
-    return found
+    prompts = Prompts(tokenizer, follower.manifest.follower_turn, end_ids)
+    end, most = tokenizer.eos_token_id, settings.max_prompt_tokens
+    lessons = lessons_of_leader(chats, answers, prompts, end, most)
+    lessons += lessons_of_follower(groups, chosen, prompts, end, most)
+    _LOG.info("%d lessons, %d of a chosen answer", len(lessons), sum(lesson.is_chosen for lesson in lessons))
+    return lessons
+
+
+def _writer(role: Role, bundle: "OpenBundle", settings: DistillSettings, opened: OpenModel) -> Teacher:
+    spec, how = getattr(settings, role), settings.generation
+    return Teacher(fingerprint(bundle, how), settings.seed, lambda: opened(role, bundle, spec, how))
+
+
+def _refined(
+    settings: DistillSettings, follower: Teacher, own: Sequence[tuple[Chat, Answer]], store: Store
+) -> list[Group]:
+    """Round by round, the Leader's drafts and the given ones."""
+    samples = settings.best_of.samples if settings.best_of else 1
+    examples = [example for data in settings.drafts for example in load(data)]
+    drafted = [*own, *((example.chat, Answer(text)) for example in examples for text in example.answers)]
+    groups: list[Group] = []
+    for _ in range(settings.rounds):
+        wanted = [Wanted(chat, draft.text, sample) for chat, draft in drafted for sample in range(samples)]
+        answers = iter(follower.write(wanted, store))
+        found = [Group(chat, draft, tuple(islice(answers, samples))) for chat, draft in drafted]
+        groups += found
+        drafted = [(group.chat, group.refined[0]) for group in found if group.refined[0].text is not None]
+    return groups
 
 
 def _bundle(settings: DistillSettings, name: str, teachers: Teachers, model: Any, target: Path) -> Bundle:
@@ -152,4 +165,5 @@ def _facts(settings: DistillSettings, teachers: Teachers) -> dict[str, Any]:
         role: {"name": manifest.name, "revision": manifest.revision, "share": manifest.training.get("share")}
         for role, manifest in (("leader", teachers.leader.manifest), ("follower", teachers.follower.manifest))
     }
-    return teachers.follower.manifest.training | {"distillation": named | facts}
+    known = teachers.follower.manifest.training
+    return known | {"distillations": [*known.get("distillations", []), named | facts]}

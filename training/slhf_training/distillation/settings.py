@@ -27,6 +27,8 @@ class DistillSettings(Run):
     """The Leader answers these, and the Follower refines what it wrote."""
     drafts: tuple[DataSettings, ...] = ()
     """Every answer in these is a draft for the Follower, too."""
+    rounds: int = Field(default=1, gt=0)
+    """How many of the Follower's rounds on each draft are learnt: the second one's draft is the first one's answer."""
     max_prompt_tokens: int = Field(default=512, gt=0)
     """Of a role's whole prompt; what needs more is counted and dropped."""
     best_of: BestOf | None = None
