@@ -204,3 +204,15 @@ def test_a_bundle_that_is_there_is_not_written_over(
     (tmp_path / "run" / BUNDLE).mkdir(parents=True)
     assert main(["distill", str(path)]) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+def test_one_of_several_processes_refuses(
+    tmp_path: Path,
+    teachers: dict[Role, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["distill", str(config(tmp_path, teachers))]) == 1
+    assert "this is one of 2" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer
 
-from slhf_training import sharding
 from slhf_training.distillation.lessons import Lesson
 from slhf_training.evaluation.plain import Speaker
 from slhf_training.progress import Progress
@@ -19,7 +18,7 @@ from slhf_training.trainer import training_arguments
 
 
 class Distiller(Trainer):  # type: ignore[misc]
-    """A step is `optimisation.batch_size` lessons of each process, both roles' together, in passes of like length."""
+    """A step is `optimisation.batch_size` lessons, both roles' together, in passes of like length."""
 
     def __init__(
         self,
@@ -54,11 +53,6 @@ class Distiller(Trainer):  # type: ignore[misc]
             loss = self._loss([lessons[place] for place in part]) / len(lessons)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        if self.args.world_size > 1:
-            trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-            sharding.add_up(trained)
-            for parameter in trained:
-                parameter.grad /= self.args.world_size
         return total
 
     def _loss(self, lessons: Sequence[Lesson]) -> Tensor:

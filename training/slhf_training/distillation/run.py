@@ -1,6 +1,7 @@
 """From the configuration to a bundle: the teachers write, the best are chosen, one adapter learns."""
 
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ def distill(settings: DistillSettings, name: str, opened: OpenModel | None = Non
 
     Raises SettingsError, DataError, EngineError and JudgeError; what was written is kept.
     """
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise SettingsError(f"distill runs in one process, and this is one of {processes}")
     temperature = settings.generation.temperature
     if not temperature:
         raise SettingsError("generation.temperature: the distributions that are learnt need one above 0")
