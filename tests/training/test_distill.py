@@ -129,6 +129,20 @@ def test_a_run_that_is_repeated_writes_nothing_again(tmp_path: Path, teachers: d
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_checkpointed_gradients_are_the_same(tmp_path: Path, teachers: dict[Role, Path]) -> None:
+    found = []
+    for is_checkpointed in (False, True):
+        how = {"steps": 2, "batch_size": 4, "gradient_checkpointing": is_checkpointed}
+        assert (
+            main(["distill", str(config(tmp_path, teachers, output_dir=f"run-{is_checkpointed}", optimisation=how))])
+            == 0
+        )
+        found.append(load_file(tmp_path / f"run-{is_checkpointed}" / BUNDLE / "policy" / "adapter_model.safetensors"))
+    plain, checkpointed = found
+    for key, value in plain.items():
+        torch.testing.assert_close(checkpointed[key], value, rtol=1e-3, atol=1e-4)
+
+
 def test_it_goes_on_from_its_last_checkpoint(tmp_path: Path, teachers: dict[Role, Path]) -> None:
     how = {"steps": 4, "batch_size": 4}
     path = config(tmp_path, teachers, optimisation=how, save_every=2)

@@ -16,7 +16,7 @@ from slhf_training.rollout import Rollout
 from slhf_training.rollout.hf import HFRollout
 from slhf_training.rollout.server import ServerRollout
 from slhf_training.rollout.vllm import VLLMRollout
-from slhf_training.settings import FitSettings
+from slhf_training.settings import FitSettings, Run
 from slhf_training.trainer import PLAYERS, GameTrainer
 
 
@@ -47,9 +47,14 @@ def build_roles(settings: FitSettings, base: Any) -> Roles:
     players = PLAYERS[settings.algorithm]
     merges = settings.rollout.engine == "hf"
     roles = Roles(base, settings.weights, settings.lora, players, DTYPES[settings.rollout.dtype], merges)
-    if settings.optimisation.gradient_checkpointing:
-        roles.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpoint_gradients(roles.model, settings)
     return roles
+
+
+def checkpoint_gradients(model: Any, settings: Run) -> None:
+    """Where the settings ask for it."""
+    if settings.optimisation.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def end_ids_of(model: Any) -> list[int]:

@@ -1,7 +1,7 @@
 """What the teachers write, and what is learnt from it. Texts are kept on disk as they come; a killed run goes on."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,6 +13,7 @@ from slhf_training.chats import Chat
 from slhf_training.errors import DataError
 from slhf_training.evaluation.answers import Answer
 from slhf_training.evaluation.generation import Generator, Task
+from slhf_training.evaluation.prompts import prompt_id
 from slhf_training.evaluation.store import Store
 from slhf_training.preference import Preference, Probabilities
 from slhf_training.preference.cache import digest
@@ -66,7 +67,7 @@ class Teacher:
 
     def write(self, wanted: Sequence[Wanted], store: Store) -> list[Answer]:
         """All answers; those that the store has are not written again."""
-        keys = [digest([self.fingerprint, self.seed, *_parts(one)]) for one in wanted]
+        keys = [digest([self.fingerprint, self.seed, prompt_id(one.chat), one.draft, one.sample]) for one in wanted]
         missing = [place for place, key in enumerate(keys) if store.get(key) is None]
         tasks = [Task(wanted[place].chat, wanted[place].draft, 1, int(keys[place][:8], 16)) for place in missing]
         if missing:
@@ -143,12 +144,6 @@ def _best(table: Probabilities) -> int | None:
     judged = ~np.isnan(table)
     means = np.where(judged, table, 0).sum(axis=1) / judged.sum(axis=1).clip(min=1)
     return int(means.argmax()) if judged.any() else None
-
-
-def _parts(wanted: Wanted) -> Iterable[object]:
-    yield [[message["role"], message["content"]] for message in wanted.chat]
-    yield wanted.draft
-    yield wanted.sample
 
 
 def _some(found: list[Lesson], asked: int, role: Role) -> list[Lesson]:

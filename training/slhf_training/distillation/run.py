@@ -35,7 +35,7 @@ from slhf_training.evaluation.answers import Answer
 from slhf_training.evaluation.plain import Speaker
 from slhf_training.evaluation.run import OpenModel, open_model
 from slhf_training.evaluation.store import Store
-from slhf_training.fitting import end_ids_of
+from slhf_training.fitting import checkpoint_gradients, end_ids_of
 from slhf_training.preference.registry import preference_of
 from slhf_training.prompts import Prompts
 from slhf_training.roles import ROLES, Role
@@ -72,6 +72,7 @@ def distill(settings: DistillSettings, name: str, opened: OpenModel | None = Non
     base = AutoModelForCausalLM.from_pretrained(teachers.follower.weights, dtype=fast_dtype())
     lessons = _lessons(settings, teachers, end_ids_of(base), opened or open_model)
     student = PeftModel.from_pretrained(base, teachers.start, is_trainable=True)
+    checkpoint_gradients(student, settings)
     speakers: dict[Role, Speaker] = {"leader": Speaker(teachers.leader), "follower": Speaker(teachers.follower)}
     share = settings.best_of.share if settings.best_of else 0.0
     trainer = Distiller(student, speakers, lessons, settings, temperature, share)
