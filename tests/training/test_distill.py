@@ -1,6 +1,7 @@
 """Two tiny bundles whose roles differ become one whose adapter speaks as both."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from slhf import read_bundle
 from slhf_training.bundles import open_bundle
 from slhf_training.chats import Chat
 from slhf_training.cli import main
-from slhf_training.distillation.lessons import Group, Lesson, choose, ids_of
+from slhf_training.clipping import Clip
+from slhf_training.distillation.lessons import Drafted, Group, Lesson, choose, ids_of, repair, shares_of
 from slhf_training.distillation.run import BUNDLE, TEXTS
+from slhf_training.errors import TrainingError
 from slhf_training.evaluation.answers import NONE, Answer
 from slhf_training.evaluation.plain import Speaker
 from slhf_training.export import export
+from slhf_training.instructions import InstructedRow
 from slhf_training.preference import Probabilities
 from slhf_training.prompts import Prompts
 from slhf_training.roles import Role
@@ -175,15 +179,102 @@ def test_of_several_refinements_the_preferred_one_is_learnt(tmp_path: Path, teac
     assert as_written(1.0) > 1.3 * as_written(0.05)
 
 
+def group(draft: Answer, refined: tuple[Answer, ...]) -> Group:
+    return Group(Drafted(tiny.CHAT, draft), refined, refined)
+
+
 def test_the_most_preferred_is_chosen_and_an_abstention_chooses_nothing() -> None:
     refined = (Answer("B"), Answer("A A A"), NONE, Answer("A"))
     groups = [
-        Group(tiny.CHAT, Answer("A A"), refined),
-        Group(tiny.CHAT, Answer("A C A"), (NONE, Answer("C A"))),
-        Group(tiny.CHAT, Answer("C"), (Answer("B"), Answer("A"))),
+        group(Answer("A A"), refined),
+        group(Answer("A C A"), (NONE, Answer("C A"))),
+        group(Answer("C"), (Answer("B"), Answer("A"))),
     ]
     assert choose(groups, more_as) == [1, 2, 1]
     assert choose(groups, lambda chats, first, second: np.full(len(first), np.nan)) == [None, None, None]
+
+
+INSTRUCTED: dict[str, Any] = {
+    "prompt": "which A B C",
+    "instruction_id_list": ["startend:end_checker"],
+    "kwargs": [{"end_phrase": "B"}],
+}
+ROWS = {INSTRUCTED["prompt"]: InstructedRow.model_validate(INSTRUCTED)}
+
+
+def test_on_a_prompt_with_instructions_an_answer_is_repaired() -> None:
+    """A sentence that was cut goes first. What follows already, and what nobody knows instructions for, stays."""
+    known: Chat = [{"role": "user", "content": "which A B C"}]
+    assert repair(known, Answer("A C."), ROWS) == Answer("A C.\n\nB")
+    assert repair(known, Answer("A. C", "length"), ROWS) == Answer("A.\n\nB")
+    for chat, answer in ((known, Answer("A B", "length")), (known, NONE), (tiny.CHAT, Answer("A C."))):
+        assert repair(chat, answer, ROWS) is answer
+
+
+@pytest.mark.parametrize(
+    ("written", "learnt", "expected"),
+    [
+        ("abc", "abc", ".5 .5 .5"),
+        ("abc", "abcxy", ".5 .5 .5 1 1"),
+        ("abc", "xabc", "1 .5 .5 .5"),
+        ("abcd", "acd", ".5 1 .5"),
+        ("abc", "axc", ".5 1 .5"),
+        ("abcd", "bcd", "1 .5 .5"),
+        ("", "ab", "1 1"),
+    ],
+)
+def test_what_a_program_changed_is_all_of_the_target(written: str, learnt: str, expected: str) -> None:
+    """And so is what follows something that it left out."""
+    has, had = (tuple(map(ord, text)) for text in (learnt, written))
+    assert shares_of(has, had, 0.5) == tuple(map(float, expected.split()))
+
+
+def test_the_follower_learns_to_repair(tmp_path: Path, teachers: dict[Role, Path]) -> None:
+    """The teacher hardly ever ends with what the instruction asks for."""
+    rows = tmp_path / "instructed.jsonl"
+    drafts = [{**INSTRUCTED, "response": f"{one} {two}"} for one in "AC" for two in "AC"]
+    rows.write_text("".join(f"{json.dumps(row)}\n" for row in drafts))
+
+    def repaired(name: str, **changes: Any) -> float:
+        directory = tmp_path / name
+        directory.mkdir()
+        optimisation = {"steps": 80, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-2}
+        given = [{"files": [str(rows)]}] * 4
+        path = config(directory, teachers, drafts=given, optimisation=optimisation, **changes)
+        assert main(["distill", str(path)]) == 0
+        student = open_bundle("bundle", str(directory / "run" / BUNDLE))
+        prompts = Prompts(tiny.tokenizer(), student.manifest.follower_turn)
+        asked = [prompts.follower([{"role": "user", "content": "which A B C"}], prompts.ids("C A"))] * 100
+        how = Rollout(max_new_tokens=6, temperature=1.0)
+        said = HFRollout(Speaker(student), how, prompts.end_ids).sample(asked, "follower", range(100))
+        return sum(one.ended and prompts.text(one.ids).endswith("B") for one in said) / 100
+
+    assert repaired("with", repairs=[str(rows)]) > 2 * repaired("without")
+
+
+def test_repairs_that_cannot_be_checked_are_named(
+    tmp_path: Path, teachers: dict[Role, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "instructed.jsonl"
+    rows.write_text(json.dumps({**INSTRUCTED, "instruction_id_list": ["a:b"]}))
+    assert main(["distill", str(config(tmp_path, teachers, repairs=[str(rows)]))]) == 1
+    assert "repairs: there is no check for a:b" in capsys.readouterr().err
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_five_stop_the_run() -> None:
+    weights = torch.nn.Parameter(torch.ones(2))
+    clip = Clip(1.0, Path("run"))
+    weights.grad = torch.tensor([3.0, 4.0])
+    assert clip({"policy": [weights]}, 1) == {"policy": 5.0}
+    assert weights.grad.norm() == pytest.approx(1.0)
+    for step in range(2, 6):
+        weights.grad = torch.tensor([math.nan, 0.0])
+        clip({"policy": [weights]}, step)
+        assert clip.has_skipped
+        assert weights.grad is None
+    weights.grad = torch.tensor([math.inf, 0.0])
+    with pytest.raises(TrainingError, match="step 6: no finite gradient for 5 steps; the checkpoints in run are whole"):
+        clip({"policy": [weights]}, 6)
 
 
 def test_an_answer_that_was_cut_has_no_end() -> None:
@@ -192,7 +283,7 @@ def test_an_answer_that_was_cut_has_no_end() -> None:
     assert ids_of(Answer("A B", "length"), prompts, tiny.END) == (1, 2)
     assert ids_of(Answer("A B", "kept"), prompts, tiny.END) == ()
     assert ids_of(NONE, prompts, tiny.END) == ()
-    assert Lesson("leader", (1,), (2,)).is_chosen is False
+    assert Lesson("leader", (1,), (2,)).shares == ()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from slhf_training.cli import main
 from slhf_training.data import DataSettings, load
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.examples import Example
-from slhf_training.instructing import DRAWS, instruct
+from slhf_training.instructing import INSTRUCTIONS, instruct
 from slhf_training.instructions import KINDS, follows
 from slhf_training.preference import Preference
 from slhf_training.preference.registry import PreferenceSettings, preference_of
@@ -28,6 +28,7 @@ OBEYING: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "keywords:existence": lambda given: " ".join(given["keywords"]),
     "keywords:frequency": lambda given: f"{given['keyword']} " * given["frequency"],
     "keywords:forbidden_words": lambda given: "It purrs.",
+    "keywords:letter_frequency": lambda given: given["letter"] * given["let_frequency"],
     "length_constraints:number_words": lambda given: (
         "word " * (given["num_words"] - (given["relation"] == "less than"))
     ),
@@ -42,6 +43,7 @@ OBEYING: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "detectable_format:title": lambda given: "<<Cats>>\nThey purr.",
     "detectable_format:json_format": lambda given: '{"cat": "purrs"}',
     "combination:two_responses": lambda given: "It purrs.\n******\nIt eats.",
+    "combination:repeat_prompt": lambda given: f"{given['prompt_to_repeat']} It purrs.",
     "startend:end_checker": lambda given: f"It purrs. {given['end_phrase']}",
     "startend:quotation": lambda given: '"It purrs."',
 }
@@ -58,15 +60,28 @@ def drawn(seeds: int = 200, reference: str = REFERENCE) -> list[Row]:
 
 def test_every_kind_is_drawn_and_an_answer_can_follow_each() -> None:
     rules = [rule for row in drawn() for rule in zip(row["instruction_id_list"], row["kwargs"], strict=True)]
-    assert {kind for kind, _ in rules} == set(DRAWS) == set(OBEYING) <= set(KINDS)
+    assert {kind for kind, _ in rules} == {one.kind for one in INSTRUCTIONS} == set(OBEYING) <= set(KINDS)
     assert all(follows(kind, OBEYING[kind](given), given) for kind, given in rules)
 
 
 def test_a_prompt_says_what_is_checked() -> None:
     rows = [row for row in drawn() if row["instruction_id_list"] == ["keywords:existence"]]
     assert rows
-    assert all(row["prompt"].startswith(QUESTION) for row in rows)
-    assert all(f'"{word}"' in row["prompt"] for row in rows for word in row["kwargs"][0]["keywords"])
+    assert {row["prompt"].startswith(QUESTION) for row in rows} == {True, False}
+    assert all(QUESTION in row["prompt"] for row in rows)
+    assert all(word in row["prompt"] for row in rows for word in row["kwargs"][0]["keywords"])
+
+
+def test_what_is_to_be_repeated_is_the_prompt_alone() -> None:
+    rows = [row for row in drawn() if row["instruction_id_list"] == ["combination:repeat_prompt"]]
+    assert rows
+    assert all(row["kwargs"] == [{"prompt_to_repeat": QUESTION}] for row in rows)
+
+
+def test_a_good_answer_stays_with_its_prompt_as_a_draft(tmp_path: Path) -> None:
+    (example,) = load(DataSettings(files=(file_of(tmp_path, *instruct([asked(QUESTION)])),)))
+    assert example.answers == (REFERENCE,)
+    assert "response" not in next(instruct([asked(QUESTION, "")]))
 
 
 def test_without_words_to_ask_for_no_instruction_is_about_words() -> None:

@@ -9,11 +9,14 @@ last line and without asterisks, as the paper does.
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from slhf_training.data import Row, checked
+from slhf_training.chats import Chat
+from slhf_training.data import Row, checked, read_rows
+from slhf_training.errors import SettingsError
 
 Check = Callable[..., bool]
 """Of an answer, with the instruction's own arguments by name."""
@@ -53,6 +56,21 @@ def instructed_rows(rows: Iterable[Row], place: str) -> Iterator[InstructedRow]:
     """Raises DataError naming the place, the line and the key."""
     for number, row in enumerate(rows, start=1):
         yield checked(InstructedRow, row, f"{place}:{number}")
+
+
+def rows_by_prompt(files: Iterable[Path], setting: str) -> dict[str, InstructedRow]:
+    """Raises SettingsError naming the setting where a row has no check or there is no row, and DataError as above."""
+    rows = {row.prompt: row for path in files for row in instructed_rows(read_rows(path), str(path))}
+    if unknown := {kind for row in rows.values() for kind in row.kinds} - KINDS.keys():
+        raise SettingsError(f"{setting}: there is no check for {', '.join(sorted(unknown))}")
+    if not rows:
+        raise SettingsError(f"{setting}: no row")
+    return rows
+
+
+def row_of(chat: Chat, rows: Mapping[str, InstructedRow]) -> InstructedRow | None:
+    """None: the chat is not one of the rows' prompts alone."""
+    return rows.get(chat[0]["content"]) if len(chat) == 1 else None
 
 
 def follows(kind: str, answer: str, arguments: Mapping[str, Any]) -> bool:

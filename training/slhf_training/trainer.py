@@ -5,7 +5,6 @@ are off. What several processes share is in sharding.py.
 """
 
 import contextlib
-import math
 import shutil
 import time
 from collections import defaultdict
@@ -21,10 +20,11 @@ from transformers.trainer_utils import rotate_checkpoints
 from slhf_training import sharding
 from slhf_training.algorithms import ALGORITHMS
 from slhf_training.chats import Chat
+from slhf_training.clipping import Clip
 from slhf_training.clock import Clock
 from slhf_training.drafts import Pile
-from slhf_training.errors import DataError, SettingsError, TrainingError
-from slhf_training.learner import Learner, Learnt
+from slhf_training.errors import DataError, SettingsError
+from slhf_training.learner import Learner
 from slhf_training.metrics import of_step, of_time, rates
 from slhf_training.preference import Preference
 from slhf_training.progress import Progress
@@ -35,8 +35,6 @@ from slhf_training.settings import Algorithm, FitSettings, Run
 from slhf_training.table import ChatTable, Seats
 
 STAGING = ".unfinished"
-SKIPS = 5
-"""So many steps in a row without a finite gradient, and the run stops."""
 PLAYERS: dict[Algorithm, tuple[Role, ...]] = {
     "stackelberg": ("leader", "follower"),
     "rloo": ("leader",),
@@ -66,7 +64,7 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         self._pending: dict[str, list[float]] = defaultdict(list)
         self._step_started = time.perf_counter()
         self._saving = False
-        self._skipped = 0
+        self._clip = Clip(settings.optimisation.max_grad_norm, settings.output_dir)
         asked = sharding.from_launcher()
         args = training_arguments(settings)  # here processes find each other
         if asked is not None and args.world_size > 1:
@@ -102,7 +100,8 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         learnt = self._learner.learn(rows, leader_too)
         with self.clock("update"):
             self._reduce(leader_too)
-            self._clip(learnt)
+            learnt.grad_norm |= self._clip(self.roles.trained, step + 1)
+            learnt.is_skipped = self._clip.has_skipped
         self._note(of_step(table, rows, learnt))
         return torch.tensor(learnt.loss * self.args.world_size, device=self.args.device)
 
@@ -151,22 +150,6 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         if self.args.world_size > 1 and not self.roles.is_sharded:
             names = self.roles.trained if leader_too else [self.roles.adapter_of["follower"]]
             sharding.add_up([p for name in names for p in self.roles.trained[name]])
-
-    def _clip(self, learnt: Learnt) -> None:
-        """A gradient that is not finite is not learnt from: one such step would be the end of all weights."""
-        for name, parameters in self.roles.trained.items():
-            if any(p.grad is not None for p in parameters):
-                norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.optimisation.max_grad_norm)
-                learnt.grad_norm[name] = sharding.whole(norm).item()
-        learnt.is_skipped = not all(map(math.isfinite, learnt.grad_norm.values()))
-        self._skipped = self._skipped + 1 if learnt.is_skipped else 0
-        if self._skipped == SKIPS:
-            raise TrainingError(
-                f"step {self.state.global_step + 1}: no finite gradient for {SKIPS} steps; the checkpoints in "
-                f"{self.args.output_dir} are whole"
-            )
-        if learnt.is_skipped:
-            self.roles.model.zero_grad()
 
     def _get_output_dir(self, trial: Any) -> str:
         """Where transformers writes a checkpoint: beside the finished ones until it is whole."""

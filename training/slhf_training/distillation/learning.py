@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer
 
+from slhf_training.clipping import Clip
 from slhf_training.distillation.lessons import Lesson
 from slhf_training.evaluation.plain import Speaker
 from slhf_training.progress import Progress
@@ -27,22 +28,19 @@ class Distiller(Trainer):  # type: ignore[misc]
         lessons: Sequence[Lesson],
         settings: Run,
         temperature: float,
-        share: float,
     ) -> None:
-        """`share`: of the target that a chosen answer's own tokens are."""
-        args = training_arguments(settings)
-        args.max_grad_norm = settings.optimisation.max_grad_norm
         super().__init__(
             model=student,
-            args=args,
+            args=training_arguments(settings),
             train_dataset=[{"lesson": lesson} for lesson in lessons],
             data_collator=lambda rows: {"lessons": [row["lesson"] for row in rows]},
             callbacks=[Progress()],
         )
         self.remove_callback(PrinterCallback)
-        self._teachers, self._temperature, self._share = teachers, temperature, share
+        self._teachers, self._temperature = teachers, temperature
         self._optimisation = settings.optimisation
         self._length = sum(len(lesson.answer) for lesson in lessons) / len(lessons)
+        self._clip = Clip(settings.optimisation.max_grad_norm, settings.output_dir)
         self._pending: dict[str, list[float]] = defaultdict(list)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
@@ -53,6 +51,9 @@ class Distiller(Trainer):  # type: ignore[misc]
             loss = self._loss([lessons[place] for place in part]) / len(lessons)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        (norm,) = self._clip({"policy": trained}, self.state.global_step + 1).values()
+        self._pending["grad_norm"].append(norm)
         return total
 
     def _loss(self, lessons: Sequence[Lesson]) -> Tensor:
@@ -66,11 +67,11 @@ class Distiller(Trainer):  # type: ignore[misc]
         lengths = torch.tensor([len(answer) for answer in answers], device=device)
         mask = torch.arange(log_probs.shape[1], device=device) < lengths[:, None]  # (B, T)
         kl = torch.nn.functional.kl_div(log_probs, taught, reduction="none", log_target=True).sum(dim=-1)
-        kl = kl.masked_fill(~mask, 0.0).sum(dim=1)  # (B,)
         own = log_probs.gather(2, right_padded(answers, device, torch.long)[:, :, None])[:, :, 0]
-        surprise = -own.masked_fill(~mask, 0.0).sum(dim=1)  # (B,)
-        shares = torch.tensor([self._share if lesson.is_chosen else 0.0 for lesson in lessons], device=device)
-        self._note(lessons, kl, surprise)
+        kl, surprise = kl.masked_fill(~mask, 0.0), -own.masked_fill(~mask, 0.0)  # (B, T)
+        given = [lesson.shares or (0.0,) * len(lesson.answer) for lesson in lessons]
+        shares = right_padded(given, device, kl.dtype)
+        self._note(lessons, kl, surprise, shares)
         # By the mean length of all answers and not by each one's own, which would make a short one's tokens count more.
         return torch.as_tensor(((1 - shares) * kl + shares * surprise).sum() / self._length)
 
@@ -87,14 +88,17 @@ class Distiller(Trainer):  # type: ignore[misc]
                 found[places, : logits.shape[1]] = (logits / self._temperature).log_softmax(dim=-1)
         return found
 
-    def _note(self, lessons: Sequence[Lesson], kl: Tensor, surprise: Tensor) -> None:
-        for lesson, nats, of_own in zip(lessons, kl.tolist(), surprise.tolist(), strict=True):
+    def _note(self, lessons: Sequence[Lesson], kl: Tensor, surprise: Tensor, shares: Tensor) -> None:
+        """KL of an answer without what a program changed; nats of a chosen token, and of a changed one."""
+        of_teacher = kl.masked_fill(shares == 1, 0.0).sum(dim=1).tolist()
+        for lesson, nats in zip(lessons, of_teacher, strict=True):
             self._pending[f"{lesson.role}/kl"].append(nats)
-            if lesson.is_chosen:
-                self._pending["chosen/nats_per_token"].append(of_own / len(lesson.answer))
+        for name, tokens in (("chosen", (shares > 0) & (shares < 1)), ("repaired", shares == 1)):
+            self._pending[f"{name}/nats_per_token"] += surprise[tokens].tolist()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        logs |= {key: sum(values) / len(values) for key, values in self._pending.items()}
+        logs.pop("grad_norm", None)  # after clipping: ours is before
+        logs |= {key: sum(values) / len(values) for key, values in self._pending.items() if values}
         self._pending.clear()
         super().log(logs, start_time)
 

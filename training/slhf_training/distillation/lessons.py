@@ -1,9 +1,10 @@
 """What the teachers write, and what is learnt from it. Texts are kept on disk as they come; a killed run goes on."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from itertools import combinations
 
 import numpy as np
@@ -15,9 +16,11 @@ from slhf_training.evaluation.answers import Answer
 from slhf_training.evaluation.generation import Generator, Task
 from slhf_training.evaluation.prompts import prompt_id
 from slhf_training.evaluation.store import Store
+from slhf_training.instructions import InstructedRow, row_of
 from slhf_training.preference import Preference, Probabilities
 from slhf_training.preference.cache import digest
 from slhf_training.prompts import Prompts
+from slhf_training.repairing import finished, repaired
 from slhf_training.roles import Role
 from slhf_training.rollout import Ids
 
@@ -36,17 +39,25 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Drafted:
+    chat: Chat
+    draft: Answer
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """A draft and what can be learnt as the answer to it."""
 
-    chat: Chat
-    draft: Answer
+    drafted: Drafted
+    written: tuple[Answer, ...]
+    """By the Follower."""
     refined: tuple[Answer, ...]
+    """The same, repaired where the chat's instructions are known."""
 
     @property
     def answers(self) -> tuple[Answer, ...]:
         """The draft is the last one: to keep it is an answer too."""
-        return (*self.refined, self.draft)
+        return (*self.refined, self.drafted.draft)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +65,8 @@ class Lesson:
     role: Role
     prompt: Ids
     answer: Ids
-    is_chosen: bool = False
-    """The most preferred of several."""
+    shares: tuple[float, ...] = ()
+    """Of the target that each token itself is; the rest is the teacher's distribution. Empty: all of it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +105,44 @@ def lessons_of_leader(
 
 
 def lessons_of_follower(
-    groups: Sequence[Group], chosen: Sequence[int | None], prompts: Prompts, end: int, most: int
+    groups: Sequence[Group], chosen: Sequence[int | None], share: float, prompts: Prompts, end: int, most: int
 ) -> list[Lesson]:
-    """One lesson of each draft. `chosen`: the most preferred answer; None: the first is learnt as one of many.
+    """One lesson of each draft. `chosen`: the most preferred answer, whose tokens are `share` of the target; None: the
+    first is learnt as one of many. What a program changed is all of the target in either case.
 
     Raises DataError where nothing is left.
     """
     found = []
     for group, best in zip(groups, chosen, strict=True):
-        ids = ids_of(group.answers[best or 0], prompts, end)
-        prompt = prompts.follower(group.chat, prompts.ids(group.draft.text or ""))
+        answer = group.answers[best or 0]
+        written = (*group.written, group.drafted.draft)[best or 0]
+        ids = ids_of(answer, prompts, end)
+        prompt = prompts.follower(group.drafted.chat, prompts.ids(group.drafted.draft.text or ""))
         if ids and len(prompt) <= most:
-            found.append(Lesson("follower", prompt, ids, best is not None))
+            least = 0.0 if best is None else share
+            shares = shares_of(ids, ids if answer is written else ids_of(written, prompts, end), least)
+            found.append(Lesson("follower", prompt, ids, shares))
     return _some(found, len(groups), "follower")
+
+
+def repair(chat: Chat, answer: Answer, rows: Mapping[str, InstructedRow]) -> Answer:
+    """The answer itself where there is nothing to repair."""
+    row, text = row_of(chat, rows), answer.text
+    if row is None or not text:
+        return answer
+    better = repaired(row, finished(text) if answer.finish == "length" else text)
+    return answer if better == text else Answer(better)
+
+
+def shares_of(answer: Ids, written: Ids, least: float) -> tuple[float, ...]:
+    """1 for what is not as it was written, and for what follows a gap; the rest has the least."""
+    shares = [1.0] * len(answer)
+    had, has = 0, 0
+    for at, place, size in SequenceMatcher(None, written, answer, autojunk=False).get_matching_blocks():
+        is_gap = place == has and at > had
+        shares[place + is_gap : place + size] = [least] * (size - is_gap)
+        had, has = at + size, place + size
+    return tuple(shares)
 
 
 def ids_of(answer: Answer, prompts: Prompts, end: int) -> Ids:
@@ -130,7 +166,7 @@ def choose(groups: Sequence[Group], preference: Preference) -> list[int | None]:
         for a, b in combinations(range(len(group.answers)), 2):
             one, two = group.answers[a].text, group.answers[b].text
             if one is not None and two is not None:
-                chats.append(group.chat)
+                chats.append(group.drafted.chat)
                 first.append(one)
                 second.append(two)
                 places.append((number, a, b))

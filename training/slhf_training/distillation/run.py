@@ -3,9 +3,9 @@
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from slhf import Bundle, RoleWeights, write_bundle
 from slhf_training.backbone import fast_dtype
 from slhf_training.bundles import fingerprint, open_bundle
-from slhf_training.chats import Chat
 from slhf_training.config_file import portable
 from slhf_training.data import load
 from slhf_training.distillation.learning import Distiller
 from slhf_training.distillation.lessons import (
+    Drafted,
     Group,
     Lesson,
     Teacher,
@@ -28,6 +28,7 @@ from slhf_training.distillation.lessons import (
     choose,
     lessons_of_follower,
     lessons_of_leader,
+    repair,
 )
 from slhf_training.distillation.settings import DistillSettings
 from slhf_training.errors import SettingsError
@@ -36,6 +37,7 @@ from slhf_training.evaluation.plain import Speaker
 from slhf_training.evaluation.run import OpenModel, open_model
 from slhf_training.evaluation.store import Store
 from slhf_training.fitting import checkpoint_gradients, end_ids_of
+from slhf_training.instructions import InstructedRow, rows_by_prompt
 from slhf_training.preference.registry import preference_of
 from slhf_training.prompts import Prompts
 from slhf_training.roles import ROLES, Role
@@ -74,8 +76,7 @@ def distill(settings: DistillSettings, name: str, opened: OpenModel | None = Non
     student = PeftModel.from_pretrained(base, teachers.start, is_trainable=True)
     checkpoint_gradients(student, settings)
     speakers: dict[Role, Speaker] = {"leader": Speaker(teachers.leader), "follower": Speaker(teachers.follower)}
-    share = settings.best_of.share if settings.best_of else 0.0
-    trainer = Distiller(student, speakers, lessons, settings, temperature, share)
+    trainer = Distiller(student, speakers, lessons, settings, temperature)
     last = last_checkpoint(settings.output_dir)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     return _bundle(settings, name, teachers, trainer.model, target)
@@ -94,20 +95,25 @@ def _lessons(settings: DistillSettings, teachers: Teachers, end_ids: list[int], 
     tokenizer = AutoTokenizer.from_pretrained(follower.weights)
     if tokenizer.get_vocab() != AutoTokenizer.from_pretrained(leader.weights).get_vocab():
         raise SettingsError(f"leader: {settings.leader} has another vocabulary than {settings.follower}")
+    rows = rows_by_prompt(settings.repairs, "repairs") if settings.repairs else {}
     chats = [example.chat for data in settings.prompts for example in load(data)]
+    examples = chain.from_iterable(map(load, settings.drafts))
+    given = [Drafted(example.chat, Answer(text)) for example in examples for text in example.answers]
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     with Store(settings.output_dir / TEXTS) as store:
         answers = _writer("leader", leader, settings, opened).write([Wanted(chat) for chat in chats], store)
-        own = [(chat, answer) for chat, answer in zip(chats, answers, strict=True) if answer.text is not None]
-        groups = _refined(settings, _writer("follower", follower, settings, opened), own, store)
+        own = [Drafted(chat, answer) for chat, answer in zip(chats, answers, strict=True) if answer.text is not None]
+        groups = _refined(settings, _writer("follower", follower, settings, opened), [*own, *given], rows, store)
     chosen: list[int | None] = [None] * len(groups)
     if settings.best_of:
         chosen = choose(groups, preference_of(settings.best_of.preference))
     prompts = Prompts(tokenizer, follower.manifest.follower_turn, end_ids)
     end, most = tokenizer.eos_token_id, settings.max_prompt_tokens
     lessons = lessons_of_leader(chats, answers, prompts, end, most)
-    lessons += lessons_of_follower(groups, chosen, prompts, end, most)
-    _LOG.info("%d lessons, %d of a chosen answer", len(lessons), sum(lesson.is_chosen for lesson in lessons))
+    share = settings.best_of.share if settings.best_of else 0.0
+    lessons += lessons_of_follower(groups, chosen, share, prompts, end, most)
+    repairs = sum(group.written != group.refined for group in groups)
+    _LOG.info("%d lessons; of %d drafts' refinements, %d were repaired", len(lessons), len(groups), repairs)
     return lessons
 
 
@@ -117,19 +123,25 @@ def _writer(role: Role, bundle: "OpenBundle", settings: DistillSettings, opened:
 
 
 def _refined(
-    settings: DistillSettings, follower: Teacher, own: Sequence[tuple[Chat, Answer]], store: Store
+    settings: DistillSettings,
+    follower: Teacher,
+    drafted: Sequence[Drafted],
+    rows: Mapping[str, InstructedRow],
+    store: Store,
 ) -> list[Group]:
-    """Round by round, the Leader's drafts and the given ones."""
+    """Round by round."""
     samples = settings.best_of.samples if settings.best_of else 1
-    examples = [example for data in settings.drafts for example in load(data)]
-    drafted = [*own, *((example.chat, Answer(text)) for example in examples for text in example.answers)]
     groups: list[Group] = []
     for _ in range(settings.rounds):
-        wanted = [Wanted(chat, draft.text, sample) for chat, draft in drafted for sample in range(samples)]
+        wanted = [Wanted(one.chat, one.draft.text, sample) for one in drafted for sample in range(samples)]
         answers = iter(follower.write(wanted, store))
-        found = [Group(chat, draft, tuple(islice(answers, samples))) for chat, draft in drafted]
+        written = [tuple(islice(answers, samples)) for _ in drafted]
+        found = [
+            Group(one, these, tuple(repair(one.chat, answer, rows) for answer in these))
+            for one, these in zip(drafted, written, strict=True)
+        ]
         groups += found
-        drafted = [(group.chat, group.refined[0]) for group in found if group.refined[0].text is not None]
+        drafted = [Drafted(g.drafted.chat, g.refined[0]) for g in found if g.refined[0].text is not None]
     return groups
 
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from slhf_training.config_file import ModelName, Section
+from slhf_training.config_file import ModelName, RelativePath, Section
 from slhf_training.data import DataSettings
 from slhf_training.evaluation.settings import GenerationSettings
 from slhf_training.preference.registry import PreferenceSettings
@@ -32,5 +32,8 @@ class DistillSettings(Run):
     max_prompt_tokens: int = Field(default=512, gt=0)
     """Of a role's whole prompt; what needs more is counted and dropped."""
     best_of: BestOf | None = None
+    repairs: tuple[RelativePath, ...] = ()
+    """JSONL in IFEval's schema, as `slhf-train instruct` writes it. On these prompts what the Follower wrote is learnt
+    as a program repairs it, so that it follows their instructions (repairing.py)."""
     generation: GenerationSettings = GenerationSettings()
     """How the teachers write. The temperature is also that of the distributions that are learnt."""

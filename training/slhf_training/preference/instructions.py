@@ -12,9 +12,7 @@ from pydantic import Field
 
 from slhf_training.chats import Chat
 from slhf_training.config_file import RelativePath, Section
-from slhf_training.data import read_rows
-from slhf_training.errors import SettingsError
-from slhf_training.instructions import KINDS, InstructedRow, follows, instructed_rows
+from slhf_training.instructions import InstructedRow, follows, row_of, rows_by_prompt
 from slhf_training.preference import Preference, Probabilities
 
 
@@ -35,16 +33,11 @@ class Instructions:
         return np.asarray((1 + a - b) / 2, dtype=np.float64)
 
     def _share(self, chat: Chat, answer: str) -> float:
-        row = self._rows.get(chat[0]["content"]) if len(chat) == 1 else None
+        row = row_of(chat, self._rows)
         if row is None:
             return np.nan
         return float(np.mean(row.followed(answer, follows)))
 
 
 def instructions_of(settings: InstructionsSettings) -> Preference:
-    rows = {row.prompt: row for path in settings.files for row in instructed_rows(read_rows(path), str(path))}
-    if unknown := {kind for row in rows.values() for kind in row.kinds} - KINDS.keys():
-        raise SettingsError(f"files: there is no check for {', '.join(sorted(unknown))}")
-    if not rows:
-        raise SettingsError("files: no row")
-    return Instructions(rows)
+    return Instructions(rows_by_prompt(settings.files, "files"))
