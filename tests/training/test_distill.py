@@ -154,6 +154,9 @@ def test_it_goes_on_from_its_last_checkpoint(tmp_path: Path, teachers: dict[Role
     whole = load_file(tmp_path / "run" / BUNDLE / "policy" / "adapter_model.safetensors")
     (tmp_path / "run" / BUNDLE).rename(tmp_path / "whole")
     (tmp_path / "run" / "checkpoint-4").rename(tmp_path / "checkpoint-4")
+    log = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["skipped"] for entry in log if "skipped" in entry] == [0, 0, 0, 0]
+    assert all(entry["grad_norm"] > 0 for entry in log if "grad_norm" in entry)
     assert main(["distill", str(path)]) == 0
     resumed = load_file(tmp_path / "run" / BUNDLE / "policy" / "adapter_model.safetensors")
     for key, value in whole.items():

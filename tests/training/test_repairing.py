@@ -117,6 +117,11 @@ def test_a_first_sentence_that_is_too_long_is_cut(answer: str, expected: str) ->
     assert repaired(asked, answer) == expected
 
 
+def test_an_items_number_is_no_sentence() -> None:
+    asked = row(("detectable_format:number_highlighted_sections", {"num_highlights": 2}))
+    assert repaired(asked, "1. It purrs. 2. It eats.") == "1. *It purrs*. 2. *It eats*."
+
+
 def test_a_sentence_that_was_cut_goes() -> None:
     assert finished('It purrs. "It eats!" And then it') == 'It purrs. "It eats!"'
     assert finished("It costs 1.5 euros and") == "It costs 1.5 euros and"

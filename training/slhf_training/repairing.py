@@ -14,7 +14,7 @@ Repair = Callable[..., str]
 """Of an answer, with the instruction's own arguments by name."""
 
 GAPS = ("[name]", "[date]", "[place]", "[address]", "[email]", "[phone]", "[number]", "[city]", "[time]", "[title]")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_SENTENCE = re.compile(r"(?<=[.!?])(?<!\b\d\.)(?<!\b\d\d\.)\s+")  # not after the number of a list's item
 _LAST_END = re.compile(r"(?s).*[.!?][\"')*]*(?=\s|\Z)")
 _MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 

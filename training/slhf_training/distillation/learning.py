@@ -54,6 +54,7 @@ class Distiller(Trainer):  # type: ignore[misc]
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         (norm,) = self._clip({"policy": trained}, self.state.global_step + 1).values()
         self._pending["grad_norm"].append(norm)
+        self._pending["skipped"].append(float(self._clip.has_skipped))
         return total
 
     def _loss(self, lessons: Sequence[Lesson]) -> Tensor:
