@@ -50,6 +50,10 @@ def _parts(answer: str, number: int) -> Sequence[str]:
     return [glue.join(pieces[first:end]) for first, end in zip(ends, ends[1:], strict=False)]
 
 
+def _undivided(answer: str) -> str:
+    return re.sub(r"\s*\*{3,}\s*", "\n\n", answer).strip()
+
+
 def _no_comma(answer: str) -> str:
     return re.sub(r"(?<=\d),(?=\d)|,(?=\s|\Z)", "", answer).replace(",", " ")
 
@@ -84,8 +88,7 @@ def _few_words(answer: str, num_words: int, relation: str) -> str:
 
 
 def _paragraphs(answer: str, num_paragraphs: int) -> str:
-    plain = re.sub(r"\s*\*{3,}\s*", "\n\n", answer).strip()
-    return "\n\n***\n\n".join(_parts(plain, num_paragraphs)) or answer
+    return "\n\n***\n\n".join(_parts(_undivided(answer), num_paragraphs)) or answer
 
 
 def _placeholders(answer: str, num_placeholders: int) -> str:
@@ -122,7 +125,7 @@ def _title(answer: str) -> str:
 
 
 def _two_responses(answer: str) -> str:
-    plain = re.sub(r"\s*\*{3,}\s*", "\n\n", answer).strip()
+    plain = _undivided(answer)
     return f"{plain}\n\n******\n\nIn short: {_sentences(plain)[0]}"
 
 
