@@ -73,6 +73,12 @@ def test_a_repair_makes_the_answer_follow(kind: str) -> None:
     assert repaired(row((kind, given)), found) == found
 
 
+@pytest.mark.parametrize("answer", ["", "\n", "***", "******", ",", "..."])
+def test_an_answer_without_words_breaks_no_repair(answer: str) -> None:
+    for kind, (given, _) in REPAIRED.items():
+        assert isinstance(repaired(row((kind, given)), answer), str)
+
+
 def test_what_frames_the_whole_comes_last() -> None:
     asked = row(
         ("startend:quotation", {}),

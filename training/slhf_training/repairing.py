@@ -120,13 +120,13 @@ def _sections(answer: str, section_spliter: str, num_sections: int) -> str:
 
 
 def _title(answer: str) -> str:
-    words = re.findall(r"[\w'-]+", _sentences(answer)[0])[:6]
+    words = re.findall(r"[\w'-]+", "".join(_sentences(answer)[:1]))[:6]
     return f"<<{' '.join(words)}>>\n\n{answer}"
 
 
 def _two_responses(answer: str) -> str:
     plain = _undivided(answer)
-    return f"{plain}\n\n******\n\nIn short: {_sentences(plain)[0]}"
+    return f"{plain}\n\n******\n\nIn short: {''.join(_sentences(plain)[:1])}"
 
 
 def _ending(answer: str, end_phrase: str) -> str:
