@@ -237,22 +237,12 @@ def test_the_follower_learns_to_repair(tmp_path: Path, teachers: dict[Role, Path
     rows = tmp_path / "instructed.jsonl"
     drafts = [{**INSTRUCTED, "response": f"{one} {two}"} for one in "AC" for two in "AC"]
     rows.write_text("".join(f"{json.dumps(row)}\n" for row in drafts))
-
-    def repaired(name: str, **changes: Any) -> float:
-        directory = tmp_path / name
-        directory.mkdir()
-        optimisation = {"steps": 80, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-2}
-        given = [{"files": [str(rows)]}] * 4
-        path = config(directory, teachers, drafts=given, optimisation=optimisation, **changes)
-        assert main(["distill", str(path)]) == 0
-        student = open_bundle("bundle", str(directory / "run" / BUNDLE))
-        prompts = Prompts(tiny.tokenizer(), student.manifest.follower_turn)
-        asked = [prompts.follower([{"role": "user", "content": "which A B C"}], prompts.ids("C A"))] * 100
-        how = Rollout(max_new_tokens=6, temperature=1.0)
-        said = HFRollout(Speaker(student), how, prompts.end_ids).sample(asked, "follower", range(100))
-        return sum(one.ended and prompts.text(one.ids).endswith("B") for one in said) / 100
-
-    assert repaired("with", repairs=[str(rows)]) > 2 * repaired("without")
+    how = {"steps": 80, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 5e-3}
+    given = [{"files": [str(rows)]}] * 4
+    assert main(["distill", str(config(tmp_path, teachers, drafts=given, repairs=[str(rows)], optimisation=how))]) == 0
+    log = json.loads((tmp_path / "run" / "checkpoint-80" / "trainer_state.json").read_text())["log_history"]
+    nats = [entry["repaired/nats_per_token"] for entry in log if "repaired/nats_per_token" in entry]
+    assert np.mean(nats[-10:]) < 0.7 * np.mean(nats[:10])
 
 
 def test_repairs_that_cannot_be_checked_are_named(
