@@ -102,6 +102,7 @@ def test_one_adapter_learns_to_speak_as_both(tmp_path: Path, teachers: dict[Role
     assert manifest.name == "both"
     assert manifest.leader == manifest.follower
     (facts,) = manifest.training["distillations"]
+    assert facts["start"] == facts["follower"]
     assert facts["leader"] == {
         "name": "tiny-1",
         "revision": read_bundle(teachers["leader"]).revision,
@@ -131,6 +132,23 @@ def test_a_run_that_is_repeated_writes_nothing_again(tmp_path: Path, teachers: d
     assert (tmp_path / "run" / TEXTS).read_bytes() == texts
     second = load_file(tmp_path / "run" / BUNDLE / "policy" / "adapter_model.safetensors")
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_it_can_start_from_another_adapter_than_the_followers(tmp_path: Path, teachers: dict[Role, Path]) -> None:
+    """The teachers stay who they are. A rate this low changes next to nothing, so the start is what comes out."""
+    how = {"steps": 1, "batch_size": 4, "learning_rate": 1e-9}
+    path = config(tmp_path, teachers, optimisation=how, start=str(teachers["leader"]))
+    assert main(["distill", str(path)]) == 0
+    found = tmp_path / "run" / BUNDLE
+    start, learnt = (load_file(b / "policy" / "adapter_model.safetensors") for b in (teachers["leader"], found))
+    for key, value in start.items():
+        torch.testing.assert_close(learnt[key], value)
+    (facts,) = read_bundle(found).training["distillations"]
+    assert {key: facts[key]["name"] for key in ("leader", "follower", "start")} == {
+        "leader": "tiny-1",
+        "follower": "tiny-2",
+        "start": "tiny-1",
+    }
 
 
 def test_checkpointed_gradients_are_the_same(tmp_path: Path, teachers: dict[Role, Path]) -> None:
@@ -190,11 +208,16 @@ def test_the_most_preferred_is_chosen_and_an_abstention_chooses_nothing() -> Non
     refined = (Answer("B"), Answer("A A A"), NONE, Answer("A"))
     groups = [
         group(Answer("A A"), refined),
-        group(Answer("A C A"), (NONE, Answer("C A"))),
         group(Answer("C"), (Answer("B"), Answer("A"))),
+        group(Answer("A"), (NONE, Answer("C A"))),
     ]
-    assert choose(groups, more_as) == [1, 2, 1]
+    assert choose(groups, more_as) == [1, 1, None]
     assert choose(groups, lambda chats, first, second: np.full(len(first), np.nan)) == [None, None, None]
+
+
+def test_the_draft_is_not_chosen_however_good_it_is() -> None:
+    """It would teach to copy."""
+    assert choose([group(Answer("A A A"), (Answer("B"), Answer("B A")))], more_as) == [1]
 
 
 INSTRUCTED: dict[str, Any] = {
@@ -284,6 +307,7 @@ def test_an_answer_that_was_cut_has_no_end() -> None:
     [
         ({"generation": {"generator": "hf", "temperature": 0}}, "generation.temperature"),
         ({"follower": "builtin:smollm2-135m"}, "follower: builtin:smollm2-135m has no adapter to start from"),
+        ({"start": "builtin:smollm2-135m"}, "start: builtin:smollm2-135m has no adapter to start from"),
         ({"leader": "builtin:smollm2-135m"}, "leader: builtin:smollm2-135m has another vocabulary"),
         ({"max_prompt_tokens": 3}, "leader: none of 24 prompts fits max_prompt_tokens"),
     ],

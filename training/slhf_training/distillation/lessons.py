@@ -54,11 +54,6 @@ class Group:
     refined: tuple[Answer, ...]
     """The same, repaired where the chat's instructions are known."""
 
-    @property
-    def answers(self) -> tuple[Answer, ...]:
-        """The draft is the last one: to keep it is an answer too."""
-        return (*self.refined, self.drafted.draft)
-
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
@@ -114,8 +109,7 @@ def lessons_of_follower(
     """
     found = []
     for group, best in zip(groups, chosen, strict=True):
-        answer = group.answers[best or 0]
-        written = (*group.written, group.drafted.draft)[best or 0]
+        written, answer = group.written[best or 0], group.refined[best or 0]
         ids = ids_of(answer, prompts, end)
         prompt = prompts.follower(group.drafted.chat, prompts.ids(group.drafted.draft.text or ""))
         if ids and len(prompt) <= most:
@@ -154,23 +148,24 @@ def ids_of(answer: Answer, prompts: Prompts, end: int) -> Ids:
 
 
 def choose(groups: Sequence[Group], preference: Preference) -> list[int | None]:
-    """Of each draft's refinements and, last, the draft itself the one with the highest mean preference over the others.
+    """Of each draft's refinements the one with the highest mean preference over the others.
 
-    None: the source abstains from all.
+    The draft itself is none of them: that it is best for one prompt in ten teaches the Follower to copy everywhere
+    (docs/experiments.md). None: the source abstains from all, or there is nothing to compare.
     """
     chats: list[Chat] = []
     first: list[str] = []
     second: list[str] = []
     places: list[tuple[int, int, int]] = []  # the group, and two of its answers
     for number, group in enumerate(groups):
-        for a, b in combinations(range(len(group.answers)), 2):
-            one, two = group.answers[a].text, group.answers[b].text
+        for a, b in combinations(range(len(group.refined)), 2):
+            one, two = group.refined[a].text, group.refined[b].text
             if one is not None and two is not None:
                 chats.append(group.drafted.chat)
                 first.append(one)
                 second.append(two)
                 places.append((number, a, b))
-    tables = [np.full((len(group.answers),) * 2, np.nan) for group in groups]
+    tables = [np.full((len(group.refined),) * 2, np.nan) for group in groups]
     for (number, a, b), p in zip(places, preference(chats, first, second), strict=True):
         tables[number][a, b], tables[number][b, a] = p, 1 - p
     return [_best(table) for table in tables]

@@ -54,8 +54,9 @@ _LOG = logging.getLogger(__name__)
 class Teachers:
     leader: "OpenBundle"
     follower: "OpenBundle"
-    start: Path
-    """The Follower's adapter."""
+    start: "OpenBundle"
+    adapter: Path
+    """The one to start from."""
 
 
 def distill(settings: DistillSettings, name: str, opened: OpenModel | None = None) -> Bundle:
@@ -73,7 +74,7 @@ def distill(settings: DistillSettings, name: str, opened: OpenModel | None = Non
     teachers = _teachers(settings)
     base = AutoModelForCausalLM.from_pretrained(teachers.follower.weights, dtype=fast_dtype())
     lessons = _lessons(settings, teachers, end_ids_of(base), opened or open_model)
-    student = PeftModel.from_pretrained(base, teachers.start, is_trainable=True)
+    student = PeftModel.from_pretrained(base, teachers.adapter, is_trainable=True)
     checkpoint_gradients(student, settings)
     speakers: dict[Role, Speaker] = {"leader": Speaker(teachers.leader), "follower": Speaker(teachers.follower)}
     trainer = Distiller(student, speakers, lessons, settings, temperature)
@@ -84,10 +85,14 @@ def distill(settings: DistillSettings, name: str, opened: OpenModel | None = Non
 
 def _teachers(settings: DistillSettings) -> Teachers:
     leader, follower = open_bundle("leader", settings.leader), open_bundle("follower", settings.follower)
-    start = follower.adapter("follower")
-    if start is None:
-        raise SettingsError(f"follower: {settings.follower} has no adapter to start from")
-    return Teachers(leader, follower, start)
+    start = open_bundle("start", settings.start) if settings.start else follower
+    adapter = start.adapter("follower")
+    if adapter is None:
+        key, name = ("start", settings.start) if settings.start else ("follower", settings.follower)
+        raise SettingsError(f"{key}: {name} has no adapter to start from")
+    if start.weights != follower.weights:
+        raise SettingsError(f"start: {settings.start} has another base than {settings.follower}")
+    return Teachers(leader, follower, start, adapter)
 
 
 def _lessons(settings: DistillSettings, teachers: Teachers, end_ids: list[int], opened: OpenModel) -> list[Lesson]:
@@ -152,7 +157,7 @@ def _bundle(settings: DistillSettings, name: str, teachers: Teachers, model: Any
     shutil.rmtree(staging, ignore_errors=True)
     had = {path.name for role in ROLES if (path := follower.adapter(role)) is not None}
     shutil.copytree(follower.directory, staging, ignore=shutil.ignore_patterns(*had, "README.md"))
-    shutil.copytree(teachers.start, staging / ADAPTER)  # its configuration is the new one's
+    shutil.copytree(teachers.adapter, staging / ADAPTER)  # its configuration is the new one's
     file = staging / ADAPTER / "adapter_model.safetensors"
     kept = {key: tensor.dtype for key, tensor in load_file(file).items()}
     learnt = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -175,11 +180,12 @@ def _bundle(settings: DistillSettings, name: str, teachers: Teachers, model: Any
 def _facts(settings: DistillSettings, teachers: Teachers) -> dict[str, Any]:
     """For readers on other machines: the teachers by name and revision, not by where they lie."""
     facts = portable(settings)
-    for key in ("output_dir", "leader", "follower"):
+    for key in ("output_dir", "leader", "follower", "start"):
         facts.pop(key)
+    bundles = {"leader": teachers.leader, "follower": teachers.follower, "start": teachers.start}
     named = {
-        role: {"name": manifest.name, "revision": manifest.revision, "share": manifest.training.get("share")}
-        for role, manifest in (("leader", teachers.leader.manifest), ("follower", teachers.follower.manifest))
+        key: {"name": manifest.name, "revision": manifest.revision, "share": manifest.training.get("share")}
+        for key, manifest in ((key, bundle.manifest) for key, bundle in bundles.items())
     }
-    known = teachers.follower.manifest.training
+    known = teachers.start.manifest.training
     return known | {"distillations": [*known.get("distillations", []), named | facts]}

@@ -10,7 +10,7 @@ from slhf_training.settings import Run
 
 
 class BestOf(Section):
-    """Of several refinements of a draft, and the draft, the most preferred is learnt as it is, not as one of many."""
+    """Of several refinements of a draft the most preferred is learnt as it is, not as one of many."""
 
     samples: int = Field(default=4, gt=1)
     preference: PreferenceSettings
@@ -22,7 +22,9 @@ class DistillSettings(Run):
     leader: ModelName
     """The bundle whose Leader is learnt."""
     follower: ModelName
-    """The bundle whose Follower is learnt, and whose adapter the new one starts from. Both have the same vocabulary."""
+    """The bundle whose Follower is learnt. Both have the same vocabulary."""
+    start: ModelName | None = None
+    """The bundle whose Follower's adapter the new one starts from. None: that of `follower`."""
     prompts: tuple[DataSettings, ...] = Field(min_length=1)
     """The Leader answers these, and the Follower refines what it wrote."""
     drafts: tuple[DataSettings, ...] = ()
