@@ -90,8 +90,6 @@ def _teachers(settings: DistillSettings) -> Teachers:
     if adapter is None:
         key, name = ("start", settings.start) if settings.start else ("follower", settings.follower)
         raise SettingsError(f"{key}: {name} has no adapter to start from")
-    if start.weights != follower.weights:
-        raise SettingsError(f"start: {settings.start} has another base than {settings.follower}")
     return Teachers(leader, follower, start, adapter)
 
 
@@ -181,7 +179,7 @@ def _facts(settings: DistillSettings, teachers: Teachers) -> dict[str, Any]:
     """For readers on other machines: the teachers by name and revision, not by where they lie."""
     facts = portable(settings)
     for key in ("output_dir", "leader", "follower", "start"):
-        facts.pop(key)
+        facts.pop(key, None)
     bundles = {"leader": teachers.leader, "follower": teachers.follower, "start": teachers.start}
     named = {
         key: {"name": manifest.name, "revision": manifest.revision, "share": manifest.training.get("share")}

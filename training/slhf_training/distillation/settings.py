@@ -24,7 +24,7 @@ class DistillSettings(Run):
     follower: ModelName
     """The bundle whose Follower is learnt. Both have the same vocabulary."""
     start: ModelName | None = None
-    """The bundle whose Follower's adapter the new one starts from. None: that of `follower`."""
+    """The bundle whose Follower's adapter the new one starts from; the base is `follower`'s. None: its own, too."""
     prompts: tuple[DataSettings, ...] = Field(min_length=1)
     """The Leader answers these, and the Follower refines what it wrote."""
     drafts: tuple[DataSettings, ...] = ()
