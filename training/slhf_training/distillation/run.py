@@ -176,14 +176,14 @@ def _bundle(settings: DistillSettings, name: str, teachers: Teachers, model: Any
 
 
 def _facts(settings: DistillSettings, teachers: Teachers) -> dict[str, Any]:
-    """For readers on other machines: the teachers by name and revision, not by where they lie."""
+    """For readers on other machines: the bundles by name and revision, not by where they lie."""
     facts = portable(settings)
     for key in ("output_dir", "leader", "follower", "start"):
         facts.pop(key, None)
-    bundles = {"leader": teachers.leader, "follower": teachers.follower, "start": teachers.start}
+    leader, follower, start = (one.manifest for one in (teachers.leader, teachers.follower, teachers.start))
     named = {
         key: {"name": manifest.name, "revision": manifest.revision, "share": manifest.training.get("share")}
-        for key, manifest in ((key, bundle.manifest) for key, bundle in bundles.items())
+        for key, manifest in (("leader", leader), ("follower", follower), ("start", start))
     }
-    known = teachers.start.manifest.training
+    known = start.training
     return known | {"distillations": [*known.get("distillations", []), named | facts]}
