@@ -1,15 +1,19 @@
 """vLLM's CPU rejection sampler, repaired: the unit, and the exactness of what it samples.
 
-The four `test_upstream_still_...` tests fail when vLLM no longer needs the repair they name.
+The five `test_upstream_still_...` tests fail when vLLM no longer needs the repair they name.
 """
 
+from collections.abc import Callable
 from importlib import util
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from vllm import SamplingParams, _custom_ops  # noqa: F401  the latter loads the C++ operators
 from vllm.exceptions import VLLMValidationError
+from vllm.lora.layers import LoRAMapping
+from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 from vllm.triton_utils.dispatcher import _registry
 from vllm.v1.sample.logits_processor import MinTokensLogitsProcessor, build_logitsprocs
@@ -23,7 +27,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from slhf_server.engine import DRAFT_SPECULATION
 from slhf_server.engine.parameters import EngineParams
-from slhf_server.engine.repairs import EXPAND, expand, expands
+from slhf_server.engine.repairs import EXPAND, add_adapters, expand, expands
 from tests.engine.exactness import chi_square_p, exact_probabilities
 
 pytestmark = [
@@ -93,6 +97,44 @@ def test_other_speculation_than_the_repaired_one_still_refuses_them_and_says_wha
     for other in ({"method": "eagle"}, {"num_speculative_tokens_per_batch_size": None}):
         with pytest.raises(VLLMValidationError, match="--speculation off"):
             params._validate_spec_decode(SimpleNamespace(**DRAFT_SPECULATION | other))
+
+
+def adapted(add: Callable[..., Any], adapters: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a layer of two slices adds for tokens with these adapters by `add`; and what it should."""
+    torch.manual_seed(0)
+    tokens, rank, sizes = len(adapters), 4, (6, 3)
+    a = [torch.randn(2, 1, rank, 8) for _ in sizes]
+    b = [torch.randn(2, 1, size, rank) for size in sizes]
+    x, y = torch.randn(tokens, 8), torch.randn(tokens, sum(sizes))
+    wrapper = PunicaWrapperCPU(64, 64, "cpu")
+    mapping = LoRAMapping(tuple(n + 1 for n in adapters), tuple(n + 1 for n in adapters), is_prefill=True)
+    wrapper.update_metadata(mapping, [1, 2], 2, VOCAB)
+    wanted = y.clone()
+    for row, adapter in enumerate(adapters):
+        if adapter >= 0:
+            wanted[row] += torch.cat(
+                [x[row] @ a_[adapter, 0].T @ b_[adapter, 0].T for a_, b_ in zip(a, b, strict=True)]
+            )
+    add(wrapper, y, x, tuple(a), tuple(b), 1.0, sizes)
+    return y, wanted
+
+
+@pytest.mark.parametrize("adapters", [[0] * 5, [1, 1], [-1] * 4, [0, 1, 1, 0], [-1, 0, 0, -1, 1], [1, -1]])
+def test_an_adapter_speaks_for_its_own_tokens_alone(adapters: list[int]) -> None:
+    assert PunicaWrapperCPU.add_lora_linear is add_adapters
+    torch.testing.assert_close(*adapted(PunicaWrapperCPU.add_lora_linear, adapters))
+
+
+def test_upstream_still_adapts_who_has_no_adapter() -> None:
+    spec = util.find_spec("vllm.lora.punica_wrapper.punica_cpu")
+    assert spec is not None and spec.loader is not None
+    upstream = util.module_from_spec(spec)  # a fresh copy, without the repair
+    spec.loader.exec_module(upstream)
+    add = upstream.PunicaWrapperCPU.add_lora_linear
+    torch.testing.assert_close(*adapted(add, [0, 1, 1, 0]))
+    found, wanted = adapted(add, [1, -1])
+    torch.testing.assert_close(found[0], wanted[0])
+    assert not torch.allclose(found[1], wanted[1])
 
 
 def speculation(draft: list[int]) -> tuple[SpecDecodeMetadata, list[int]]:

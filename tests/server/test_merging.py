@@ -1,6 +1,7 @@
-"""A bundle whose roles share an adapter is served without one, and says the same."""
+"""What is served has its Follower merged into the base, and both roles say the same as before."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,11 +65,60 @@ def test_they_are_made_once_and_anew_for_another_adapter(shared: OpenBundle, tmp
     assert merged(shared, tmp_path / "cache").weights != first
 
 
-def test_roles_of_their_own_keep_their_adapters(shared: OpenBundle, tmp_path: Path) -> None:
-    write_bundle(shared.directory, Bundle(name="tiny", follower=RoleWeights(adapter="policy")))
-    bundle = open_bundle(Settings(bundle=str(shared.directory)))
-    assert merged(bundle, tmp_path / "cache") is bundle
-    assert not (tmp_path / "cache").exists()
+def with_leader(shared: OpenBundle, leader: str | None) -> OpenBundle:
+    """The same with roles of their own. The Leader's adapter has another rank and other modules."""
+    if leader is not None:
+        torch.manual_seed(1)
+        how = LoraConfig(r=3, lora_alpha=3, target_modules=["v_proj", "up_proj"], init_lora_weights=False)
+        base = AutoModelForCausalLM.from_pretrained(shared.weights)
+        get_peft_model(base, how).save_pretrained(shared.directory / leader)
+    roles = {"leader": RoleWeights(adapter=leader), "follower": RoleWeights(adapter="policy")}
+    write_bundle(shared.directory, Bundle(name="tiny", **roles))
+    return open_bundle(Settings(bundle=str(shared.directory)))
+
+
+@pytest.mark.parametrize("leader", ["own", None])
+def test_with_roles_of_their_own_the_follower_is_merged_and_the_leader_takes_it_back(
+    leader: str | None, shared: OpenBundle, tmp_path: Path
+) -> None:
+    bundle = with_leader(shared, leader)
+    found = merged(bundle, tmp_path / "cache")
+    assert found.adapter("follower") is None
+    assert found.manifest.card() == bundle.manifest.card()
+
+    def told(weights: Path, adapter: Path | None) -> torch.Tensor:
+        model = AutoModelForCausalLM.from_pretrained(weights)
+        return logits(model if adapter is None else PeftModel.from_pretrained(model, str(adapter)))
+
+    for role in ("leader", "follower"):
+        expected = told(bundle.weights, bundle.adapter(role))
+        assert torch.allclose(told(found.weights, found.adapter(role)), expected, atol=1e-5)
+    leaders, followers = (told(bundle.weights, bundle.adapter(role)) for role in ("leader", "follower"))
+    assert not torch.allclose(leaders, followers, atol=1e-2)
+    again = merged(bundle, tmp_path / "cache")
+    assert (again.weights, again.manifest) == (found.weights, found.manifest)
+
+
+def edited(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_what_cannot_be_merged_keeps_its_adapters(shared: OpenBundle, tmp_path: Path) -> None:
+    """A Follower without an adapter, an adapter whose difference to another one is no LoRA, a quantised base."""
+    cache = tmp_path / "cache"
+    bundle = with_leader(shared, "own")
+    for role in ("own", "policy"):
+        for key in ("use_dora", "use_rslora", "modules_to_save"):
+            edited(shared.directory / role / "adapter_config.json", **{key: True})
+            assert merged(bundle, cache) is bundle
+            edited(shared.directory / role / "adapter_config.json", **{key: None})
+    leads = bundle.manifest.model_copy(update={"follower": RoleWeights()})
+    leading = replace(bundle, manifest=leads)
+    assert merged(leading, cache) is leading
+    edited(shared.directory / "config.json", quantization_config={"quant_method": "fp8"})
+    assert merged(bundle, cache) is bundle
+    assert merged(shared, cache) is shared
+    assert not cache.exists()
 
 
 def test_an_adapter_of_another_model_stops_the_start_and_leaves_nothing_behind(

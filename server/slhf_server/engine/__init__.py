@@ -1,11 +1,12 @@
 """The one package that imports vLLM: the bundle's two roles on one engine in this process.
 
-Shared weights are two prompts for the same weights; separate roles are two LoRA adapters on one base, chosen per round.
+Shared weights are two prompts for the same weights; of separate roles each round picks its LoRA adapter, or none.
 Prompts go in as token ids (prompt.py). Closing a completion's generator aborts it in the engine.
 """
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, get_args
@@ -111,7 +112,13 @@ def engine_arguments(bundle: OpenBundle, settings: Settings) -> dict[str, Any]:
         arguments |= _CPU_DEFAULTS
     adapters = {path for role in ("leader", "follower") if (path := bundle.adapter(role))}
     if adapters:
-        arguments |= {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": _rank_limit(adapters)}
+        configs = [json.loads((path / "adapter_config.json").read_bytes()) for path in adapters]
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": len(adapters),
+            "max_lora_rank": _rank_limit(configs),
+            "lora_target_modules": _target_modules(configs),
+        }
     if settings.speculation == "on" or (settings.speculation == "auto" and current_platform.is_cpu()):
         arguments |= {"speculative_config": DRAFT_SPECULATION, "per_request_spec_decode_metrics": "summary"}
     return arguments | settings.engine
@@ -129,7 +136,20 @@ def _adapters(bundle: OpenBundle) -> dict[str, LoRARequest | None]:
     return chosen
 
 
-def _rank_limit(adapters: set[Path]) -> int:
+def _rank_limit(configs: Sequence[Mapping[str, Any]]) -> int:
     """The smallest limit that vLLM knows and that takes every adapter's rank r, as peft recorded it."""
-    largest = max(int(json.loads((path / "adapter_config.json").read_bytes())["r"]) for path in adapters)
+    largest = max(int(config["r"]) for config in configs)
     return min((limit for limit in get_args(MaxLoRARanks) if limit >= largest), default=largest)
+
+
+def _target_modules(configs: Sequence[Mapping[str, Any]]) -> list[str] | None:
+    """What the adapters adapt, so that vLLM makes room for nothing else (its head and its embedding are costly).
+
+    None, which is everything, where one does not name its modules (a pattern).
+    """
+    named: set[str] = set()
+    for names in (config.get("target_modules") for config in configs):
+        if not isinstance(names, list):
+            return None
+        named |= set(names)
+    return sorted(named)
