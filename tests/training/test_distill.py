@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,45 @@ def test_it_can_start_from_another_adapter_than_the_followers(tmp_path: Path, te
         "follower": "tiny-2",
         "start": "tiny-1",
     }
+
+
+def test_with_weights_of_their_own_the_follower_alone_learns(tmp_path: Path, teachers: dict[Role, Path]) -> None:
+    """It starts as the other bundle's Follower, so that there is something to learn. The Leader keeps its adapter."""
+    assert main(["distill", str(config(tmp_path, teachers, weights="separate", start=str(teachers["leader"])))]) == 0
+    found = tmp_path / "run" / BUNDLE
+    manifest = read_bundle(found)
+    assert (manifest.leader.adapter, manifest.follower.adapter) == ("leader", "follower")
+    had, kept = (teachers["leader"] / "policy", found / "leader")
+    assert {path.name: path.read_bytes() for path in had.iterdir()} == {p.name: p.read_bytes() for p in kept.iterdir()}
+    apart = nats("follower", teachers["follower"], teachers["leader"])
+    assert nats("follower", teachers["follower"], found) < 0.4 * apart
+    log = json.loads((tmp_path / "run" / "checkpoint-60" / "trainer_state.json").read_text())["log_history"]
+    assert {key for entry in log for key in entry if key.endswith("/kl")} == {"follower/kl"}
+
+
+def test_weights_of_their_own_need_one_base(
+    tmp_path: Path, teachers: dict[Role, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(teachers["leader"], other)
+    weights = load_file(other / "model.safetensors")
+    save_file({key: value + 1 for key, value in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    assert main(["distill", str(config(tmp_path, teachers, leader=str(other), weights="separate"))]) == 1
+    assert f"leader: {other} has another base than {teachers['follower']}" in capsys.readouterr().err
+
+
+def test_it_can_go_part_of_the_way(tmp_path: Path, teachers: dict[Role, Path]) -> None:
+    how = {"steps": 2, "batch_size": 4}
+    found = []
+    for share in (1, 0.25):
+        path = config(tmp_path, teachers, optimisation=how, share=share, output_dir=f"run-{share}")
+        assert main(["distill", str(path)]) == 0
+        found.append(load_file(tmp_path / f"run-{share}" / BUNDLE / "policy" / "adapter_model.safetensors"))
+    whole, part = found
+    start = load_file(teachers["follower"] / "policy" / "adapter_model.safetensors")
+    for key, value in start.items():
+        torch.testing.assert_close(part[key], value + (whole[key] - value) / 4)
+    assert any(not torch.equal(value, whole[key]) for key, value in start.items())
 
 
 def test_checkpointed_gradients_are_the_same(tmp_path: Path, teachers: dict[Role, Path]) -> None:

@@ -118,6 +118,35 @@ def test_part_of_the_way_from_the_base(tmp_path: Path, *, merge: bool) -> None:
     assert any(not torch.equal(value, weights["1"][key]) for key, value in base.items())
 
 
+def test_a_lower_rank_is_the_nearest_one(tmp_path: Path) -> None:
+    """At the full rank nothing changes; below it, what is lost is the smallest singular values of what is added."""
+    trained_run(tmp_path, weights="shared", lora={"r": 4, "alpha": 8})
+    added = {}
+    for rank in (4, 2):
+        target = tmp_path / str(rank)
+        assert main(["export", str(tmp_path / "run"), str(target), "--rank", str(rank)]) == 0
+        assert read_bundle(target).training["rank"] == rank
+        factors = load_file(target / "policy" / "adapter_model.safetensors")
+        assert {min(factor.shape) for factor in factors.values()} == {rank}
+        model = PeftModel.from_pretrained(tiny.model(), target / "policy").merge_and_unload()
+        base = tiny.model().state_dict()
+        added[rank] = {key: value - base[key] for key, value in model.state_dict().items() if "_proj" in key}
+    whole = PeftModel.from_pretrained(tiny.model(), tmp_path / "run" / "checkpoint-2" / "policy").merge_and_unload()
+    for key, value in added[4].items():
+        torch.testing.assert_close(value, whole.state_dict()[key] - tiny.model().state_dict()[key])
+        values = torch.linalg.svdvals(value)
+        torch.testing.assert_close((value - added[2][key]).norm(), values[2:].norm(), rtol=1e-2, atol=1e-5)
+    assert any(value.norm() > 0 for value in added[2].values())
+
+
+def test_a_rank_that_cannot_be_is_named(tmp_path: Path) -> None:
+    trained_run(tmp_path, weights="shared", lora={"r": 2})
+    for rank, merge, said in ((3, False, "expected 1 to 2"), (0, False, "expected 1 to 2"), (1, True, "only adapters")):
+        with pytest.raises(SettingsError, match=f"--rank: {said}"):
+            export(tmp_path / "run", tmp_path / "bundle", "b", rank=rank, merge=merge)
+        assert not (tmp_path / "bundle").exists()
+
+
 @pytest.mark.parametrize("weights", ["shared", "full"])
 def test_merged_weights_speak_as_the_trained_model(weights: str, tmp_path: Path) -> None:
     fit = trained_run(tmp_path, weights=weights)

@@ -5,7 +5,7 @@ no adapters: it needs roles that share their weights.
 
 `Interpolation` goes part of the way to a run: from the base model, by the adapters' product, or from another run that
 it started from, by the adapters' factors. What was learnt last at the price of what was known is often had for less of
-it (LITI in WARP, arXiv 2406.16768).
+it (LITI in WARP, arXiv 2406.16768). A lower rank makes adapters smaller: each becomes its nearest of that rank.
 """
 
 import json
@@ -47,9 +47,10 @@ def export(
     dtype: str | None = None,
     evaluation: Path | None = None,
     interpolation: Interpolation | None = None,
+    rank: int | None = None,
 ) -> Bundle:
-    """Write the bundle; `step` chooses the checkpoint (None: the last), `dtype` is the adapters' (None: as they were
-    trained). `target` appears when it is whole.
+    """Write the bundle; `step` chooses the checkpoint (None: the last), `dtype` and `rank` are the adapters' (None: as
+    they were trained). `target` appears when it is whole.
 
     Raises SettingsError for a run that cannot be exported so, and where the target exists.
     """
@@ -65,8 +66,8 @@ def export(
         if interpolation is not None:
             weights = Path(temporary) / "between"
             _interpolate(settings, checkpoint, interpolation, weights)
-        parts = _weights(settings, weights, staging, merge, dtype)
-        bundle = write_bundle(staging, _manifest(settings, checkpoint, name, parts, evaluation, interpolation))
+        parts = _weights(settings, weights, staging, merge, dtype, rank)
+        bundle = write_bundle(staging, _manifest(settings, checkpoint, name, parts, evaluation, interpolation, rank))
         staging.rename(target)
     return bundle
 
@@ -107,8 +108,12 @@ def _mix(checkpoint: Path, start: Path, between: Interpolation, target: Path) ->
         save_file(mixed, target / file, metadata={"format": "pt"})
 
 
-def _weights(settings: FitSettings, checkpoint: Path, staging: Path, merge: bool, dtype: str | None) -> dict[str, Any]:
+def _weights(
+    settings: FitSettings, checkpoint: Path, staging: Path, merge: bool, dtype: str | None, rank: int | None
+) -> dict[str, Any]:
     """Put weights and tokenizer in place; the manifest's keys that say where."""
+    if rank is not None and (merge or settings.weights == "full"):
+        raise SettingsError("--rank: only adapters have one, and these weights have none")
     tokenizer, base = load_model(settings)
     roles = build_roles(settings, base)
     roles.load(checkpoint)
@@ -117,6 +122,8 @@ def _weights(settings: FitSettings, checkpoint: Path, staging: Path, merge: bool
         return {"base_model": "."}
     for adapter in roles.trained:
         shutil.copytree(checkpoint / adapter, staging / adapter)
+        if rank is not None:
+            _truncate(staging / adapter, rank)
         if dtype is not None:
             _cast(staging / adapter / "adapter_model.safetensors", DTYPES[dtype])
         _name_base(staging / adapter / "adapter_config.json", settings.model)
@@ -142,6 +149,30 @@ def _merged(roles: Roles, tokenizer: Any, staging: Path) -> None:
     tokenizer.save_pretrained(staging)
 
 
+def _truncate(adapter: Path, rank: int) -> None:
+    """To the product's nearest of that rank (Eckart and Young, 1936): its largest singular values."""
+    file, config = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
+    said = json.loads(config.read_text(encoding="utf-8"))
+    if not 0 < rank <= said["r"]:
+        raise SettingsError(f"--rank: expected 1 to {said['r']}, the adapters' own, got {rank}")
+    said |= {"lora_alpha": said["lora_alpha"] * rank / said["r"], "r": rank}  # what a product counts stays
+    config.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    factors = load_file(file)
+    for key in [key for key in factors if "lora_A" in key]:
+        other = key.replace("lora_A", "lora_B")
+        factors[key], factors[other] = _nearest(factors[key], factors[other], rank)
+    save_file(factors, file, metadata={"format": "pt"})
+
+
+def _nearest(a: torch.Tensor, b: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors (rank, inputs) and (outputs, rank) for (r, inputs) and (outputs, r); never forms the large product."""
+    (left, inner), (right, outer) = torch.linalg.qr(b.double()), torch.linalg.qr(a.double().T)
+    u, s, v = torch.linalg.svd(inner @ outer.T)
+    half = s[:rank].sqrt()
+    found = (half[:, None] * v[:rank] @ right.T, left @ u[:, :rank] * half)
+    return found[0].to(a.dtype).contiguous(), found[1].to(b.dtype).contiguous()
+
+
 def _cast(file: Path, dtype: torch.dtype) -> None:
     save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
 
@@ -160,6 +191,7 @@ def _manifest(
     parts: dict[str, Any],
     evaluation: Path | None,
     interpolation: Interpolation | None,
+    rank: int | None,
 ) -> Bundle:
     facts = settings.model_dump(mode="json", exclude={"output_dir", "model", "data", "drafts", "preference"})
     step = int(checkpoint.name.removeprefix("checkpoint-"))
@@ -169,6 +201,7 @@ def _manifest(
         "drafts": None if settings.drafts is None else portable(settings.drafts),
         "step": step,
         "share": None if interpolation is None else interpolation.share,
+        "rank": rank,
         "settings": facts,
         "metrics": {k: v for k, v in last_metrics(checkpoint).items() if "/" in k and not k.startswith("seconds")},
     }

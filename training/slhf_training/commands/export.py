@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--share", type=float, help="only so much of the way, 0 to 1, from the base model or from --start"
     )
+    parser.add_argument("--rank", type=int, help="of the adapters, lower than as trained: the nearest of that rank")
     parser.add_argument("--evaluation", type=Path, metavar="FILE.json", help="figures for the bundle's card")
 
 
@@ -46,5 +47,6 @@ def run(arguments: argparse.Namespace) -> None:
         dtype=arguments.dtype,
         evaluation=arguments.evaluation,
         interpolation=between,
+        rank=arguments.rank,
     )
     sys.stdout.write(f"{arguments.bundle}: {bundle.name}, {bundle.trained}, revision {bundle.revision}\n")

@@ -5,10 +5,12 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from filecmp import cmpfiles
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -90,7 +92,17 @@ def _teachers(settings: DistillSettings) -> Teachers:
     if adapter is None:
         key, name = ("start", settings.start) if settings.start else ("follower", settings.follower)
         raise SettingsError(f"{key}: {name} has no adapter to start from")
+    if settings.weights == "separate" and not _same_base(leader.weights, follower.weights):
+        raise SettingsError(
+            f"leader: {settings.leader} has another base than {settings.follower}, and weights: separate"
+        )
     return Teachers(leader, follower, start, adapter)
+
+
+def _same_base(one: Path, other: Path) -> bool:
+    """Whether two directories are one, or hold the same weights."""
+    names = {path.name for directory in (one, other) for path in directory.glob("*.safetensors")}
+    return one == other or set(cmpfiles(one, other, names, shallow=False)[0]) == names
 
 
 def _lessons(settings: DistillSettings, teachers: Teachers, end_ids: list[int], opened: OpenModel) -> list[Lesson]:
@@ -112,7 +124,7 @@ def _lessons(settings: DistillSettings, teachers: Teachers, end_ids: list[int], 
         chosen = choose(groups, preference_of(settings.best_of.preference))
     prompts = Prompts(tokenizer, follower.manifest.follower_turn, end_ids)
     end, most = tokenizer.eos_token_id, settings.max_prompt_tokens
-    lessons = lessons_of_leader(chats, answers, prompts, end, most)
+    lessons = lessons_of_leader(chats, answers, prompts, end, most) if settings.weights == "shared" else []
     share = settings.best_of.share if settings.best_of else 0.0
     lessons += lessons_of_follower(groups, chosen, share, prompts, end, most)
     repairs = sum(group.written != group.refined for group in groups)
@@ -155,17 +167,26 @@ def _bundle(settings: DistillSettings, name: str, teachers: Teachers, model: Any
     shutil.rmtree(staging, ignore_errors=True)
     had = {path.name for role in ROLES if (path := follower.adapter(role)) is not None}
     shutil.copytree(follower.directory, staging, ignore=shutil.ignore_patterns(*had, "README.md"))
-    shutil.copytree(teachers.adapter, staging / ADAPTER)  # its configuration is the new one's
-    file = staging / ADAPTER / "adapter_model.safetensors"
-    kept = {key: tensor.dtype for key, tensor in load_file(file).items()}
+    adapter = ADAPTER if settings.weights == "shared" else "follower"
+    shutil.copytree(teachers.adapter, staging / adapter)  # its configuration is the new one's
+    file = staging / adapter / "adapter_model.safetensors"
     learnt = get_peft_model_state_dict(model, save_embedding_layers=False)
-    save_file({key: learnt[key].to(dtype).contiguous() for key, dtype in kept.items()}, file, {"format": "pt"})
-    both = RoleWeights(adapter=ADAPTER)
+    factors = {
+        key: torch.lerp(start.float(), learnt[key].float().cpu(), settings.share).to(start.dtype)
+        for key, start in load_file(file).items()
+    }
+    save_file(factors, file, {"format": "pt"})
+    leader = RoleWeights(adapter=adapter)
+    if settings.weights == "separate":
+        own = teachers.leader.adapter("leader")
+        leader = RoleWeights() if own is None else RoleWeights(adapter="leader")
+        if own is not None:
+            shutil.copytree(own, staging / "leader")
     manifest = follower.manifest.model_copy(
         update={
             "name": name,
-            "leader": both,
-            "follower": both,
+            "leader": leader,
+            "follower": RoleWeights(adapter=adapter),
             "training": _facts(settings, teachers),
             "evaluation": {},
         }

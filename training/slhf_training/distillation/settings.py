@@ -1,5 +1,7 @@
 """The configuration of `slhf-train distill`: one YAML file. Relative paths start at the configuration's own folder."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from slhf_training.config_file import ModelName, RelativePath, Section
@@ -23,8 +25,14 @@ class DistillSettings(Run):
     """The bundle whose Leader is learnt."""
     follower: ModelName
     """The bundle whose Follower is learnt. Both have the same vocabulary."""
+    weights: Literal["shared", "separate"] = "shared"
+    """One adapter for both roles, which merges at load; or the Follower alone is learnt, in an adapter beside the one
+    that the Leader has. Separate ones need the same base."""
     start: ModelName | None = None
     """The bundle whose Follower's adapter the new one starts from; the base is `follower`'s. None: its own, too."""
+    share: float = Field(default=1, gt=0, le=1)
+    """Of the way that the adapter goes from its start to what it learnt, both factors of each LoRA: what was learnt
+    last is often had for less of what was known (LITI in WARP, arXiv 2406.16768)."""
     prompts: tuple[DataSettings, ...] = Field(min_length=1)
     """The Leader answers these, and the Follower refines what it wrote."""
     drafts: tuple[DataSettings, ...] = ()
