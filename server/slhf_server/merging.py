@@ -1,8 +1,9 @@
 """The Follower needs no adapter at run time: base and adapter are merged once, into the cache.
 
-Refinement is then about as fast as the base model. Where the Leader has the same adapter it needs none either. Where it has
-another or none, it gets one on top of the merged weights that takes the Follower's back and adds its own: the factors
-of both, one beside the other. The price is a copy of the base on disk, and a Leader's adapter whose rank is the sum.
+Refinement is then about as fast as the base model. Where the Leader has the same adapter it needs none either. Where it
+has another or none, it gets one on top of the merged weights that takes the Follower's back and adds its own: the
+factors of both, one beside the other. The price is a copy of the base on disk, and a Leader's adapter whose rank is
+the sum.
 """
 
 import json
