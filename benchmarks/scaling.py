@@ -74,7 +74,8 @@ class Server:
         if labels is None:
             raise RuntimeError("the server shows no vllm:cache_config_info")
         block, blocks = (re.search(rf'\b{name}="(\d+)"', labels[1]) for name in ("block_size", "num_gpu_blocks"))
-        assert block and blocks
+        assert block
+        assert blocks
         return int(block[1]) * int(blocks[1])
 
 

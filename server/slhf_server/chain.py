@@ -116,7 +116,8 @@ class Chain:
         `response_format` asks for, and EngineFailed where it is empty.
         """
         running = self._live()
-        assert running.last is not None and running.last.finish_reason is not None  # the Protocol's last chunk
+        assert running.last is not None
+        assert running.last.finish_reason is not None
         if self._finished and running.last.finish_reason == "length" and self._left() <= running.tokens:
             raise TokenBudgetExceeded("max_total_tokens is used up")
         text = running.text if self._job.answers_with(self.number) else running.whole_text

@@ -36,7 +36,8 @@ def test_arrivals_are_those_of_the_seed_and_mix_rounds_and_streams() -> None:
 def test_a_server_that_answers_loses_nothing_and_streams_tell_their_first_token(serve: Serve) -> None:
     engine = FakeEngine()
     found = samples(serve(engine))
-    assert len(found) == len(list(load().cases(TEXTS))) and {sample.end for sample in found} == {"answered"}
+    assert len(found) == len(list(load().cases(TEXTS)))
+    assert {sample.end for sample in found} == {"answered"}
     streamed = [sample for sample in found if sample.first_token is not None]
     assert 0 < len(streamed) < len(found)
     assert all(0 < (sample.first_token or 0) <= sample.latency for sample in streamed)
@@ -100,6 +101,8 @@ def test_the_command_prints_a_table_writes_figures_and_fails_when_answers_are_lo
 
 def test_weights_and_percentiles() -> None:
     """Of 0..100 the inclusive percentiles are the numbers themselves."""
-    assert weights("0:1,2:0.5") == {0: 1.0, 2: 0.5} and weights("1") == {1: 1.0}
+    assert weights("0:1,2:0.5") == {0: 1.0, 2: 0.5}
+    assert weights("1") == {1: 1.0}
     assert percentiles([float(n) for n in range(101)]) == {"p50": 50.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
-    assert percentiles([]) == {} and percentiles([2.0])["p99"] == 2.0
+    assert percentiles([]) == {}
+    assert percentiles([2.0])["p99"] == 2.0

@@ -58,7 +58,9 @@ def test_a_completion_streams_and_counts_where_its_logprobs_stand(client: openai
     assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == REFINED
     assert chunks[-1].usage == whole.usage
     logprobs = whole.choices[0].logprobs
-    assert logprobs is not None and logprobs.tokens is not None and logprobs.text_offset is not None
+    assert logprobs is not None
+    assert logprobs.tokens is not None
+    assert logprobs.text_offset is not None
     assert all(REFINED[at:].startswith(token) for at, token in zip(logprobs.text_offset, logprobs.tokens, strict=True))
     streamed = [c.choices[0].logprobs.text_offset for c in chunks if c.choices and c.choices[0].logprobs]
     assert [at for one in streamed for at in one or []] == logprobs.text_offset
@@ -106,7 +108,8 @@ def test_a_response_streams_numbered_events(client: openai.OpenAI) -> None:
     ]
     assert kinds[-1] == "response.completed"
     deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
-    assert len(deltas) > 1 and "".join(deltas) == REFINED
+    assert len(deltas) > 1
+    assert "".join(deltas) == REFINED
 
 
 def test_the_sdks_stream_helper_builds_the_same_response(client: openai.OpenAI) -> None:
@@ -118,7 +121,8 @@ def test_the_sdks_stream_helper_builds_the_same_response(client: openai.OpenAI) 
 def test_a_response_that_runs_out_of_tokens_is_incomplete(client: openai.OpenAI) -> None:
     answer = client.responses.create(model="fake", input="what is it", max_output_tokens=2)
     assert answer.status == "incomplete"
-    assert answer.incomplete_details is not None and answer.incomplete_details.reason == "max_output_tokens"
+    assert answer.incomplete_details is not None
+    assert answer.incomplete_details.reason == "max_output_tokens"
 
 
 class Age(BaseModel):
@@ -130,7 +134,9 @@ def test_a_response_can_be_structured(serve: Serve) -> None:
     with openai.OpenAI(base_url=f"{serve(engine)}/v1", api_key="none") as sdk:
         assert sdk.responses.parse(model="fake", input="how old", text_format=Age).output_parsed == Age(age=3)
     structure = engine.follower.calls[0][1].structure
-    assert structure is not None and structure.schema is not None and structure.schema["required"] == ["age"]
+    assert structure is not None
+    assert structure.schema is not None
+    assert structure.schema["required"] == ["age"]
 
 
 def test_a_draft_is_streamed_in_one_piece_where_nothing_is_refined(client: openai.OpenAI) -> None:

@@ -229,7 +229,8 @@ def test_a_chat_stream_is_role_content_finish_usage_and_done(serve: Serve) -> No
         "|"
     )
     assert (finish["choices"][0]["delta"], finish["choices"][0]["finish_reason"]) == ({}, "stop")
-    assert usage["choices"] == [] and usage["refinement"]["stop_reason"] == "rounds_done"
+    assert usage["choices"] == []
+    assert usage["refinement"]["stop_reason"] == "rounds_done"
     assert done == "[DONE]"
 
 

@@ -46,7 +46,8 @@ def test_extra_body_tunes_the_refinement_and_the_report_comes_back(client: opena
 
 def test_usage_is_the_sum_over_all_rounds(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model="fake", messages=ASK, extra_body={"refine": {"rounds": 3}})
-    assert answer.usage is not None and answer.model_extra is not None
+    assert answer.usage is not None
+    assert answer.model_extra is not None
     parts = answer.model_extra["refinement"]["usage"]
     for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
         assert getattr(answer.usage, name) == parts["draft"][name] + sum(r[name] for r in parts["rounds"])
@@ -71,7 +72,9 @@ def test_include_usage_adds_one_last_chunk_with_the_report(client: openai.OpenAI
     )
     assert all(chunk.usage is None for chunk in chunks[:-1])
     last = chunks[-1]
-    assert last.choices == [] and last.usage is not None and last.model_extra is not None
+    assert last.choices == []
+    assert last.usage is not None
+    assert last.model_extra is not None
     whole = client.chat.completions.create(model="fake", messages=ASK, seed=1)
     assert last.usage == whole.usage
     assert last.model_extra["refinement"]["rounds_run"] == 1

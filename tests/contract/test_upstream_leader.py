@@ -74,7 +74,8 @@ def test_a_turn_that_calls_tools_is_returned_as_it_is(serve: Serve) -> None:
             answer = sdk.chat.completions.create(model="assistant", messages=ASK, tools=TOOLS, tool_choice="auto")
             chunks = list(sdk.chat.completions.create(model="assistant", messages=ASK, tools=TOOLS, stream=True))
     choice = answer.choices[0]
-    assert choice.finish_reason == "tool_calls" and choice.message.tool_calls is not None
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls is not None
     assert choice.message.tool_calls[0].model_dump(exclude_none=True) == CALL
     report = (answer.model_extra or {})["refinement"]
     assert (report["stop_reason"], report["applied"], report["rounds_run"]) == ("tool_calls", False, 0)
@@ -149,7 +150,8 @@ def test_names_that_differ_are_translated(serve: Serve) -> None:
         ask(serve(FakeEngine(), **settings(cloud, rounds=0)), max_tokens=7, logprobs=True, top_logprobs=2)
     sent = asked(cloud)[0]
     assert (sent["max_completion_tokens"], sent["logprobs"], sent["top_logprobs"]) == (7, True, 2)
-    assert sent["model"] == "big" and "max_tokens" not in sent
+    assert sent["model"] == "big"
+    assert "max_tokens" not in sent
 
 
 @pytest.mark.parametrize("name", ["logit_bias", "stop_token_ids", "allowed_token_ids"])
@@ -185,7 +187,8 @@ def test_a_stream_of_the_upstream_that_breaks_off_ends_the_clients_stream_with_a
     with upstream(GOOD, breaks_off(*pieces("Hello", " you", finish_reason=None))) as cloud:
         url = serve(FakeEngine(), **settings(cloud, rounds=0))
         text = ask(url, stream=True).text
-    assert '"upstream_error"' in text and "[DONE]" not in text
+    assert '"upstream_error"' in text
+    assert "[DONE]" not in text
 
 
 def test_the_upstreams_own_stream_is_the_answer_where_nothing_is_refined(serve: Serve) -> None:
@@ -195,7 +198,8 @@ def test_the_upstreams_own_stream_is_the_answer_where_nothing_is_refined(serve: 
             options: dict[str, Any] = {"stream_options": {"include_usage": True}}
             chunks = list(sdk.chat.completions.create(model="assistant", messages=ASK, stream=True, **options))
     assert [c.choices[0].delta.content for c in chunks if c.choices and c.choices[0].delta.content] == ["Hello", " you"]
-    assert chunks[-1].usage is not None and chunks[-1].usage.total_tokens == USAGE["total_tokens"]
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == USAGE["total_tokens"]
 
 
 def test_a_deadline_while_the_upstream_is_silent_is_a_504(serve: Serve) -> None:

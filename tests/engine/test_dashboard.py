@@ -31,4 +31,5 @@ def test_no_panel_is_empty_and_no_metric_of_vllm_unknown(live: LiveServer, tmp_p
         exprs = [expr for _, expr in dashboards.queries("engine")]
         assert dashboards.unknown(prometheus, [*exprs, *dashboards.marks("engine")]) == set()
         offered = {one.name: prometheus.values(one.label, one.metric) for one in dashboards.variables("engine")[2:]}
-        assert offered["engine_model"] and offered["engine"]
+        assert offered["engine_model"]
+        assert offered["engine"]

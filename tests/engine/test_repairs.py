@@ -57,12 +57,14 @@ def test_each_requests_value_is_repeated_for_its_tokens(dtype: torch.dtype) -> N
     cu_num_tokens = torch.tensor([2, 2, 3, 6], dtype=torch.int32)
     assert expand_batch_to_tokens(values, cu_num_tokens, 6).equal(values[torch.tensor([0, 0, 2, 3, 3, 3])])
     replaced = expand_batch_to_tokens(torch.zeros(4, dtype=dtype), cu_num_tokens, 6, replace_from=0, replace_to=1)
-    assert replaced.dtype == dtype and replaced.equal(torch.ones(6, dtype=dtype))
+    assert replaced.dtype == dtype
+    assert replaced.equal(torch.ones(6, dtype=dtype))
 
 
 def test_upstream_still_drops_what_it_expands() -> None:
     spec = util.find_spec("vllm.utils.cpu_triton_utils")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     upstream = util.module_from_spec(spec)  # a fresh copy, without the repair
     spec.loader.exec_module(upstream)
     assert not expands(upstream._expand_kernel_impl)
@@ -127,7 +129,8 @@ def test_an_adapter_speaks_for_its_own_tokens_alone(adapters: list[int]) -> None
 
 def test_upstream_still_adapts_who_has_no_adapter() -> None:
     spec = util.find_spec("vllm.lora.punica_wrapper.punica_cpu")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     upstream = util.module_from_spec(spec)  # a fresh copy, without the repair
     spec.loader.exec_module(upstream)
     add = upstream.PunicaWrapperCPU.add_lora_linear

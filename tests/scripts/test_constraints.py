@@ -46,4 +46,5 @@ def test_both_builds_of_vllm_are_the_same_version(lines: list[str]) -> None:
 
 def test_overrides_leave_packages_out_and_do_nothing_else(root: Path) -> None:
     lines = [line for line in (root / "overrides.txt").read_text().splitlines() if not line.startswith("#")]
-    assert lines and all(line.endswith(" ; sys_platform == 'never'") for line in lines)
+    assert lines
+    assert all(line.endswith(" ; sys_platform == 'never'") for line in lines)

@@ -35,7 +35,8 @@ def answers_with_usage() -> None:
     answer = client.chat.completions.create(model=MODEL, messages=user())
     assert answer.choices[0].message.content == ANSWER
     assert answer.choices[0].finish_reason == "stop"
-    assert answer.usage and answer.usage.completion_tokens == COMPLETION_TOKENS
+    assert answer.usage
+    assert answer.usage.completion_tokens == COMPLETION_TOKENS
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + COMPLETION_TOKENS
 
 
@@ -46,7 +47,8 @@ def streams_with_usage() -> None:
     chunks = list(stream)
     same_text(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     usage = chunks[-1].usage
-    assert usage and usage.completion_tokens == COMPLETION_TOKENS
+    assert usage
+    assert usage.completion_tokens == COMPLETION_TOKENS
 
 
 def streams_through_the_helper() -> None:
@@ -71,13 +73,15 @@ async def answers_and_streams_asynchronously() -> None:
 def refines_a_draft() -> None:
     answer = client.chat.completions.create(model=MODEL, messages=user(), extra_body={"refine": REFINE})
     assert answer.choices[0].message.content == REFINED
-    assert answer.model_extra and answer.model_extra["refinement"]["draft_source"] == "client"
+    assert answer.model_extra
+    assert answer.model_extra["refinement"]["draft_source"] == "client"
 
 
 def names_an_unknown_model() -> None:
     with raises(openai.NotFoundError) as raised:
         client.chat.completions.create(model=UNKNOWN, messages=user())
-    assert isinstance(raised.error, openai.NotFoundError) and raised.error.code == "model_not_found"
+    assert isinstance(raised.error, openai.NotFoundError)
+    assert raised.error.code == "model_not_found"
 
 
 def raises_an_error_inside_a_stream() -> None:
@@ -93,14 +97,17 @@ def responds() -> None:
     response = client.responses.create(model=MODEL, input=QUESTION)
     assert response.output_text == ANSWER
     assert response.status == "completed"
-    assert response.usage and response.usage.output_tokens == COMPLETION_TOKENS
+    assert response.usage
+    assert response.usage.output_tokens == COMPLETION_TOKENS
 
 
 def responds_to_instructions() -> None:
     response = client.responses.create(model=MODEL, input=QUESTION, instructions="Be brief.")
     assert response.output_text == ANSWER
     plain = client.responses.create(model=MODEL, input=QUESTION)
-    assert response.usage and plain.usage and response.usage.input_tokens > plain.usage.input_tokens
+    assert response.usage
+    assert plain.usage
+    assert response.usage.input_tokens > plain.usage.input_tokens
 
 
 def streams_a_response() -> None:
@@ -129,13 +136,15 @@ def refines_a_draft_in_a_response() -> None:
 def names_an_unknown_model_of_a_response() -> None:
     with raises(openai.NotFoundError) as raised:
         client.responses.create(model=UNKNOWN, input=QUESTION)
-    assert isinstance(raised.error, openai.NotFoundError) and raised.error.code == "model_not_found"
+    assert isinstance(raised.error, openai.NotFoundError)
+    assert raised.error.code == "model_not_found"
 
 
 def completes() -> None:
     answer = client.completions.create(model=MODEL, prompt=QUESTION)
     assert answer.choices[0].text == ANSWER
-    assert answer.usage and answer.usage.completion_tokens == COMPLETION_TOKENS
+    assert answer.usage
+    assert answer.usage.completion_tokens == COMPLETION_TOKENS
 
 
 def streams_a_completion() -> None:

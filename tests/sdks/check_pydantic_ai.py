@@ -61,7 +61,8 @@ async def refines_a_draft() -> None:
 async def names_an_unknown_model() -> None:
     with raises(ModelHTTPError) as raised:
         await agent(UNKNOWN).run(QUESTION)
-    assert isinstance(raised.error, ModelHTTPError) and raised.error.status_code == 404
+    assert isinstance(raised.error, ModelHTTPError)
+    assert raised.error.status_code == 404
 
 
 async def raises_an_error_inside_a_stream() -> None:

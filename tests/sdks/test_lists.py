@@ -55,12 +55,14 @@ def test_examples_that_pytest_cannot_run_are_run() -> None:
 @pytest.mark.parametrize("file", sorted(HERE.glob("requirements-*.txt")), ids=lambda file: file.name)
 def test_python_requirements_are_exact_versions_and_nothing_else(file: Path) -> None:
     lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
-    assert lines and [line for line in lines if not PIN.fullmatch(line)] == []
+    assert lines
+    assert [line for line in lines if not PIN.fullmatch(line)] == []
 
 
 def test_npm_requirements_are_exact_versions() -> None:
     versions = json.loads(NODE.read_text())["dependencies"].values()
-    assert versions and [version for version in versions if not re.fullmatch(r"\d+\.\d+\.\d+", version)] == []
+    assert versions
+    assert [version for version in versions if not re.fullmatch(r"\d+\.\d+\.\d+", version)] == []
 
 
 def test_every_list_of_requirements_is_used_and_has_a_place_of_its_own() -> None:

@@ -35,7 +35,8 @@ def test_each_choice_is_a_chain_of_its_own_and_tokens_add_up(serve: Serve) -> No
         )
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
     assert len({choice.message.content for choice in answer.choices}) == 3
-    assert answer.usage is not None and answer.model_extra is not None
+    assert answer.usage is not None
+    assert answer.model_extra is not None
     reports = [(choice.model_extra or {})["refinement"] for choice in answer.choices]
     assert [len(report["rounds"]) for report in reports] == [3, 3, 3]
     whole = answer.model_extra["refinement"]["usage"]
@@ -69,7 +70,8 @@ def test_streamed_choices_are_told_apart_by_their_index(serve: Serve) -> None:
         assert mine[0].delta.role == "assistant"
         assert "".join(c.delta.content or "" for c in mine) == "better draft of: what is it"
         assert [c.finish_reason for c in mine if c.finish_reason] == ["stop"]
-    assert chunks[-1].choices == [] and chunks[-1].usage is not None
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
 
 
 @pytest.mark.parametrize("fails", [frozenset({1}), frozenset({2})])
@@ -91,7 +93,8 @@ def test_a_stream_in_which_a_chain_fails_brings_the_others_whole_and_then_the_er
     engine.leader._reply = numbered(frozenset({2}))
     body = {"messages": ASK, "n": 2, "stream": True, "refine": {"rounds": 0}}
     text = httpx2.post(f"{serve(engine)}/v1/chat/completions", json=body).text
-    assert '"finish_reason": "stop"' in text and '"engine_error"' in text
+    assert '"finish_reason": "stop"' in text
+    assert '"engine_error"' in text
     assert "[DONE]" not in text
 
 
@@ -121,7 +124,8 @@ def test_logprobs_are_those_of_the_returned_round(serve: Serve) -> None:
         )
         plain = sdk.chat.completions.create(model="fake", messages=ASK)
     whole = answer.choices[0].logprobs
-    assert whole is not None and whole.content is not None
+    assert whole is not None
+    assert whole.content is not None
     assert "".join(one.token for one in whole.content) == answer.choices[0].message.content
     assert all(len(one.top_logprobs) == 2 for one in whole.content)
     streamed = [c.choices[0].logprobs for c in chunks if c.choices[0].logprobs is not None]

@@ -62,7 +62,8 @@ def test_keys_of_the_environment_and_of_the_file_hold_together(monkeypatch: pyte
 def test_the_settings_in_the_log_hide_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLHF_API_KEYS", f"web={SECRET}")
     settings = load_settings([])
-    assert SECRET not in json.dumps(settings.redacted()) and SECRET not in repr(settings)
+    assert SECRET not in json.dumps(settings.redacted())
+    assert SECRET not in repr(settings)
 
 
 @pytest.mark.parametrize(
@@ -237,13 +238,16 @@ def test_a_broken_file_at_reload_keeps_the_old_keys_and_is_logged(
     reload_keys(keyring)
     assert keyring.key_of(bearer("k")).entry.name == "a"
     (record,) = caplog.records
-    assert record.levelno == logging.ERROR and "entry 1: sha256" in record.message and SECRET not in caplog.text
+    assert record.levelno == logging.ERROR
+    assert "entry 1: sha256" in record.message
+    assert SECRET not in caplog.text
 
 
 def test_the_command_makes_a_key_and_its_entry(python: Run) -> None:
     made = [python(COMMAND, "web").stdout for _ in range(2)]
     key = made[0].splitlines()[0].removeprefix("key: ")
-    assert key.startswith("slhf-") and len(key) == 48
+    assert key.startswith("slhf-")
+    assert len(key) == 48
     (entry,) = [KeyEntry(**one) for one in yaml.safe_load(made[0].split("\n\n", 1)[1])]
     assert (entry.name, entry.sha256) == ("web", digest(key))
     assert made[0] != made[1]

@@ -65,7 +65,8 @@ def test_an_exception_is_one_field_and_odd_values_are_text() -> None:
     except ZeroDivisionError:
         record = logging.makeLogRecord({"msg": "failed", "exc_info": sys.exc_info(), "path": Path("a")})
     line = formatted(record)
-    assert line["exception"].startswith("Traceback") and line["exception"].endswith("ZeroDivisionError: boom")
+    assert line["exception"].startswith("Traceback")
+    assert line["exception"].endswith("ZeroDivisionError: boom")
     assert line["path"] == "a"
 
 

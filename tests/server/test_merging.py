@@ -58,7 +58,8 @@ def test_they_are_made_once_and_anew_for_another_adapter(shared: OpenBundle, tmp
     first = merged(shared, tmp_path / "cache").weights
     made = (first / "model.safetensors").stat().st_mtime_ns
     again = merged(shared, tmp_path / "cache").weights
-    assert again == first and (again / "model.safetensors").stat().st_mtime_ns == made
+    assert again == first
+    assert (again / "model.safetensors").stat().st_mtime_ns == made
 
     adapter = shared.directory / "policy" / "adapter_model.safetensors"
     save_file({name: tensor * 2 for name, tensor in load_file(adapter).items()}, adapter)

@@ -149,7 +149,8 @@ def test_thoughts_are_counted_up_to_the_token_that_closes_them(real: Any) -> Non
         whole = f"{thought}It is 4."
         ids = real.encode(whole, add_special_tokens=False)
         count = encoder.reasoning_tokens(ids, whole)
-        assert "</think>" in real.decode(ids[:count]) and "</think>" not in real.decode(ids[: count - 1])
+        assert "</think>" in real.decode(ids[:count])
+        assert "</think>" not in real.decode(ids[: count - 1])
 
 
 def test_thoughts_that_never_closed_are_all_of_it_and_text_without_them_is_none(real: Any) -> None:

@@ -207,7 +207,8 @@ def test_a_streamed_answer_cut_by_a_limit_stands_as_it_is() -> None:
     sent = "".join(step.delta for step in steps if isinstance(step, RoundDelta))
     result = steps[-1]
     assert isinstance(result, Outcome)
-    assert sent and result.text == sent
+    assert sent
+    assert result.text == sent
     assert (result.finish_reason, result.refinement.stop_reason) == ("length", "deadline")
 
 

@@ -106,7 +106,8 @@ def test_an_unknown_variable_of_a_section_is_refused_with_its_value(
     monkeypatch.setenv(variable, "1234")
     with pytest.raises(SettingsError) as refused:
         load_settings([])
-    assert str(refused.value).startswith(f"{named}: ") and "1234" in str(refused.value)
+    assert str(refused.value).startswith(f"{named}: ")
+    assert "1234" in str(refused.value)
 
 
 def test_variables_of_the_scripts_and_of_the_client_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +137,8 @@ def test_an_unknown_key_or_a_bad_value_in_the_file_is_refused_with_its_value(
     file.write_text(content)
     with pytest.raises(SettingsError) as refused:
         load_settings(["--config", str(file)])
-    assert named in str(refused.value) and "1234" in str(refused.value)
+    assert named in str(refused.value)
+    assert "1234" in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -160,13 +162,15 @@ def test_a_bad_value_is_refused_with_its_key(
         monkeypatch.setenv(variable, text)
     with pytest.raises(SettingsError) as refused:
         load_settings(flags)
-    assert str(refused.value).startswith(f"{named}: ") and value in str(refused.value)
+    assert str(refused.value).startswith(f"{named}: ")
+    assert value in str(refused.value)
 
 
 def test_every_bad_value_is_named_at_once() -> None:
     with pytest.raises(SettingsError) as refused:
         load_settings(["--port", "many", "--limits.rounds", "few"])
-    assert "port: " in str(refused.value) and "limits.rounds: " in str(refused.value)
+    assert "port: " in str(refused.value)
+    assert "limits.rounds: " in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +189,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
         file.write_bytes(content)
     with pytest.raises(SettingsError) as refused:
         load_settings(["--config", str(file)])
-    assert str(refused.value).startswith(f"config {file}: ") and problem in str(refused.value)
+    assert str(refused.value).startswith(f"config {file}: ")
+    assert problem in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,8 @@ def test_every_player_is_bound_to_the_structure(serve: Serve) -> None:
     assert json.loads(answer["choices"][0]["message"]["content"]) == {"age": 2}
     for role in (engine.leader, engine.follower):
         bound = role.calls[0][1].structure
-        assert bound is not None and bound.schema == PERSON
+        assert bound is not None
+        assert bound.schema == PERSON
 
 
 def test_a_streamed_structured_answer_is_sent_when_it_is_known_to_be_valid(serve: Serve) -> None:

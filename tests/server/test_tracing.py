@@ -245,7 +245,8 @@ def test_traces_hold_prompts_and_texts_where_that_is_asked_for(traced: Traced, c
         says("better draft of: what is it"),
     ]
     assert {(text["role"], text["finish_reason"]) for text in texts} == {("assistant", "stop")}
-    assert refined["slhf.draft"] == "é" and "slhf.draft" not in whole
+    assert refined["slhf.draft"] == "é"
+    assert "slhf.draft" not in whole
 
 
 def test_text_that_is_no_unicode_is_traced_all_the_same(

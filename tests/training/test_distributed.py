@@ -145,7 +145,8 @@ def test_each_process_ends_with_what_was_registered_for_its_end(sharded: Path) -
 def test_a_sharded_run_goes_on_from_its_checkpoint_bit_for_bit(name: str, sharded: Path) -> None:
     assert curve(sharded / f"{name}-resumed") == curve(sharded / name)
     whole, resumed = weights(sharded / name), weights(sharded / f"{name}-resumed")
-    assert whole and all(torch.equal(tensor, resumed[key]) for key, tensor in whole.items())
+    assert whole
+    assert all(torch.equal(tensor, resumed[key]) for key, tensor in whole.items())
 
 
 @pytest.mark.parametrize("name", RESUMED)

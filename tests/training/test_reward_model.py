@@ -108,7 +108,8 @@ def test_a_probe_that_holds_length_leaves_to_it_what_it_explains() -> None:
     known = Known(features, torch.zeros(len(pairs)).double(), torch.tensor([z for _, z in pairs]).double())
     plain, no_slope = solve(known, l2=1e-3)
     held, slope = solve(known, l2=1e-3, hold_length=True)
-    assert float(plain.weight) > 0.5 and float(no_slope) == 0
+    assert float(plain.weight) > 0.5
+    assert float(no_slope) == 0
     assert abs(float(held.weight)) < 0.05
     assert float(slope) == pytest.approx(math.log(9), abs=0.05)  # a longer answer wins 9 times in 10
 
@@ -216,7 +217,8 @@ def test_a_probe_learns_a_preference_and_the_source_loads_it(
 
     judge = preference_of(RewardSettings(kind="reward", model=tmp_path / "out"))
     p = judge([ask("Say 1")] * 4, ["eieio", "bdfgk", "aou", "x" * 99], ["bdfgk", "eieio", "aou", "e"])
-    assert p[0] > 0.5 and p[0] + p[1] == pytest.approx(1)
+    assert p[0] > 0.5
+    assert p[0] + p[1] == pytest.approx(1)
     assert p[2] == 0.5  # the same answer twice, to the bit
     assert math.isnan(p[3])
 
@@ -298,7 +300,8 @@ def test_adapters_learn_opposite_preferences_on_one_base(backbone: Path, tmp_pat
     p = preference_of(AttributesSettings(kind="attributes", model=tmp_path / "out", attributes=("soft",)))
     assert p([ask("Say 1")], ["eieio"], ["bdfgk"]) == pytest.approx([1])
     a, b = model.both([ask("Say 1")], ["eieio"], ["bdfgk"], ["soft", "hard"])
-    assert a[0] > b[0] and a[1] < b[1]
+    assert a[0] > b[0]
+    assert a[1] < b[1]
 
 
 def test_adapters_move_and_the_base_does_not(backbone: Path, tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def test_an_adapter_is_loaded_when_it_has_changed_and_the_one_before_it_unloaded
         sampler.sample(PROMPTS, "leader", [0, 1, 2])
         assert first.adapters == second.adapters
         follower, leader = first.adapters
-        assert follower.startswith("follower-") and leader.startswith("leader-") and leader != before[0]
+        assert follower.startswith("follower-")
+        assert leader.startswith("leader-")
+        assert leader != before[0]
         assert {path.name for path in tmp_path.iterdir()} == {leader, follower}
 
 

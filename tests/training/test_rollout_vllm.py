@@ -109,7 +109,8 @@ def trains(directory: Path, weights: str) -> None:
     trainer = build_trainer(fit, CHATS, fewer_as)
     trainer.train()
     gaps = [entry["sampler_gap"] for entry in trainer.state.log_history if "sampler_gap" in entry]
-    assert len(gaps) == 2 and max(gaps) < 1e-4
+    assert len(gaps) == 2
+    assert max(gaps) < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,8 @@ def test_what_is_wrong_is_named(line: str, message: str, tmp_path: Path) -> None
 def test_servers_find_adapters_beside_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "fit.yaml").write_text(GOOD + SERVERS)
     servers = read(tmp_path / "fit.yaml").rollout.servers
-    assert servers is not None and servers.adapters == tmp_path / "shared"
+    assert servers is not None
+    assert servers.adapters == tmp_path / "shared"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

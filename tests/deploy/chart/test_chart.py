@@ -95,7 +95,8 @@ def test_new_settings_make_new_pods(render: Render) -> None:
 
 def test_a_pod_has_no_rights_and_two_places_to_write(render: Render) -> None:
     pod = render("production")["Deployment", "r-slhf"]["spec"]["template"]["spec"]
-    assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert not pod["automountServiceAccountToken"]
     (only,) = pod["containers"]
     assert only["securityContext"] == {
         "allowPrivilegeEscalation": False,
@@ -150,4 +151,5 @@ def test_prometheus_finds_our_word_in_every_releases_name(render: Render) -> Non
     """Its rules look for jobs with "slhf" in their name, and the service's name is the job's."""
     for release in ("r", "slhf", "my-slhf-8b", "a" * 53):
         (name,) = [name for kind, name in render("smallest", release=release) if kind == "Service"]
-        assert "slhf" in name and len(name) <= 52
+        assert "slhf" in name
+        assert len(name) <= 52

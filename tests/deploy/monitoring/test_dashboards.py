@@ -44,7 +44,8 @@ def test_every_panel_says_what_it_shows_and_in_which_unit(panel: dict[str, Any])
     defaults = panel["fieldConfig"]["defaults"]
     assert panel["description"].endswith(".")
     assert defaults["unit"]
-    assert panel["targets"] and all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
+    assert panel["targets"]
+    assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
 
 
 @pytest.mark.parametrize("name", dashboards.NAMES)
@@ -57,7 +58,8 @@ def test_panels_have_numbers_of_their_own_and_do_not_overlap(name: str) -> None:
         for x in range(place["x"], place["x"] + place["w"])
         for y in range(place["y"], place["y"] + place["h"])
     ]
-    assert len(set(cells)) == len(cells) and max(x for x, _ in cells) < 24
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _ in cells) < 24
 
 
 def test_the_dashboards_link_to_each_other_and_keep_what_was_chosen() -> None:

@@ -66,7 +66,8 @@ class Cluster:
 
     def deploy(self, replicas: int, settings: dict[str, Any], *, engine: bool = False) -> float:
         """Seconds until every replica is healthy."""
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         ports = {"port": self.port, "metrics_port": self.metrics_port}
         order = ports | {"replicas": replicas, "settings": settings, "engine": engine}
         self.process.stdin.write(json.dumps(order) + "\n")
@@ -197,7 +198,8 @@ def test_streams_pass_and_an_application_has_a_path_of_its_own(cluster: Cluster)
     cluster.deploy(1, ONE_AT_A_TIME)
     with Client(cluster.url) as client:
         events = [event.type for event in client.stream("question", rounds=1)]
-    assert events[0] == "round.started" and events[-1] == "refinement.completed"
+    assert events[0] == "round.started"
+    assert events[-1] == "refinement.completed"
     models = httpx2.get(f"{cluster.url}/v1/models").json()
     assert [model["id"] for model in models["data"]] == ["fake"]
 
@@ -205,7 +207,8 @@ def test_streams_pass_and_an_application_has_a_path_of_its_own(cluster: Cluster)
 def test_a_replica_shows_its_own_metrics(cluster: Cluster) -> None:
     cluster.deploy(1, ONE_AT_A_TIME)
     page = httpx2.get(f"http://127.0.0.1:{cluster.metrics_port}/metrics").text
-    assert "slhf_num_requests_running" in page and "python_gc_objects_collected_total" in page
+    assert "slhf_num_requests_running" in page
+    assert "python_gc_objects_collected_total" in page
 
 
 def successes(page: str) -> float:
@@ -244,7 +247,8 @@ def test_two_real_engines_share_the_load_and_lose_nothing_when_one_is_killed(clu
         clients.ended.set()
         load = running.result()
     print(f"\nready in {started:.0f} s; {load.asked} requests, {len(load.failures)} attempts failed; {seconds:.0f} s")  # noqa: T201
-    assert others and renewed
+    assert others
+    assert renewed
     assert (load.lost, len(load.answers)) == (0, load.asked)
     assert all(answer.strip() for _, answer in load.answers)
 

@@ -182,4 +182,5 @@ def test_a_bug_shows_no_internals(serve: Serve) -> None:
     answer = post(serve(FakeEngine(broken)), "refine", {"prompt": "x"})
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "internal_error"
-    assert "secret" not in answer.text and answer.headers["x-request-id"] in answer.text
+    assert "secret" not in answer.text
+    assert answer.headers["x-request-id"] in answer.text

@@ -18,7 +18,8 @@ def test_as_many_headers_as_allowed_are_read(serve: Serve) -> None:
     assert get(url, *many).status == 200
     refused = get(url, *many, "X-More: y")
     assert (refused.status, refused.error["code"]) == (431, "request_header_fields_too_large")
-    assert refused.headers["x-request-id"] and refused.headers["content-type"] == "application/json"
+    assert refused.headers["x-request-id"]
+    assert refused.headers["content-type"] == "application/json"
 
 
 def test_as_many_bytes_as_allowed_are_read(serve: Serve) -> None:

@@ -30,7 +30,8 @@ def test_the_answer_holds_every_round_and_usage_is_their_sum(serve: Serve) -> No
     assert [r.text for r in result.refinement.rounds][-1] == result.output
     assert [r.role for r in result.refinement.rounds] == ["leader", "follower", "follower"]
     assert result.usage == result.refinement.usage.total()
-    assert result.id.startswith("refine-") and result.object == "refinement"
+    assert result.id.startswith("refine-")
+    assert result.object == "refinement"
     assert [r.edit_ratio for r in result.refinement.rounds] == [None, pytest.approx(1 / 11), pytest.approx(1 / 13)]
 
 

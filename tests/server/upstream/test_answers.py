@@ -35,7 +35,9 @@ def sent(sampling: Sampling, **settings: Any) -> dict[str, Any]:
             seen.update(stage.server.asked[0].body)
 
     asyncio.run(scenario())
-    assert seen.pop("messages") and seen.pop("model") == "big" and seen.pop("stream") is True
+    assert seen.pop("messages")
+    assert seen.pop("model") == "big"
+    assert seen.pop("stream") is True
     assert seen.pop("stream_options") == {"include_usage": True}
     return seen
 
@@ -63,7 +65,8 @@ def test_a_plain_answer_is_asked_for_where_nobody_reads_along(play: Play) -> Non
             assert (last.prompt_tokens, last.cached_tokens, last.completion_tokens) == (11, 5, 7)
             assert (last.reasoning_tokens, last.finish_reason) == (3, "stop")
             body = stage.server.asked[0].body
-            assert body["stream"] is False and "stream_options" not in body
+            assert body["stream"] is False
+            assert "stream_options" not in body
 
     play(scenario())
 
@@ -99,7 +102,8 @@ def test_thoughts_reach_nobody(play: Play, field: str) -> None:
         async with staged(streams(thought, *pieces("Hello"), {"choices": [], "usage": DETAILED}), says(whole)) as stage:
             for deltas in (True, False):
                 chunks = await stage.ask(deltas=deltas)
-                assert text_of(chunks) == "Hello" and chunks[-1].reasoning_tokens == 3
+                assert text_of(chunks) == "Hello"
+                assert chunks[-1].reasoning_tokens == 3
 
     play(scenario())
 
@@ -136,7 +140,8 @@ def test_tool_calls_of_a_plain_answer_are_whole(play: Play) -> None:
     async def scenario() -> None:
         async with staged(says(answer)) as stage:
             chunks = await stage.ask(deltas=False)
-            assert text_of(chunks) == "" and chunks[-1].tool_calls == (CALL,)
+            assert text_of(chunks) == ""
+            assert chunks[-1].tool_calls == (CALL,)
 
     play(scenario())
 

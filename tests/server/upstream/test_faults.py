@@ -89,7 +89,8 @@ def test_an_error_of_the_upstream_is_unavailable_after_retries(fails: Fails, sta
 
 def test_too_many_requests_are_unavailable_with_the_upstreams_wait(fails: Fails) -> None:
     raised = fails(error(429, Retry_After="7"), "rate_limited", asked=2)
-    assert isinstance(raised, UpstreamUnavailable) and raised.retry_after == 7
+    assert isinstance(raised, UpstreamUnavailable)
+    assert raised.retry_after == 7
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 405])
@@ -117,7 +118,8 @@ def test_a_redirect_is_not_followed(play: Play, fails: Fails, status: int) -> No
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_refused_request_is_a_bad_request(fails: Fails, status: int) -> None:
     raised = fails(error(status), "refused")
-    assert type(raised) is BadRequest and raised.code is None
+    assert type(raised) is BadRequest
+    assert raised.code is None
     assert raised.message == "the upstream 'cloud' refused the request"
 
 
@@ -130,7 +132,8 @@ def test_a_refused_request_is_a_bad_request(fails: Fails, status: int) -> None:
 )
 def test_a_conversation_that_is_too_long_keeps_its_code(fails: Fails, said: dict[str, str]) -> None:
     raised = fails(error(400, **said), "refused")
-    assert isinstance(raised, ContextLengthExceeded) and raised.code == "context_length_exceeded"
+    assert isinstance(raised, ContextLengthExceeded)
+    assert raised.code == "context_length_exceeded"
 
 
 @pytest.mark.parametrize("deltas", [True, False])
@@ -234,7 +237,8 @@ def test_only_the_configured_key_goes_out(play: Play, monkeypatch: pytest.Monkey
             stage.build(api_key=None)
             await stage.ask(ASK, deltas=False)
             with_key, without = (asked.headers for asked in stage.server.asked)
-            assert with_key["authorization"] == f"Bearer {KEY}" and "authorization" not in without
+            assert with_key["authorization"] == f"Bearer {KEY}"
+            assert "authorization" not in without
             assert "OTHERS-SECRET" not in str(with_key) + str(without)
 
     play(scenario())

@@ -33,7 +33,8 @@ def test_as_many_retries_are_made_as_are_set(play: Play, retries: int) -> None:
     async def scenario() -> None:
         async with staged(error(500), max_retries=retries, breaker_failures=100) as stage:
             await failed(stage)
-            assert len(stage.server.asked) == retries + 1 and len(stage.slept) == retries
+            assert len(stage.server.asked) == retries + 1
+            assert len(stage.slept) == retries
 
     play(scenario())
 
@@ -66,7 +67,9 @@ def test_a_wait_may_be_a_date(play: Play) -> None:
         date = email.utils.formatdate(time.time() + 3600, usegmt=True)
         async with staged(error(429, Retry_After=date)) as stage:
             raised = await failed(stage)
-            assert stage.slept == [] and raised.retry_after is not None and 3500 < raised.retry_after <= 3601
+            assert stage.slept == []
+            assert raised.retry_after is not None
+            assert 3500 < raised.retry_after <= 3601
 
     play(scenario())
 
@@ -99,7 +102,8 @@ def test_the_breaker_opens_half_opens_and_closes(play: Play) -> None:
             assert stage.count("slhf_upstream_breaker_open") == 1
             stage.now += 29.5
             refused = await failed(stage)
-            assert isinstance(refused, UpstreamUnavailable) and refused.retry_after == 1
+            assert isinstance(refused, UpstreamUnavailable)
+            assert refused.retry_after == 1
             assert len(stage.server.asked) == 3
             assert stage.count("slhf_upstream_errors_total", error_type="breaker_open") == 1
             stage.now += 0.5
@@ -107,7 +111,8 @@ def test_the_breaker_opens_half_opens_and_closes(play: Play) -> None:
             assert len(stage.server.asked) == 4
             assert (await failed(stage)).retry_after == 30
             stage.now += 30
-            assert await stage.ask() and await stage.ask()
+            assert await stage.ask()
+            assert await stage.ask()
             assert stage.count("slhf_upstream_breaker_open") == 0
             assert len(stage.server.asked) == 6
 
@@ -124,7 +129,8 @@ def test_a_half_open_breaker_admits_one_attempt_at_a_time(play: Play) -> None:
             await stage.server.until_asked(2)
             assert "left alone" in (await failed(stage)).message
             gate.set()
-            assert await probe and await stage.ask()
+            assert await probe
+            assert await stage.ask()
 
     play(scenario())
 
@@ -210,7 +216,8 @@ def test_waiting_for_a_place_ends_with_the_request(play: Play) -> None:
                 async with asyncio.timeout(0.05):
                     await stage.ask(ASK, deltas=False)
             gate.set()
-            assert await first and await stage.ask(deltas=False)
+            assert await first
+            assert await stage.ask(deltas=False)
             assert len(stage.server.asked) == 2
 
     play(scenario())

@@ -28,7 +28,8 @@ def key_of(settings: Settings) -> str | None:
 def refusal(argv: list[str]) -> str:
     with pytest.raises(SettingsError) as refused:
         load_settings(argv)
-    assert "SECRET" not in str(refused.value) and refused.value.__cause__ is None
+    assert "SECRET" not in str(refused.value)
+    assert refused.value.__cause__ is None
     return str(refused.value)
 
 
@@ -60,7 +61,8 @@ def test_a_file_without_a_key_refuses_to_start(tmp_path: Path, content: str | No
     if content is not None:
         (tmp_path / "key").write_text(content)
     told = refusal(in_file(tmp_path, cloud(f", api_key_file: {tmp_path}/key")))
-    assert told.startswith("upstreams.cloud: ") and f"api_key_file '{tmp_path}/key'" in told
+    assert told.startswith("upstreams.cloud: ")
+    assert f"api_key_file '{tmp_path}/key'" in told
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,8 @@ def test_a_bad_setting_is_named_and_no_secret_shown(tmp_path: Path, content: str
 )
 def test_a_bad_value_that_is_no_secret_is_shown(tmp_path: Path, key: str, value: str) -> None:
     told = refusal(in_file(tmp_path, cloud(f", api_key: {SECRET}, {key}: {value}")))
-    assert told.startswith(f"upstreams.cloud.{key}: ") and value in told
+    assert told.startswith(f"upstreams.cloud.{key}: ")
+    assert value in told
 
 
 @pytest.mark.parametrize("variable", ["SLHF_UPSTREAMS", "SLHF_UPSTREAMS__CLOUD", "SLHF_UPSTREAMS__CLOUD__KEY"])
@@ -120,7 +123,8 @@ def test_a_bad_variable_is_named_and_no_secret_shown(
     monkeypatch.setenv(variable, value)
     with pytest.raises(SettingsError) as refused:
         load_settings([])
-    assert "upstreams" in str(refused.value) and "SECRET" not in str(refused.value)
+    assert "upstreams" in str(refused.value)
+    assert "SECRET" not in str(refused.value)
 
 
 def test_an_empty_key_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

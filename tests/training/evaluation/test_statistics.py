@@ -21,7 +21,8 @@ def test_the_value_is_the_mean_of_what_was_judged() -> None:
 def test_the_interval_of_a_constant_is_the_constant() -> None:
     found = Bootstrap(100).mean(np.full(7, 0.25))
     assert found is not None
-    assert found.low == pytest.approx(0.25) and found.high == pytest.approx(0.25)
+    assert found.low == pytest.approx(0.25)
+    assert found.high == pytest.approx(0.25)
 
 
 def test_the_interval_of_many_coins_is_the_binomials() -> None:
@@ -73,14 +74,16 @@ def test_length_control_makes_a_judge_who_only_likes_length_indifferent() -> Non
     p = np.where(longer > 0, 0.8, 0.2)
     found = length_controlled(p, longer, Bootstrap(10), ridge=NO_RIDGE)
     assert p.mean() == pytest.approx(0.65)
-    assert found is not None and found.value == pytest.approx(0.5, abs=1e-9)
+    assert found is not None
+    assert found.value == pytest.approx(0.5, abs=1e-9)
 
 
 def test_answers_of_equal_length_are_judged_as_they_are() -> None:
     """All features are zero: sigmoid(theta) is the mean."""
     p = np.array([0.25, 0.5, 0.75, 0.9])
     found = length_controlled(p, np.zeros(4), Bootstrap(10), ridge=NO_RIDGE)
-    assert found is not None and found.value == pytest.approx(0.6, abs=1e-9)
+    assert found is not None
+    assert found.value == pytest.approx(0.6, abs=1e-9)
 
 
 def test_one_length_difference_for_all_prompts_cannot_be_told_from_quality() -> None:
@@ -89,7 +92,8 @@ def test_one_length_difference_for_all_prompts_cannot_be_told_from_quality() -> 
 
 def test_who_always_wins_keeps_a_finite_rate() -> None:
     found = length_controlled(np.ones(50), np.tile([3.0, -3.0], 25), Bootstrap(50))
-    assert found is not None and 0.98 < found.value < 1
+    assert found is not None
+    assert 0.98 < found.value < 1
 
 
 def test_the_regression_is_where_its_slope_vanishes() -> None:

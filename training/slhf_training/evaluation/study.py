@@ -78,7 +78,8 @@ class Study:
 
     def _texts(self, pair: Pair) -> tuple[str, str]:
         first, second = self.answers.texts(pair)
-        assert first is not None and second is not None  # a pair without texts has no verdict
+        assert first is not None
+        assert second is not None
         return first, second
 
 
