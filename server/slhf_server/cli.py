@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from slhf_server.loading import open_vllm
 from slhf_server.model import Engine
 from slhf_server.service import OpenEngine, Service
 from slhf_server.settings import Settings, load_settings
+from slhf_server.variables import service_links
 
 _TELLTALES = ("openai", "httpx2", "httpcore2")
 """Their loggers would show addresses (info) and prompts (debug)."""
@@ -103,6 +105,8 @@ async def serve(settings: Settings, listener: socket.socket, open_engine: OpenEn
         timeout_graceful_shutdown=math.ceil(settings.grace_period_s),
     )
     server = Server(config, service)
+    if links := service_links(os.environ):
+        _logger.info("not settings, but links to services (a pod's enableServiceLinks: false): %s", ", ".join(links))
     _logger.info("settings: %s", json.dumps(settings.redacted()))
     _logger.info("listening on http://%s:%d", *listener.getsockname()[:2])
     await server.serve(sockets=[listener])

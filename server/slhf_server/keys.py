@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from slhf_server.errors import InvalidAPIKey, RateLimited, SettingsError
 from slhf_server.settings import Settings
+from slhf_server.yaml_text import read_file
 
 _Clock = Callable[[], float]
 
@@ -23,7 +23,7 @@ _Clock = Callable[[], float]
 class KeyEntry(BaseModel):
     """One entry of the keys file. A limit that is left out is the server's; null: unlimited."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
     """Stands in the log; never in a metric."""
@@ -134,13 +134,7 @@ def _pairs(text: str) -> Iterator[dict[str, Any]]:
 
 def _from_file(path: Path) -> list[KeyEntry]:
     where = f"api_keys_file {path}"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise SettingsError(f"{where}: {exc.strerror}") from exc
-    except (UnicodeDecodeError, yaml.YAMLError) as exc:
-        mark = getattr(exc, "problem_mark", None)  # the error's own text quotes the file
-        raise SettingsError(f"{where}: not YAML{f' at line {mark.line + 1}' if mark else ''}") from None
+    content = read_file("api_keys_file", path)
     if not isinstance(content, list) or not content:
         raise SettingsError(f"{where}: must be a list with an entry {{name, sha256}} for each key")
     return _checked(where, content)
