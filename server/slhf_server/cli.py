@@ -59,7 +59,7 @@ def main() -> None:
         listener = bind(settings)
         asyncio.run(serve(settings, listener))
     except (SettingsError, EngineUnavailable) as exc:
-        sys.exit(f"slhf-server: {exc}")
+        sys.exit(f"slhf-server: {' '.join(str(exc).split())}")  # vLLM's and the hub's words have several lines
     except KeyboardInterrupt:
         pass  # uvicorn has ended in good order and only then raises the signal again
 
@@ -67,16 +67,20 @@ def main() -> None:
 def bind(settings: Settings) -> socket.socket:
     """The listening socket, before anything slow starts. Raises SettingsError naming host and port."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # asyncio sends without delay (TCP_NODELAY) only where the protocol is named; else answers wait 40 ms for an ACK.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        # asyncio sends without delay (TCP_NODELAY) only where the protocol is named; else an ACK is awaited for 40 ms.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as exc:  # no IPv6 here
+        raise SettingsError(f"host {settings.host!r}: {exc.strerror}") from exc
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: else a closed connection stays until its client has read the rest
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(settings.write_timeout_s * 1e3))
     try:
         listener.bind((settings.host, settings.port))
-    except OSError as exc:
+    except (OSError, TypeError, ValueError) as exc:  # the last two: a host that is no name in any encoding
         listener.close()
-        raise SettingsError(f"host {settings.host!r}, port {settings.port}: cannot bind: {exc.strerror}") from exc
+        problem = exc.strerror if isinstance(exc, OSError) else exc
+        raise SettingsError(f"host {settings.host!r}, port {settings.port}: cannot bind: {problem}") from exc
     return listener
 
 

@@ -30,7 +30,7 @@ from slhf_server.errors import SettingsError
 from slhf_server.redaction import is_secret, without_secrets
 from slhf_server.values import given
 from slhf_server.variables import OTHERS, PREFIX, is_service_link
-from slhf_server.yaml_text import number, read_file
+from slhf_server.yaml_text import number, quoted, read_file
 
 BUILTIN = "builtin:smollm2-135m-slhf"
 
@@ -180,7 +180,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="SLHF_",
         env_nested_delimiter="__",
-        env_ignore_empty=True,
         extra="forbid",
         frozen=True,
         allow_inf_nan=False,
@@ -192,7 +191,7 @@ class Settings(BaseSettings):
     )
 
     config: UserPath | None = Field(default=None, description="YAML file with these same settings")
-    bundle: Annotated[str, AfterValidator(os.path.expanduser)] = Field(
+    bundle: str = Field(
         default=BUILTIN,
         min_length=1,
         description="builtin:smollm2-135m-slhf, or builtin:smollm2-135m untrained, a directory, or a hub id",
@@ -293,10 +292,19 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        if isinstance(env_settings, EnvSettingsSource):
-            variables = env_settings.env_vars.items()
-            env_settings.env_vars = {name: text for name, text in variables if not is_service_link(name, text or "")}
-        return (init_settings, env_settings, _ConfigFile(settings_cls))
+        return (init_settings, _Environment(settings_cls), _ConfigFile(settings_cls))
+
+
+class _Environment(EnvSettingsSource):
+    """Without links to services, and without empty variables, which Compose's `${VARIABLE:-}` passes."""
+
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        super().__init__(settings_cls)
+        variables = self.env_vars.items()
+        self.env_vars = {name: text for name, text in variables if text and not is_service_link(name, text)}
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        return quoted(super().decode_complex_value(field_name, field, value))
 
 
 class _ConfigFile(PydanticBaseSettingsSource):
@@ -325,7 +333,7 @@ def load_settings(argv: Sequence[str]) -> Settings:
     except ValidationError as exc:
         raise SettingsError("; ".join(map(_problem, exc.errors()))) from None  # which has the values
     except SourceError as exc:
-        raise SettingsError(f"{exc}: {exc.__cause__}") from None
+        raise SettingsError(_unread(exc)) from None
 
 
 def _check(variable: str, text: str) -> None:
@@ -335,11 +343,17 @@ def _check(variable: str, text: str) -> None:
         return
     setting, *nested = name.removeprefix(PREFIX).lower().split("__")
     mappings = ("models", "upstreams", "limits", "engine")
-    if setting not in Settings.model_fields or (nested and setting not in mappings):
+    if setting not in Settings.model_fields or (nested and setting not in mappings) or "" in nested:
         raise SettingsError(f"environment variable {variable}: no such setting")
     if [setting, *nested][-1] in _KEYS and setting != "engine" and not text.strip():
         key = ".".join([setting, *nested])
         raise SettingsError(f"{key} is empty: unset the environment variable {variable}, or give it a value")
+
+
+def _unread(error: SourceError) -> str:
+    """Of a flag or a variable that has to be JSON and is none."""
+    named = re.search(r'(?:for field "|encountered for )([\w.-]+)', str(error))
+    return f"{named[1] if named else error}: neither JSON nor key=value: {error.__cause__}"
 
 
 def _problem(error: ErrorDetails) -> str:
@@ -354,7 +368,7 @@ def _may_be_shown(where: list[str], error: ErrorDetails) -> bool:
     """Of an upstream only what is known and no secret, and what stands under a mistyped key may be one."""
     value = error["input"]
     if where[0] == "upstreams":
-        return where[-1] in _SHOWN_OF_UPSTREAMS and not is_secret(where[-1]) and not isinstance(value, dict | list)
+        return len(where) == 3 and where[2] in _SHOWN_OF_UPSTREAMS and not isinstance(value, dict | list)
     if error["type"] == "extra_forbidden":
         return not isinstance(number(str(value)), str)
     return not is_secret(where[-1])

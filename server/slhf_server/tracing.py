@@ -196,11 +196,18 @@ def _provider(endpoint: str) -> TracerProvider:
     resource = Resource.create({SERVICE_NAME: "slhf-server", SERVICE_VERSION: version("slhf-server")})
     resource = resource.merge(OTELResourceDetector().detect())  # OTEL_SERVICE_NAME and the like win
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    logging.getLogger("opentelemetry.util.re").addFilter(_without_header)
     provider.add_span_processor(BatchSpanProcessor(_Exporter(endpoint)))
     # From here on the SDK would warn of every bad header of a client, and of every span that a dead collector costs.
     _exporters_logger.setLevel(logging.getLogger().level)
     logging.getLogger("opentelemetry").setLevel(logging.ERROR)
     return provider
+
+
+def _without_header(record: logging.LogRecord) -> bool:
+    """The SDK quotes a header of OTEL_EXPORTER_OTLP_HEADERS that it cannot read, and headers hold keys."""
+    record.args = ("***",)
+    return True
 
 
 def _request(model: str) -> dict[str, str]:

@@ -29,11 +29,13 @@ def given(data: Any, fields: Mapping[str, FieldInfo]) -> Any:
 
 
 def _read(name: str, value: Any, annotation: Any) -> Any:
-    types = set(_types(annotation))
+    types = set(_types(annotation)) - {Ellipsis}  # of tuple[str, ...]
     if not all(isinstance(one, type) and issubclass(one, _READ_BY_PYDANTIC) for one in types):
         return _passed_on(name, value)
     if isinstance(value, list):
         return [_stripped(item) for item in value if item is not None]
+    if isinstance(value, dict) and not any(issubclass(one, BaseModel) for one in types):
+        return {key: _stripped(item) for key, item in value.items() if item is not None}
     value = _stripped(value)
     return number(value) if isinstance(value, str) and types - {NoneType} <= {int, float} else value
 

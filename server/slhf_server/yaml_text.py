@@ -20,6 +20,8 @@ _TAG = "tag:yaml.org,2002:"
 _INTEGER = re.compile("[-+]?[0-9]+(?:_[0-9]+)*|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NO_NUMBER = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_MOST_DIGITS = 1000
+"""Python refuses integers of more than 4300; these are infinite, as other numbers without end are."""
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -129,9 +131,22 @@ def read_file(setting: str, path: Path) -> Any:
         raise SettingsError(f"{setting} {path}: {exc}") from None
 
 
+def quoted(value: Any) -> Any:
+    """JSON's values: its strings are in quotes."""
+    match value:
+        case dict():
+            return {name: quoted(item) for name, item in value.items()}
+        case list():
+            return [quoted(item) for item in value]
+        case str():
+            return Quoted(value)
+        case _:
+            return value
+
+
 def number(text: str) -> int | float | str:
     """What a number says, and any other text as it is. Helm writes large integers as 4.194304e+06: that is one too."""
-    if _INTEGER.fullmatch(text):
+    if _INTEGER.fullmatch(text) and len(text) < _MOST_DIGITS:
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
     if _NO_NUMBER.fullmatch(text):
         return float(text.replace(".", ""))

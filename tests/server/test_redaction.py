@@ -69,6 +69,17 @@ def test_what_is_no_secret_is_shown_as_it_is() -> None:
         assert shown[name] == settings.model_dump(mode="json")[name]
 
 
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"])
+@pytest.mark.parametrize("headers", [f"api-key {CANARY}", CANARY, f"a=b,x:{CANARY}"])
+def test_a_header_for_the_collector_that_cannot_be_read_is_not_quoted(
+    slhf_server: Run, variable: str, headers: str
+) -> None:
+    flags = ("--port", "0", "--bundle", "./missing", "--otlp-endpoint", "http://127.0.0.1:9/v1/traces")
+    ended = slhf_server(*flags, **{variable: headers})
+    assert "Header format invalid" in ended.stderr
+    assert CANARY not in ended.stderr
+
+
 @pytest.mark.parametrize("secret", [12345, 1.5, ["a"], {"a": "b"}, "text"])
 def test_a_secret_of_any_type_is_hidden(secret: object) -> None:
     assert Settings(engine={"hf_token": secret}).redacted()["engine"] == {"hf_token": "***"}

@@ -1,15 +1,18 @@
 """The YAML files of the server, as people write them: the configuration and the keys."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, JsonValue, SecretStr
 
 from slhf_server.errors import SettingsError
 from slhf_server.keys import Keyring
 from slhf_server.settings import RefineLimits, ServedModel, Settings, load_settings
+from slhf_server.values import given
 from slhf_server.yaml_text import NotYAML, read, typed
 
 SECRET = "sk-a-secret-that-nobody-may-see"
@@ -281,10 +284,9 @@ def test_an_engine_argument_that_is_no_yaml_is_named_without_a_secret(flag: str)
 
 def test_a_file_is_found_in_the_users_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "slhf.yaml").write_text("api_keys_file: ~/keys.yaml\ncache_dir: ~/cache\nbundle: ~/bundle")
+    (tmp_path / "slhf.yaml").write_text("api_keys_file: ~/keys.yaml\ncache_dir: ~/cache")
     settings = load_settings(["--config=~/slhf.yaml"])
     assert (settings.api_keys_file, settings.cache_dir) == (tmp_path / "keys.yaml", tmp_path / "cache")
-    assert settings.bundle == str(tmp_path / "bundle")
 
 
 def test_a_pipe_is_read_as_a_file(tmp_path: Path) -> None:
@@ -362,6 +364,34 @@ def test_a_keys_file_is_refused_with_the_place(tmp_path: Path, content: str) -> 
     file.write_text(content)
     with pytest.raises(SettingsError, match="^api_keys_file .*: not YAML at line [12]: "):
         Keyring(Settings(api_keys_file=file))
+
+
+class Extras(BaseModel):
+    """Kinds of settings that hold what is passed on, or names of others."""
+
+    body: dict[str, JsonValue] = {}
+    headers: dict[str, SecretStr] = {}
+    omit: tuple[str, ...] = ()
+    counts: list[int] = []
+
+
+def test_a_mapping_that_is_passed_on_has_types_and_one_of_texts_has_none() -> None:
+    body = "{a: 1, b: '1', c: on, d: [~, 1e-5], e: {f: }}"
+    text = f"{{body: {body}, headers: {{x: 007, y: }}, omit: [4.10, yes, ], counts: [1_0]}}"
+    assert given(read(text), Extras.model_fields) == {
+        "body": {"a": 1, "b": "1", "c": True, "d": [None, 1e-5], "e": {"f": None}},
+        "headers": {"x": "007"},
+        "omit": ["4.10", "yes"],
+        "counts": ["1_0"],
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ['{"x": "4096", "y": {"z": "yes"}}', '{"x": "4096", "y": {"z": "yes"}, "hf_token": "0"}']
+)
+def test_strings_of_json_in_the_environment_stay_text(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("SLHF_ENGINE", text)
+    assert load_settings([]).engine == json.loads(text)
 
 
 def test_one_alias_may_stand_in_several_places_and_merge_into_several() -> None:
