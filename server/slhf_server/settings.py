@@ -51,6 +51,8 @@ UserPath = Annotated[Path, BeforeValidator(_user_path)]
 _NO_UPSTREAM = ("follower-engine", "none")
 """Leaders that are no upstream."""
 _SWITCH = {"true": "on", "yes": "on", "false": "off", "no": "off"}
+_MOST_SHOWN = 200
+"""Characters of a refused value."""
 _KEYS = ("api_keys", "api_keys_file", "api_key", "api_key_file")
 """Settings without which there is no lock, or no key to another's: an empty variable must not mean that by accident."""
 
@@ -169,7 +171,6 @@ class ServedModel(_Section):
     """The values set here replace the server's."""
 
 
-_MOST_SHOWN = 200
 _SHOWN_OF_UPSTREAMS = UpstreamSettings.model_fields.keys() - {"api_key", "base_url"}
 """Settings whose values an error may show."""
 
