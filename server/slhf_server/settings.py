@@ -50,7 +50,7 @@ UserPath = Annotated[Path, BeforeValidator(_user_path)]
 
 _NO_UPSTREAM = ("follower-engine", "none")
 """Leaders that are no upstream."""
-_SWITCH = {"true": "on", "yes": "on", "false": "off", "no": "off"}
+_SWITCH = {"true": "on", "yes": "on", "y": "on", "false": "off", "no": "off", "n": "off"}
 _MOST_SHOWN = 200
 """Characters of a refused value."""
 _KEYS = ("api_keys", "api_keys_file", "api_key", "api_key_file")
@@ -58,7 +58,7 @@ _KEYS = ("api_keys", "api_keys_file", "api_key", "api_key_file")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
     @classmethod

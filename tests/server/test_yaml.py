@@ -48,6 +48,7 @@ def upstream(key: str) -> str:
         ("speculation: on", {"speculation": "on"}),
         ("speculation: yes", {"speculation": "on"}),
         ("speculation: TRUE", {"speculation": "on"}),
+        ("speculation: n", {"speculation": "off"}),
         ("speculation: auto", {"speculation": "auto"}),
         ("speculation: ~", {}),
         ("log_content: yes", {"log_content": True}),
