@@ -322,6 +322,8 @@ class _ConfigFile(PydanticBaseSettingsSource):
         if content is not None and not isinstance(content, dict):
             kind = "list" if isinstance(content, list) else "text"
             raise SettingsError(f"config {path}: must be a mapping of settings, not {kind}")
+        if content and content.get("config") is not None:
+            raise SettingsError(f"config {path}: config: a file does not name another (got {str(content['config'])!r})")
         return content or {}
 
 

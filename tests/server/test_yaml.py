@@ -198,6 +198,7 @@ def test_engine_arguments_have_the_types_that_vllm_expects(
         ("limits: {<<: 1}", "not YAML at line 1: bad alias, tag or key"),
         ("port: 1\nhost: \x07", "not YAML at line 2: the character U+0007 is not allowed"),
         ("engine: " + "[" * 5000, "not YAML that can be read: nested too deeply"),
+        ("config: other.yaml", "config: a file does not name another (got 'other.yaml')"),
         ("- port: 1", "must be a mapping of settings, not list"),
         ("'port: 1'", "must be a mapping of settings, not text"),
         ("port 1", "must be a mapping of settings, not text"),
