@@ -15,7 +15,8 @@ from rich.table import Table
 
 from slhf import __version__
 from slhf.batch import Summary, refine_file
-from slhf.client import DEFAULT_TIMEOUT, AsyncClient, Client
+from slhf.client import AsyncClient, Client
+from slhf.connection import DEFAULT_TIMEOUT
 from slhf.diff import heading, print_rounds, printable
 from slhf.errors import APIError, InputError, SLHFError
 from slhf.exchange import Options
