@@ -31,14 +31,17 @@ def read_json(data: bytes | str) -> Any:
     return value
 
 
-def read_json_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
+def read_json_lines(lines: Iterable[bytes], place: str) -> Iterator[tuple[int, Any]]:
     """Each line's number, counted from 1, and its value; blank lines are left out.
 
-    Raises ValueError as `read_json` does; the caller knows the file, and how many lines it has got.
+    Raises ValueError as `read_json` does, beginning with "PLACE:NUMBER: "; `place` is the file's name.
     """
     for number, line in enumerate(lines, start=1):
         if line.strip(b" \t\r\n\xef\xbb\xbf"):
-            yield number, read_json(line)
+            try:
+                yield number, read_json(line)
+            except ValueError as exc:
+                raise ValueError(f"{place}:{number}: not JSON: {exc}") from exc
 
 
 def _refuse(name: str) -> NoReturn:
