@@ -212,14 +212,12 @@ def decided(body: Any, table: Mapping[str, Parameter]) -> Any:
     PydanticCustomError. A body that is no object is pydantic's to refuse."""
     if not isinstance(body, dict):
         return body
-    return {name: value for name, value in body.items() if _is_kept(name, value, table.get(name), body)}
+    return {name: value for name, value in given(body).items() if _is_kept(name, value, table.get(name), body)}
 
 
 def _is_kept(name: str, value: Any, parameter: Parameter | None, body: Mapping[str, Any]) -> bool:
     if parameter is None:
         raise PydanticCustomError("unknown_parameter", "unknown parameter '{param}'", {"param": name})
-    if value is None:
-        return False  # OpenAI's clients send null for "not given"
     if parameter.fate == "rejected" and not asks_for_nothing(parameter, value, body):
         raise PydanticCustomError("unsupported_parameter", "'{param}': {note}", {"param": name, "note": parameter.note})
     return parameter.fate not in ("ignored", "rejected")

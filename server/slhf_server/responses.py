@@ -168,10 +168,14 @@ class ResponseRequest(Section):
 
     def names(self) -> dict[str, str]:
         """As `GenerationRequest.names`."""
-        first = 0 if self.instructions is None else 1
-        messages = {f"messages.{first + at}": f"input.{place}" for at, (place, _) in enumerate(self._turns())}
-        own = {"messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format"}
-        return {**IN_REFINE, **own, "response_format.json_schema": "text.format", **messages}
+        names = IN_REFINE | {"messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format"}
+        names["response_format.json_schema"] = "text.format"
+        if isinstance(self.input, list):
+            for at, (place, _) in enumerate(self._turns(), start=0 if self.instructions is None else 1):
+                names[f"messages.{at}"] = f"input.{place}"
+                if isinstance(self.input[place], InputResult):
+                    names[f"messages.{at}.content"] = f"input.{place}.output"
+        return names
 
     def as_chat(self) -> ChatRequest:
         system = [] if self.instructions is None else [Message(role="system", content=self.instructions)]

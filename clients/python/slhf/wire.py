@@ -27,7 +27,6 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 Role = Literal["leader", "follower", "client"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -100,8 +99,7 @@ class TextPart(History):
     """A text; a bare string in a list of parts is one, too."""
 
     type: Literal["text", "input_text", "output_text"] | None = None
-    text: StrictStr | None = None
-    """None only in an assistant's message."""
+    text: StrictStr
 
     @model_validator(mode="before")
     @classmethod
@@ -147,8 +145,8 @@ def text_of(content: str | Sequence[TextPart | RefusalPart | OtherPart] | None) 
     """A content as one string: texts are joined by a newline, other parts left out."""
     if content is None or isinstance(content, str):
         return content or ""
-    texts = (part.refusal if isinstance(part, RefusalPart) else getattr(part, "text", None) for part in content)
-    return "\n".join(text for text in texts if text is not None)
+    spoken = (part for part in content if not isinstance(part, OtherPart))
+    return "\n".join(part.text if isinstance(part, TextPart) else part.refusal for part in spoken)
 
 
 def _as_json(arguments: Any) -> Any:
@@ -210,13 +208,10 @@ class Message(Original):
         if self.tool_calls or self.function_call:
             raise ValueError(f"tool_calls in a message of role {self.role}: only an assistant's has them")
         if self.is_result:
-            if (self.tool_call_id or self.tool) is None:
+            if self.tool_call_id is None and self.tool is None:
                 raise ValueError("a tool's message needs a tool_call_id (or the tool's name)")
         elif self.content is None:
             raise ValueError(f"{self.role} message without content")
-        for position, part in enumerate(self.content if isinstance(self.content, list) else ()):
-            if isinstance(part, TextPart) and part.text is None:
-                raise PydanticCustomError("missing", "a text part without text", {"key": f"content.{position}.text"})
         return self
 
     @property
