@@ -64,6 +64,7 @@ class Planner:
         """A job for each choice. Raises ModelNotFound and BadRequest, naming the parameter."""
         name, served = self._find(ask.model)
         conversation.check(ask.messages)
+        conversation.log_unread(ask.messages)
         choices = _limited("n", ask.choices, None, self._settings.limits.choices)
         shared = self._job(name, served, ask)
         return [self._choice(shared, ask, number) for number in range(choices)]
@@ -90,8 +91,9 @@ class Planner:
         options, limits = ask.options, self._settings.limits_of(served)
         drafter = self.drafter(name, options)
         rounds = _limited("rounds", options.rounds, served.rounds, limits.rounds)
-        if any(message.has_media for message in ask.messages):
-            rounds = self._rounds_with_media(served, drafter, rounds)
+        conversation.check_parts(ask.messages, drafter)
+        if served.images == "pass_through" and any(message.others for message in ask.messages):
+            rounds = 0
         turns = conversation.as_text(ask.messages)
         return Job(
             run_id=_run_id(),
@@ -137,14 +139,6 @@ class Planner:
             raise BadRequest(f"model {name!r} has no Leader: give a draft", param="draft")
         model = self._upstreams[served.leader] if drafter == "upstream" else self._engine.leader
         return Player("leader", model, ask.sampling)
-
-    def _rounds_with_media(self, served: ServedModel, drafter: Drafter, rounds: int) -> int:
-        """Images, sounds and files are for an upstream; what the Follower does then, the model's settings say."""
-        if drafter == "engine":
-            raise BadRequest(
-                "messages: this model reads text alone; images, sounds and files are refused", param="messages"
-            )
-        return 0 if served.images == "pass_through" else rounds
 
 
 def _run_id() -> str:

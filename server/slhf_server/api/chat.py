@@ -28,7 +28,7 @@ router = APIRouter(route_class=JsonRoute)
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=RESPONSES)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     service: Service = request.app.state.service
-    jobs = planned(request, body, "chat")
+    jobs = planned(request, body, "chat", body.names())
     if body.stream:
         return await stream(service, jobs, ChatChunks(jobs[0], body))
     ended = await unless_disconnected(request, outcomes(service.run(jobs)))
@@ -36,9 +36,13 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     return answered(jobs[0], ended, choices, body, "chat.completion")
 
 
-def planned(request: Request, body: ChatRequest, endpoint: Endpoint) -> list[Job]:
-    """The jobs of a request that is a chat or can be read as one. Raises what refuses it."""
+def planned(request: Request, body: ChatRequest, endpoint: Endpoint, names: Mapping[str, str]) -> list[Job]:
+    """The jobs of a request that is a chat or can be read as one. Raises what refuses it.
+
+    `names`: what the client calls the parameters that an error, now or later, names.
+    """
     service: Service = request.app.state.service
+    request.state.names = names
     planner = service.planner()
     body.suits(planner.drafter(body.model, body.refine))
     ask = Ask(
