@@ -22,7 +22,7 @@ from slhf_server.model import Engine
 from slhf_server.service import OpenEngine, Service
 from slhf_server.settings import Settings, load_settings
 
-_TELLTALES = ("openai", "httpx2", "httpcore2")
+_TELLTALES = ("httpx2", "httpcore2")
 """Their loggers would show addresses (info) and prompts (debug)."""
 _KEEP_ALIVE_S = 75
 """Longer than clients and load balancers keep an idle connection (httpx 5 s, nginx and AWS 60 s): who closes first must
