@@ -184,7 +184,7 @@ class Upstream:
         try:
             yield progress
         except FOREIGN as exc:
-            failed = failure(self.label, exc, request.body, self._operators, begun=progress.begun)
+            failed = failure(self.label, exc, request, self._operators, begun=progress.begun)
             self._failed(failed, exc)
             raise failed from exc
         except asyncio.CancelledError:

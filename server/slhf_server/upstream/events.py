@@ -5,6 +5,7 @@ of them is bounded, so that no upstream can fill the memory.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,4 +75,9 @@ class Values:
 
 def _json(data: str | bytes) -> Any:
     """NaN and infinity, which log-probabilities hold in some servers' JSON, are read as if they were not given."""
-    return json.loads(data, parse_constant=lambda _: None)
+    return json.loads(data, parse_constant=lambda _: None, parse_float=_finite)
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None

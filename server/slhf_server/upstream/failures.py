@@ -13,6 +13,7 @@ import httpx2
 
 from slhf_server.errors import BadRequest, RequestError, UpstreamContextExceeded, UpstreamFailed, UpstreamUnavailable
 from slhf_server.upstream.answer import ErrorInAnswer, UnusableAnswer
+from slhf_server.upstream.dialect import Request
 from slhf_server.upstream.refusal import NOTHING_SAID, Refusal, read_refusal
 
 
@@ -58,18 +59,14 @@ class Failure(Exception):
         """Which fields of the request are to blame, where it was refused."""
 
 
-def failure(label: str, exc: Exception, sent: Collection[str], operators: Collection[str], *, begun: bool) -> Failure:
-    """`begun`: the upstream had said 200 by then.
-
-    `sent` are the fields of the request, `operators` those that the settings gave, which no client can mend.
-    """
+def failure(label: str, exc: Exception, request: Request, operators: Collection[str], *, begun: bool) -> Failure:
+    """`begun`: the upstream had said 200 by then. `operators`: fields that the settings gave: no client can mend them."""
     who = f"the upstream {label!r}"
     match exc:
         case StatusError():
-            return _by_status(who, exc, read_refusal(exc.content, sent), operators)
+            return _by_status(who, exc, request, operators)
         case ErrorInAnswer(status=int(status), begun=False):
-            refusal = read_refusal(json.dumps(exc.error).encode(), sent)
-            return _by_status(who, StatusError(status), refusal, operators)
+            return _by_status(who, StatusError(status, content=json.dumps(exc.error).encode()), request, operators)
         case ErrorInAnswer(status=int(status)) if status == 429 or status >= 500:
             return Failure("server_error", UpstreamUnavailable(f"{who} failed in the middle of its answer"))
         case httpx2.HTTPError() if begun:
@@ -81,11 +78,12 @@ def failure(label: str, exc: Exception, sent: Collection[str], operators: Collec
     return Failure("invalid_answer", UpstreamFailed(f"{who} gave an answer that cannot be used"))
 
 
-def _by_status(who: str, exc: StatusError, refusal: Refusal, operators: Collection[str]) -> Failure:
+def _by_status(who: str, exc: StatusError, request: Request, operators: Collection[str]) -> Failure:
+    refusal = read_refusal(exc.content, request.body)
     wait = _retry_after(exc.retry_after)
     told = math.ceil(wait) if wait else None
     if exc.status in REFUSED and not refusal.fields & set(operators):
-        return Failure("refused", _client_error(who, refusal), refusal=refusal)
+        return Failure("refused", _client_error(who, refusal, request), refusal=refusal)
     if exc.status == 429:
         error = UpstreamUnavailable(f"{who} takes no more requests at present", retry_after=told)
         return Failure("rate_limited", error, again=True, retry_after=wait or 0.0)
@@ -95,13 +93,14 @@ def _by_status(who: str, exc: StatusError, refusal: Refusal, operators: Collecti
     return Failure("misconfigured", UpstreamUnavailable(f"{who} does not serve this server"), refusal=refusal)
 
 
-def _client_error(who: str, refusal: Refusal) -> BadRequest:
+def _client_error(who: str, refusal: Refusal, request: Request) -> BadRequest:
     """What a client can do about it: it is told the name of its own field, and nothing else."""
     if refusal.too_long:
         return UpstreamContextExceeded()
-    if not refusal.fields:
+    asked_for = refusal.fields - request.optional
+    if not asked_for:
         return BadRequest(f"{who} refused the request")
-    name = min(refusal.fields)
+    name = min(asked_for)
     name = "max_tokens" if name == "max_completion_tokens" else name
     return BadRequest(f"{who} refused {name!r} as the request has it", param=name)
 

@@ -29,7 +29,7 @@ _NO_COMPLAINT = re.compile(
     re.IGNORECASE,
 )
 """Behind these words a message lists what the upstream does know, or repeats the request."""
-_SAID = {"message", "msg", "detail", "details", "error", "errors", "description", "title", "code", "type", "status"}
+_SAID = set("message msg detail details error errors description title code type status fieldViolations".split())
 """Keys whose texts speak about the request. Others repeat it (`input`), or say nothing."""
 _ALWAYS = ("model", "messages")
 """Words of nearly every message: they count only where the format names fields."""
