@@ -24,7 +24,7 @@ from slhf_server.service import OpenEngine, Service
 from slhf_server.settings import Settings, load_settings
 from slhf_server.variables import service_links
 
-_TELLTALES = ("openai", "httpx2", "httpcore2")
+_TELLTALES = ("httpx2", "httpcore2")
 """Their loggers would show addresses (info) and prompts (debug)."""
 _KEEP_ALIVE_S = 75
 """Longer than clients and load balancers keep an idle connection (httpx 5 s, nginx and AWS 60 s): who closes first must

@@ -185,7 +185,7 @@ class Service:
 def _upstreams(settings: Settings, metrics: Metrics) -> "dict[str, Upstream]":
     if not settings.upstreams:
         return {}
-    from slhf_server.upstream import Upstream  # imports the openai SDK: a second or two
+    from slhf_server.upstream import Upstream  # imports an HTTP client, which only upstreams need
 
     return {name: Upstream(name, upstream, metrics) for name, upstream in settings.upstreams.items()}
 
