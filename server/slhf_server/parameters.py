@@ -122,7 +122,7 @@ CHAT: dict[str, Parameter] = {
     "messages": Parameter("used"),
     "stream": Parameter("used"),
     "stream_options": Parameter("used", "include_usage; the usage so far is not told in every chunk"),
-    "n": Parameter("used", "independent chains; the seed of each is one higher than the last's"),
+    "n": Parameter("used", "independent chains; each draws with seeds of its own"),
     "refine": Parameter("used", "the refinement itself"),
     **_SAMPLING,
     "max_tokens": Parameter("both", "per round; refine.max_tokens overrides it for the Follower"),

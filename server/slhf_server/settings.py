@@ -260,6 +260,12 @@ class Settings(BaseSettings):
     )
     api_keys: SecretStr | None = Field(default=None, description="clients' keys, name=key,name2=key2; never by flag")
     api_keys_file: UserPath | None = Field(default=None, description="YAML file with the hashes of clients' keys")
+    cache_isolation: Literal["key", "none"] = Field(
+        default="key", description="whose prompts the prefix cache remembers for a request: its key's own, or all"
+    )
+    cache_salt_secret: SecretStr | None = Field(
+        default=None, min_length=1, description="for replicas that share a cache: separates the keys' parts of it"
+    )
     cors_origins: list[str] = Field(default=[], description='origins whose pages may call the server; "*": all')
     write_timeout_s: float = Field(
         default=60.0, gt=0, le=86_400, description="for a client that does not read, seconds"

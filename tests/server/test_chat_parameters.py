@@ -9,6 +9,7 @@ from slhf_server.chat import ChatRequest
 from slhf_server.fake import FakeEngine
 from slhf_server.model import Sampling
 from slhf_server.parameters import CHAT
+from slhf_server.seeds import seed_of
 from tests.conftest import Serve
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "what is it"}]}
@@ -249,15 +250,17 @@ def test_sampling_reaches_both_roles_and_nothing_else_changes(url: str, engine: 
     assert httpx2.post(url, json=body).status_code == 200
     value = SENSIBLE[name]
     expected = AS_SAMPLED.get(name, {name: tuple(value) if isinstance(value, list) else value})
-    for role in (engine.leader, engine.follower):
+    for number, role in enumerate((engine.leader, engine.follower)):
         ((_, sampling),) = role.calls
+        if name == "seed":  # each round draws with one of its own
+            expected = {"seed": seed_of(value, 0, number)}
         asked = {key: getattr(sampling, key) for key in Sampling.__dataclass_fields__ if key != "max_total_tokens"}
         untouched = {key: getattr(Sampling(), key) for key in asked}
         assert asked == untouched | expected
 
 
 def test_the_followers_own_wishes_override_the_shared_ones(url: str, engine: FakeEngine) -> None:
-    shared = {"temperature": 0.5, "top_p": 0.25, "max_tokens": 11, "seed": 13}
+    shared = {"temperature": 0.5, "top_p": 0.25, "max_tokens": 11, "frequency_penalty": 0.5}
     own = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 5}
     assert httpx2.post(url, json=ASK | shared | {"refine": own}).status_code == 200
     for role, wished in ((engine.leader, shared), (engine.follower, shared | own)):

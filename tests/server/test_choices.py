@@ -44,14 +44,6 @@ def test_each_choice_is_a_chain_of_its_own_and_tokens_add_up(serve: Serve) -> No
     assert whole["draft"]["total_tokens"] == sum(report["usage"]["draft"]["total_tokens"] for report in reports)
 
 
-def test_a_seed_differs_from_choice_to_choice(serve: Serve) -> None:
-    engine = FakeEngine()
-    body = {"messages": ASK, "n": 3, "seed": 7}
-    httpx2.post(f"{serve(engine)}/v1/chat/completions", json=body)
-    assert sorted(sampling.seed or 0 for _, sampling in engine.leader.calls) == [7, 8, 9]
-    assert sorted(sampling.seed or 0 for _, sampling in engine.follower.calls) == [7, 8, 9]
-
-
 def test_a_draft_is_refined_n_times(serve: Serve) -> None:
     body = {"messages": ASK, "n": 2, "refine": {"draft": "mine", "rounds": 1}}
     answer = httpx2.post(f"{serve(FakeEngine(numbered()))}/v1/chat/completions", json=body).json()

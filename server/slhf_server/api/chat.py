@@ -54,6 +54,7 @@ def planned(request: Request, body: ChatRequest, endpoint: Endpoint, names: Mapp
         sampling=body.sampling(),
         deltas="none" if not body.stream else "all" if body.refine.show_rounds else "last",
         choices=body.n or 1,
+        cache_salt=request.app.state.keyring.cache_salt(request.state.log.get("key")),
         log=request.state.log,
         trace=trace_headers(request.headers),
     )

@@ -44,6 +44,7 @@ async def refine(body: RefineRequest, request: Request) -> Response:
         options=body,
         sampling=Sampling(temperature=body.temperature, top_p=body.top_p, max_tokens=body.max_tokens),
         deltas="all" if body.stream else "none",
+        cache_salt=request.app.state.keyring.cache_salt(request.state.log.get("key")),
         log=request.state.log,
         trace=trace_headers(request.headers),
     )

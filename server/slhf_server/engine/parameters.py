@@ -13,7 +13,7 @@ from slhf_server.model import Sampling
 from slhf_server.structure import Structure
 
 _LISTS = ("stop", "bad_words", "stop_token_ids", "allowed_token_ids")  # SamplingParams takes no tuple
-_ELSEWHERE = ("max_total_tokens", "structure", "logit_bias", "passed_on")
+_ELSEWHERE = ("max_total_tokens", "structure", "logit_bias", "cache_salt", "passed_on")
 _PASSED_ON = tuple(name for name in Sampling.__dataclass_fields__ if name not in (*_LISTS, *_ELSEWHERE))
 
 

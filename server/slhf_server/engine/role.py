@@ -46,7 +46,8 @@ class VLLMRole:
         ids = self.encoder.encode(turns)
         params = self._params(sampling, len(ids), deltas)
         completion = _Completion(self.encoder, sampling, self.encoder.opens_thought(ids))
-        outputs = self.llm.generate(tokens_input(ids), params, request_id=request_id, lora_request=self.adapter)
+        prompt = tokens_input(ids, cache_salt=sampling.cache_salt)
+        outputs = self.llm.generate(prompt, params, request_id=request_id, lora_request=self.adapter)
         try:
             async with aclosing(outputs):
                 async for output in outputs:

@@ -45,7 +45,7 @@ class Source:
 
 
 def event_stream(source: Source, write_timeout_s: float = 60) -> EventStream:
-    return EventStream(source.frames(), write_timeout_s)
+    return EventStream(source.frames(), Paced(source.stream()), write_timeout_s)
 
 
 def test_a_frame_is_data_and_an_optional_event_ended_by_an_empty_line() -> None:
