@@ -60,6 +60,11 @@ class Job:
     counts_tokens: bool = False
     """Count tokens as they come although nobody reads along: a round that a deadline cuts is then billed exactly."""
 
+    @property
+    def engine_plays(self) -> bool:
+        """Whether any round is the engine's: an upstream's draft alone is not."""
+        return self.rounds > 0 or self.draft_source == "leader"
+
     def streams(self, number: int) -> bool:
         """Whether somebody reads this round while it is generated."""
         wanted = self.deltas == "all" or (self.deltas == "last" and number == self.rounds)

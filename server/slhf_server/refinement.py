@@ -36,7 +36,7 @@ async def refine(job: Job) -> AsyncGenerator[Step, None]:
                 async for chunk in chunks:
                     if (piece := chain.take(chunk)) is not None:
                         yield piece
-            yield chain.finish_round()
+            yield await chain.finish_round()
     except RequestError as exc:
         reason = chain.settle(exc)
     yield chain.outcome(reason)

@@ -59,7 +59,14 @@ def _document(app: FastAPI) -> None:
 
 
 def body_of(exc: RequestError) -> ErrorBody:
-    return ErrorBody(message=exc.message, type=exc.type, param=exc.param, code=exc.code)
+    return ErrorBody(
+        message=_cut(exc.message, 1000), type=exc.type, param=exc.param and _cut(exc.param, 200), code=exc.code
+    )
+
+
+def _cut(text: str, length: int) -> str:
+    """A message may quote what a client sent, which may be megabytes."""
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def bad_request(errors: list[Any]) -> BadRequest:
@@ -105,7 +112,7 @@ async def _http_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
     if exc.status_code == BodyTooLarge.status:
         return answer(request, BodyTooLarge(exc.detail))
-    message = f"{exc.detail}: {request.method} {request.scope['path']}"
+    message = _cut(f"{exc.detail}: {request.method} {request.scope['path']}", 1000)
     body = ErrorBody(message=message, type="invalid_request_error")
     return _response(exc.status_code, body, dict(exc.headers or {}))
 

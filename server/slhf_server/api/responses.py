@@ -29,7 +29,7 @@ router = APIRouter(route_class=JsonRoute)
 @router.post("/v1/responses", responses=FAILURES)
 async def responses(body: ResponseRequest, request: Request) -> Response:
     service: Service = request.app.state.service
-    (job,) = jobs = planned(request, body.as_chat(), "responses")
+    (job,) = jobs = await planned(request, body.as_chat(), "responses")
     if body.stream:
         return await stream(service, jobs, ResponseEvents(job, body))
     outcome = (await unless_disconnected(request, outcomes(service.run(jobs))))[0]

@@ -1,5 +1,6 @@
 """One role of the bundle on vLLM: turns in, chunks out."""
 
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from slhf_server.errors import (
 from slhf_server.model import Chunk, Sampling, Turn
 from slhf_server.prompt import THINK, PromptEncoder
 
+_logger = logging.getLogger(__name__)
 _FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -51,13 +53,18 @@ class VLLMRole:
             async with aclosing(outputs):
                 async for output in outputs:
                     yield completion.chunk(output)
+        except EngineFailed as exc:
+            _logger.error("request %s: %s", request_id, exc.message)
+            raise
         except QueueOverflowError as exc:
             raise QueueFull("the engine's queue is full") from exc
         except VLLMClientError as exc:  # what is wrong with a grammar names no parameter
             raise refusal(exc, None if sampling.structure is None else "response_format") from exc
         except EngineGenerateError as exc:
-            if isinstance(exc.__cause__, ValueError | TypeError):  # text that no tokenizer takes
+            if isinstance(exc.__cause__, ValueError | TypeError | OverflowError):  # what no tokenizer or message holds
                 raise refusal(exc.__cause__) from exc
+            cause = exc.__cause__ or exc
+            _logger.error("request %s: the engine failed: %s: %s", request_id, type(cause).__name__, cause)
             raise EngineFailed("the engine failed on this request") from exc
         except EngineDeadError as exc:
             raise EngineUnavailable("the engine has died") from exc
