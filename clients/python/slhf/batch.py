@@ -68,9 +68,7 @@ async def refine_file(
     line of either file cannot be used, and SLHFError when there is no server; a line's own error is its record.
     """
     keys, defaults = keys or Keys(), defaults or Options()
-    if target.suffix == ".gz" or (target.exists() and target.samefile(source)):
-        raise InputError(f"{target}: the output must be a plain file of its own")
-    wanted = await asyncio.to_thread(ids, source, keys, defaults)
+    wanted = await asyncio.to_thread(_wanted, source, target, keys, defaults)
     journal = Journal(target)
     summary = Summary(total=len(wanted), skipped=len(wanted & journal.finished))
     if summary.skipped == summary.total:
@@ -84,6 +82,12 @@ async def refine_file(
                 summary.count(record)
                 report(record, summary)
     return summary
+
+
+def _wanted(source: Path, target: Path, keys: Keys, defaults: Options) -> set[str]:
+    if target.suffix == ".gz" or (target.exists() and target.samefile(source)):
+        raise InputError(f"{target}: the output must be a plain file of its own")
+    return ids(source, keys, defaults)
 
 
 async def refined(client: AsyncClient, lines: Iterable[Line], concurrency: int) -> AsyncGenerator[Record]:
