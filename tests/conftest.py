@@ -1,5 +1,6 @@
 """Fixtures that several folders use: a fake-engine application, in process and on a real socket."""
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
@@ -45,6 +46,12 @@ def await_ready(url: str, thread: threading.Thread, attempts: int = 200) -> None
                 return
         thread.join(0.02)
     raise AssertionError("the server did not become ready")
+
+
+async def until(holds: Callable[[], bool], pause: float = 0.0) -> None:
+    """Give the event loop its turns until it holds; the caller's timeout is the bound."""
+    for _ in iter(lambda: bool(holds()), True):
+        await asyncio.sleep(pause)
 
 
 @pytest.fixture

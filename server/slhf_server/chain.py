@@ -130,7 +130,7 @@ class Chain:
             return None
         return RoundDelta(round=self.number, delta=shown, logprobs=running.logprobs[known:])
 
-    def finish_round(self) -> RoundCompleted:
+    async def finish_round(self) -> RoundCompleted:
         """The running round's completion is whole.
 
         Of a Follower's round, raises TokenBudgetExceeded where the budget cut it, InvalidStructure where it is not what
@@ -142,7 +142,7 @@ class Chain:
         if self._finished and running.last.finish_reason == "length" and self._left() <= running.tokens:
             raise TokenBudgetExceeded("max_total_tokens is used up")
         text = running.text
-        if self._finished and self._job.structure is not None and not self._job.structure.admits(text):
+        if self._finished and self._job.structure is not None and not await self._job.structure.admits(text):
             raise InvalidStructure("the round's text is not what response_format asks for")
         if self._finished and is_blank(text):
             raise EngineFailed("the Follower wrote nothing")  # which is never better than what there was

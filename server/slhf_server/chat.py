@@ -11,7 +11,7 @@ from slhf_server.errors import BadRequest
 from slhf_server.model import Sampling
 from slhf_server.parameters import CHAT, OF_THE_ENGINE, Fate, asks_for_nothing, decided, shown
 from slhf_server.planner import Drafter
-from slhf_server.structure import structure_of
+from slhf_server.structure import Structure
 
 Item = TypeVar("Item")
 TokenId = Annotated[StrictInt, Field(ge=0, lt=2**31)]
@@ -49,9 +49,9 @@ class GenerationRequest(Section):
     repetition_penalty: Annotated[float, Field(gt=0, le=2, strict=True)] | None = None
     ignore_eos: StrictBool | None = None
     logit_bias: Annotated[dict[StrictStr, Bias], BeforeValidator(given)] | None = None
-    bad_words: list[StrictStr] | None = None
-    stop_token_ids: list[TokenId] | None = None
-    allowed_token_ids: list[TokenId] | None = None
+    bad_words: Annotated[list[StrictStr], Field(fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = None
+    allowed_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = None
     include_stop_str_in_output: StrictBool | None = None
     skip_special_tokens: StrictBool | None = None
 
@@ -70,7 +70,7 @@ class ChatRequest(GenerationRequest):
 
     model_config = ConfigDict(json_schema_extra=shown(CHAT))
 
-    messages: list[Message]
+    messages: Annotated[list[Message], Field(fail_fast=True)]
     max_completion_tokens: Count | None = None
     response_format: dict[str, Any] | None = None
     logprobs: StrictBool = False
@@ -96,8 +96,8 @@ class ChatRequest(GenerationRequest):
             raise PydanticCustomError("needs_logprobs", "top_logprobs needs logprobs: true", {"param": "top_logprobs"})
         return self
 
-    def sampling(self) -> Sampling:
-        """For both roles. Raises BadRequest for a response_format that cannot be."""
+    def sampling(self, structure: Structure | None) -> Sampling:
+        """For both roles; `structure` is what `response_format` asks for."""
         return Sampling(
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             max_tokens=self.max_completion_tokens or self.max_tokens,  # only one of them was given
@@ -105,7 +105,7 @@ class ChatRequest(GenerationRequest):
             bad_words=_frozen(self.bad_words),
             stop_token_ids=_frozen(self.stop_token_ids),
             allowed_token_ids=_frozen(self.allowed_token_ids),
-            structure=None if self.response_format is None else structure_of(self.response_format),
+            structure=structure,
             **{name: getattr(self, name) for name in _SHARED},
         )
 

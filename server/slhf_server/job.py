@@ -70,6 +70,11 @@ class Job:
     def request_id(self) -> str:
         return self.id.partition("-")[2]
 
+    @property
+    def engine_plays(self) -> bool:
+        """Whether any round is the engine's: an upstream's draft alone is not."""
+        return self.rounds > 0 or self.draft_source == "leader"
+
     def streams(self, number: int) -> bool:
         """Whether somebody reads this round while it is generated."""
         wanted = self.deltas == "all" or (self.deltas == "last" and number == self.rounds)

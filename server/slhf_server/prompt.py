@@ -9,14 +9,16 @@ hard boundaries of ordinary tokenisation too.
 A turn that carries token ids is spliced in as it is: what the engine generated is what its prefix cache holds.
 """
 
+import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
+from tokenizers.models import BPE
 
-from slhf_server.errors import BadRequest, SettingsError
+from slhf_server.errors import BadRequest, ContextLengthExceeded, SettingsError
 from slhf_server.model import Turn
 
 _MARKER = "\ue000{}\ue001"  # private-use characters: no template holds them, and no content is searched for them
@@ -28,6 +30,10 @@ _BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
     chr(0x100 + i): byte for i, byte in enumerate(sorted({*range(0x100)} - {*_PRINTABLE}))
 }
 """How byte-level tokenizers spell bytes: GPT-2's table."""
+
+
+_SHORTENED = {"NoneType": 1, "NFC": 4}
+"""Normalizers, and how many characters they may make one of; others may drop any number."""
 
 
 class PromptEncoder:
@@ -47,10 +53,11 @@ class PromptEncoder:
         padded = f" {_MARKER.format(0)} "
         self._template_trims = padded not in self._render([{"role": "user", "content": padded}])
 
-    def encode(self, turns: Sequence[Turn]) -> list[int]:
+    def encode(self, turns: Sequence[Turn], most: float = math.inf) -> list[int]:
         """Token ids of the chat, ending where the assistant's next turn begins.
 
-        Raises BadRequest where the model's template refuses the order or kind of turns.
+        Raises BadRequest where the model's template refuses the order or kind of turns, and ContextLengthExceeded where
+        one stretch of text alone has more than `most` tokens.
         """
         rendered = self._render([{"role": t.role, "content": _MARKER.format(i)} for i, t in enumerate(turns)])
         ids: list[int] = []
@@ -59,10 +66,18 @@ class PromptEncoder:
             if isinstance(piece, str):
                 run += piece
             else:
-                ids += self._plain(run)
+                ids += self._plain(run, most)
                 ids += piece
                 run = ""
-        return ids + self._plain(run)
+        return ids + self._plain(run, most)
+
+    @property
+    def most_characters_per_token(self) -> float:
+        """No text of n times as many characters has fewer than n tokens; infinite where nothing is known."""
+        model, normalizer = self._backend.model, type(self._backend.normalizer).__name__
+        if not isinstance(model, BPE) or normalizer not in _SHORTENED or (model.unk_token and not model.byte_fallback):
+            return math.inf
+        return max(map(len, self._backend.get_vocab())) * _SHORTENED[normalizer]
 
     def faithful(self, token_ids: Sequence[int], text: str) -> tuple[int, ...] | None:
         """The ids if they may stand for the text in a later prompt: no special token, and they decode to just it."""
@@ -118,8 +133,17 @@ class PromptEncoder:
             else:
                 yield piece
 
-    def _plain(self, text: str) -> list[int]:
-        return self._backend.encode(text, add_special_tokens=False).ids if text else []
+    def _plain(self, text: str, most: float = math.inf) -> list[int]:
+        """By `encode_batch_fast`, which is twice as fast as `encode`, and lets other threads run meanwhile.
+
+        Making the list does not: so what is longer than `most` is refused before.
+        """
+        if not text:
+            return []
+        encoding = self._backend.encode_batch_fast([text], add_special_tokens=False)[0]
+        if len(encoding) > most:
+            raise ContextLengthExceeded(len(encoding), int(most))
+        return list(encoding.ids)
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         try:

@@ -43,7 +43,7 @@ async def refine(job: Job) -> AsyncGenerator[Step, None]:
             except DeadlineExceeded:
                 if not chain.is_whole:  # else the model had said everything, and was only tidying up
                     raise
-            yield chain.finish_round()
+            yield await chain.finish_round()
     except RequestError as exc:
         reason = chain.settle(exc)
     except Exception:  # a bug is no reason to lose what was finished

@@ -19,6 +19,7 @@ from slhf_server.model import Engine
 from slhf_server.planner import Planner
 from slhf_server.refinement import Step, refine
 from slhf_server.settings import Settings
+from slhf_server.workers import Workers
 
 if TYPE_CHECKING:
     from slhf_server.tracing import Tracing
@@ -39,6 +40,7 @@ class Service:
         self.metrics = Metrics()
         self.admission = Admission(settings.limits.running, settings.limits.waiting)
         self.upstreams = _upstreams(settings, self.metrics)
+        self.workers = Workers(grammars=_writes_guidance(settings))
         self.engine: Engine | None = None
         self._open_engine = open_engine
         self._tracing = _tracing(settings)
@@ -72,6 +74,7 @@ class Service:
             await asyncio.wait(self._probes)
         for upstream in self.upstreams.values():
             await upstream.close()
+        await self.workers.close()
         await self.loading()
         if self._watching is not None:
             self._watching.cancel()
@@ -211,6 +214,12 @@ def _upstreams(settings: Settings, metrics: Metrics) -> "dict[str, Upstream]":
     from slhf_server.upstream import Upstream  # imports an HTTP client, which only upstreams need
 
     return {name: Upstream(name, upstream, metrics) for name, upstream in settings.upstreams.items()}
+
+
+def _writes_guidance(settings: Settings) -> bool:
+    """Whether the engine's grammars are llguidance's, unless the operator has chosen other ones."""
+    chosen = settings.engine.get("structured_outputs_config")
+    return chosen is None or (isinstance(chosen, dict) and chosen.get("backend") == "guidance")
 
 
 def _tracing(settings: Settings) -> "Tracing | None":

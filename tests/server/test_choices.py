@@ -11,7 +11,7 @@ import pytest
 from slhf_server.errors import EngineFailed, RequestError
 from slhf_server.fake import FakeEngine, Reply
 from slhf_server.model import Turn
-from tests.conftest import Serve
+from tests.conftest import Serve, until
 
 ASK: list[Any] = [{"role": "user", "content": "what is it"}]
 
@@ -98,12 +98,10 @@ def test_a_client_that_goes_away_ends_every_chain(serve: Serve) -> None:
         async with httpx2.AsyncClient() as client:
             body = {"messages": ASK, "n": 4}
             asking = asyncio.ensure_future(client.post(f"{url}/v1/chat/completions", json=body))
-            while engine.leader.running < 4:
-                await asyncio.sleep(0.01)
+            await until(lambda: engine.leader.running == 4, 0.01)
             asking.cancel()
         async with asyncio.timeout(5):
-            while engine.leader.running:
-                await asyncio.sleep(0.01)
+            await until(lambda: not engine.leader.running, 0.01)
 
     asyncio.run(leave())
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
+_MOST_DIGITS = 1_000  # Python reads long integers in quadratic time
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -21,7 +22,7 @@ def read_json(data: bytes | str) -> Any:
     """
     text = data.removeprefix("\ufeff") if isinstance(data, str) else data.decode("utf-8-sig")
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
         if _SURROGATE.search(text):  # halves of whole pairs were joined by now
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as exc:
@@ -46,6 +47,12 @@ def read_json_lines(lines: Iterable[bytes], place: str) -> Iterator[tuple[int, A
 
 def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"the number {digits:.40} is too long")
+    return int(digits)
 
 
 def _finite(digits: str) -> float:

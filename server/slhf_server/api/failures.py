@@ -141,7 +141,7 @@ async def _http_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
     if exc.status_code == BodyTooLarge.status:
         return answer(request, BodyTooLarge(exc.detail))
-    message = f"{exc.detail}: {request.method} {request.scope['path']}"
+    message = _bounded(f"{exc.detail}: {request.method} {request.scope['path']}", 1000)
     body = ErrorBody(message=message, type="invalid_request_error")
     return _response(exc.status_code, body, dict(exc.headers or {}))
 
