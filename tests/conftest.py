@@ -17,6 +17,9 @@ from slhf_server.builtin import builtin_bundle
 from slhf_server.cli import bind
 from slhf_server.fake import FakeEngine
 from slhf_server.settings import Settings
+from tests.standstill import event_loops_keep_running, pytest_terminal_summary
+
+__all__ = ["event_loops_keep_running", "pytest_terminal_summary"]  # hooks and fixtures that pytest finds here
 
 Serve = Callable[..., str]
 
@@ -26,7 +29,9 @@ def running(app: FastAPI) -> Iterator[str]:
     """The application behind uvicorn on a free port of 127.0.0.1; yields its base URL."""
     settings: Settings = app.state.service.settings
     listener = bind(settings.model_copy(update={"port": 0}))
-    server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_config=None, timeout_graceful_shutdown=2))
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=Protocol, loop="asyncio", log_config=None, timeout_graceful_shutdown=2)
+    )
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

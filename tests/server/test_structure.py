@@ -56,7 +56,7 @@ def admits(response_format: dict[str, Any], *texts: str) -> list[bool]:
     return asyncio.run(ask())
 
 
-def refined(engine: FakeEngine, **job: object) -> Outcome:
+def refined(engine: FakeEngine, **job: Any) -> Outcome:
     """How a refinement ends whose texts must be a PERSON."""
 
     async def play() -> Outcome:
