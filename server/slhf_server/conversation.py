@@ -1,7 +1,6 @@
 """From the messages of a request to the turns that the Leader and the Follower see."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
 
 from slhf.wire import Message
 from slhf_server.errors import BadRequest
@@ -28,22 +27,29 @@ def as_sent(messages: Iterable[Message]) -> tuple[Turn, ...]:
     return tuple(Turn(m.role, m.text, message=m.model_dump(exclude_none=True)) for m in messages)
 
 
-def as_text(messages: Sequence[Message]) -> tuple[Turn, ...]:
-    """Turns of text alone, which every chat template takes: tool calls and their results are told in words."""
-    names = {call.id: call.function.name for m in messages for call in m.tool_calls or ()}
-    return tuple(turn for is_tool, run in groupby(messages, _is_tool) for turn in _turns(is_tool, list(run), names))
+def as_text(messages: Iterable[Message]) -> tuple[Turn, ...]:
+    """Turns of text alone, which every chat template takes: tool calls and their results are told in words.
+
+    Results and what the user says next are one turn, because many templates want user and assistant in turn.
+    """
+    turns: list[Turn] = []
+    names: dict[str, str] = {}
+    after_result = False
+    for message in messages:
+        names |= {call.id: call.function.name for call in message.tool_calls or ()}
+        turn = _turn(message, names)
+        if after_result and turn.role == "user":
+            turns[-1] = Turn("user", f"{turns[-1].text}\n\n{turn.text}")
+        else:
+            turns.append(turn)
+        after_result = message.role == "tool"
+    return tuple(turns)
 
 
-def _is_tool(message: Message) -> bool:
-    return message.role == "tool"
-
-
-def _turns(is_tool: bool, run: list[Message], names: dict[str, str]) -> Iterator[Turn]:
-    if is_tool:  # one turn for all results: templates want user and assistant in turn
-        yield Turn("user", "\n\n".join(f"Result of {names.get(m.tool_call_id or '', 'tool')}:\n{m.text}" for m in run))
-        return
-    for message in run:
-        yield Turn("system" if message.role == "developer" else message.role, _text(message))
+def _turn(message: Message, names: Mapping[str, str]) -> Turn:
+    if message.role == "tool":
+        return Turn("user", f"Result of {names.get(message.tool_call_id or '', 'tool')}:\n{message.text}")
+    return Turn("system" if message.role == "developer" else message.role, _text(message))
 
 
 def _text(message: Message) -> str:
