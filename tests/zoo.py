@@ -19,7 +19,10 @@ CORPUS = [
     "The assistant answers the user in turn.\n\nYou are a helpful assistant.\nToday is Monday.",
     "<s> and </s> are tags; so are [INST] and [/INST], <b> and </b>; the end, the start of the turn.",
 ]
-GPT4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+GPT4 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 """Llama 3's and Qwen's pattern: punctuation takes the line breaks after it along."""
 
 
@@ -212,7 +215,7 @@ FAMILIES: dict[str, Family] = {
             ],
             "none",
         ),
-        "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
         "{% set chat = messages %}" + ALTERNATE + "{% set role = 'model' if m.role == 'assistant' else m.role %}"
         "{{ '<start_of_turn>' + role + '\n' + m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",

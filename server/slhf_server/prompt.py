@@ -79,7 +79,7 @@ class PromptEncoder:
         if THOUGHT not in text:
             return len(generated)
         closing = self._tokens.id_of(THOUGHT)
-        if closing in generated:
+        if closing is not None and closing in generated:
             return list(generated).index(closing) + 1
         lengths = range(1, len(generated) + 1)
         return 1 + bisect_left(lengths, True, key=lambda n: THOUGHT in self._tokenizer.decode(generated[:n]))

@@ -1,4 +1,4 @@
-"""The prompts of sixteen families of chat models: transformers' ids for harmless text, and no text becomes structure."""
+"""Prompts of sixteen families of chat models: transformers' ids for harmless text, and no text becomes structure."""
 
 import functools
 from typing import Any
