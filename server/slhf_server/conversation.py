@@ -1,8 +1,7 @@
 """From the messages of a request to the turns that the Leader and the Follower see."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
 
 from slhf.wire import Message
 from slhf_server.errors import BadRequest
@@ -58,25 +57,28 @@ def as_sent(messages: Iterable[Message]) -> tuple[Turn, ...]:
 
 
 def as_text(messages: Sequence[Message]) -> tuple[Turn, ...]:
-    """Turns of text alone, which every chat template takes: tool calls and their results are told in words."""
+    """Turns of text alone, which every chat template takes: tool calls and their results are told in words.
+
+    Results and what the user says next are one turn, because many templates want user and assistant in turn.
+    """
     names = {id: call.name for m in messages for id, call in m.calls if id is not None}
-    return tuple(turn for is_tool, run in groupby(messages, _is_tool) for turn in _turns(is_tool, list(run), names))
+    runs: list[list[Message]] = []
+    for message in messages:
+        if runs and runs[-1][-1].is_result and (message.is_result or message.role == "user"):
+            runs[-1].append(message)
+        else:
+            runs.append([message])
+    return tuple(_turn(run, names) for run in runs)
 
 
-def _is_tool(message: Message) -> bool:
-    return message.is_result
+def _turn(run: Sequence[Message], names: Mapping[str, str]) -> Turn:
+    role = "user" if run[0].is_result else "system" if run[0].role == "developer" else run[0].role
+    return Turn(role, "\n\n".join(_text(message, names) for message in run))
 
 
-def _turns(is_tool: bool, run: list[Message], names: dict[str, str]) -> Iterator[Turn]:
-    if is_tool:  # one turn for all results: templates want user and assistant in turn
-        called = ((names.get(m.tool_call_id or "", m.tool or "tool"), m.text) for m in run)
-        yield Turn("user", "\n\n".join(f"Result of {name}:\n{text}" for name, text in called))
-        return
-    for message in run:
-        yield Turn("system" if message.role == "developer" else message.role, _text(message))
-
-
-def _text(message: Message) -> str:
+def _text(message: Message, names: Mapping[str, str]) -> str:
+    if message.is_result:
+        return f"Result of {names.get(message.tool_call_id or '', message.tool or 'tool')}:\n{message.text}"
     if message.role != "assistant":
         return message.text
     calls = (f"Called {call.name} with {call.arguments}" for _, call in message.calls)
