@@ -198,6 +198,7 @@ class Settings(BaseSettings):
     api_keys: SecretStr | None = Field(default=None, description="clients' keys, name=key,name2=key2; never by flag")
     api_keys_file: Path | None = Field(default=None, description="YAML file with the hashes of clients' keys")
     cors_origins: list[str] = Field(default=[], description='origins whose pages may call the server; "*": all')
+    read_timeout_s: float = Field(default=60.0, gt=0, description="for a request that does not arrive, seconds")
     write_timeout_s: float = Field(default=60.0, gt=0, description="for a client that does not read, seconds")
     log_format: Literal["json", "text"] = Field(default="json", description="of the server's log")
     log_content: bool = Field(default=False, description="log prompts and answers too")
