@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from slhf_server.api.protocol import Protocol
+from slhf_server.api.protocol import protocol
 from slhf_server.app import create_app
 from slhf_server.builtin import builtin_bundle
 from slhf_server.cli import bind
@@ -29,9 +29,9 @@ def running(app: FastAPI) -> Iterator[str]:
     """The application behind uvicorn on a free port of 127.0.0.1; yields its base URL."""
     settings: Settings = app.state.service.settings
     listener = bind(settings.model_copy(update={"port": 0}))
-    server = uvicorn.Server(
-        uvicorn.Config(app, http=Protocol, loop="asyncio", log_config=None, timeout_graceful_shutdown=2)
-    )
+    http = protocol(settings.read_timeout_s)
+    config = uvicorn.Config(app, http=http, loop="asyncio", log_config=None, timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -14,7 +14,7 @@ from types import FrameType
 import uvicorn
 
 from slhf_server import logs
-from slhf_server.api.protocol import Protocol
+from slhf_server.api.protocol import protocol
 from slhf_server.app import create_app
 from slhf_server.errors import EngineUnavailable, SettingsError
 from slhf_server.keys import Keyring
@@ -98,7 +98,7 @@ async def serve(settings: Settings, listener: socket.socket, open_engine: OpenEn
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_keys, app.state.keyring)
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http=protocol(settings.read_timeout_s),
         log_config=None,
         access_log=False,
         timeout_keep_alive=_KEEP_ALIVE_S,

@@ -267,6 +267,9 @@ class Settings(BaseSettings):
         default=None, min_length=1, description="for replicas that share a cache: separates the keys' parts of it"
     )
     cors_origins: list[str] = Field(default=[], description='origins whose pages may call the server; "*": all')
+    read_timeout_s: float = Field(
+        default=60.0, gt=0, le=86_400, description="for a request that does not arrive, seconds"
+    )
     write_timeout_s: float = Field(
         default=60.0, gt=0, le=86_400, description="for a client that does not read, seconds"
     )

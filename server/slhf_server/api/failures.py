@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from slhf.wire import ErrorBody, ErrorResponse
+from slhf_server.api.route import route_path
 from slhf_server.errors import BadRequest, BodyTooLarge, InternalError, RequestError
 from slhf_server.job import Endpoint
 
@@ -23,7 +24,7 @@ def errors(*statuses: int) -> Responses:
 
 
 _STREAMED: Responses = {200: {"content": {"text/event-stream": {}}}}
-RESPONSES = _STREAMED | errors(400, 401, 404, 413, 429, 431, 500, 502, 503, 504)
+RESPONSES = _STREAMED | errors(400, 401, 404, 408, 413, 415, 429, 431, 500, 502, 503, 504)
 """Of the endpoints that generate."""
 _ENDPOINTS: dict[str, Endpoint] = {
     "/v1/refine": "refine",
@@ -40,7 +41,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _nobody_listens)
-    app.add_exception_handler(Exception, _bug)
     _document(app)
 
 
@@ -84,6 +84,16 @@ def _bounded(text: str, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+def error_bytes(body: ErrorBody) -> bytes:
+    """As it is sent where no route and no handler is at work."""
+    return ErrorResponse(error=body).model_dump_json().encode()
+
+
+def error_type(status: int) -> str:
+    """Of an error that has no class of ours."""
+    return "invalid_request_error" if status < 500 else "server_error"
+
+
 def bad_request(errors: list[Any], body: Any) -> BadRequest:
     """Pydantic's verdict on a body as one sentence that names the key."""
     first = errors[0]
@@ -113,7 +123,7 @@ def _path(error: Any, body: Any) -> list[str]:
 
 def answer(request: Request, exc: RequestError) -> JSONResponse:
     """The error as JSON, for handlers and for middleware; errors of the endpoints that generate are counted."""
-    path = request.scope["path"]  # not request.url, which is made of the Host header too
+    path = route_path(request.scope)  # not request.url, which is made of the Host header too
     if path in _ENDPOINTS:
         model = getattr(request.state, "model", "")  # set once the request is planned
         request.app.state.service.metrics.request_failed(model, _ENDPOINTS[path], exc)
@@ -141,19 +151,20 @@ async def _http_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
     if exc.status_code == BodyTooLarge.status:
         return answer(request, BodyTooLarge(exc.detail))
-    message = _bounded(f"{exc.detail}: {request.method} {request.scope['path']}", 1000)
-    body = ErrorBody(message=message, type="invalid_request_error")
-    return _response(exc.status_code, body, dict(exc.headers or {}))
+    message = _bounded(f"{exc.detail}: {request.method} {request.scope['path']}", _LONGEST_MESSAGE)
+    body = ErrorBody(message=message, type=error_type(exc.status_code))
+    headers = dict(exc.headers or {})
+    if "GET" in (allowed := headers.get("Allow", "").split(", ")):
+        headers["Allow"] = ", ".join(sorted({*allowed, "HEAD"}))  # middleware answers it, which the router does not know
+    return _response(exc.status_code, body, headers)
 
 
 async def _nobody_listens(request: Request, exc: Exception) -> Response:
     return Response(status_code=499)  # nginx's "client closed request"; it reaches nobody
 
 
-async def _bug(request: Request, exc: Exception) -> JSONResponse:
-    """Starlette logs the traceback and re-raises after this answer; the client learns only the request's id."""
+def bug(request: Request) -> JSONResponse:
+    """The answer to an exception that nobody expected; the client learns only the request's id."""
     request_id = request.scope["state"]["request_id"]
     _logger.error("request %s failed unexpectedly", request_id)
-    response = answer(request, InternalError(f"internal error; request id {request_id}"))
-    response.headers["X-Request-Id"] = request_id  # this answer is given outside of the middleware that sets it
-    return response
+    return answer(request, InternalError(f"internal error; request id {request_id}"))
