@@ -63,9 +63,13 @@ def test_one_module_imports_that_package() -> None:
     assert {path for path in found if not path.startswith("slhf_server/engine/")} == {"slhf_server/loading.py"}
 
 
-def test_one_module_imports_the_openai_sdk_and_the_service_imports_that_late() -> None:
-    assert importers("openai", SERVER) == {"slhf_server/upstream.py"}
-    assert importers("slhf_server.upstream", SERVER) == {"slhf_server/service.py"}
+def test_the_server_needs_no_sdk_of_a_provider() -> None:
+    assert importers("openai", SERVER) == set()
+
+
+def test_the_service_imports_upstreams() -> None:
+    found = importers("slhf_server.upstream", SERVER)
+    assert {path for path in found if not path.startswith("slhf_server/upstream/")} == {"slhf_server/service.py"}
 
 
 def test_torch_is_imported_by_the_conversion_and_the_engine_alone() -> None:

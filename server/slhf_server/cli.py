@@ -14,7 +14,7 @@ from types import FrameType
 import uvicorn
 
 from slhf_server import logs
-from slhf_server.api.protocol import Protocol
+from slhf_server.api.protocol import protocol
 from slhf_server.app import create_app
 from slhf_server.errors import EngineUnavailable, SettingsError
 from slhf_server.keys import Keyring
@@ -24,7 +24,7 @@ from slhf_server.service import OpenEngine, Service
 from slhf_server.settings import Settings, load_settings
 from slhf_server.variables import service_links
 
-_TELLTALES = ("openai", "httpx2", "httpcore2")
+_TELLTALES = ("httpx2", "httpcore2")
 """Their loggers would show addresses (info) and prompts (debug)."""
 _KEEP_ALIVE_S = 75
 """Longer than clients and load balancers keep an idle connection (httpx 5 s, nginx and AWS 60 s): who closes first must
@@ -102,7 +102,7 @@ async def serve(settings: Settings, listener: socket.socket, open_engine: OpenEn
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_keys, app.state.keyring)
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http=protocol(settings.read_timeout_s),
         log_config=None,
         access_log=False,
         timeout_keep_alive=_KEEP_ALIVE_S,

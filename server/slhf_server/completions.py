@@ -3,9 +3,10 @@
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic_core import PydanticCustomError
 
 from slhf.wire import Message
-from slhf_server.chat import ChatRequest, GenerationRequest
+from slhf_server.chat import IN_REFINE, ChatRequest, GenerationRequest
 from slhf_server.parameters import COMPLETIONS, decided, shown
 
 _OPENAIS_DEFAULT = 16  # tokens
@@ -28,8 +29,12 @@ class CompletionRequest(GenerationRequest):
     @model_validator(mode="after")
     def _earlier_rounds_cannot_be_shown(self) -> "CompletionRequest":
         if self.refine.show_rounds:
-            raise ValueError("refine.show_rounds: a completion has no place for earlier rounds; use chat")
+            message = "a completion has no place for earlier rounds; use chat"
+            raise PydanticCustomError("no_place", message, {"key": "refine.show_rounds"})
         return self
+
+    def names(self) -> dict[str, str]:
+        return {**IN_REFINE, "messages": "prompt", "top_logprobs": "logprobs"}
 
     def as_chat(self) -> ChatRequest:
         prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]

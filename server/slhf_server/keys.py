@@ -1,6 +1,7 @@
 """Who may use the server: API keys, kept as SHA-256, each with a rate and a concurrency of its own."""
 
 import hashlib
+import hmac
 import math
 import re
 import secrets
@@ -77,6 +78,8 @@ class Keyring:
         self._settings = settings
         self._clock = clock
         self._keys: dict[str, Key] = {}
+        given = settings.cache_salt_secret
+        self._salt_secret = secrets.token_bytes() if given is None else given.get_secret_value().encode()
         self.reload()
 
     def __len__(self) -> int:
@@ -90,6 +93,15 @@ class Keyring:
             keys[entry.name] = key
             key.entry = entry
         self._keys = keys
+
+    def cache_salt(self, name: str | None) -> str | None:
+        """What separates a key's part of the engine's prefix cache from the others'; None: nothing does.
+
+        By its name, so that a key's successor finds its cache; keyed by a secret, so that nobody can compute it.
+        """
+        if name is None or self._settings.cache_isolation == "none":
+            return None
+        return hmac.new(self._salt_secret, name.encode(), "sha256").hexdigest()
 
     def key_of(self, authorization: bytes) -> Key:
         """Whose key the header's value holds; every key is compared, so that the time tells nothing.

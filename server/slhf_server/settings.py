@@ -1,5 +1,6 @@
 """Settings: flags > `SLHF_*` environment > YAML file > default. Read once at start; no request changes them."""
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     PrivateAttr,
     SecretStr,
     TypeAdapter,
@@ -53,7 +55,7 @@ _NO_UPSTREAM = ("follower-engine", "none")
 _SWITCH = {"true": "on", "yes": "on", "y": "on", "false": "off", "no": "off", "n": "off"}
 _MOST_SHOWN = 200
 """Characters of a refused value."""
-_KEYS = ("api_keys", "api_keys_file", "api_key", "api_key_file")
+_KEYS = ("api_keys", "api_keys_file", "api_key", "api_key_file", "cache_salt_secret")
 """Settings without which there is no lock, or no key to another's: an empty variable must not mean that by accident."""
 
 
@@ -93,10 +95,16 @@ class ServerLimits(RefineLimits):
 
 
 def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
-    """Nothing that is secret or that the SDK's paths cannot be appended to."""
+    """Nothing that is secret, or that a path cannot be appended to."""
     if url.username or url.password or url.query or url.fragment:
         raise ValueError("must have no user, password, query or fragment; the key is api_key")
     return url
+
+
+_REQUIRED = {"model", "messages", "stream"}
+"""Fields without which a request is none."""
+_HEADERS = {"authorization", "connection", "content-length", "content-type", "host", "transfer-encoding"}
+"""Headers that are the server's to set."""
 
 
 class UpstreamSettings(_Section):
@@ -123,11 +131,46 @@ class UpstreamSettings(_Section):
     """What it calls the limit of completion tokens."""
     max_output_tokens: int = Field(default=4096, gt=0)
     """The most tokens its model can write. A budget (`max_total_tokens`) of as many or more is not sent."""
+    extra_body: dict[str, JsonValue] = {}
+    """What every request's JSON holds besides (`chat_template_kwargs`, a provider's options); it wins over the rest."""
+    extra_headers: dict[str, SecretStr] = {}
+    """What every request's head holds besides."""
+    omit: tuple[str, ...] = ()
+    """Fields of a request's JSON that it is not sent, whoever asks for them."""
     _key: SecretStr | None = PrivateAttr(None)
 
     def key(self) -> SecretStr | None:
         """The key, from wherever it came."""
         return self._key
+
+    @field_validator("extra_body")
+    @classmethod
+    def _adds_to_the_body(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if named := _REQUIRED & extra.keys():
+            raise ValueError(f"{', '.join(sorted(named))}: set by the server for each request")
+        try:
+            json.dumps(extra, allow_nan=False).encode()
+        except ValueError as exc:
+            raise ValueError("infinity and NaN are not JSON") from exc
+        return extra
+
+    @field_validator("extra_headers")
+    @classmethod
+    def _adds_to_the_head(cls, extra: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, value in extra.items():
+            if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) or name.lower() in _HEADERS:
+                raise ValueError(f"{name!r} is no name for a header of yours; a bearer's key is api_key")
+            if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value.get_secret_value()):
+                raise ValueError(f"{name}: the value is empty, or no header's: letters of ASCII, no space at its ends")
+        return extra
+
+    @field_validator("omit")
+    @classmethod
+    def _leaves_the_request_whole(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name in _REQUIRED or not re.fullmatch(r"\w+", name):
+                raise ValueError(f"{name!r} cannot be left out: no request is one without it, or it is no field's name")
+        return names
 
     @model_validator(mode="after")
     def _read_key(self) -> "UpstreamSettings":
@@ -171,7 +214,7 @@ class ServedModel(_Section):
     """The values set here replace the server's."""
 
 
-_SHOWN_OF_UPSTREAMS = UpstreamSettings.model_fields.keys() - {"api_key", "base_url"}
+_SHOWN_OF_UPSTREAMS = UpstreamSettings.model_fields.keys() - {"api_key", "base_url", "extra_body", "extra_headers"}
 """Settings whose values an error may show."""
 
 
@@ -217,7 +260,16 @@ class Settings(BaseSettings):
     )
     api_keys: SecretStr | None = Field(default=None, description="clients' keys, name=key,name2=key2; never by flag")
     api_keys_file: UserPath | None = Field(default=None, description="YAML file with the hashes of clients' keys")
+    cache_isolation: Literal["key", "none"] = Field(
+        default="key", description="whose prompts the prefix cache remembers for a request: its key's own, or all"
+    )
+    cache_salt_secret: SecretStr | None = Field(
+        default=None, min_length=1, description="for replicas that share a cache: separates the keys' parts of it"
+    )
     cors_origins: list[str] = Field(default=[], description='origins whose pages may call the server; "*": all')
+    read_timeout_s: float = Field(
+        default=60.0, gt=0, le=86_400, description="for a request that does not arrive, seconds"
+    )
     write_timeout_s: float = Field(
         default=60.0, gt=0, le=86_400, description="for a client that does not read, seconds"
     )

@@ -82,7 +82,7 @@ def test_an_image_must_be_named(render: Render) -> None:
     ],
 )
 def test_a_wrong_value_is_refused(render: Render, wrong: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="Error"):
         render("smallest", wrong)
 
 

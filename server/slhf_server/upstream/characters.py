@@ -1,0 +1,10 @@
+"""Characters beyond the first plane, whose halves (UTF-16 surrogates) JSON can write apart."""
+
+import re
+
+HALF = re.compile("[\ud800-\udfff]")
+
+
+def whole_characters(text: str) -> str:
+    """The same, with halves of characters put together, and U+FFFD for a half that stands alone."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if HALF.search(text) else text

@@ -1,0 +1,111 @@
+"""Why an upstream refused a request (400, 413, 422): which fields of ours it names, read from each provider's format.
+
+Nothing of its text is kept. Fields are named only if they were sent, so a message of ours can show them.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+MOST_BYTES = 64 << 10
+"""Of a refusal's body that are read."""
+_TOO_LONG = re.compile(
+    r"context_length|context[ _](length|window|size)|prompt is too long|input is too long"
+    r"|input token count.{0,40}exceeds|exceeded model token limit|too many input tokens",
+    re.IGNORECASE,
+)
+"""OpenAI's code, and the words of vLLM, Mistral, llama.cpp, Anthropic, Bedrock, Gemini, Moonshot and others."""
+_UNKNOWN = re.compile(
+    r"unknown|unsupported|unrecognized|unexpected|not (supported|permitted|allowed|recognized)"
+    r"|extra[_ ](forbidden|inputs?|fields?)|cannot find|(doesn.t|does not) (support|recognize|exist)"
+    r"|invalid (field|parameter|argument)|must be verified",
+    re.IGNORECASE,
+)
+"""The field itself is refused, and not its value."""
+_NO_COMPLAINT = re.compile(
+    r"expected one of|valid (fields|parameters|options)|instead|supported (fields|parameters) are|[\"']input[\"']:",
+    re.IGNORECASE,
+)
+"""Behind these words a message lists what the upstream does know, or repeats the request."""
+_SAID = set("message msg detail details error errors description title code type status fieldViolations".split())
+"""Keys whose texts speak about the request. Others repeat it (`input`), or say nothing."""
+_ALWAYS = ("model", "messages")
+"""Words of nearly every message: they count only where the format names fields."""
+_NAMED = r"(parameter|argument|field|key|permitted|supplied)s?\W{1,3}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    fields: frozenset[str] = frozenset()
+    """Of the request's body, at its top."""
+    unknown: bool = False
+    """Whether the upstream does not take them at all, whatever their value."""
+    too_long: bool = False
+    """The conversation is longer than the model's context."""
+
+
+NOTHING_SAID = Refusal()
+
+
+def read_refusal(content: bytes, sent: Collection[str]) -> Refusal:
+    """`sent` are the names of the request's fields. An answer that says nothing of use names none."""
+    text = content[:MOST_BYTES].decode(errors="replace")
+    body = _json(text)
+    said = [text] if body is None else list(_texts(body))
+    named = set(_named(body, sent)) or {name for name in sent if any(_speaks_of(one, name) for one in said)}
+    return Refusal(frozenset(named), any(map(_UNKNOWN.search, said)), any(map(_TOO_LONG.search, said)))
+
+
+def _json(text: str) -> Any:
+    """None where it is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _named(body: Any, sent: Collection[str]) -> Iterator[str]:
+    """Fields that the format itself names: OpenAI's `param`, pydantic's `loc`, Google's `field`.
+
+    Azure and Mistral put such an object into another one, or its JSON into the message.
+    """
+    for key, value in _items(body):
+        if key in ("param", "field") and isinstance(value, str):
+            yield from {re.split(r"\W", value)[0]} & set(sent)
+        elif key == "loc" and isinstance(value, list):
+            yield from [part for part in value if isinstance(part, str) and part in sent][:1]
+
+
+def _texts(body: Any) -> Iterator[str]:
+    if isinstance(body, str):
+        yield body
+    for key, value in _items(body):
+        if key in _SAID:
+            yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str))
+
+
+def _items(body: Any) -> Iterator[tuple[str, Any]]:
+    """Every key with its value, at every depth, in JSON within texts too, but not in what repeats the request."""
+    pending = [body]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str) and value[:1] in ("{", "["):
+            value = _json(value)
+        if isinstance(value, list):
+            pending += value
+        elif isinstance(value, dict):
+            yield from value.items()
+            pending += [inner for key, inner in value.items() if key in _SAID]
+
+
+def _speaks_of(text: str, name: str) -> bool:
+    """Whether a message names the field: in quotes, after a word for it, or by a name that is no ordinary word."""
+    text = _NO_COMPLAINT.split(text)[0]
+    if name in _ALWAYS or not _UNKNOWN.search(text):
+        return False
+    word = rf"(?<![\w.]){name}(?!\w)"
+    if "_" in name:
+        return re.search(word, text) is not None
+    return re.search(rf"[\"'`]{word}[\"'`.]|{_NAMED}{word}", text) is not None
