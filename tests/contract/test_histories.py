@@ -19,8 +19,8 @@ from tests.contract.histories import ASKED, HISTORIES, History
 from tests.contract.test_upstream_leader import GOOD, asked, settings
 from tests.server.upstream.faulty import Faulty, upstream
 
-BEFORE = {"role": "user", "content": "What is it?"}
-AFTER = {"role": "user", "content": "And now?"}
+BEFORE: Any = {"role": "user", "content": "What is it?"}
+AFTER: Any = {"role": "user", "content": "And now?"}
 ENDPOINTS = ["/v1/chat/completions", "/v1/refine"]
 each_history = pytest.mark.parametrize("history", HISTORIES.values(), ids=list(HISTORIES))
 
