@@ -9,6 +9,7 @@ import httpx2
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessage
+from pydantic import BaseModel
 
 from slhf import Client, RefineRequest
 from slhf_server.app import create_app
@@ -166,6 +167,36 @@ def test_the_clients_own_history_travels_on_whole(url: str, engine: FakeEngine) 
     with Client(base_url=url) as client:
         client.refine([BEFORE, *history.messages, AFTER])
     assert read(engine) == expected(history)
+
+
+class City(BaseModel):
+    city: str
+
+
+@pytest.fixture
+def parsed() -> Iterator[openai.OpenAI]:
+    """The SDK, against a model that writes JSON."""
+    with running(create_app(Settings(), FakeEngine(lambda turns: '{"city": "Rome"}').open)) as base:
+        with openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0) as client:
+            yield client
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # the SDK's, of `parsed`
+def test_what_the_sdk_parsed_is_read_like_any_answer(
+    parsed: openai.OpenAI, url: str, sdk: openai.OpenAI, engine: FakeEngine
+) -> None:
+    wanted = 'What is it?\n\n{"city": "Rome"}\n\nAnd now?'
+    message: Any = (
+        parsed.chat.completions.parse(model="fake", messages=[BEFORE], response_format=City).choices[0].message
+    )
+    output: Any = parsed.responses.parse(model="fake", input="What is it?", text_format=City).output
+    sdk.chat.completions.create(model="fake", messages=[BEFORE, message, AFTER])
+    assert read(engine) == wanted
+    sdk.responses.create(model="fake", input=[BEFORE, *output, AFTER])
+    assert read(engine) == wanted
+    with Client(base_url=url) as client:
+        client.refine([BEFORE, message, AFTER])
+    assert read(engine) == wanted
 
 
 def test_a_message_is_written_as_it_was_read() -> None:
