@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr, Tag, model_validator
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-from slhf.wire import Message, RefineOptions, Section, given
+from slhf.wire import STRING_OR_LIST, Message, RefineOptions, Section, given
 from slhf_server.errors import BadRequest
 from slhf_server.model import Sampling
 from slhf_server.parameters import CHAT, OF_THE_ENGINE, Fate, asks_for_nothing, decided, shown
@@ -17,6 +17,9 @@ Item = TypeVar("Item")
 TokenId = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Count = Annotated[StrictInt, Field(gt=0)]
 Bias = Annotated[float, Field(ge=-100, le=100, strict=True)]
+StopStrings = Annotated[
+    Annotated[StrictStr, Tag("string")] | Annotated[list[StrictStr], Field(max_length=16), Tag("list")], STRING_OR_LIST
+]
 Penalty = Annotated[float, Field(ge=-2, le=2, strict=True)]
 
 
@@ -39,7 +42,7 @@ class GenerationRequest(Section):
     temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
     max_tokens: Count | None = None
-    stop: StrictStr | Annotated[list[StrictStr], Field(max_length=16)] | None = None
+    stop: StopStrings | None = None
     seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None

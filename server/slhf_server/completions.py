@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic import ConfigDict, Field, StrictInt, StrictStr, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from slhf.wire import Message
+from slhf.wire import STRING_OR_LIST, Message
 from slhf_server.chat import IN_REFINE, ChatRequest, GenerationRequest
 from slhf_server.parameters import COMPLETIONS, decided, shown
 
@@ -17,7 +17,11 @@ class CompletionRequest(GenerationRequest):
 
     model_config = ConfigDict(json_schema_extra=shown(COMPLETIONS))
 
-    prompt: StrictStr | Annotated[list[StrictStr], Field(min_length=1, max_length=1)]
+    prompt: Annotated[
+        Annotated[StrictStr, Tag("string")]
+        | Annotated[list[StrictStr], Field(min_length=1, max_length=1), Tag("list")],
+        STRING_OR_LIST,
+    ]
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     """How many of the likeliest tokens beside the chosen one."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, StrictBool, StrictStr, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from slhf.wire import Content, FunctionCall, History, Message, Original, RefineOptions, Section
+from slhf.wire import STRING_OR_LIST, Content, FunctionCall, History, Message, Original, RefineOptions, Section
 from slhf_server.chat import IN_REFINE, ChatRequest, Count
 from slhf_server.parameters import RESPONSES, decided, shown
 
@@ -142,10 +142,7 @@ class ResponseRequest(Section):
     model_config = ConfigDict(json_schema_extra=shown(RESPONSES))
 
     model: StrictStr | None = None
-    input: Annotated[
-        Annotated[StrictStr, Tag("text")] | Annotated[list[Item], Tag("items")],
-        Discriminator(lambda given: "items" if isinstance(given, list) else "text"),
-    ]
+    input: Annotated[Annotated[StrictStr, Tag("string")] | Annotated[list[Item], Tag("list")], STRING_OR_LIST]
     instructions: StrictStr | None = None
     stream: StrictBool | None = None
     refine: RefineOptions = RefineOptions()

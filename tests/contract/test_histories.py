@@ -9,6 +9,7 @@ import httpx2
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessage
+from pydantic import BaseModel
 
 from slhf import Client, RefineRequest
 from slhf_server.app import create_app
@@ -19,8 +20,8 @@ from tests.contract.histories import ASKED, HISTORIES, History
 from tests.contract.test_upstream_leader import GOOD, asked, settings
 from tests.server.upstream.faulty import Faulty, upstream
 
-BEFORE = {"role": "user", "content": "What is it?"}
-AFTER = {"role": "user", "content": "And now?"}
+BEFORE: Any = {"role": "user", "content": "What is it?"}
+AFTER: Any = {"role": "user", "content": "And now?"}
 ENDPOINTS = ["/v1/chat/completions", "/v1/refine"]
 each_history = pytest.mark.parametrize("history", HISTORIES.values(), ids=list(HISTORIES))
 
@@ -166,6 +167,36 @@ def test_the_clients_own_history_travels_on_whole(url: str, engine: FakeEngine) 
     with Client(base_url=url) as client:
         client.refine([BEFORE, *history.messages, AFTER])
     assert read(engine) == expected(history)
+
+
+class City(BaseModel):
+    city: str
+
+
+@pytest.fixture
+def parsed() -> Iterator[openai.OpenAI]:
+    """The SDK, against a model that writes JSON."""
+    with running(create_app(Settings(), FakeEngine(lambda turns: '{"city": "Rome"}').open)) as base:
+        with openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0) as client:
+            yield client
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # the SDK's, of `parsed`
+def test_what_the_sdk_parsed_is_read_like_any_answer(
+    parsed: openai.OpenAI, url: str, sdk: openai.OpenAI, engine: FakeEngine
+) -> None:
+    wanted = 'What is it?\n\n{"city": "Rome"}\n\nAnd now?'
+    message: Any = (
+        parsed.chat.completions.parse(model="fake", messages=[BEFORE], response_format=City).choices[0].message
+    )
+    output: Any = parsed.responses.parse(model="fake", input="What is it?", text_format=City).output
+    sdk.chat.completions.create(model="fake", messages=[BEFORE, message, AFTER])
+    assert read(engine) == wanted
+    sdk.responses.create(model="fake", input=[BEFORE, *output, AFTER])
+    assert read(engine) == wanted
+    with Client(base_url=url) as client:
+        client.refine([BEFORE, message, AFTER])
+    assert read(engine) == wanted
 
 
 def test_a_message_is_written_as_it_was_read() -> None:

@@ -138,6 +138,24 @@ LATER: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "body", "param", "message"),
+    [
+        ("/v1/completions", {"prompt": ["a", "b"]}, "prompt", "at most 1 item"),
+        ("/v1/completions", {"prompt": [5]}, "prompt.0", "string"),
+        ("/v1/completions", {"prompt": "x", "stop": ["a", 5]}, "stop.1", "string"),
+        ("/v1/completions", {"prompt": "x", "stop": ["a"] * 17}, "stop", "at most 16 items"),
+        ("/v1/responses", {"input": 5}, "input", "string"),
+    ],
+)
+def test_an_error_speaks_of_what_the_value_was_meant_to_be(
+    url: str, endpoint: str, body: dict[str, Any], param: str, message: str
+) -> None:
+    error = httpx2.post(url + endpoint, json=body).json()["error"]
+    assert error["param"] == param
+    assert message in error["message"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("endpoint", "body", "param"), LATER)
 def test_what_is_found_later_is_named_as_the_client_wrote_it(

@@ -46,7 +46,7 @@ from slhf.wire import (
     RoundStarted,
 )
 
-Conversation = str | Sequence[Message | Mapping[str, Any]]
+Conversation = str | Sequence[Message | BaseModel | Mapping[str, Any]]
 """A prompt (one user turn), or the conversation's messages."""
 
 Reply = httpx2.Response | httpx2.RequestError
@@ -115,7 +115,7 @@ class Options(TypedDict, total=False):
 def refine_request(conversation: Conversation, options: Options, *, stream: bool = False) -> RefineRequest:
     """Raises pydantic's ValidationError (a ValueError) naming a key or value that the contract does not know."""
     given = {key: value for key, value in options.items() if value is not None}
-    turns = {"prompt": conversation} if isinstance(conversation, str) else {"messages": list(conversation)}
+    turns = {"prompt": conversation} if isinstance(conversation, str) else {"messages": [*map(_json, conversation)]}
     return RefineRequest.model_validate({**given, **turns, "stream": stream})
 
 
@@ -137,6 +137,13 @@ def _unsendable(request: RefineRequest) -> Generator[InitErrorDetails]:
             request.model_dump_json(include={name})
         except PydanticSerializationError:
             yield InitErrorDetails(type=problem, loc=(name,), input=None)
+
+
+def _json(message: Message | BaseModel | Mapping[str, Any]) -> Any:
+    """A message as the contract has it: other libraries' answers, such as the openai SDK's, are models of their own."""
+    if isinstance(message, BaseModel) and not isinstance(message, Message):
+        return message.model_dump(mode="json", exclude_unset=True, warnings=False)
+    return message
 
 
 def exchange(max_retries: int) -> Generator[float, Reply, httpx2.Response]:

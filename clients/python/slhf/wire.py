@@ -135,10 +135,9 @@ Part = Annotated[
     | Annotated[OtherPart, Tag("OtherPart")],
     Discriminator(_kind_of),
 ]
-Content = Annotated[
-    Annotated[StrictStr, Tag("text")] | Annotated[list[Part], Tag("parts")],
-    Discriminator(lambda content: "parts" if isinstance(content, list) else "text"),
-]
+STRING_OR_LIST = Discriminator(lambda value: "list" if isinstance(value, list) else "string")
+"""Says which of the two a value was meant to be, so that an error speaks of that one."""
+Content = Annotated[Annotated[StrictStr, Tag("string")] | Annotated[list[Part], Tag("list")], STRING_OR_LIST]
 
 
 def text_of(content: str | Sequence[TextPart | RefusalPart | OtherPart] | None) -> str:
