@@ -30,7 +30,9 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 def http_settings(base_url: str | None, api_key: str | None, timeout: float, *, own_transport: bool) -> dict[str, Any]:
     """The arguments of httpx2's clients. Proxies and certificates are no matter of a transport that the caller gave."""
-    url, key = _address(base_url), _key(api_key)
+    url = _address(base_url)
+    name, key = ("SLHF_API_KEY", os.environ.get("SLHF_API_KEY", "")) if api_key is None else ("api_key", api_key)
+    key = checked_key(name, key)
     if not 0 < timeout <= LONGEST_TIMEOUT:  # NaN is not, either
         raise ConfigurationError(f"timeout: {timeout} is not a number of seconds above 0 and up to {LONGEST_TIMEOUT:g}")
     settings: dict[str, Any] = {
@@ -41,7 +43,7 @@ def http_settings(base_url: str | None, api_key: str | None, timeout: float, *, 
         "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=100),
         "trust_env": False,  # what it would read is read here, as far as this one server needs it
     }
-    return settings if own_transport else settings | _route(url)
+    return settings if own_transport else settings | route(url)
 
 
 def _address(base_url: str | None) -> httpx2.URL:
@@ -61,9 +63,11 @@ def _address(base_url: str | None) -> httpx2.URL:
     return url.copy_with(raw_path=re.sub(rb"(/+v1)*/*$", b"", url.raw_path) or b"/")
 
 
-def _key(api_key: str | None) -> str:
-    """Empty: none is sent. White space at its ends comes from files and shells and is no part of it."""
-    name, key = ("SLHF_API_KEY", os.environ.get("SLHF_API_KEY", "")) if api_key is None else ("api_key", api_key)
+def checked_key(name: str, key: str) -> str:
+    """The key without the white space at its ends, which comes from files and shells; empty: none is sent.
+
+    Raises ConfigurationError, with the name of where it stands, for what no header can hold.
+    """
     key = key.strip()
     if not re.fullmatch(r"[!-~]*", key):
         raise ConfigurationError(
@@ -73,7 +77,7 @@ def _key(api_key: str | None) -> str:
     return key
 
 
-def _route(url: httpx2.URL) -> dict[str, Any]:
+def route(url: httpx2.URL) -> dict[str, Any]:
     """The proxy between here and there, if any, and what certificates are checked with."""
     proxies = urllib.request.getproxies()
     scheme = url.scheme if proxies.get(url.scheme) else "all"
@@ -137,7 +141,7 @@ def _covers(entry: str, url: httpx2.URL) -> bool:
         return ipaddress.ip_address(url.host) in ipaddress.ip_network(entry.strip("[]"), strict=False)
     except ValueError:  # a name, or an address with a port
         host, port = re.fullmatch(r"\[?(.*?)\]?(?::([0-9]+))?", entry).groups()  # type: ignore[union-attr]
-    if port and int(port) != (url.port or _DEFAULT_PORTS[url.scheme]):
+    if port and int(port) != (url.port or _DEFAULT_PORTS.get(url.scheme)):
         return False
     host = host.removeprefix("*").removeprefix(".")
     return entry == "*" or bool(host) and (url.host == host or url.host.endswith(f".{host}"))

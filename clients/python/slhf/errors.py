@@ -2,7 +2,7 @@
 
 SLHFError
 ├── BundleError               a bundle directory or its slhf.json is broken
-├── InputError                a file of a batch, or a line of it, cannot be used
+├── InputError                a file of a batch, a line of it, or a text cannot be used
 ├── TransportError            no answer: refused, reset, stream cut short
 │   ├── ConfigurationError    nothing was sent: address, key, proxy or certificates cannot be used
 │   └── TransportTimeout      no answer in time
@@ -29,7 +29,7 @@ class BundleError(SLHFError):
 
 
 class InputError(SLHFError):
-    """A batch file cannot be used; the message names the file and, where it is one, the line."""
+    """What was given cannot be used: the message names the file and, where it is one, the line, or the argument."""
 
 
 class TransportError(SLHFError):

@@ -15,7 +15,6 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 import httpx2
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticSerializationError
 
 from slhf.errors import (
     APIError,
@@ -23,6 +22,7 @@ from slhf.errors import (
     BadRequest,
     ContextLengthExceeded,
     DeadlineExceeded,
+    InputError,
     ModelNotFound,
     PayloadTooLarge,
     RateLimited,
@@ -120,23 +120,23 @@ def refine_request(conversation: Conversation, options: Options, *, stream: bool
 
 
 def refine_body(request: RefineRequest) -> str:
-    """The JSON of its given fields. Raises ValidationError naming the field that no JSON can hold."""
+    """The JSON of its given fields. Raises InputError naming those that no JSON can hold.
+
+    Half of a surrogate pair is what Python makes of bytes that are not UTF-8, in arguments and names of files.
+    """
     try:
         return request.model_dump_json(exclude_unset=True)
-    except PydanticSerializationError as exc:
-        raise ValidationError.from_exception_data("RefineRequest", list(_unsendable(request))) from exc
+    except ValueError as exc:
+        names = ", ".join(name for name in sorted(request.model_fields_set) if not _is_json(request, name))
+        raise InputError(f"{names}: it cannot be sent as JSON (bytes that are not UTF-8?)") from exc
 
 
-def _unsendable(request: RefineRequest) -> Generator[InitErrorDetails]:
-    """Half of a surrogate pair is what Python makes of bytes that are not UTF-8, in arguments and file names."""
-    problem = PydanticCustomError(
-        "not_json", "it holds half of a surrogate pair (bytes that are not UTF-8?) or no JSON"
-    )
-    for name in request.model_fields_set:
-        try:
-            request.model_dump_json(include={name})
-        except PydanticSerializationError:
-            yield InitErrorDetails(type=problem, loc=(name,), input=None)
+def _is_json(request: RefineRequest, name: str) -> bool:
+    try:
+        request.model_dump_json(include={name})
+    except ValueError:
+        return False
+    return True
 
 
 def _json(message: Message | BaseModel | Mapping[str, Any]) -> Any:
