@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass, field
 
 import httpx2
 
@@ -40,13 +41,15 @@ _PROBE_PAUSE_S = (0.1, 5.0)
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
 class _Progress:
     """How far an attempt has come."""
 
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.begun = False
-        """The upstream has said 200."""
+    started: float = field(default_factory=time.perf_counter)
+    begun: bool = False
+    """The upstream has said 200."""
+    first_byte_s: float | None = None
+    """What the first byte of its answer took, seconds; None: it has not come."""
 
     @property
     def seconds(self) -> float:
@@ -140,21 +143,22 @@ class Upstream:
                 if not response.is_success:
                     raise await _status_error(response)
                 progress.begun = True
-                first_byte_s = progress.seconds
                 self._dialect.accepted(request)
-                async with aclosing(self._chunks(response, completion)) as chunks:
+                async with aclosing(self._chunks(response, completion, progress)) as chunks:
                     async for chunk in chunks:
                         yield chunk
             last = completion.last()
-        self._first_byte_s = first_byte_s
         yield last
 
-    async def _chunks(self, response: httpx2.Response, completion: Completion) -> AsyncGenerator[Chunk, None]:
+    async def _chunks(
+        self, response: httpx2.Response, completion: Completion, progress: _Progress
+    ) -> AsyncGenerator[Chunk, None]:
         """The pieces of text, as they come. Broken off after the reason why it ended, an answer is whole."""
         values = Values()
         try:
             async with aclosing(response.aiter_bytes()) as pieces:
                 async for piece in pieces:
+                    progress.first_byte_s = progress.first_byte_s or progress.seconds
                     for chunk in completion.chunks(values.feed(piece)):
                         yield chunk
                     if values.done:
@@ -188,10 +192,11 @@ class Upstream:
             self._failed(failed, exc)
             raise failed from exc
         except asyncio.CancelledError:
-            if not progress.begun and time_left() <= 0 and progress.seconds > self._first_byte_s:
+            if progress.first_byte_s is None and time_left() <= 0 and progress.seconds > self._first_byte_s:
                 self._count_failure("timeout", "silent until a deadline")
             raise
         self._breaker.succeeded()
+        self._first_byte_s = progress.first_byte_s or 0.0
         self._metrics.upstream_latency.labels(self.label).observe(progress.seconds)
 
     def _failed(self, failed: Failure, exc: Exception) -> None:

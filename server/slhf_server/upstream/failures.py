@@ -60,7 +60,7 @@ class Failure(Exception):
 
 
 def failure(label: str, exc: Exception, request: Request, operators: Collection[str], *, begun: bool) -> Failure:
-    """`begun`: the upstream had said 200 by then. `operators`: fields that the settings gave: no client can mend them."""
+    """`begun`: the upstream had said 200 by then. `operators`: the fields that the settings gave."""
     who = f"the upstream {label!r}"
     match exc:
         case StatusError():
