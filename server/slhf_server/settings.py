@@ -20,7 +20,6 @@ from pydantic import (
     SecretStr,
     TypeAdapter,
     ValidationError,
-    field_serializer,
     field_validator,
     model_validator,
 )
@@ -155,11 +154,6 @@ class UpstreamSettings(_Section):
                 raise ValueError(f"{name!r} cannot be left out: no request is one without it, or it is no field's name")
         return names
 
-    @field_serializer("extra_body")
-    def _without_keys(self, extra: dict[str, JsonValue]) -> Any:
-        """For the log: providers take keys in the body, too."""
-        return _without_secrets(extra)
-
     @model_validator(mode="after")
     def _read_key(self) -> "UpstreamSettings":
         if self.api_key is not None and self.api_key_file is not None:
@@ -257,8 +251,8 @@ class Settings(BaseSettings):
     trace_content: bool = Field(default=False, description="traces hold prompts, drafts and answers too")
 
     def redacted(self) -> dict[str, Any]:
-        """For the log: keys, a URL's user and password, and engine arguments that sound like a secret are hidden."""
-        shown = self.model_dump(mode="json") | {"engine": _without_secrets(self.engine)}
+        """For the log: keys, a URL's user and password, and whatever else sounds like a secret are hidden."""
+        shown: dict[str, Any] = _without_secrets(self.model_dump(mode="json"))
         if self.otlp_endpoint is not None:
             shown["otlp_endpoint"] = re.sub("//[^/]*@", "//***@", self.otlp_endpoint)
         return shown

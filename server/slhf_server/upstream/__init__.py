@@ -85,7 +85,7 @@ class Upstream:
         self._dialect = Dialect(label, settings)
         self._operators = {"model", *settings.extra_body}
         self._first_byte_s = 0.0
-        """What the last good answer took to begin: whoever waited for less cannot say that it hangs."""
+        """What the last good answer took to begin, halved by everyone who has since waited for less in vain."""
         self._client = connect(label, settings)
 
     async def stream(
@@ -174,8 +174,9 @@ class Upstream:
     def _judged(self, request: Request) -> Iterator[_Progress]:
         """An attempt with the breaker's leave; it and the metrics learn how it ends.
 
-        Abandoned by a client, it says nothing. Abandoned because a deadline passed while the upstream was silent for
-        longer than its last answer took to begin, it has failed: else one that hangs would be asked for ever.
+        Abandoned by a client, it says nothing. Abandoned because a deadline passed while the upstream was silent, it has
+        failed, else one that hangs would be asked for ever; but not where good answers take longer to begin, else one
+        client with short deadlines would take the upstream from all the others.
         """
         if time_left() <= 0:
             raise DeadlineExceeded("the deadline passed before an answer was finished")
@@ -192,8 +193,8 @@ class Upstream:
             self._failed(failed, exc)
             raise failed from exc
         except asyncio.CancelledError:
-            if progress.first_byte_s is None and time_left() <= 0 and progress.seconds > self._first_byte_s:
-                self._count_failure("timeout", "silent until a deadline")
+            if progress.first_byte_s is None and time_left() <= 0:
+                self._silent_until_a_deadline(progress.seconds)
             raise
         self._breaker.succeeded()
         self._first_byte_s = progress.first_byte_s or 0.0
@@ -206,6 +207,12 @@ class Upstream:
             return
         said = [str(exc) if isinstance(exc, StatusError) else type(exc).__name__]
         self._count_failure(failed.kind, ", ".join(said + sorted(failed.refusal.fields)))
+
+    def _silent_until_a_deadline(self, seconds: float) -> None:
+        if seconds > self._first_byte_s:
+            self._count_failure("timeout", "silent until a deadline")
+        else:
+            self._first_byte_s /= 2
 
     def _count_failure(self, kind: str, said: str) -> None:
         self._metrics.upstream_errors.labels(self.label, kind).inc()

@@ -123,8 +123,8 @@ class Dialect:
         return budget if budget is not None and budget < self._settings.max_output_tokens else None
 
 
-def _message(turn: Turn) -> Mapping[str, Any]:
-    return {"role": turn.role, "content": turn.text} if turn.message is None else turn.message
+def _message(turn: Turn) -> dict[str, Any]:
+    return {"role": turn.role, "content": turn.text} if turn.message is None else dict(turn.message)
 
 
 def _without(request: Request, names: Collection[str]) -> Request:

@@ -287,6 +287,23 @@ def test_who_waits_for_less_than_an_answer_takes_does_not_open_the_breaker(play:
     play(scenario())
 
 
+def test_an_upstream_that_hangs_is_found_out_by_short_deadlines_too(play: Play) -> None:
+    async def scenario() -> None:
+        gate = asyncio.Event()
+        async with staged(held(gate, hello()), silent(), breaker_failures=1) as stage:
+            first = asyncio.create_task(stage.ask())
+            await stage.server.until_asked(1)
+            asyncio.get_running_loop().call_later(0.3, gate.set)
+            assert await first
+            for _ in range(10):
+                if stage.count("slhf_upstream_breaker_open") == 0:
+                    await abandoned(stage, 0.05)
+            assert stage.count("slhf_upstream_breaker_open") == 1
+            assert stage.count("slhf_upstream_errors_total", error_type="timeout") == 1
+
+    play(scenario())
+
+
 def test_waiting_for_a_place_is_no_attempt(play: Play) -> None:
     async def scenario() -> None:
         async with staged(silent(), max_concurrent=1, breaker_failures=1) as stage:
