@@ -174,9 +174,9 @@ class Upstream:
     def _judged(self, request: Request) -> Iterator[_Progress]:
         """An attempt with the breaker's leave; it and the metrics learn how it ends.
 
-        Abandoned by a client, it says nothing. Abandoned because a deadline passed while the upstream was silent, it has
-        failed, else one that hangs would be asked for ever; but not where good answers take longer to begin, else one
-        client with short deadlines would take the upstream from all the others.
+        Abandoned by a client, it says nothing. Abandoned because a deadline passed while the upstream was silent, it
+        has failed, else one that hangs would be asked for ever; but not where good answers take longer to begin, else
+        one client with short deadlines would take the upstream from all the others.
         """
         if time_left() <= 0:
             raise DeadlineExceeded("the deadline passed before an answer was finished")
