@@ -11,16 +11,6 @@ from slhf_server.errors import DeadlineExceeded
 
 T = TypeVar("T")
 _PASSED = "the deadline passed before an answer was finished"
-_awaited_with: ContextVar["Deadline | None"] = ContextVar("awaited_with", default=None)
-
-
-def time_left() -> float:
-    """Seconds until the deadline that the running code is awaited with has passed; infinity where there is none.
-
-    It tells code that is cancelled whether that was for the deadline (0 or less) or for a client that went away.
-    """
-    deadline = _awaited_with.get()
-    return math.inf if deadline is None else deadline.time_left()
 
 
 class Deadline:
@@ -79,3 +69,15 @@ class Deadline:
                 except StopAsyncIteration:
                     return
                 yield item
+
+
+_awaited_with: ContextVar["Deadline | None"] = ContextVar("awaited_with", default=None)
+
+
+def time_left() -> float:
+    """Seconds until the deadline that the running code is awaited with has passed; infinity where there is none.
+
+    It tells code that is cancelled whether that was for the deadline (0 or less) or for a client that went away.
+    """
+    deadline = _awaited_with.get()
+    return math.inf if deadline is None else deadline.time_left()

@@ -131,7 +131,7 @@ class UpstreamSettings(_Section):
     """What it calls the limit of completion tokens."""
     max_output_tokens: int = Field(default=4096, gt=0)
     """The most tokens its model can write. A budget (`max_total_tokens`) of as many or more is not sent."""
-    extra_body: dict[str, JsonValue] = {}
+    extra_body: dict[str, JsonValue] = Field(default={}, repr=False)
     """What every request's JSON holds besides (`chat_template_kwargs`, a provider's options); it wins over the rest."""
     extra_headers: dict[str, SecretStr] = {}
     """What every request's head holds besides."""

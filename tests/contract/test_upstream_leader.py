@@ -1,5 +1,6 @@
 """A Leader on another server, through the whole application: what it is sent, and what comes of what it says."""
 
+import json
 from typing import Any
 
 import httpx2
@@ -20,6 +21,7 @@ from tests.server.upstream.faulty import (
     pieces,
     says,
     silent,
+    streams,
     upstream,
 )
 
@@ -244,3 +246,32 @@ def test_an_upstreams_thoughts_never_reach_the_follower_or_the_client(serve: Ser
         answer = ask(serve(engine, **settings(cloud)), refine={"return_rounds": True, "show_rounds": True})
     assert "SECRET" not in answer.text
     assert "SECRET" not in str(engine.follower.calls)
+
+
+@pytest.mark.parametrize("odd", [-5, 2**53, 2**64, "7", None, 1.5, True, {}])
+def test_usage_that_cannot_be_is_never_the_clients_trouble(serve: Serve, odd: Any) -> None:
+    with upstream(says({**HELLO, "usage": dict.fromkeys(USAGE, odd)})) as cloud:
+        url = serve(FakeEngine(), **settings(cloud))
+        answer = ask(url)
+        assert answer.status_code == 200, answer.text
+        metrics = httpx2.get(f"{url}/metrics").text
+    assert answer.json()["choices"][0]["message"]["content"] == "better Hello you"
+    assert all(0 <= count < 10**8 for count in answer.json()["usage"].values() if isinstance(count, int))
+    assert "internal_error" not in metrics
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_refused_parameter_of_the_client_is_named(serve: Serve, stream: bool) -> None:
+    refusal = says({"detail": [{"loc": ["body", "seed"], "msg": "SECRET", "input": 5}]}, status=422)
+    with upstream(GOOD, refusal) as cloud:
+        answer = ask(serve(FakeEngine(), **settings(cloud)), seed=5, stream=stream, refine={"rounds": 0})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "seed")
+    assert "SECRET" not in answer.text
+
+
+def test_halves_of_a_character_are_no_internal_error(serve: Serve) -> None:
+    halves = streams(*pieces("\ud83d", "\ude00 \ud83d"))
+    with upstream(GOOD, halves) as cloud:
+        answer = ask(serve(FakeEngine(), **settings(cloud, rounds=0)), stream=True)
+    chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == "😀 \ufffd"

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass, field
 
 import httpx2
 
@@ -40,13 +41,15 @@ _PROBE_PAUSE_S = (0.1, 5.0)
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
 class _Progress:
     """How far an attempt has come."""
 
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.begun = False
-        """The upstream has said 200."""
+    started: float = field(default_factory=time.perf_counter)
+    begun: bool = False
+    """The upstream has said 200."""
+    first_byte_s: float | None = None
+    """What the first byte of its answer took, seconds; None: it has not come."""
 
     @property
     def seconds(self) -> float:
@@ -82,7 +85,7 @@ class Upstream:
         self._dialect = Dialect(label, settings)
         self._operators = {"model", *settings.extra_body}
         self._first_byte_s = 0.0
-        """What the last good answer took to begin: whoever waited for less cannot say that it hangs."""
+        """What the last good answer took to begin, halved by everyone who has since waited for less in vain."""
         self._client = connect(label, settings)
 
     async def stream(
@@ -140,21 +143,22 @@ class Upstream:
                 if not response.is_success:
                     raise await _status_error(response)
                 progress.begun = True
-                first_byte_s = progress.seconds
                 self._dialect.accepted(request)
-                async with aclosing(self._chunks(response, completion)) as chunks:
+                async with aclosing(self._chunks(response, completion, progress)) as chunks:
                     async for chunk in chunks:
                         yield chunk
             last = completion.last()
-        self._first_byte_s = first_byte_s
         yield last
 
-    async def _chunks(self, response: httpx2.Response, completion: Completion) -> AsyncGenerator[Chunk, None]:
+    async def _chunks(
+        self, response: httpx2.Response, completion: Completion, progress: _Progress
+    ) -> AsyncGenerator[Chunk, None]:
         """The pieces of text, as they come. Broken off after the reason why it ended, an answer is whole."""
         values = Values()
         try:
             async with aclosing(response.aiter_bytes()) as pieces:
                 async for piece in pieces:
+                    progress.first_byte_s = progress.first_byte_s or progress.seconds
                     for chunk in completion.chunks(values.feed(piece)):
                         yield chunk
                     if values.done:
@@ -170,8 +174,9 @@ class Upstream:
     def _judged(self, request: Request) -> Iterator[_Progress]:
         """An attempt with the breaker's leave; it and the metrics learn how it ends.
 
-        Abandoned by a client, it says nothing. Abandoned because a deadline passed while the upstream was silent for
-        longer than its last answer took to begin, it has failed: else one that hangs would be asked for ever.
+        Abandoned by a client, it says nothing. Abandoned because a deadline passed while the upstream was silent, it
+        has failed, else one that hangs would be asked for ever; but not where good answers take longer to begin, else
+        one client with short deadlines would take the upstream from all the others.
         """
         if time_left() <= 0:
             raise DeadlineExceeded("the deadline passed before an answer was finished")
@@ -188,10 +193,11 @@ class Upstream:
             self._failed(failed, exc)
             raise failed from exc
         except asyncio.CancelledError:
-            if not progress.begun and time_left() <= 0 and progress.seconds > self._first_byte_s:
-                self._count_failure("timeout", "silent until a deadline")
+            if progress.first_byte_s is None and time_left() <= 0:
+                self._silent_until_a_deadline(progress.seconds)
             raise
         self._breaker.succeeded()
+        self._first_byte_s = progress.first_byte_s or 0.0
         self._metrics.upstream_latency.labels(self.label).observe(progress.seconds)
 
     def _failed(self, failed: Failure, exc: Exception) -> None:
@@ -201,6 +207,12 @@ class Upstream:
             return
         said = [str(exc) if isinstance(exc, StatusError) else type(exc).__name__]
         self._count_failure(failed.kind, ", ".join(said + sorted(failed.refusal.fields)))
+
+    def _silent_until_a_deadline(self, seconds: float) -> None:
+        if seconds > self._first_byte_s:
+            self._count_failure("timeout", "silent until a deadline")
+        else:
+            self._first_byte_s /= 2
 
     def _count_failure(self, kind: str, said: str) -> None:
         self._metrics.upstream_errors.labels(self.label, kind).inc()

@@ -7,7 +7,7 @@ class Breaker:
     """Closed until `failures` attempts in a row have failed; then open.
 
     While it is open, one attempt is admitted each `cooldown_s` (half-open): its success closes the breaker. An attempt
-    that is abandoned says nothing; the next one is then admitted a cooldown later.
+    that its client abandons says nothing; the next one is then admitted a cooldown later.
     """
 
     def __init__(self, failures: int, cooldown_s: float, clock: Callable[[], float]) -> None:

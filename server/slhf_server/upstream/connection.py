@@ -65,7 +65,7 @@ def _proxy(url: httpx2.URL) -> httpx2.Proxy | None:
         proxy = httpx2.Proxy(named if "://" in named else f"http://{named}")
     except (httpx2.InvalidURL, ValueError):
         proxy = None
-    if proxy is None or not proxy.url.host:
+    if proxy is None or not re.fullmatch(rb"[\w.:-]+", proxy.url.raw_host) or (proxy.url.port or 1) > 65_535:
         raise _Unusable(f"{_variable(url)} is no proxy: http, https, socks5 or socks5h, with a host and a port")
     return proxy
 
@@ -97,7 +97,7 @@ def _covers(entry: str, url: httpx2.URL) -> bool:
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     """None where it is a name."""
     try:
-        return ipaddress.ip_network(text.replace("[", "").replace("]", ""), strict=False)
+        return ipaddress.ip_network(text.removeprefix("[").replace("]/", "/").removesuffix("]"), strict=False)
     except ValueError:
         return None
 

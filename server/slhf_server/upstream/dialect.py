@@ -51,7 +51,7 @@ class Request:
     renamed: bool = False
     """Whether that is not what the upstream's settings or earlier answers call it."""
     left_out: frozenset[str] = frozenset()
-    """Fields that the upstream says it does not know."""
+    """Fields that the upstream has refused."""
 
 
 class Dialect:
@@ -61,7 +61,7 @@ class Dialect:
         self._label = label
         self._settings = settings
         self._limit: str = settings.max_tokens_parameter
-        self._unknown: frozenset[str] = frozenset()
+        self._refused: frozenset[str] = frozenset()
 
     def request(self, turns: Sequence[Turn], sampling: Sampling, deltas: bool) -> Request:
         """What the client passed on comes first, so that it replaces nothing of ours; what the settings add, last."""
@@ -78,7 +78,7 @@ class Dialect:
         body = {name: value for name, value in body.items() if name not in self._settings.omit}
         body = _merged(body, self._settings.extra_body)
         optional = (optional & body.keys()) - self._settings.extra_body.keys()
-        return _without(Request(body, frozenset(optional), self._limit), self._unknown & optional)
+        return _without(Request(body, frozenset(optional), self._limit), self._refused & optional)
 
     def simpler(self, request: Request, refusal: Refusal) -> Request | None:
         """The request without the fields that the upstream refused. None: somebody asked for one of them, or it named
@@ -89,17 +89,16 @@ class Dialect:
             return None
         if renames:
             request = _renamed(request)
-        left_out = request.left_out | (refused if refusal.unknown else frozenset())
-        return replace(_without(request, refused), left_out=left_out)
+        return replace(_without(request, refused), left_out=request.left_out | refused)
 
     def accepted(self, request: Request) -> None:
         """The upstream took the request: what was left out for it, it is not sent again."""
-        news = request.left_out - self._unknown - _LIMITS.keys()
+        news = request.left_out - self._refused - _LIMITS.keys()  # another limit may be one that it takes
         if request.renamed and request.limit != self._limit:
             self._limit = request.limit
             _logger.info("upstream %s: its max_tokens_parameter is %s", self._label, request.limit)
         if news:
-            self._unknown |= news
+            self._refused |= news
             _logger.info("upstream %s does not take %s: no longer sent", self._label, ", ".join(sorted(news)))
 
     def _wishes(self, sampling: Sampling) -> Mapping[str, Any]:
@@ -123,8 +122,8 @@ class Dialect:
         return budget if budget is not None and budget < self._settings.max_output_tokens else None
 
 
-def _message(turn: Turn) -> Mapping[str, Any]:
-    return {"role": turn.role, "content": turn.text} if turn.message is None else turn.message
+def _message(turn: Turn) -> dict[str, Any]:
+    return {"role": turn.role, "content": turn.text} if turn.message is None else dict(turn.message)
 
 
 def _without(request: Request, names: Collection[str]) -> Request:

@@ -3,7 +3,6 @@
 Nothing of theirs enters a message or the log but a status and the names of exceptions.
 """
 
-import json
 import math
 import time
 from collections.abc import Collection
@@ -20,13 +19,13 @@ from slhf_server.upstream.refusal import NOTHING_SAID, Refusal, read_refusal
 class StatusError(Exception):
     """An HTTP status that is no answer."""
 
-    def __init__(self, status: int, retry_after: str = "", content: bytes = b"") -> None:
+    def __init__(self, status: int, retry_after: str = "", content: object = b"") -> None:
         super().__init__(f"HTTP {status}")
         self.status = status
         self.retry_after = retry_after
         """The header."""
         self.content = content
-        """The body, where it tells what was wrong with the request."""
+        """The body, or what its JSON holds, where it tells what was wrong with the request."""
 
 
 FOREIGN = (StatusError, httpx2.HTTPError, UnusableAnswer, ValueError, RecursionError)
@@ -60,13 +59,13 @@ class Failure(Exception):
 
 
 def failure(label: str, exc: Exception, request: Request, operators: Collection[str], *, begun: bool) -> Failure:
-    """`begun`: the upstream had said 200 by then. `operators`: fields that the settings gave: no client can mend them."""
+    """`begun`: the upstream had said 200 by then. `operators`: the fields that the settings gave."""
     who = f"the upstream {label!r}"
     match exc:
         case StatusError():
             return _by_status(who, exc, request, operators)
         case ErrorInAnswer(status=int(status), begun=False):
-            return _by_status(who, StatusError(status, content=json.dumps(exc.error).encode()), request, operators)
+            return _by_status(who, StatusError(status, content=exc.error), request, operators)
         case ErrorInAnswer(status=int(status)) if status == 429 or status >= 500:
             return Failure("server_error", UpstreamUnavailable(f"{who} failed in the middle of its answer"))
         case httpx2.HTTPError() if begun:

@@ -18,9 +18,9 @@ _TOO_LONG = re.compile(
 )
 """OpenAI's code, and the words of vLLM, Mistral, llama.cpp, Anthropic, Bedrock, Gemini, Moonshot and others."""
 _UNKNOWN = re.compile(
-    r"unknown|unsupported|unrecognized|unexpected|not (supported|permitted|allowed|recognized)"
-    r"|extra[_ ](forbidden|inputs?|fields?)|cannot find|(doesn.t|does not) (support|recognize|exist)"
-    r"|invalid (field|parameter|argument)|must be verified",
+    r"unknown|unsupported|unrecognized|unexpected|not (supported|permitted|allowed|recognized|implemented|accepted)"
+    r"|extra[_ ](forbidden|inputs?|fields?)|additional propert|cannot find|no such|forbidden|disallowed"
+    r"|(doesn.t|does not) (support|recognize|accept|exist)|invalid (field|parameter|argument)|must be verified",
     re.IGNORECASE,
 )
 """The field itself is refused, and not its value."""
@@ -29,8 +29,12 @@ _NO_COMPLAINT = re.compile(
     re.IGNORECASE,
 )
 """Behind these words a message lists what the upstream does know, or repeats the request."""
-_SAID = set("message msg detail details error errors description title code type status fieldViolations".split())
+_SAID = set(
+    "message msg detail details error errors description title code type status fieldViolations issues params".split()
+)
 """Keys whose texts speak about the request. Others repeat it (`input`), or say nothing."""
+_POINTERS = set("param parameter field property argument additionalProperty loc path keys".split())
+"""Keys whose value is the way to a field: OpenAI's, Google's, pydantic's, ajv's and zod's."""
 _ALWAYS = ("model", "messages")
 """Words of nearly every message: they count only where the format names fields."""
 _NAMED = r"(parameter|argument|field|key|permitted|supplied)s?\W{1,3}"
@@ -49,10 +53,13 @@ class Refusal:
 NOTHING_SAID = Refusal()
 
 
-def read_refusal(content: bytes, sent: Collection[str]) -> Refusal:
-    """`sent` are the names of the request's fields. An answer that says nothing of use names none."""
-    text = content[:MOST_BYTES].decode(errors="replace")
-    body = _json(text)
+def read_refusal(content: object, sent: Collection[str]) -> Refusal:
+    """`content` is the body's bytes, or what its JSON holds; `sent` are the names of the request's fields.
+
+    An answer that says nothing of use names none.
+    """
+    text = content[:MOST_BYTES].decode(errors="replace") if isinstance(content, bytes) else ""
+    body = _json(text) if isinstance(content, bytes) else content
     said = [text] if body is None else list(_texts(body))
     named = set(_named(body, sent)) or {name for name in sent if any(_speaks_of(one, name) for one in said)}
     return Refusal(frozenset(named), any(map(_UNKNOWN.search, said)), any(map(_TOO_LONG.search, said)))
@@ -67,15 +74,14 @@ def _json(text: str) -> Any:
 
 
 def _named(body: Any, sent: Collection[str]) -> Iterator[str]:
-    """Fields that the format itself names: OpenAI's `param`, pydantic's `loc`, Google's `field`.
+    """Fields that the format itself names.
 
     Azure and Mistral put such an object into another one, or its JSON into the message.
     """
     for key, value in _items(body):
-        if key in ("param", "field") and isinstance(value, str):
-            yield from {re.split(r"\W", value)[0]} & set(sent)
-        elif key == "loc" and isinstance(value, list):
-            yield from [part for part in value if isinstance(part, str) and part in sent][:1]
+        if key in _POINTERS:
+            way = re.split(r"\W+", value) if isinstance(value, str) else value if isinstance(value, list) else []
+            yield from [part for part in way if isinstance(part, str) and part in sent][:1]
 
 
 def _texts(body: Any) -> Iterator[str]:
@@ -101,11 +107,12 @@ def _items(body: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _speaks_of(text: str, name: str) -> bool:
-    """Whether a message names the field: in quotes, after a word for it, or by a name that is no ordinary word."""
+    """Whether a message names the field: by a name that is no ordinary word, or in quotes, before a colon or after a
+    word for it."""
     text = _NO_COMPLAINT.split(text)[0]
-    if name in _ALWAYS or not _UNKNOWN.search(text):
-        return False
     word = rf"(?<![\w.]){name}(?!\w)"
     if "_" in name:
         return re.search(word, text) is not None
-    return re.search(rf"[\"'`]{word}[\"'`.]|{_NAMED}{word}", text) is not None
+    if name in _ALWAYS or not _UNKNOWN.search(text):
+        return False
+    return re.search(rf"[\"'`]{word}[\"'`.]|^{word}:|{_NAMED}{word}", text, re.MULTILINE) is not None

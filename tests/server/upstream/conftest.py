@@ -1,4 +1,4 @@
-"""Nothing of the machine's own environment: neither a proxy nor a key."""
+"""Nothing of the machine's own environment: no proxy, no key and no certificates."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def no_proxy_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
-        if name.lower().endswith("_proxy") or name.startswith("OPENAI_"):
+        if name.lower().endswith("_proxy") or name.startswith(("OPENAI_", "SSL_CERT_")):
             monkeypatch.delenv(name)

@@ -1,6 +1,6 @@
 """One upstream in front of one faulty server, with a clock and a sleep that the test holds."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,8 @@ class Stage:
     slept: list[float] = field(default_factory=list)
     now: float = 1000.0
     luck: float = 1.0
+    sleep: Callable[[float], Awaitable[None]] | None = None
+    """What a pause is spent with; None: it is over at once."""
     upstream: Upstream = field(init=False)
 
     def build(self, **settings: Any) -> Upstream:
@@ -47,6 +49,8 @@ class Stage:
 
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
+        if self.sleep is not None:
+            await self.sleep(seconds)
 
 
 @asynccontextmanager

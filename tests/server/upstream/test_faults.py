@@ -4,6 +4,7 @@ Of two attempts both fail, so that retried faults show as such: `asked` is the n
 """
 
 import logging
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -141,6 +142,47 @@ def test_an_error_with_status_200_is_a_failure(fails: Fails, deltas: bool) -> No
     assert isinstance(fails(error(200), "invalid_answer", deltas=deltas), UpstreamFailed)
 
 
+def told(code: object, **more: str) -> dict[str, object]:
+    """An error as OpenRouter, LiteLLM and vLLM write it where an answer was due."""
+    return {"error": {"message": "SECRET-BODY", "code": code} | more}
+
+
+@pytest.mark.parametrize("deltas", [True, False])
+@pytest.mark.parametrize(
+    ("code", "kind", "asked", "error"),
+    [
+        (502, "server_error", 2, UpstreamUnavailable),
+        ("500", "server_error", 2, UpstreamUnavailable),
+        (429, "rate_limited", 2, UpstreamUnavailable),
+        ("rate_limit_exceeded", "rate_limited", 2, UpstreamUnavailable),
+        (402, "misconfigured", 1, UpstreamUnavailable),
+        (400, "refused", 1, BadRequest),
+        ("context_length_exceeded", "refused", 1, ContextLengthExceeded),
+        (None, "invalid_answer", 1, UpstreamFailed),
+        (7, "invalid_answer", 1, UpstreamFailed),
+    ],
+)
+def test_an_error_with_status_200_is_the_one_that_it_says(
+    fails: Fails, code: object, kind: str, asked: int, error: type[RequestError], deltas: bool
+) -> None:
+    for reply in (says(told(code)), streams(told(code))):
+        assert isinstance(fails(reply, kind, asked=asked, deltas=deltas), error)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "error"),
+    [
+        (502, "server_error", UpstreamUnavailable),
+        (429, "server_error", UpstreamUnavailable),
+        (400, "invalid_answer", UpstreamFailed),
+    ],
+)
+def test_an_error_in_the_middle_of_a_stream_is_not_retried(
+    fails: Fails, code: int, kind: str, error: type[RequestError]
+) -> None:
+    assert isinstance(fails(streams(*pieces("x")[:-1], told(code)), kind), error)
+
+
 def test_an_error_in_a_stream_is_a_failure(fails: Fails) -> None:
     assert isinstance(fails(streams({"error": {"message": "SECRET-BODY"}}), "invalid_answer"), UpstreamFailed)
 
@@ -181,6 +223,48 @@ def test_a_page_is_no_answer_whatever_its_content_type(fails: Fails, kind: str, 
 def test_compressed_rubbish_is_a_failure(fails: Fails) -> None:
     reply = raw(b"no gzip", Content_Encoding="gzip")
     assert isinstance(fails(reply, "broken_off", deltas=False), UpstreamFailed)
+
+
+@pytest.mark.parametrize("deltas", [True, False])
+def test_a_bomb_does_not_fill_the_memory(fails: Fails, deltas: bool) -> None:
+    """100 MB in 100 kB."""
+    pieces = b"".join(zlib_pieces(b'{"a": "', *[b"x" * 1_000_000] * 100))
+    reply = raw(pieces, Content_Encoding="gzip")
+    assert isinstance(fails(reply, "invalid_answer", deltas=deltas), UpstreamFailed)
+
+
+def zlib_pieces(*pieces: bytes) -> list[bytes]:
+    packer = zlib.compressobj(wbits=31)
+    return [*map(packer.compress, pieces), packer.flush()]
+
+
+@pytest.mark.parametrize("reply", [breaks_off(*pieces("x")), reset(*pieces("x"))])
+def test_a_stream_that_breaks_off_after_its_finish_reason_is_whole(play: Play, reply: Reply) -> None:
+    async def scenario() -> None:
+        async with staged(reply) as stage:
+            assert [chunk.text for chunk in await stage.ask()] == ["x", ""]
+
+    play(scenario())
+
+
+def test_what_comes_after_the_end_of_a_stream_cannot_spoil_it(play: Play) -> None:
+    async def scenario() -> None:
+        async with staged(silent(*pieces("x"), "[DONE]"), breaks_off(*pieces("x"), "[DONE]", "{")) as stage:
+            for _ in range(2):
+                assert [chunk.text for chunk in await stage.ask()] == ["x", ""]
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("content", [b"x" * 10_000_000, b"[" * 100_000, b"\xff\xfe", b"", b"no gzip"])
+def test_a_refusal_of_any_kind_is_a_bad_request(fails: Fails, content: bytes, status: int) -> None:
+    headers = {"Content_Encoding": "gzip"} if content == b"no gzip" else {}
+    assert type(fails(raw(content, status=status, **headers), "refused")) is BadRequest
+
+
+def test_a_refusal_that_breaks_off_is_a_bad_request(fails: Fails) -> None:
+    assert type(fails(raw(b'{"error": ', status=400, Content_Length="1000"), "refused")) is BadRequest
 
 
 @pytest.mark.parametrize("done", [True, False])

@@ -6,10 +6,11 @@ import time
 
 import pytest
 
-from slhf_server.errors import BadRequest, RequestError, UpstreamUnavailable
+from slhf_server.deadline import Deadline
+from slhf_server.errors import BadRequest, DeadlineExceeded, RequestError, UpstreamUnavailable
 from tests.server.conftest import Play
-from tests.server.upstream.faulty import HELLO, error, held, hello, pieces, reset, says, silent, streams
-from tests.server.upstream.stage import ASK, Stage, staged
+from tests.server.upstream.faulty import HELLO, Reply, error, held, hello, pieces, reset, says, silent, streams
+from tests.server.upstream.stage import ASK, PLAIN, Stage, staged
 
 
 async def failed(stage: Stage) -> RequestError:
@@ -219,5 +220,136 @@ def test_waiting_for_a_place_ends_with_the_request(play: Play) -> None:
             assert await first
             assert await stage.ask(deltas=False)
             assert len(stage.server.asked) == 2
+
+    play(scenario())
+
+
+async def abandoned(stage: Stage, seconds: float = 0.2) -> None:
+    completion = stage.upstream.stream(ASK, PLAIN, request_id="r")
+    with pytest.raises(DeadlineExceeded):
+        async for _ in Deadline.after(seconds).within(completion):
+            pass
+
+
+HEADERS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def only_headers(begin: bytes = HEADERS) -> Reply:
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(begin)
+        await reader.read()
+
+    return reply
+
+
+@pytest.mark.parametrize("reply", [silent(), only_headers()])
+def test_an_upstream_that_is_silent_until_deadlines_pass_opens_its_breaker(play: Play, reply: Reply) -> None:
+    async def scenario() -> None:
+        async with staged(reply, reply, reply, hello(), breaker_failures=3) as stage:
+            for _ in range(3):
+                assert stage.count("slhf_upstream_breaker_open") == 0
+                await abandoned(stage)
+            assert stage.count("slhf_upstream_breaker_open") == 1
+            assert stage.count("slhf_upstream_errors_total", error_type="timeout") == 3
+            assert "left alone" in (await failed(stage)).message
+            stage.now += 30
+            assert await stage.ask()
+            assert stage.count("slhf_upstream_breaker_open") == 0
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("reply", [silent(*pieces("Hello")[:-1]), only_headers(HEADERS + b"1\r\n:\r\n")])
+def test_an_upstream_that_has_said_something_is_alive(play: Play, reply: Reply) -> None:
+    async def scenario() -> None:
+        async with staged(reply, breaker_failures=1) as stage:
+            await abandoned(stage)
+            assert stage.count("slhf_upstream_breaker_open") == 0
+
+    play(scenario())
+
+
+def test_who_waits_for_less_than_an_answer_takes_does_not_open_the_breaker(play: Play) -> None:
+    """Else one client with short deadlines takes the upstream from all the others."""
+
+    async def scenario() -> None:
+        gate = asyncio.Event()
+        async with staged(held(gate, hello()), silent(), breaker_failures=1) as stage:
+            first = asyncio.create_task(stage.ask())
+            await stage.server.until_asked(1)
+            asyncio.get_running_loop().call_later(0.3, gate.set)
+            assert await first
+            await abandoned(stage, 0.05)
+            assert stage.count("slhf_upstream_breaker_open") == 0
+            await abandoned(stage, 0.6)
+            assert stage.count("slhf_upstream_breaker_open") == 1
+
+    play(scenario())
+
+
+def test_an_upstream_that_hangs_is_found_out_by_short_deadlines_too(play: Play) -> None:
+    async def scenario() -> None:
+        gate = asyncio.Event()
+        async with staged(held(gate, hello()), silent(), breaker_failures=1) as stage:
+            first = asyncio.create_task(stage.ask())
+            await stage.server.until_asked(1)
+            asyncio.get_running_loop().call_later(0.3, gate.set)
+            assert await first
+            for _ in range(10):
+                if stage.count("slhf_upstream_breaker_open") == 0:
+                    await abandoned(stage, 0.05)
+            assert stage.count("slhf_upstream_breaker_open") == 1
+            assert stage.count("slhf_upstream_errors_total", error_type="timeout") == 1
+
+    play(scenario())
+
+
+def test_waiting_for_a_place_is_no_attempt(play: Play) -> None:
+    async def scenario() -> None:
+        async with staged(silent(), max_concurrent=1, breaker_failures=1) as stage:
+            first = asyncio.create_task(stage.ask())
+            await stage.server.until_asked(1)
+            await abandoned(stage, 0.05)
+            assert stage.count("slhf_upstream_breaker_open") == 0
+            first.cancel()
+            await asyncio.wait([first])
+
+    play(scenario())
+
+
+def test_no_attempt_begins_after_the_deadline(play: Play) -> None:
+    async def scenario() -> None:
+        async with staged(hello()) as stage:
+            await abandoned(stage, 0.0)
+            await abandoned(stage, -5.0)
+            assert stage.server.asked == []
+
+    play(scenario())
+
+
+def test_nobody_waits_for_an_attempt_that_would_begin_after_the_deadline(play: Play) -> None:
+    async def scenario() -> None:
+        async with staged(error(503, Retry_After="20"), hello()) as stage:
+            completion = stage.upstream.stream(ASK, PLAIN, request_id="r")
+            with pytest.raises(UpstreamUnavailable) as raised:
+                await Deadline.after(10).wait_for(anext(completion))
+            assert raised.value.retry_after == 20
+            assert stage.slept == []
+
+    play(scenario())
+
+
+def test_a_place_is_free_during_a_pause(play: Play) -> None:
+    async def scenario() -> None:
+        async with staged(error(503), hello(), hello(), max_concurrent=1) as stage:
+            other: list[object] = []
+
+            async def sleep(seconds: float) -> None:
+                other.extend(await stage.ask())
+
+            stage.sleep = sleep
+            assert await stage.ask()
+            assert other
+            assert len(stage.server.asked) == 3
 
     play(scenario())

@@ -89,6 +89,22 @@ def test_a_file_without_a_key_refuses_to_start(tmp_path: Path, content: str | No
         ("upstreams: {Cloud: {base_url: 'http://x/v1', model: big}}", "upstreams.Cloud"),
         ("upstreams: {none: {base_url: 'http://x/v1', model: big}}", "upstreams.none"),
         ("upstreams: {follower-engine: {base_url: 'http://x/v1', model: big}}", "upstreams.follower-engine"),
+        (cloud(f", extra_body: {{model: {SECRET}}}"), "upstreams.cloud.extra_body: "),
+        (cloud(f", extra_body: {{messages: [], a: {SECRET}}}"), "upstreams.cloud.extra_body: "),
+        (cloud(", extra_body: {stream: false}"), "upstreams.cloud.extra_body: "),
+        (cloud(f", extra_body: {SECRET}"), "upstreams.cloud.extra_body: "),
+        (cloud(", extra_body: {a: .nan}"), "upstreams.cloud.extra_body: "),
+        (cloud(f", extra_headers: {{Authorization: {SECRET}}}"), "upstreams.cloud.extra_headers: "),
+        (cloud(f", extra_headers: {{content-length: {SECRET}}}"), "upstreams.cloud.extra_headers: "),
+        (cloud(f", extra_headers: {{'X Title': {SECRET}}}"), "upstreams.cloud.extra_headers: "),
+        (cloud(f', extra_headers: {{x: "{SECRET}\\r\\ny: z"}}'), "upstreams.cloud.extra_headers: "),
+        (cloud(f", extra_headers: {{x: é{SECRET}}}"), "upstreams.cloud.extra_headers: "),
+        (cloud(", extra_headers: {x: ''}"), "upstreams.cloud.extra_headers: "),
+        (cloud(", omit: [model]"), "upstreams.cloud.omit: "),
+        (cloud(", omit: [messages, seed]"), "upstreams.cloud.omit: "),
+        (cloud(", omit: [stream]"), "upstreams.cloud.omit: "),
+        (cloud(", omit: ['']"), "upstreams.cloud.omit: "),
+        (cloud(", omit: seed"), "upstreams.cloud.omit: "),
         (f"{cloud()}\nmodels: {{mine: {{leader: cluod}}}}", "models.mine.leader: 'cluod' is none of "),
         (f"{cloud()}\nmodels: {{mine: {{leader: cloud, images: some}}}}", "models.mine.images: "),
     ],
@@ -125,6 +141,30 @@ def test_a_bad_variable_is_named_and_no_secret_shown(
         load_settings([])
     assert "upstreams" in str(refused.value)
     assert "SECRET" not in str(refused.value)
+
+
+def test_what_every_request_holds_besides_may_be_a_secret(tmp_path: Path) -> None:
+    extra = (
+        f"extra_body: {{api_key: {SECRET}, user: ada, n: {{token: {SECRET}}}}}, extra_headers: {{api-key: {SECRET}}}"
+    )
+    settings = load_settings(in_file(tmp_path, cloud(f", {extra}, omit: [seed, stream_options]")))
+    upstream = settings.upstreams["cloud"]
+    assert upstream.extra_body["api_key"] == SECRET
+    assert upstream.extra_headers["api-key"].get_secret_value() == SECRET
+    assert upstream.omit == ("seed", "stream_options")
+    shown = settings.redacted()["upstreams"]["cloud"]
+    assert SECRET not in str(shown)
+    assert shown["extra_body"]["user"] == "ada"
+
+
+def test_it_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLHF_UPSTREAMS__CLOUD__EXTRA_BODY", '{"chat_template_kwargs": {"enable_thinking": false}}')
+    monkeypatch.setenv("SLHF_UPSTREAMS__CLOUD__EXTRA_HEADERS__API-KEY", SECRET)
+    monkeypatch.setenv("SLHF_UPSTREAMS__CLOUD__OMIT", '["seed"]')
+    upstream = load_settings(in_file(tmp_path, cloud())).upstreams["cloud"]
+    assert upstream.extra_body == {"chat_template_kwargs": {"enable_thinking": False}}
+    assert upstream.extra_headers["api-key"].get_secret_value() == SECRET
+    assert upstream.omit == ("seed",)
 
 
 def test_an_empty_key_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
