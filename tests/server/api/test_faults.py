@@ -180,8 +180,15 @@ async def exchange(app: Any, asked: Asked) -> Seen:
 
     path = PREFIX + PATHS[asked.endpoint]
     headers = [(b"authorization", b"Bearer right"), (b"content-type", b"application/json")]
-    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST"}
-    scope |= {"path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "headers": headers}
+    scope: dict[str, Any] = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1"}
+    scope |= {
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": headers,
+    }
     await app(scope | {"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "scheme": "http"}, receive, send)
     return seen
 
@@ -251,7 +258,7 @@ async def play(asked: Asked) -> None:
     engine = FakeEngine()
     troupe = Troupe(asked.acts)
     engine.leader = engine.follower = troupe  # type: ignore[assignment]
-    app = create_app(Settings(api_keys="me=right", limits={"timeout_ms": LONG_MS}), engine.open)  # type: ignore[arg-type]
+    app = create_app(Settings(api_keys="me=right", limits={"timeout_ms": LONG_MS}), engine.open)
     service = app.state.service
     async with app.router.lifespan_context(app):
         await service.loading()
