@@ -84,6 +84,8 @@ class Call:
     """What it had sent when it ended, thoughts included."""
     tokens: int = 0
     """Of prompt and completion, as far as it has told."""
+    at: float = 0.0
+    """When it ended; virtual seconds."""
 
 
 class Erratic:
@@ -118,6 +120,7 @@ class Erratic:
             call.ended = exc
             raise
         finally:
+            call.at = asyncio.get_running_loop().time()
             self.running -= 1
 
     def _room(self, prompt: int, sampling: Sampling) -> int:
