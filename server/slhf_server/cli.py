@@ -45,8 +45,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Uvicorn has Python call this between any two bytecodes, also of the loop: deadlines wait for the loop."""
         if not self.should_exit:
-            self._service.drain(self._service.settings.grace_period_s)
+            asyncio.get_running_loop().call_soon_threadsafe(self._service.drain, self._service.settings.grace_period_s)
         super().handle_exit(sig, frame)
 
 
