@@ -155,7 +155,7 @@ async def _http_error(request: Request, exc: Exception) -> JSONResponse:
     body = ErrorBody(message=message, type=error_type(exc.status_code))
     headers = dict(exc.headers or {})
     if "GET" in (allowed := headers.get("Allow", "").split(", ")):
-        headers["Allow"] = ", ".join(sorted({*allowed, "HEAD"}))  # middleware answers it, which the router does not know
+        headers["Allow"] = ", ".join(sorted({*allowed, "HEAD"}))  # the router does not know what middleware answers
     return _response(exc.status_code, body, headers)
 
 
