@@ -78,7 +78,7 @@ def read_settings(settings: dict[str, Any]) -> Settings:
     """As slhf-server reads a file with them, with its messages."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "settings.yaml"
-        file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        file.write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")  # JSON is YAML, with its text in quotes
         return load_settings(["--config", str(file)])
 
 
