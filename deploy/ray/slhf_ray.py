@@ -5,13 +5,13 @@ or `serve run slhf_ray:app`.
 """
 
 import asyncio
+import json
 import logging
 import os
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
 from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 from pydantic import BaseModel, ConfigDict, Field
@@ -78,7 +78,9 @@ def read_settings(settings: dict[str, Any]) -> Settings:
     """As slhf-server reads a file with them, with its messages."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "settings.yaml"
-        file.write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")  # JSON is YAML, with its text in quotes
+        file.write_text(
+            json.dumps(settings, ensure_ascii=False), encoding="utf-8"
+        )  # JSON is YAML, with its text in quotes
         return load_settings(["--config", str(file)])
 
 

@@ -157,6 +157,22 @@ def test_a_full_disk_is_said_and_loses_nothing_that_was_written(url: str, source
     assert len(records(tmp_path / "out.jsonl")) == 40
 
 
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ("{} > /dev/full", "[Errno 28] No space left on device"),
+        ("{} >&-", "-: there is no standard output"),
+        ("{} --input - <&-", "there is no standard input"),
+    ],
+)
+def test_a_standard_stream_that_is_none_is_one_line(
+    url: str, source: Path, tmp_path: Path, script: str, problem: str
+) -> None:
+    result = slhf(url, "--input", "in.jsonl", "--output", "-", script=script, cwd=tmp_path)
+    assert result.returncode in (1, 2)
+    assert (result.stdout, result.stderr) == ("", f"slhf: {problem}\n")
+
+
 @pytest.mark.parametrize("changed", ['{{"id": "d", "prompt": "{0}"}}\n', "", "{{}}\n", "nonsense\n"])
 def test_an_input_that_changes_while_it_is_read_is_no_success(
     fake: FakeServer, source: Path, tmp_path: Path, changed: str

@@ -201,15 +201,18 @@ def test_rows_of_two_chats_share_all_but_the_last_message(adapter: Any) -> None:
     assert adapter({**row, "rejected": [{"content": "other", "role": "user"}, chat("x")[1]]}) is None
 
 
-def test_a_hub_data_set_is_loaded_from_a_folder_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_data_set_is_loaded_from_a_folder_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """`datasets.load_dataset` takes a local folder by the same name; one of three rows is no pair."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "set"
     folder.mkdir()
-    row = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"}
-    write(folder / "train.jsonl", row, row, {"chosen": "x", "rejected": "y"})
+    row = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c", "topic": "t"}
+    write(folder / "train.jsonl", row, row, {"chosen": "x", "rejected": "y", "topic": ""})
     found = load(DataSettings(hub=(HubData(name=str(folder), adapter="hh-rlhf"),)))
     assert [example.pair for example in found] == [Pair("b", "c")] * 2
+    assert f"{folder}: columns of text that are not used: topic (2 rows)" in caplog.messages
     with pytest.raises(DataError, match=r"train:0: not a row of helpsteer2: KeyError 'helpfulness'"):
         load(DataSettings(hub=(HubData(name=str(folder), adapter="helpsteer2"),)))
     with pytest.raises(DataError, match="nowhere"):

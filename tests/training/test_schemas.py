@@ -250,3 +250,16 @@ def test_drafts_are_found_by_the_whole_prompt(tmp_path: Path) -> None:
     path = tmp_path / "drafts.jsonl"
     path.write_text(json.dumps({"instruction": "i", "input": "x", "output": "o", "generator": "gpt"}) + "\n")
     assert read_drafts(path, "gpt") == {prompt_id(turns("i\n\nx")): "o"}
+
+
+def test_prompts_that_leave_nothing_to_write_are_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.jsonl").write_text("\n")
+    assert main(["instruct", str(tmp_path / "out.jsonl"), "--prompts", str(tmp_path / "a.jsonl")]) == 1
+    assert "none of 0 rows" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_is_a_finite_number_wherever_it_comes_from(value: float) -> None:
+    with pytest.raises(ValueError, match="verbosity: not a finite number"):
+        helpsteer2({"prompt": "p", "response": "r", **dict.fromkeys(HELPSTEER2, 1), "verbosity": value})

@@ -116,3 +116,31 @@ def test_paths_start_at_the_file_and_stay_there_in_the_runs_settings(
     start_run(settings)
     monkeypatch.chdir("/")
     assert settings_of(here / "out") == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("c.json", '{"model": NaN}', "NaN is not JSON"),
+        ("c.json", '{"game": {"kappa": 1e999}}', "too large"),
+        ("c.json", "[" * 99_999, "nested too deeply"),
+        ("c.yaml", "a: " + "[" * 5_000, "nested too deeply"),
+        ("c.yaml", GOOD + "game: {kappa: .nan}", r"game\.kappa: .*finite number"),
+        ("c.yaml", GOOD + "game: {tau_leader: .inf}", r"game\.tau_leader: .*finite number"),
+        ("c.yaml", GOOD + "optimisation: {learning_rate: .inf}", r"learning_rate: .*finite number"),
+    ],
+)
+def test_numbers_that_are_none_and_bottomless_files_are_named(
+    tmp_path: Path, name: str, content: str, problem: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(SettingsError, match=rf"{name}: .*{problem}"):
+        read(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8"])
+def test_a_configuration_may_begin_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(GOOD, encoding=encoding)
+    assert read(path).model == "m"

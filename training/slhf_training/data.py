@@ -25,7 +25,7 @@ from slhf_training.config_file import RelativePath, Section
 from slhf_training.errors import DataError
 from slhf_training.examples import Example, Pair, Scores
 from slhf_training.hub import HubData, hub_examples
-from slhf_training.schemas import Columns, Row, read
+from slhf_training.schemas import Columns, Row, log_unused, read
 
 __all__ = [
     "Asked",
@@ -93,10 +93,7 @@ def read_jsonl(path: Path, where: Mapping[str, Value | tuple[Value, ...]] | None
             columns = Columns(row)
             yield _example(columns, row, path, number)
             unused.update(columns.unused_texts())
-    if columns_with_text := ", ".join(
-        f"{name} ({rows} rows)" for name, rows in unused.items() if name not in (where or {})
-    ):
-        _LOG.warning("%s: columns of text that are not used: %s", path, columns_with_text)
+    log_unused(str(path), {name: rows for name, rows in unused.items() if name not in (where or {})})
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:

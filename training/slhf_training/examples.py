@@ -1,5 +1,6 @@
 """The schema of all training data."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,7 +21,11 @@ class Scores:
 
     answer: str
     values: Mapping[str, float]
-    """Empty: nobody scored it."""
+    """Empty: nobody scored it. Raises ValueError for a value that is not a finite number."""
+
+    def __post_init__(self) -> None:
+        if odd := [name for name, value in self.values.items() if not math.isfinite(value)]:
+            raise ValueError(f"{', '.join(odd)}: not a finite number")
 
 
 @dataclass(frozen=True, slots=True)

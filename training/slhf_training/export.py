@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slhf import Bundle, RoleWeights, SamplingDefaults, write_bundle
+from slhf.json_text import read_json
 from slhf_training.config_file import portable
 from slhf_training.errors import SettingsError
 from slhf_training.fitting import build_roles, load_model
@@ -220,7 +221,7 @@ def _evaluation(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path.read_bytes())
     except (OSError, ValueError) as exc:
         raise SettingsError(f"--evaluation: {path}: {exc}") from exc
     if not isinstance(found, dict):

@@ -3,6 +3,7 @@
 A row that an adapter cannot read (hh-rlhf has transcripts with two human turns in a row) gives None; they are counted.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, get_args
 
@@ -10,7 +11,7 @@ from slhf_training.chats import Chat
 from slhf_training.config_file import Section
 from slhf_training.errors import DataError
 from slhf_training.examples import Example, Pair, Scores
-from slhf_training.schemas import HELPSTEER2, Row, messages_of, transcript, turns_of
+from slhf_training.schemas import HELPSTEER2, Row, log_unused, messages_of, texts_beside, transcript, turns_of
 
 Adapter = Literal["helpsteer2", "hh-rlhf", "ultrafeedback", "tulu-3"]
 
@@ -58,6 +59,15 @@ ADAPTERS: Mapping[str, Callable[[Row], Example | None]] = {
 }
 assert set(ADAPTERS) == set(get_args(Adapter))
 
+_READ = {"chosen", "rejected", "id", "prompt_id", "source"}
+_COLUMNS: Mapping[str, set[str]] = {
+    "helpsteer2": {"prompt", "response", "id", "source", *HELPSTEER2},
+    "hh-rlhf": _READ,
+    "ultrafeedback": _READ | {"prompt", "messages"},  # which say again what `chosen` says
+    "tulu-3": _READ | {"prompt"},
+}
+"""What each adapter reads."""
+
 
 def hub_examples(source: HubData, wanted: Callable[[Row], bool]) -> Iterator[Example | None]:
     """The data set's wanted rows; None for each row that its adapter cannot read. Raises DataError."""
@@ -67,9 +77,12 @@ def hub_examples(source: HubData, wanted: Callable[[Row], bool]) -> Iterator[Exa
         rows = datasets.load_dataset(source.name, split=source.split, data_dir=source.folder, revision=source.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as exc:
         raise DataError(f"{source.name}: {exc}") from exc
+    unused: Counter[str] = Counter()
     for number, row in enumerate(rows):
         if wanted(row):
             yield _adapted(source, row, f"{source.name}:{source.split}:{number}")
+            unused.update(texts_beside(row, _COLUMNS[source.adapter]))
+    log_unused(source.name, unused)
 
 
 def _adapted(source: HubData, row: Row, place: str) -> Example | None:

@@ -13,12 +13,14 @@
 `system` or `system_prompt` is the first turn. A null is as if it were not there.
 """
 
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from slhf_training.chats import Message
 
+_LOG = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 Turns = list[Message]
 
@@ -59,7 +61,7 @@ class Columns:
         return all(isinstance(self._row.get(name), kind) for name in names)
 
     def unused_texts(self) -> list[str]:
-        return [name for name, value in self._row.items() if name not in self.used and _has_text(value)]
+        return texts_beside(self._row, self.used)
 
 
 def read(columns: Columns) -> dict[str, Any]:
@@ -74,6 +76,18 @@ def read(columns: Columns) -> dict[str, Any]:
     if system.strip() and isinstance(prompt, list):
         prompt = _under(system, prompt)
     return found | ({} if prompt is None else {"prompt": prompt})
+
+
+def texts_beside(row: Row, used: Set[str]) -> list[str]:
+    """The other columns that hold text."""
+    return [name for name, value in row.items() if name not in used and _has_text(value)]
+
+
+def log_unused(place: str, unused: Mapping[str, int]) -> None:
+    """Columns and their numbers of rows: nothing is left out without a word."""
+    if unused:
+        said = ", ".join(f"{name} ({rows} rows)" for name, rows in unused.items())
+        _LOG.warning("%s: columns of text that are not used: %s", place, said)
 
 
 def turns_of(text: str) -> Turns:

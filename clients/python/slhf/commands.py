@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -22,7 +21,7 @@ from slhf.errors import APIError, InputError, SLHFError
 from slhf.exchange import Options
 from slhf.journal import Record, is_stdout
 from slhf.lines import Keys
-from slhf.source import Source
+from slhf.source import Source, standard_input
 from slhf.wire import RefinementCompleted, RefineResponse, RoundCompleted, RoundDelta, RoundStarted
 
 BATCH_RETRIES = 5
@@ -52,15 +51,16 @@ def _root(
 @app.command()
 def models(base_url: BaseUrl = None, as_json: AsJson = False) -> None:
     """List the models that the server serves."""
-    with _clear_errors(), Client(base_url) as client:
-        cards = client.models()
-    if as_json:
-        typer.echo("\n".join(card.model_dump_json() for card in cards))
-        return
-    table = Table("model", "base model", "context", "trained", box=None)
-    for card in cards:
-        table.add_row(card.id, card.root, str(card.max_model_len or "-"), str(card.card.get("trained", "-")))
-    Console(markup=False).print(table)
+    with _clear_errors():
+        with Client(base_url) as client:
+            cards = client.models()
+        if as_json:
+            typer.echo("\n".join(card.model_dump_json() for card in cards))
+            return
+        table = Table("model", "base model", "context", "trained", box=None)
+        for card in cards:
+            table.add_row(card.id, card.root, str(card.max_model_len or "-"), str(card.card.get("trained", "-")))
+        Console(markup=False).print(table)
 
 
 @app.command()
@@ -125,7 +125,7 @@ def _check_usage(question: bool, input_: bool, output: bool, only_for_one: bool)
 def _read_draft(source: str) -> str:
     """Byte for byte: also a last line's end is part of the draft."""
     try:
-        return (sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()).decode()
+        return (standard_input().read() if source == "-" else Path(source).read_bytes()).decode()
     except (OSError, UnicodeDecodeError) as exc:
         raise typer.BadParameter(f"--draft {source}: {exc}") from exc
 

@@ -87,14 +87,18 @@ class Stream:
 
 def is_stdout(target: Path) -> bool:
     """`-`, or by another name (/dev/stdout, a file that the shell writes it to) the same."""
-    with contextlib.suppress(OSError, ValueError):  # nothing there, or a standard output that is none
-        return target == STANDARD_STREAM or os.path.samefile(target, sys.stdout.fileno())
+    if target == STANDARD_STREAM:
+        return True
+    with contextlib.suppress(OSError, ValueError):  # nothing there, or a standard output that is no file
+        return sys.stdout is not None and os.path.samefile(target, sys.stdout.fileno())
     return False
 
 
 def open_output(target: Path, source: Source) -> Journal | Stream:
     """Raises InputError for what records cannot be appended to, and OSError for a directory that is not there."""
     if is_stdout(target):
+        if sys.stdout is None:
+            raise InputError(f"{target}: there is no standard output")
         return Stream()
     path = target.resolve()
     if target.suffix == ".gz" or (path.exists() and not path.is_file()) or source.is_file(path):

@@ -28,7 +28,7 @@ class Source:
     def __init__(self, path: Path) -> None:
         self.name = "standard input" if path == STANDARD_STREAM else str(path)
         try:
-            self._file = _copied(sys.stdin.buffer) if path == STANDARD_STREAM else _opened(path)
+            self._file = _copied(standard_input()) if path == STANDARD_STREAM else _opened(path)
         except OSError as exc:
             raise InputError(f"{path}: {exc.strerror or exc}") from exc
 
@@ -55,6 +55,13 @@ class Source:
             raise InputError(str(exc)) from exc
         except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
             raise InputError(f"{self.name}: broken gzip file: {exc}") from exc
+
+
+def standard_input() -> IO[bytes]:
+    """Raises InputError where the process was started without one."""
+    if sys.stdin is None:
+        raise InputError("there is no standard input")
+    return sys.stdin.buffer
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -16,11 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from slhf_training.data import read_jsonl
-    from slhf_training.errors import SettingsError
+    from slhf_training.errors import DataError, SettingsError
     from slhf_training.instructing import instruct
 
     examples = [example for path in arguments.prompts for example in read_jsonl(path)]
     rows = [json.dumps(row, ensure_ascii=False) for row in instruct(examples, arguments.seed)]
+    if not rows:
+        raise DataError(f"--prompts: none of {len(examples)} rows has a prompt of one turn")
     try:
         with arguments.out.open("x", encoding="utf-8") as file:
             file.writelines(f"{row}\n" for row in rows)
