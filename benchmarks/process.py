@@ -36,7 +36,8 @@ async def server(command: Sequence[str], ready: str) -> AsyncGenerator[Process, 
     url = f"http://127.0.0.1:{port}"
     environment = os.environ | {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
     with tempfile.NamedTemporaryFile(suffix=".log", delete=False) as log:
-        process = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log, env=environment)
+        arguments = [*command, "--port", str(port)]
+        process = await asyncio.to_thread(subprocess.Popen, arguments, stdout=log, stderr=log, env=environment)
     try:
         await _until_ready(process, url + ready, log.name)
         yield Process(url, process.pid)

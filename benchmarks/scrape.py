@@ -76,7 +76,9 @@ async def _stream(http: httpx2.AsyncClient) -> None:
 
 async def _until_running(http: httpx2.AsyncClient) -> None:
     async with asyncio.timeout(60):
-        while _running((await http.get("/metrics")).text) < AT_ONCE:
+        for _ in itertools.count():
+            if _running((await http.get("/metrics")).text) >= AT_ONCE:
+                return
             await asyncio.sleep(0.05)
 
 

@@ -1,5 +1,6 @@
 """Fixtures that several folders use: a fake-engine application, in process and on a real socket."""
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
@@ -10,12 +11,15 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from slhf_server.api.protocol import Protocol
+from slhf_server.api.protocol import protocol
 from slhf_server.app import create_app
 from slhf_server.builtin import builtin_bundle
 from slhf_server.cli import bind
 from slhf_server.fake import FakeEngine
 from slhf_server.settings import Settings
+from tests.standstill import event_loops_keep_running, pytest_terminal_summary
+
+__all__ = ["event_loops_keep_running", "pytest_terminal_summary"]  # hooks and fixtures that pytest finds here
 
 Serve = Callable[..., str]
 
@@ -25,7 +29,9 @@ def running(app: FastAPI) -> Iterator[str]:
     """The application behind uvicorn on a free port of 127.0.0.1; yields its base URL."""
     settings: Settings = app.state.service.settings
     listener = bind(settings.model_copy(update={"port": 0}))
-    server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_config=None, timeout_graceful_shutdown=2))
+    http = protocol(settings.read_timeout_s)
+    config = uvicorn.Config(app, http=http, loop="asyncio", log_config=None, timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -45,6 +51,12 @@ def await_ready(url: str, thread: threading.Thread, attempts: int = 200) -> None
                 return
         thread.join(0.02)
     raise AssertionError("the server did not become ready")
+
+
+async def until(holds: Callable[[], bool], pause: float = 0.0) -> None:
+    """Give the event loop its turns until it holds; the caller's timeout is the bound."""
+    for _ in iter(lambda: bool(holds()), True):
+        await asyncio.sleep(pause)
 
 
 @pytest.fixture

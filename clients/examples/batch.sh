@@ -6,7 +6,7 @@ directory="${1:-.}"
 
 cat > "$directory/drafts.jsonl" <<'LINES'
 {"id": "sky", "prompt": "Why is the sky blue?", "draft": "Because it is."}
-{"id": "sea", "prompt": "Why is the sea salty?", "draft": "Fish.", "rounds": 1}
+{"id": "sea", "prompt": "Why is the sea salty?", "draft": "Fish.", "refine": {"rounds": 1}}
 {"id": "ice", "messages": [{"role": "user", "content": "Why does ice float?"}], "draft": "It is light."}
 LINES
 

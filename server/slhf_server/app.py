@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from slhf_server.api import chat, completions, failures, operations, refine, responses
 from slhf_server.api.authentication import Authentication
-from slhf_server.api.middleware import AccessLog, BodyLimit, HeaderLimit, RequestId
+from slhf_server.api.middleware import BodyLimit, Envelope, HeaderLimit, LastResort
 from slhf_server.keys import Keyring
 from slhf_server.loading import open_vllm
 from slhf_server.service import OpenEngine, Service
@@ -46,6 +46,7 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
         title="slhf-server",
         version=version("slhf-server"),
         lifespan=lifespan,
+        redirect_slashes=False,  # else Starlette's answer is an absolute address, made of the Host header
         strict_content_type=False,  # a JSON body without the header is read as JSON, as OpenAI and vLLM do
     )
     app.state.service = service
@@ -65,6 +66,7 @@ def _wrap(app: FastAPI, settings: Settings, keyring: Keyring) -> None:
     if keyring:
         app.add_middleware(Authentication, keyring=keyring)
     app.add_middleware(HeaderLimit)
+    app.add_middleware(LastResort)
     if settings.cors_origins:  # outside of the refusals above: a page must be able to read them, and preflights no key
         app.add_middleware(
             CORSMiddleware,
@@ -73,5 +75,4 @@ def _wrap(app: FastAPI, settings: Settings, keyring: Keyring) -> None:
             allow_headers=["*"],
             expose_headers=_EXPOSED,
         )
-    app.add_middleware(AccessLog, log_content=settings.log_content)
-    app.add_middleware(RequestId)  # whose id stands in every answer and every line of the log
+    app.add_middleware(Envelope, log_content=settings.log_content)

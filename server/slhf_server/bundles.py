@@ -1,6 +1,7 @@
 """Where a bundle comes from: built in, a directory, or a Hugging Face hub id."""
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +35,18 @@ class OpenBundle:
 
 def open_bundle(settings: Settings) -> OpenBundle:
     """Find the bundle that the settings name and check it. Raises SettingsError naming the setting."""
-    spec = settings.bundle
-    cache_dir = settings.cache_dir
+    try:
+        return _found(settings.bundle, settings.cache_dir)
+    except OSError as exc:
+        raise SettingsError(f"bundle {settings.bundle!r}: {exc}") from exc
+
+
+def _found(spec: str, cache_dir: Path) -> OpenBundle:
     if spec.startswith(BUILTIN_PREFIX):
         return _read(built_in(spec, cache_dir), spec, cache_dir)
-    if Path(spec).is_dir():
-        return _read(Path(spec), spec, cache_dir)
+    directory = Path(os.path.expanduser(spec))
+    if directory.is_dir():
+        return _read(directory, spec, cache_dir)
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise SettingsError(f"bundle: {spec!r} is no directory, and no hub id (owner/name) either")
     return _read(_download(spec), spec, cache_dir, name=spec.split("/")[1])

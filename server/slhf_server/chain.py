@@ -17,10 +17,20 @@ from slhf.wire import (
     TokenLogprob,
     Usage,
 )
-from slhf_server.errors import BadRequest, EngineFailed, InvalidStructure, RequestError, Stopped, TokenBudgetExceeded
+from slhf_server.errors import (
+    BadRequest,
+    EngineFailed,
+    InvalidStructure,
+    RequestError,
+    Stopped,
+    TokenBudgetExceeded,
+    UpstreamFailed,
+)
 from slhf_server.job import Job, Player
 from slhf_server.model import Chunk, Sampling, Turn
+from slhf_server.reasoning import is_blank, refinable
 from slhf_server.running import Running
+from slhf_server.seeds import seed_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,11 @@ class Chain:
         self._model_seconds = 0.0
 
     @property
+    def is_whole(self) -> bool:
+        """The running round's model has said everything."""
+        return self._live().whole
+
+    @property
     def number(self) -> int:
         """The round that runs, or comes next: 0 is the draft."""
         return len(self._finished)
@@ -76,7 +91,7 @@ class Chain:
                 usage=Usage(),
                 latency_ms=0.0,
             ),
-            Turn("assistant", draft),
+            Turn("assistant", refinable(draft)),
         )
 
     def stop_reason(self) -> StopReason | None:
@@ -92,57 +107,62 @@ class Chain:
         return next((reason for rule in self._job.stops if (reason := rule(self._finished))), None)
 
     def next_round(self) -> tuple[Player, tuple[Turn, ...], Sampling]:
-        """Who plays, on which turns, sampled how."""
+        """Who plays, on which turns, sampled how.
+
+        Raises EngineFailed or UpstreamFailed where the Leader has left nothing to refine.
+        """
         player, turns = self._player(), self._job.leader_turns
         if self._finished:
+            self._check_draft()
             turns = (*self._job.turns, self._latest, Turn("user", self._job.follower_turn))
-        sampling = replace(player.sampling, max_total_tokens=self._left())
         self._running = Running()
-        return player, turns, sampling
+        seed, salt = self._seed(player), self._job.cache_salt
+        return player, turns, replace(player.sampling, max_total_tokens=self._left(), seed=seed, cache_salt=salt)
 
     def take(self, chunk: Chunk) -> RoundDelta | None:
         """A piece of the running round; what of it can be shown, where somebody reads along."""
         running = self._live()
         known = len(running.logprobs)
         shown = running.take(chunk)
-        if not self._job.streams(self.number) or (not shown and len(running.logprobs) == known):
+        if not running.begun or not self._job.streams(self.number):
+            return None
+        if not shown and len(running.logprobs) == known:
             return None
         return RoundDelta(round=self.number, delta=shown, logprobs=running.logprobs[known:])
 
-    def finish_round(self) -> RoundCompleted:
+    async def finish_round(self) -> RoundCompleted:
         """The running round's completion is whole.
 
         Of a Follower's round, raises TokenBudgetExceeded where the budget cut it, InvalidStructure where it is not what
-        `response_format` asks for, and EngineFailed where it is empty.
+        `response_format` asks for, and EngineFailed where there is nothing to see in it.
         """
         running = self._live()
         assert running.last is not None
         assert running.last.finish_reason is not None
         if self._finished and running.last.finish_reason == "length" and self._left() <= running.tokens:
             raise TokenBudgetExceeded("max_total_tokens is used up")
-        text = running.text if self._job.answers_with(self.number) else running.whole_text
-        if self._finished and self._job.structure is not None and not self._job.structure.admits(text):
+        text = running.text
+        if self._finished and self._job.structure is not None and not await self._job.structure.admits(text):
             raise InvalidStructure("the round's text is not what response_format asks for")
-        if self._finished and not text.strip():
+        if self._finished and is_blank(text):
             raise EngineFailed("the Follower wrote nothing")  # which is never better than what there was
         self._cut()
-        return self._accept_running(running, text, running.last.finish_reason, running.last.tool_calls)
+        return self._accept_running(running, running.last.finish_reason, running.last.tool_calls)
 
     def settle(self, exc: RequestError) -> StopReason:
         """Decide what an early end means: the reason beside the best finished text, or the error itself.
 
-        A streamed last round has already reached the client as the answer: cut by a limit, it stands as it is
+        A streamed last round that has begun has reached the client as the answer: cut by a limit, it stands as it is
         (finish_reason "length"); cut by an error, there is no honest way on but the error.
         """
         running = self._cut()
-        if not self._finished or (isinstance(exc, BadRequest) and self._only_the_clients_draft()):
+        answered = running is not None and running.begun and self._job.answers_with(self.number)
+        if running is not None and answered and isinstance(exc, Stopped):
+            self._accept_running(running, "length")
+            return exc.stop_reason
+        refused = isinstance(exc, BadRequest) and self._only_the_clients_draft()
+        if answered or refused or not self._finished or (self._job.fail_on_error and not isinstance(exc, Stopped)):
             raise exc
-        if not isinstance(exc, Stopped) and self._job.fail_on_error:
-            raise exc
-        if running is not None and running.text and self._job.answers_with(self.number):
-            if not isinstance(exc, Stopped):
-                raise exc
-            self._accept_running(running, running.text, "length")
         return exc.stop_reason
 
     def outcome(self, reason: StopReason) -> Outcome:
@@ -170,6 +190,12 @@ class Chain:
         assert self._job.leader is not None  # a job without draft has a Leader (planner.py)
         return self._job.leader
 
+    def _seed(self, player: Player) -> int | None:
+        """Of the next round. An upstream's noise is its own: for the first choice it gets the seed as it was sent."""
+        if self._job.draft_source == "upstream" and self.number == self._job.choice == 0:
+            return player.sampling.seed
+        return seed_of(player.sampling.seed, self._job.choice, self._job.rounds_before + self.number)
+
     def _live(self) -> Running:
         assert self._running is not None  # between next_round and finish_round
         return self._running
@@ -187,12 +213,11 @@ class Chain:
     def _accept_running(
         self,
         running: Running,
-        text: str,
         finish_reason: FinishReason,
         tool_calls: tuple[Mapping[str, Any], ...] = (),
     ) -> RoundCompleted:
-        player = self._player()
-        self._logprobs = running.logprobs_of(text)
+        player, text = self._player(), running.text
+        self._logprobs = running.logprobs
         finished = RoundCompleted(
             round=self.number,
             role=player.role,
@@ -201,10 +226,10 @@ class Chain:
             finish_reason=finish_reason,
             usage=self._usages[-1],
             latency_ms=running.seconds * 1e3,
-            edit_ratio=edit_ratio(self._finished[-1].text, text) if self._finished else None,
+            edit_ratio=edit_ratio(self._latest.text, text) if self._finished else None,
             tool_calls=[dict(call) for call in tool_calls] or None,
         )
-        return self._accept(finished, Turn("assistant", text, running.token_ids(text)))
+        return self._accept(finished, Turn("assistant", text, running.token_ids()))
 
     def _accept(self, finished: RoundCompleted, turn: Turn) -> RoundCompleted:
         self._finished.append(finished)
@@ -214,6 +239,12 @@ class Chain:
     def _left(self) -> int:
         """Tokens of the budget that finished and cut-off rounds have left."""
         return self._job.max_total_tokens - self._spent
+
+    def _check_draft(self) -> None:
+        draft = self._finished[-1]
+        if draft.role == "leader" and is_blank(draft.text):
+            failed = UpstreamFailed if self._job.draft_source == "upstream" else EngineFailed
+            raise failed("the Leader wrote nothing that could be refined")
 
     def _only_the_clients_draft(self) -> bool:
         return len(self._finished) == 1 and self._job.draft is not None

@@ -2,35 +2,37 @@
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr, Tag, model_validator
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-from slhf.wire import Message, RefineOptions
+from slhf.wire import STRING_OR_LIST, Message, RefineOptions, Section, given
 from slhf_server.errors import BadRequest
 from slhf_server.model import Sampling
-from slhf_server.parameters import CHAT, OF_THE_ENGINE, Fate, decided, shown
+from slhf_server.parameters import CHAT, OF_THE_ENGINE, Fate, asks_for_nothing, decided, shown
 from slhf_server.planner import Drafter
-from slhf_server.structure import structure_of
+from slhf_server.structure import Structure
 
 Item = TypeVar("Item")
 TokenId = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Count = Annotated[StrictInt, Field(gt=0)]
+Bias = Annotated[float, Field(ge=-100, le=100, strict=True)]
+StopStrings = Annotated[
+    Annotated[StrictStr, Tag("string")] | Annotated[list[StrictStr], Field(max_length=16), Tag("list")], STRING_OR_LIST
+]
 Penalty = Annotated[float, Field(ge=-2, le=2, strict=True)]
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class StreamOptions(Section):
     include_usage: StrictBool = False
     include_obfuscation: StrictBool = False
     """OpenAI pads its chunks against traffic analysis unless told not to; this server never does."""
+    continuous_usage_stats: StrictBool = False
+    """vLLM then repeats the usage so far in every chunk; this server tells it once, at the end."""
 
 
-class GenerationRequest(BaseModel):
+class GenerationRequest(Section):
     """What chat and completions have in common."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: StrictStr | None = None
     stream: StrictBool | None = None
@@ -40,7 +42,7 @@ class GenerationRequest(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
     max_tokens: Count | None = None
-    stop: StrictStr | Annotated[list[StrictStr], Field(max_length=16)] | None = None
+    stop: StopStrings | None = None
     seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
@@ -49,12 +51,16 @@ class GenerationRequest(BaseModel):
     min_tokens: Annotated[StrictInt, Field(ge=0, lt=2**31)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=2, strict=True)] | None = None
     ignore_eos: StrictBool | None = None
-    logit_bias: dict[StrictStr, Annotated[float, Field(ge=-100, le=100, strict=True)]] | None = None
-    bad_words: list[StrictStr] | None = None
-    stop_token_ids: list[TokenId] | None = None
-    allowed_token_ids: list[TokenId] | None = None
+    logit_bias: Annotated[dict[StrictStr, Bias], BeforeValidator(given)] | None = None
+    bad_words: Annotated[list[StrictStr], Field(fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = None
+    allowed_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = None
     include_stop_str_in_output: StrictBool | None = None
     skip_special_tokens: StrictBool | None = None
+
+    def names(self) -> dict[str, str]:
+        """What the client calls the things that a later error names as chat and `/v1/refine` call them."""
+        return IN_REFINE
 
     @property
     def with_usage(self) -> bool:
@@ -67,7 +73,7 @@ class ChatRequest(GenerationRequest):
 
     model_config = ConfigDict(json_schema_extra=shown(CHAT))
 
-    messages: list[Message]
+    messages: Annotated[list[Message], Field(fail_fast=True)]
     max_completion_tokens: Count | None = None
     response_format: dict[str, Any] | None = None
     logprobs: StrictBool = False
@@ -93,8 +99,8 @@ class ChatRequest(GenerationRequest):
             raise PydanticCustomError("needs_logprobs", "top_logprobs needs logprobs: true", {"param": "top_logprobs"})
         return self
 
-    def sampling(self) -> Sampling:
-        """For both roles. Raises BadRequest for a response_format that cannot be."""
+    def sampling(self, structure: Structure | None) -> Sampling:
+        """For both roles; `structure` is what `response_format` asks for."""
         return Sampling(
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             max_tokens=self.max_completion_tokens or self.max_tokens,  # only one of them was given
@@ -102,25 +108,34 @@ class ChatRequest(GenerationRequest):
             bad_words=_frozen(self.bad_words),
             stop_token_ids=_frozen(self.stop_token_ids),
             allowed_token_ids=_frozen(self.allowed_token_ids),
-            structure=None if self.response_format is None else structure_of(self.response_format),
+            structure=structure,
             **{name: getattr(self, name) for name in _SHARED},
         )
 
     def suits(self, drafter: Drafter) -> None:
         """Raises BadRequest for a parameter that whoever writes the draft cannot take."""
         fate, why = _NOT_FOR[drafter]
-        given = {**self.passed_on, **{name: getattr(self, name) for name in OF_THE_ENGINE}}
-        for name, value in given.items():
-            if CHAT[name].fate == fate and value not in (None, *CHAT[name].neutral):
+        asked = {**self.passed_on, **{name: getattr(self, name) for name in OF_THE_ENGINE}}
+        for name, value in asked.items():
+            if CHAT[name].fate == fate and not asks_for_nothing(CHAT[name], value, self.passed_on):
                 raise BadRequest(f"'{name}' {why}", param=name)
+
+    def names(self) -> dict[str, str]:
+        return IN_REFINE | ({} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"})
 
 
 _NOT_FOR: dict[Drafter, tuple[Fate, str]] = {
-    "engine": ("upstream", "is for a Leader on another server, and this model's is not"),
-    "client": ("upstream", "is for a Leader, and a request with a draft has none"),
-    "upstream": ("engine", "holds token ids, and this model's Leader has other ones than its Follower"),
+    "engine": (
+        "upstream",
+        "is for a Leader on another server, and this model's is not: leave it out (or ask a served model whose Leader "
+        'is an upstream). Beside tool_choice "none", tools are accepted and not used',
+    ),
+    "client": ("upstream", "is for a Leader, and a request with a draft has none: leave it out"),
+    "upstream": ("engine", "holds token ids, and this model's Leader has other ones than its Follower: leave it out"),
 }
 """Which parameters a request cannot have, by who writes its draft."""
+IN_REFINE = {name: f"refine.{name}" for name in ("rounds", "draft", "timeout_ms", "max_total_tokens")}
+"""Where OpenAI's endpoints have what stands at the top of `/v1/refine`."""
 _TRANSLATED = {"stop", "max_tokens", "logprobs", "bad_words", "stop_token_ids", "allowed_token_ids"}
 _SHARED = tuple(set(Sampling.__dataclass_fields__) & set(ChatRequest.model_fields) - _TRANSLATED)
 """Parameters that `Sampling` has under the same name and type."""

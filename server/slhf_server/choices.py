@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from slhf_server.chain import Outcome
-from slhf_server.errors import RequestError
 from slhf_server.refinement import Step
 
 
@@ -26,7 +25,7 @@ async def _merged(chains: Sequence[AsyncGenerator[Step, None]]) -> AsyncGenerato
 
     A chain that fails does not take the others with it: its error is raised when they have ended.
     """
-    errors: list[RequestError] = []
+    errors: list[Exception] = []
     waiting = {asyncio.ensure_future(_next(chain)): number for number, chain in enumerate(chains)}
     try:
         while waiting:
@@ -35,7 +34,7 @@ async def _merged(chains: Sequence[AsyncGenerator[Step, None]]) -> AsyncGenerato
                 number = waiting.pop(task)
                 try:
                     step = task.result()
-                except RequestError as exc:
+                except Exception as exc:  # noqa: BLE001  raised below
                     errors.append(exc)
                     continue
                 yield number, step

@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -13,7 +14,7 @@ from types import FrameType
 import uvicorn
 
 from slhf_server import logs
-from slhf_server.api.protocol import Protocol
+from slhf_server.api.protocol import protocol
 from slhf_server.app import create_app
 from slhf_server.errors import EngineUnavailable, SettingsError
 from slhf_server.keys import Keyring
@@ -21,6 +22,7 @@ from slhf_server.loading import open_vllm
 from slhf_server.model import Engine
 from slhf_server.service import OpenEngine, Service
 from slhf_server.settings import Settings, load_settings
+from slhf_server.variables import service_links
 
 _TELLTALES = ("httpx2", "httpcore2")
 """Their loggers would show addresses (info) and prompts (debug)."""
@@ -43,8 +45,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Uvicorn has Python call this between any two bytecodes, also of the loop: deadlines wait for the loop."""
         if not self.should_exit:
-            self._service.drain(self._service.settings.grace_period_s)
+            asyncio.get_running_loop().call_soon_threadsafe(self._service.drain, self._service.settings.grace_period_s)
         super().handle_exit(sig, frame)
 
 
@@ -57,7 +60,7 @@ def main() -> None:
         listener = bind(settings)
         asyncio.run(serve(settings, listener))
     except (SettingsError, EngineUnavailable) as exc:
-        sys.exit(f"slhf-server: {exc}")
+        sys.exit(f"slhf-server: {' '.join(str(exc).split())}")  # vLLM's and the hub's words have several lines
     except KeyboardInterrupt:
         pass  # uvicorn has ended in good order and only then raises the signal again
 
@@ -65,16 +68,20 @@ def main() -> None:
 def bind(settings: Settings) -> socket.socket:
     """The listening socket, before anything slow starts. Raises SettingsError naming host and port."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # asyncio sends without delay (TCP_NODELAY) only where the protocol is named; else answers wait 40 ms for an ACK.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        # asyncio sends without delay (TCP_NODELAY) only where the protocol is named; else an ACK is awaited for 40 ms.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as exc:  # no IPv6 here
+        raise SettingsError(f"host {settings.host!r}: {exc.strerror}") from exc
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: else a closed connection stays until its client has read the rest
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(settings.write_timeout_s * 1e3))
     try:
         listener.bind((settings.host, settings.port))
-    except OSError as exc:
+    except (OSError, TypeError, ValueError) as exc:  # the last two: a host that is no name in any encoding
         listener.close()
-        raise SettingsError(f"host {settings.host!r}, port {settings.port}: cannot bind: {exc.strerror}") from exc
+        problem = exc.strerror if isinstance(exc, OSError) else exc
+        raise SettingsError(f"host {settings.host!r}, port {settings.port}: cannot bind: {problem}") from exc
     return listener
 
 
@@ -96,13 +103,15 @@ async def serve(settings: Settings, listener: socket.socket, open_engine: OpenEn
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_keys, app.state.keyring)
     config = uvicorn.Config(
         app,
-        http=Protocol,
+        http=protocol(settings.read_timeout_s),
         log_config=None,
         access_log=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(settings.grace_period_s),
     )
     server = Server(config, service)
+    if links := service_links(os.environ):
+        _logger.info("not settings, but links to services (a pod's enableServiceLinks: false): %s", ", ".join(links))
     _logger.info("settings: %s", json.dumps(settings.redacted()))
     _logger.info("listening on http://%s:%d", *listener.getsockname()[:2])
     await server.serve(sockets=[listener])

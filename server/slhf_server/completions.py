@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic import ConfigDict, Field, StrictInt, StrictStr, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
-from slhf.wire import Message
-from slhf_server.chat import ChatRequest, GenerationRequest
+from slhf.wire import STRING_OR_LIST, Message
+from slhf_server.chat import IN_REFINE, ChatRequest, GenerationRequest
 from slhf_server.parameters import COMPLETIONS, decided, shown
 
 _OPENAIS_DEFAULT = 16  # tokens
@@ -16,7 +17,11 @@ class CompletionRequest(GenerationRequest):
 
     model_config = ConfigDict(json_schema_extra=shown(COMPLETIONS))
 
-    prompt: StrictStr | Annotated[list[StrictStr], Field(min_length=1, max_length=1)]
+    prompt: Annotated[
+        Annotated[StrictStr, Tag("string")]
+        | Annotated[list[StrictStr], Field(min_length=1, max_length=1), Tag("list")],
+        STRING_OR_LIST,
+    ]
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     """How many of the likeliest tokens beside the chosen one."""
 
@@ -28,8 +33,12 @@ class CompletionRequest(GenerationRequest):
     @model_validator(mode="after")
     def _earlier_rounds_cannot_be_shown(self) -> "CompletionRequest":
         if self.refine.show_rounds:
-            raise ValueError("refine.show_rounds: a completion has no place for earlier rounds; use chat")
+            message = "a completion has no place for earlier rounds; use chat"
+            raise PydanticCustomError("no_place", message, {"key": "refine.show_rounds"})
         return self
+
+    def names(self) -> dict[str, str]:
+        return {**IN_REFINE, "messages": "prompt", "top_logprobs": "logprobs"}
 
     def as_chat(self) -> ChatRequest:
         prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]

@@ -10,6 +10,7 @@ from typing import TypeVar
 from slhf_server.errors import DeadlineExceeded
 
 T = TypeVar("T")
+_PASSED = "the deadline passed before an answer was finished"
 
 
 class Deadline:
@@ -37,6 +38,11 @@ class Deadline:
         if self._waiting is not None and not self._waiting.expired():
             self._waiting.reschedule(self._at)
 
+    def check(self) -> None:
+        """Raises DeadlineExceeded once it has passed."""
+        if self.time_left() <= 0:
+            raise DeadlineExceeded(_PASSED)
+
     async def wait_for(self, awaitable: Awaitable[T]) -> T:
         """Await it; raises DeadlineExceeded once the deadline has passed."""
         _awaited_with.set(self)
@@ -46,7 +52,7 @@ class Deadline:
         except TimeoutError as exc:
             if self._waiting is None or not self._waiting.expired():
                 raise  # the source's own
-            raise DeadlineExceeded("the deadline passed before an answer was finished") from exc
+            raise DeadlineExceeded(_PASSED) from exc
         finally:
             self._waiting = None
             _awaited_with.set(None)

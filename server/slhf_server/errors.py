@@ -6,7 +6,9 @@ RequestError                      status, type, code, param: becomes OpenAI's er
 │       └── UpstreamContextExceeded      the same, said by an upstream, which keeps the lengths to itself
 ├── InvalidAPIKey            401  invalid_api_key (WWW-Authenticate)
 ├── ModelNotFound            404  model_not_found
+├── RequestTimeout           408  request_timeout: head or body did not arrive in time
 ├── BodyTooLarge             413  request_too_large
+├── EncodedBody              415  unsupported_content_encoding (Accept-Encoding)
 ├── HeadersTooLarge          431  request_header_fields_too_large
 ├── RateLimited              429  rate_limit_exceeded (Retry-After): an API key's own limit
 ├── QueueFull                429  rate_limit_exceeded (Retry-After)
@@ -83,10 +85,23 @@ class ModelNotFound(RequestError):
     code = "model_not_found"
 
 
+class RequestTimeout(RequestError):
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
 class BodyTooLarge(RequestError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class EncodedBody(RequestError):
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_content_encoding"
+    headers = {"Accept-Encoding": "identity"}
 
 
 class HeadersTooLarge(RequestError):

@@ -36,7 +36,7 @@ class Job:
     leader_turns: tuple[Turn, ...]
     """x as the Leader sees it: an upstream is sent the messages as they came."""
     draft: str | None
-    """y_0 from the client; None: the Leader writes it."""
+    """y_0 from the client, as it was sent; None: the Leader writes it."""
     draft_source: DraftSource
     rounds: int
     leader: Player | None
@@ -51,6 +51,12 @@ class Job:
     """The request's line in the log, which all its chains add to."""
     trace: Mapping[str, str] = field(default_factory=dict)
     """The headers that name the caller's span (api/headers.py)."""
+    choice: int = 0
+    """Which of the request's chains this is."""
+    rounds_before: int = 0
+    """Rounds of the same chain before this job's draft: an evaluation that goes on draws the seeds that come next."""
+    cache_salt: str | None = None
+    """In the engine's prefix cache a job finds what jobs of the same salt have put there; None: those without one."""
     run_id: str = ""
     """What the engine knows this job by: clients may send one request id twice at once."""
     fail_on_error: bool = False
@@ -59,6 +65,15 @@ class Job:
     deltas: Deltas = "none"
     counts_tokens: bool = False
     """Count tokens as they come although nobody reads along: a round that a deadline cuts is then billed exactly."""
+
+    @property
+    def request_id(self) -> str:
+        return self.id.partition("-")[2]
+
+    @property
+    def engine_plays(self) -> bool:
+        """Whether any round is the engine's: an upstream's draft alone is not."""
+        return self.rounds > 0 or self.draft_source == "leader"
 
     def streams(self, number: int) -> bool:
         """Whether somebody reads this round while it is generated."""
@@ -70,8 +85,11 @@ class Job:
         return self.counts_tokens or self.streams(number)
 
     def answers_with(self, number: int) -> bool:
-        """Whether this round's pieces reach the client as the answer itself, so that they cannot be taken back."""
-        return self.endpoint != "refine" and number == self.rounds and self.streams(number)
+        """Whether this round's pieces reach the client as the answer itself, so that they cannot be taken back.
+
+        In `/v1/refine` they are called a round's: only where there is no other round they are the answer.
+        """
+        return number == self.rounds and (self.endpoint != "refine" or number == 0) and self.streams(number)
 
     def _is_validated_first(self, number: int) -> bool:
         """A structured answer is shown when it is known to be one. A Leader's, with no round to come, is what it is."""

@@ -1,6 +1,7 @@
 """Who may use the server: API keys, kept as SHA-256, each with a rate and a concurrency of its own."""
 
 import hashlib
+import hmac
 import math
 import re
 import secrets
@@ -11,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from slhf_server.errors import InvalidAPIKey, RateLimited, SettingsError
 from slhf_server.settings import Settings
+from slhf_server.yaml_text import read_file
 
 _Clock = Callable[[], float]
 
@@ -23,7 +24,7 @@ _Clock = Callable[[], float]
 class KeyEntry(BaseModel):
     """One entry of the keys file. A limit that is left out is the server's; null: unlimited."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
     """Stands in the log; never in a metric."""
@@ -77,6 +78,8 @@ class Keyring:
         self._settings = settings
         self._clock = clock
         self._keys: dict[str, Key] = {}
+        given = settings.cache_salt_secret
+        self._salt_secret = secrets.token_bytes() if given is None else given.get_secret_value().encode()
         self.reload()
 
     def __len__(self) -> int:
@@ -90,6 +93,15 @@ class Keyring:
             keys[entry.name] = key
             key.entry = entry
         self._keys = keys
+
+    def cache_salt(self, name: str | None) -> str | None:
+        """What separates a key's part of the engine's prefix cache from the others'; None: nothing does.
+
+        By its name, so that a key's successor finds its cache; keyed by a secret, so that nobody can compute it.
+        """
+        if name is None or self._settings.cache_isolation == "none":
+            return None
+        return hmac.new(self._salt_secret, name.encode(), "sha256").hexdigest()
 
     def key_of(self, authorization: bytes) -> Key:
         """Whose key the header's value holds; every key is compared, so that the time tells nothing.
@@ -134,13 +146,7 @@ def _pairs(text: str) -> Iterator[dict[str, Any]]:
 
 def _from_file(path: Path) -> list[KeyEntry]:
     where = f"api_keys_file {path}"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise SettingsError(f"{where}: {exc.strerror}") from exc
-    except (UnicodeDecodeError, yaml.YAMLError) as exc:
-        mark = getattr(exc, "problem_mark", None)  # the error's own text quotes the file
-        raise SettingsError(f"{where}: not YAML{f' at line {mark.line + 1}' if mark else ''}") from None
+    content = read_file("api_keys_file", path)
     if not isinstance(content, list) or not content:
         raise SettingsError(f"{where}: must be a list with an entry {{name, sha256}} for each key")
     return _checked(where, content)

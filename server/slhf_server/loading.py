@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from slhf_server.bundles import open_bundle
 from slhf_server.merging import merged
+from slhf_server.prompt import PromptEncoder
 from slhf_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",  # nothing is sent to anybody
     "VLLM_LOGGING_LEVEL": "WARNING",
-    "TOKENIZERS_PARALLELISM": "false",
 }
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +37,10 @@ async def open_vllm(settings: Settings) -> "VLLMEngine":
 
 def _load(settings: Settings) -> "VLLMEngine":
     times = [time.perf_counter()]
-    bundle = merged(open_bundle(settings), settings.cache_dir)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # what is read when tokenizers are first used
+    bundle = open_bundle(settings)
+    encoder = PromptEncoder.open(bundle.weights)  # a template that cannot be used is found before any weights are read
+    bundle = merged(bundle, settings.cache_dir)
     times.append(time.perf_counter())
     if settings.log_format == "json" and not {"VLLM_LOGGING_LEVEL", "VLLM_CONFIGURE_LOGGING"} & os.environ.keys():
         os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(Path(__file__).with_name("vllm_logging.json")))
@@ -47,7 +50,7 @@ def _load(settings: Settings) -> "VLLMEngine":
     from slhf_server.engine import VLLMEngine  # imports vLLM: seconds
 
     times.append(time.perf_counter())
-    engine = VLLMEngine.load(bundle, settings)
+    engine = VLLMEngine.load(bundle, settings, encoder)
     times.append(time.perf_counter())
     spans = (after - before for before, after in zip(times, times[1:], strict=False))
     _logger.info("start: bundle %.1f s, import of vLLM %.1f s, engine processes and weights %.1f s", *spans)

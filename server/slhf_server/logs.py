@@ -25,6 +25,8 @@ class RequestLog(TypedDict, total=False):
     model: str
     """The served model's name."""
     stream: bool
+    status: int
+    """Of the error that ended a stream, whose answer had begun as a 200."""
     rounds: int
     """Finished Follower rounds."""
     stop_reason: str

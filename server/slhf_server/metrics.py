@@ -18,6 +18,8 @@ from slhf.wire import Round, RoundCompleted
 from slhf_server.admission import Admission
 from slhf_server.chain import Outcome, edit_ratio
 from slhf_server.errors import RequestError
+from slhf_server.reasoning import refinable
+from slhf_server.stops.unchanged import unchanged
 
 _LATENCY = (
     0.3,
@@ -179,13 +181,13 @@ class Metrics:
     def _count_rounds(self, model: str, outcome: Outcome) -> None:
         refinement = outcome.refinement
         for before, after in zip(refinement.rounds, refinement.rounds[1:], strict=False):
-            self._child(self.rounds, model, "unchanged" if after.text == before.text else "changed").inc()
+            self._child(self.rounds, model, unchanged((before, after)) or "changed").inc()
         cut_off = len(refinement.usage.rounds) - refinement.rounds_run
         self._child(self.rounds, model, "error" if refinement.stop_reason == "error" else "discarded").inc(cut_off)
 
     def _compare(self, model: str, rounds: list[Round]) -> None:
         """Drift: how far the returned text is from the draft."""
-        draft, answer = rounds[0], rounds[-1]
+        draft, answer = refinable(rounds[0].text), rounds[-1]
         if answer.round > 0:
-            self._child(self.edit_ratio, model).observe(edit_ratio(draft.text, answer.text))
-            self._child(self.length_ratio, model).observe(len(answer.text.split()) / max(1, len(draft.text.split())))
+            self._child(self.edit_ratio, model).observe(edit_ratio(draft, answer.text))
+            self._child(self.length_ratio, model).observe(len(answer.text.split()) / max(1, len(draft.split())))

@@ -58,6 +58,8 @@ class Sampling:
     """None: no log-probabilities; n: those of each token and of the n likeliest in its place."""
     structure: Structure | None = None
     """What the text must be: the engine can write nothing else."""
+    cache_salt: str | None = None
+    """The engine's prefix cache is shared among completions of the same salt alone. An upstream never gets it."""
     passed_on: Mapping[str, Any] = field(default_factory=dict)
     """Parameters that an upstream alone understands (tools and the like), as the client sent them."""
 

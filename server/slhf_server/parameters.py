@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic_core import PydanticCustomError
 
+from slhf.wire import given
+
 Fate = Literal["used", "both", "engine", "upstream", "ignored", "rejected"]
 _SAID: dict[Fate, str] = {
     "used": "used by the server",
@@ -29,6 +31,8 @@ class Parameter:
     note: str = ""
     neutral: tuple[Any, ...] = ()
     """Values that ask for nothing, accepted where the parameter is not; null always is."""
+    moot: tuple[str, str] | None = None
+    """Another parameter and the value of it that leaves this one nothing to ask for."""
 
     @property
     def said(self) -> str:
@@ -47,6 +51,50 @@ _STATELESS = {
     "prompt_cache_retention": Parameter("ignored", "the prefix cache keeps what fits"),
     "moderation": Parameter("rejected", "the server judges no content"),
 }
+_FOREIGN = {
+    "extra_body": Parameter("rejected", "its keys belong at the top level", ({},)),
+    "request_id": Parameter("ignored", "X-Request-Id names a request"),
+    "session_id": Parameter("ignored", "no session is kept"),
+    "include_reasoning": Parameter("ignored", "thoughts are taken out of every answer"),
+    "priority": Parameter("rejected", "there is one queue", (0,)),
+    "cache_salt": Parameter("rejected", "the server decides who shares a prefix cache"),
+    "return_token_ids": Parameter("rejected", "use logprobs", (False,)),
+    "return_tokens_as_token_ids": Parameter("rejected", "use logprobs", (False,)),
+    "prompt_logprobs": Parameter("rejected", "a prompt has none here"),
+    "truncate_prompt_tokens": Parameter("rejected", "nothing is cut silently"),
+    "use_beam_search": Parameter("rejected", "every round is sampled", (False,)),
+    "length_penalty": Parameter("rejected", "every round is sampled", (1.0,)),
+    "early_stopping": Parameter("rejected", "every round is sampled", (False,)),
+    "spaces_between_special_tokens": Parameter("rejected", "not supported", (True,)),
+    "add_special_tokens": Parameter("rejected", "the chat template adds them", (False,)),
+    "kv_transfer_params": Parameter("rejected", "not supported"),
+    "vllm_xargs": Parameter("rejected", "not supported", ({},)),
+} | {
+    name: Parameter("rejected", "use response_format (in the Responses API: text.format)", ({},))
+    for name in (
+        *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+        *("guided_decoding_backend", "guided_whitespace_pattern"),
+    )
+}
+"""What clients of vLLM and other servers send to any endpoint that generates."""
+_UPSTREAMS = {
+    "chat_template_kwargs": Parameter("upstream", "vLLM", ({},)),
+    "documents": Parameter("upstream", "vLLM", ([],)),
+    "mm_processor_kwargs": Parameter("upstream", "vLLM", ({},)),
+    "media_io_kwargs": Parameter("upstream", "vLLM", ({},)),
+    "thinking_token_budget": Parameter("upstream", "vLLM"),
+    "reasoning": Parameter("upstream", "OpenRouter", ({}, {"effort": "none"}, {"enabled": False}, {"exclude": True})),
+    "thinking": Parameter("upstream", "DeepSeek, Anthropic, GLM", ({}, {"type": "disabled"})),
+    "enable_thinking": Parameter("upstream", "Qwen", (False,)),
+    "thinking_budget": Parameter("upstream", "Qwen"),
+    "provider": Parameter("upstream", "OpenRouter", ({},)),
+    "models": Parameter("upstream", "OpenRouter", ([],)),
+    "route": Parameter("upstream", "OpenRouter"),
+    "transforms": Parameter("upstream", "OpenRouter", ([],)),
+    "plugins": Parameter("upstream", "OpenRouter", ([],)),
+    "safe_prompt": Parameter("upstream", "Mistral", (False,)),
+}
+"""What other servers have beyond OpenAI's chat."""
 _VLLM = {
     "top_k": Parameter("both", "vLLM"),
     "min_p": Parameter("both", "vLLM"),
@@ -73,8 +121,8 @@ CHAT: dict[str, Parameter] = {
     "model": Parameter("used", "one of GET /v1/models; without it, the default model"),
     "messages": Parameter("used"),
     "stream": Parameter("used"),
-    "stream_options": Parameter("used", "include_usage"),
-    "n": Parameter("used", "independent chains; the seed of each is one higher than the last's"),
+    "stream_options": Parameter("used", "include_usage; the usage so far is not told in every chunk"),
+    "n": Parameter("used", "independent chains; each draws with seeds of its own"),
     "refine": Parameter("used", "the refinement itself"),
     **_SAMPLING,
     "max_tokens": Parameter("both", "per round; refine.max_tokens overrides it for the Follower"),
@@ -83,13 +131,22 @@ CHAT: dict[str, Parameter] = {
     "logprobs": Parameter("both", "those of the returned round"),
     "top_logprobs": Parameter("both", "needs logprobs"),
     **_VLLM,
-    "tools": Parameter("upstream", "a turn that calls tools is returned as it is", ([],)),
+    "tools": Parameter("upstream", "a turn that calls tools is returned as it is", ([],), ("tool_choice", "none")),
     "tool_choice": Parameter("upstream", "", ("none", "auto")),
     "parallel_tool_calls": Parameter("upstream", "", (True, False)),
     "reasoning_effort": Parameter("upstream", "", ("none",)),
     "verbosity": Parameter("upstream", "for the Follower, say it in refine.instruction", ("medium",)),
+    **_UPSTREAMS,
     **_STATELESS,
-    "functions": Parameter("rejected", "use tools", ([],)),
+    "usage": Parameter("ignored", "OpenRouter; every answer tells it, a stream with stream_options.include_usage"),
+    **_FOREIGN,
+    "add_generation_prompt": Parameter("rejected", "an answer is always due", (True,)),
+    "continue_final_message": Parameter("rejected", "use refine.draft: an answer is not prefilled", (False,)),
+    "chat_template": Parameter("rejected", "the model's own is used"),
+    "echo": Parameter("rejected", "the prompt is a turn of a chat", (False,)),
+    "best_of": Parameter("rejected", "use n", (1,)),
+    "random_seed": Parameter("rejected", "use seed"),
+    "functions": Parameter("rejected", "use tools", ([],), ("function_call", "none")),
     "function_call": Parameter("rejected", "use tool_choice", ("none", "auto")),
     "modalities": Parameter("rejected", "text is the only modality of an answer", (["text"],)),
     "audio": Parameter("rejected", "text is the only modality of an answer"),
@@ -110,6 +167,7 @@ COMPLETIONS: dict[str, Parameter] = {
     "logprobs": Parameter("both", "how many of the likeliest tokens, as OpenAI has it here"),
     **_VLLM,
     "user": _STATELESS["user"],
+    **_FOREIGN,
     "echo": Parameter("rejected", "the prompt is a turn of a chat", (False,)),
     "suffix": Parameter("rejected", "a chat model does not insert"),
     "best_of": Parameter("rejected", "use n", (1,)),
@@ -117,7 +175,7 @@ COMPLETIONS: dict[str, Parameter] = {
 
 RESPONSES: dict[str, Parameter] = {
     "model": Parameter("used", "one of GET /v1/models; without it, the default model"),
-    "input": Parameter("used", "a string, or messages of text"),
+    "input": Parameter("used", "a string, or messages, calls and results; see below"),
     "instructions": Parameter("used", "becomes the system turn"),
     "stream": Parameter("used"),
     "refine": Parameter("used", "the refinement itself; without show_rounds"),
@@ -126,15 +184,18 @@ RESPONSES: dict[str, Parameter] = {
     "max_output_tokens": Parameter("both", "per round; refine.max_tokens overrides it for the Follower"),
     "text": Parameter("both", "format: text, json_object or json_schema"),
     **_STATELESS,
-    "stream_options": Parameter("rejected", "has nothing to choose here", ({}, {"include_obfuscation": False})),
+    **_FOREIGN,
+    "stream_options": Parameter(
+        "rejected", "has nothing to choose here", ({}, {"include_obfuscation": False}, {"include_obfuscation": True})
+    ),
     "truncation": Parameter("rejected", "nothing is cut silently", ("disabled",)),
-    "tools": Parameter("rejected", "use chat completions", ([],)),
+    "tools": Parameter("rejected", "use chat completions", ([],), ("tool_choice", "none")),
     "tool_choice": Parameter("rejected", "use chat completions", ("none", "auto")),
     "parallel_tool_calls": Parameter("rejected", "use chat completions", (True, False)),
     "max_tool_calls": Parameter("rejected", "use chat completions"),
     "top_logprobs": Parameter("rejected", "use chat completions", (0,)),
     "include": Parameter("rejected", "there is nothing to include", ([],)),
-    "reasoning": Parameter("rejected", "use chat completions", ({},)),
+    "reasoning": Parameter("rejected", "use chat completions", ({}, {"effort": "none"})),
     "previous_response_id": Parameter("rejected", "nothing is stored: send the conversation in input"),
     "conversation": Parameter("rejected", "nothing is stored: send the conversation in input"),
     "background": Parameter("rejected", "nothing is stored", (False,)),
@@ -151,17 +212,30 @@ def decided(body: Any, table: Mapping[str, Parameter]) -> Any:
     PydanticCustomError. A body that is no object is pydantic's to refuse."""
     if not isinstance(body, dict):
         return body
-    return {name: value for name, value in body.items() if _is_kept(name, value, table.get(name))}
+    return {name: value for name, value in given(body).items() if _is_kept(name, value, table.get(name), body)}
 
 
-def _is_kept(name: str, value: Any, parameter: Parameter | None) -> bool:
+def _is_kept(name: str, value: Any, parameter: Parameter | None, body: Mapping[str, Any]) -> bool:
     if parameter is None:
         raise PydanticCustomError("unknown_parameter", "unknown parameter '{param}'", {"param": name})
-    if value is None:
-        return False  # OpenAI's clients send null for "not given"
-    if parameter.fate == "rejected" and value not in parameter.neutral:
+    if parameter.fate == "rejected" and not asks_for_nothing(parameter, value, body):
         raise PydanticCustomError("unsupported_parameter", "'{param}': {note}", {"param": name, "note": parameter.note})
     return parameter.fate not in ("ignored", "rejected")
+
+
+def asks_for_nothing(parameter: Parameter, value: Any, beside: Mapping[str, Any]) -> bool:
+    """Whether a request that has this value, beside those of other parameters, is as one without it."""
+    if parameter.moot is not None and beside.get(parameter.moot[0]) == parameter.moot[1]:
+        return True
+    return value is None or any(_same(value, neutral) for neutral in parameter.neutral)
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    """Equal, where null in an object is "not given", and true is no 1."""
+    if isinstance(value, dict) and isinstance(neutral, dict):
+        value = given(value)
+        return value.keys() == neutral.keys() and all(_same(value[key], neutral[key]) for key in neutral)
+    return isinstance(value, bool) == isinstance(neutral, bool) and bool(value == neutral)
 
 
 def shown(table: Mapping[str, Parameter]) -> Callable[[dict[str, Any]], None]:
@@ -170,7 +244,8 @@ def shown(table: Mapping[str, Parameter]) -> Callable[[dict[str, Any]], None]:
     def add(schema: dict[str, Any]) -> None:
         for name, parameter in table.items():
             if parameter.fate in ("upstream", "ignored", "rejected"):
-                accepted = {"enum": [None, *parameter.neutral]} if parameter.fate == "rejected" else {}
+                closed = parameter.fate == "rejected" and parameter.moot is None
+                accepted = {"enum": [None, *parameter.neutral]} if closed else {}
                 schema["properties"][name] = accepted | {"description": parameter.said}
 
     return add
@@ -184,6 +259,8 @@ def rows(table: Mapping[str, Parameter]) -> Iterator[str]:
         refused_somewhere = parameter.fate in ("rejected", "upstream", "engine")
         neutral = (None, *parameter.neutral) if refused_somewhere else ()
         values = ", ".join(f"`{json.dumps(value)}`" for value in neutral)
+        if parameter.moot is not None:
+            values += f", any beside `{parameter.moot[0]}` `{json.dumps(parameter.moot[1])}`"
         yield f"| `{name}` | {_SAID[parameter.fate]} | {parameter.note} | {values} |"
 
 

@@ -14,7 +14,6 @@ from slhf_server.errors import BadRequest, ModelNotFound
 from slhf_server.job import Deltas, Endpoint, Job, Player
 from slhf_server.logs import RequestLog
 from slhf_server.model import ChatModel, Engine, Sampling
-from slhf_server.reasoning import without_thoughts
 from slhf_server.settings import ServedModel, Settings
 from slhf_server.stops import StopRule
 from slhf_server.stops.unchanged import unchanged
@@ -38,6 +37,8 @@ class Ask:
     deltas: Deltas
     choices: int = 1
     """Independent chains (OpenAI's `n`)."""
+    cache_salt: str | None = None
+    """See `Job.cache_salt`."""
     log: RequestLog = field(default_factory=RequestLog)
     """The request's line in the log."""
     trace: Mapping[str, str] = field(default_factory=dict)
@@ -64,9 +65,10 @@ class Planner:
         """A job for each choice. Raises ModelNotFound and BadRequest, naming the parameter."""
         name, served = self._find(ask.model)
         conversation.check(ask.messages)
+        conversation.log_unread(ask.messages)
         choices = _limited("n", ask.choices, None, self._settings.limits.choices)
         shared = self._job(name, served, ask)
-        return [self._choice(shared, ask, number) for number in range(choices)]
+        return [shared, *(_another(shared, number) for number in range(1, choices))]
 
     def card(self, name: str, *, created: int) -> ModelCard:
         """A served model as `GET /v1/models` shows it. Raises ModelNotFound."""
@@ -90,8 +92,9 @@ class Planner:
         options, limits = ask.options, self._settings.limits_of(served)
         drafter = self.drafter(name, options)
         rounds = _limited("rounds", options.rounds, served.rounds, limits.rounds)
-        if any(message.has_media for message in ask.messages):
-            rounds = self._rounds_with_media(served, drafter, rounds)
+        conversation.check_parts(ask.messages, drafter)
+        if served.images == "pass_through" and any(message.others for message in ask.messages):
+            rounds = 0
         turns = conversation.as_text(ask.messages)
         return Job(
             run_id=_run_id(),
@@ -100,7 +103,7 @@ class Planner:
             model=name,
             turns=turns,
             leader_turns=conversation.as_sent(ask.messages) if drafter == "upstream" else turns,
-            draft=_seen(options.draft, rounds),
+            draft=options.draft,
             draft_source="leader" if drafter == "engine" else drafter,
             rounds=rounds,
             leader=self._leader(name, served, ask, drafter),
@@ -114,21 +117,10 @@ class Planner:
             structure=ask.sampling.structure,
             deltas=ask.deltas,
             counts_tokens=options.timeout_ms is not None,
+            cache_salt=ask.cache_salt,
             log=ask.log,
             trace=ask.trace,
         )
-
-    def _choice(self, job: Job, ask: Ask, number: int) -> Job:
-        """One of n chains: an id of its own for the engine, a seed of its own as vLLM gives it, a deadline of its own
-        (one deadline wakes one waiter)."""
-        if number == 0:
-            return job
-        leader, follower = job.leader, job.follower
-        if ask.sampling.seed is not None:
-            seed = ask.sampling.seed + number
-            leader = leader and replace(leader, sampling=replace(leader.sampling, seed=seed))
-            follower = replace(follower, sampling=replace(follower.sampling, seed=seed))
-        return replace(job, leader=leader, follower=follower, run_id=_run_id(), deadline=job.deadline.copy())
 
     def _leader(self, name: str, served: ServedModel, ask: Ask, drafter: Drafter) -> Player | None:
         if drafter == "client":
@@ -138,22 +130,14 @@ class Planner:
         model = self._upstreams[served.leader] if drafter == "upstream" else self._engine.leader
         return Player("leader", model, ask.sampling)
 
-    def _rounds_with_media(self, served: ServedModel, drafter: Drafter, rounds: int) -> int:
-        """Images, sounds and files are for an upstream; what the Follower does then, the model's settings say."""
-        if drafter == "engine":
-            raise BadRequest(
-                "messages: this model reads text alone; images, sounds and files are refused", param="messages"
-            )
-        return 0 if served.images == "pass_through" else rounds
-
 
 def _run_id() -> str:
     return secrets.token_hex(8)
 
 
-def _seen(draft: str | None, rounds: int) -> str | None:
-    """The draft as the Follower sees it, without thoughts; where nothing is refined, byte for byte."""
-    return without_thoughts(draft) if draft is not None and rounds else draft
+def _another(job: Job, number: int) -> Job:
+    """Of n chains a further one: its run has an id of its own for the engine, and a deadline wakes one waiter."""
+    return replace(job, choice=number, run_id=_run_id(), deadline=job.deadline.copy())
 
 
 def _followers(ask: Ask) -> Sampling:

@@ -1,27 +1,21 @@
-"""From turns to token ids, segment by segment.
+"""From turns to token ids, and what token ids of this model mean.
 
-A chat template rendered to one string and then tokenised lets text become structure: a draft holding
-`<|im_end|>\\n<|im_start|>system` would end its own turn. So the template is rendered with a marker in place of each
-content; only the template's own text yields special tokens, and content is encoded with special-token matching off.
-For content without such strings the ids equal those of `apply_chat_template(tokenize=True)`, because special tokens are
-hard boundaries of ordinary tokenisation too.
-
-A turn that carries token ids is spliced in as it is: what the engine generated is what its prefix cache holds.
+`slhf/chat_template.py` makes the ids: those of transformers for harmless text, and no text becomes structure. A turn
+that carries token ids is spliced in as it is: what the engine generated is what its prefix cache holds.
 """
 
+import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
-from slhf_server.errors import BadRequest, SettingsError
+from slhf.chat_template import THOUGHT_TAGS, ChatRefused, ChatTemplate, UnusableTokenizer
+from slhf_server.errors import BadRequest, ContextLengthExceeded, SettingsError
 from slhf_server.model import Turn
 
-_MARKER = "\ue000{}\ue001"  # private-use characters: no template holds them, and no content is searched for them
-
-THINK, THOUGHT = "<think>", "</think>"  # what opens and closes a reasoning model's thoughts
+THINK, THOUGHT = THOUGHT_TAGS
 _OPENING_IDS = 8  # enough ids to hold the opening tag, spelled out, and a line break
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
@@ -31,38 +25,49 @@ _BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
 
 
 class PromptEncoder:
-    """Encodes chats for one tokenizer (a fast one of transformers) with a chat template."""
+    """Encodes chats for one tokenizer (a fast one of transformers) with a chat template. Safe to use in threads."""
 
     def __init__(self, tokenizer: Any) -> None:
-        if not tokenizer.chat_template:
-            raise SettingsError("the bundle's tokenizer has no chat template: refinement needs a chat model")
+        """Raises SettingsError where no prompts can be made with it."""
         self._tokenizer = tokenizer
-        self._backend = tokenizer.backend_tokenizer
-        self._backend.encode_special_tokens = True  # tokenizers' name for "encode them as plain text"
-        self._special = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
-        self._special_ids = frozenset(self._special.values())
-        longest_first = sorted(self._special, key=len, reverse=True)
-        self._boundary = re.compile("(" + "|".join([*map(re.escape, longest_first), r"\ue000\d+\ue001"]) + ")")
+        try:
+            self._template = ChatTemplate(tokenizer)
+        except UnusableTokenizer as exc:
+            raise SettingsError(f"bundle: {exc}") from exc
+        self._tokens = self._template.tokens
+        self._special_ids = frozenset(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)
         self._bytes: dict[int, bytes] = {}
-        padded = f" {_MARKER.format(0)} "
-        self._template_trims = padded not in self._render([{"role": "user", "content": padded}])
 
-    def encode(self, turns: Sequence[Turn]) -> list[int]:
+    @classmethod
+    def open(cls, weights: Path) -> "PromptEncoder":
+        """The encoder of a model's directory. Raises SettingsError where its tokenizer cannot be used."""
+        from transformers import AutoTokenizer  # imported here: seconds
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(weights)
+        except Exception as exc:  # of sentencepiece, tokenizers, json and the tokenizer's own code
+            said = " ".join(str(exc).split())
+            raise SettingsError(f"bundle: the tokenizer in {str(weights)!r} cannot be read: {said}") from exc
+        return cls(tokenizer)
+
+    def encode(self, turns: Sequence[Turn], most: float = math.inf) -> list[int]:
         """Token ids of the chat, ending where the assistant's next turn begins.
 
-        Raises BadRequest where the model's template refuses the order or kind of turns.
+        Raises BadRequest where the model's template refuses the order or kind of turns, and ContextLengthExceeded where
+        one turn alone has more than `most` tokens: to make a list of millions of ids would stop every other thread.
         """
-        rendered = self._render([{"role": t.role, "content": _MARKER.format(i)} for i, t in enumerate(turns)])
-        ids: list[int] = []
-        run = ""  # plain text since the last special token: encoded in one go, as ordinary tokenisation would
-        for piece in self._pieces(rendered, turns):
-            if isinstance(piece, str):
-                run += piece
-            else:
-                ids += self._plain(run)
-                ids += piece
-                run = ""
-        return ids + self._plain(run)
+        for turn in turns:
+            if turn.token_ids is None and len(turn.text) > most and (tokens := self._tokens.count(turn.text)) > most:
+                raise ContextLengthExceeded(tokens, int(most))
+        try:
+            return self._template.encode([(turn.role, turn.token_ids or turn.text) for turn in turns])
+        except ChatRefused as exc:
+            raise BadRequest(f"the model's chat template refuses this conversation: {exc}", param="messages") from exc
+
+    @property
+    def most_characters_per_token(self) -> float:
+        """No text of n times as many characters has fewer than n tokens; infinite where nothing is known."""
+        return self._tokens.most_characters_per_token
 
     def faithful(self, token_ids: Sequence[int], text: str) -> tuple[int, ...] | None:
         """The ids if they may stand for the text in a later prompt: no special token, and they decode to just it."""
@@ -83,8 +88,8 @@ class PromptEncoder:
             return 0
         if THOUGHT not in text:
             return len(generated)
-        closing = self._backend.token_to_id(THOUGHT)
-        if closing in generated:
+        closing = self._tokens.id_of(THOUGHT)
+        if closing is not None and closing in generated:
             return list(generated).index(closing) + 1
         lengths = range(1, len(generated) + 1)
         return 1 + bisect_left(lengths, True, key=lambda n: THOUGHT in self._tokenizer.decode(generated[:n]))
@@ -98,7 +103,7 @@ class PromptEncoder:
     def _spelled(self, token_id: int) -> bytes:
         """Bytes as byte-level or byte-fallback tokenizers write them, if that is what the tokenizer itself reads."""
         text = str(self._tokenizer.decode([token_id]))
-        token = self._backend.id_to_token(token_id) or ""
+        token = self._tokens.token_of(token_id)
         if single := re.fullmatch("<0x([0-9A-F]{2})>", token):
             return bytes.fromhex(single[1])
         if all(character in _BYTE_OF for character in token):
@@ -106,23 +111,3 @@ class PromptEncoder:
             if spelled.decode(errors="replace") == text:
                 return spelled
         return text.encode()
-
-    def _pieces(self, rendered: str, turns: Sequence[Turn]) -> Iterator[str | Sequence[int]]:
-        """The rendered template cut at special tokens and markers: text, or ids to take as they are."""
-        for piece in self._boundary.split(rendered):
-            if piece in self._special:
-                yield (self._special[piece],)
-            elif piece.startswith("\ue000"):
-                turn = turns[int(piece[1:-1])]
-                yield turn.token_ids or (turn.text.strip() if self._template_trims else turn.text)
-            else:
-                yield piece
-
-    def _plain(self, text: str) -> list[int]:
-        return self._backend.encode(text, add_special_tokens=False).ids if text else []
-
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        try:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        except TemplateError as exc:
-            raise BadRequest(f"the model's chat template refuses this conversation: {exc}", param="messages") from exc

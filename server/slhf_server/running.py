@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from slhf.wire import TokenLogprob, Usage
 from slhf_server.model import Chunk
-from slhf_server.reasoning import Thoughts, without_thoughts
+from slhf_server.reasoning import Thoughts, is_blank
 
 
 @dataclass(slots=True)
@@ -15,6 +15,8 @@ class Running:
 
     started: float = field(default_factory=time.perf_counter)
     last: Chunk | None = None
+    begun: bool = False
+    """There is something to see. Blank text before it is held back: if nothing follows, it is no answer."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     _pieces: list[str] = field(default_factory=list)
     _held: list[TokenLogprob] = field(default_factory=list)
@@ -26,34 +28,38 @@ class Running:
         """Add a chunk; what of it can be shown."""
         self.last = chunk
         self._completion += chunk.completion_tokens
-        shown = self._thoughts.visible(chunk.text)
-        if chunk.finish_reason is not None:
-            shown += self._thoughts.rest()
+        if not self.begun:
+            return self._begin(chunk)
+        self._pieces.append(chunk.text)
+        self.logprobs += chunk.logprobs
+        return chunk.text
+
+    def _begin(self, chunk: Chunk) -> str:
+        """Until there is something to see, or the end."""
+        ended = chunk.finish_reason is not None
+        piece = self._thoughts.visible(chunk.text)
+        if ended:
+            piece += self._thoughts.rest()
+        self._pieces.append(piece)
         self._held += chunk.logprobs
-        if shown or self._pieces:
-            self.logprobs += self._held if self._pieces or not self._thoughts.found else _last(self._held, shown)
-            self._held = []
-        if shown:
-            self._pieces.append(shown)
-        return shown
+        self.begun = not is_blank(piece)
+        if self.begun or ended:
+            self.logprobs = _last(self._held, self.text) if self._thoughts.found else self._held
+        return self.text if self.begun else ""
 
     @property
     def text(self) -> str:
-        """What was shown until now."""
+        """The text until now, without thoughts."""
         return "".join(self._pieces)
 
     @property
-    def whole_text(self) -> str:
-        """The finished text, without thoughts whose opening tag was never sent."""
-        return self.text if self._thoughts.found else without_thoughts(self.text)
+    def whole(self) -> bool:
+        """The model has said that this was all."""
+        return self.last is not None and self.last.finish_reason is not None
 
-    def logprobs_of(self, text: str) -> list[TokenLogprob]:
-        """Those of the finished text's tokens."""
-        return self.logprobs if text == self.text else _last(self.logprobs, text)
-
-    def token_ids(self, text: str) -> tuple[int, ...] | None:
+    def token_ids(self) -> tuple[int, ...] | None:
         """The ids of the finished text, if it is just what was generated."""
-        return None if self._thoughts.found or text != self.text or self.last is None else self.last.token_ids
+        return None if self._thoughts.found or self.last is None else self.last.token_ids
 
     @property
     def seconds(self) -> float:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,14 @@ from slhf_server import logs
 from slhf_server.admission import Admission
 from slhf_server.chain import Outcome
 from slhf_server.choices import played
-from slhf_server.errors import EngineUnavailable, UpstreamUnavailable
+from slhf_server.errors import EngineUnavailable, InternalError, RequestError, UpstreamUnavailable
 from slhf_server.job import Job
 from slhf_server.metrics import Metrics
 from slhf_server.model import Engine
 from slhf_server.planner import Planner
 from slhf_server.refinement import Step, refine
 from slhf_server.settings import Settings
+from slhf_server.workers import Workers
 
 if TYPE_CHECKING:
     from slhf_server.tracing import Tracing
@@ -39,11 +40,12 @@ class Service:
         self.metrics = Metrics()
         self.admission = Admission(settings.limits.running, settings.limits.waiting)
         self.upstreams = _upstreams(settings, self.metrics)
+        self.workers = Workers(grammars=_writes_guidance(settings))
         self.engine: Engine | None = None
         self._open_engine = open_engine
         self._tracing = _tracing(settings)
         self._jobs: set[Job] = set()
-        self._draining_from: float | None = None
+        self._ends: float | None = None  # when a shutdown makes every deadline pass
         self._loading: asyncio.Task[None] | None = None
         self._probes: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
@@ -72,6 +74,7 @@ class Service:
             await asyncio.wait(self._probes)
         for upstream in self.upstreams.values():
             await upstream.close()
+        await self.workers.close()
         await self.loading()
         if self._watching is not None:
             self._watching.cancel()
@@ -82,13 +85,16 @@ class Service:
 
     def drain(self, grace_s: float) -> None:
         """Every refinement under way must answer within the grace period: with its best finished text, if need be."""
-        self._draining_from = asyncio.get_running_loop().time()
-        for job in self._jobs:
-            job.deadline.bring_forward(self._draining_from + max(0.0, grace_s - _ANSWERING_S))
+        self._ends = asyncio.get_running_loop().time() + max(0.0, grace_s - _ANSWERING_S)
+        self._bring_forward(self._jobs, self._ends)
+
+    def _bring_forward(self, jobs: Iterable[Job], ends: float) -> None:
+        for job in jobs:
+            job.deadline.bring_forward(ends)
 
     def planner(self) -> Planner:
         """Raises EngineUnavailable until the engine is loaded, when it has died, and when the server is going down."""
-        if self._draining_from is not None:
+        if self._ends is not None:
             raise EngineUnavailable("the server is shutting down")
         if self.engine is None:
             raise EngineUnavailable("the engine could not be loaded" if self.failure else "the engine is still loading")
@@ -111,6 +117,8 @@ class Service:
         first = jobs[0]
         self._jobs.update(jobs)
         try:
+            if self._ends is not None:  # they were planned before the shutdown began
+                self._bring_forward(jobs, self._ends)
             async with self._watched(jobs), self.admission.place(first.model, first.deadline):
                 queued = time.perf_counter() - first.received
                 first.log["queue_ms"] = round(queued * 1e3, 1)
@@ -122,25 +130,43 @@ class Service:
             self._jobs.difference_update(jobs)
 
     async def _observed(self, job: Job) -> AsyncGenerator[Step, None]:
-        """One chain's steps, seen by the metrics."""
+        """One chain's steps, seen by metrics and traces. A bug in it becomes an InternalError: other chains go on."""
         first_token_seen = False
-        async with aclosing(self._traced(job)) as steps:
-            async for step in steps:
-                if isinstance(step, RoundDelta) and not first_token_seen:
-                    first_token_seen = True
-                    self.metrics.first_token.labels(job.model).observe(time.perf_counter() - job.received)
-                elif isinstance(step, RoundCompleted):
-                    self.metrics.round_completed(job.model, step)
-                elif isinstance(step, Outcome):
-                    self._ended(job, step)
-                yield step
+        try:
+            async with aclosing(refine(job)) as steps:
+                async for step in steps:
+                    if not isinstance(step, RoundDelta):
+                        self._note(job, step)
+                    elif not first_token_seen:
+                        first_token_seen = True
+                        self.metrics.first_token.labels(job.model).observe(time.perf_counter() - job.received)
+                    yield step
+        except RequestError as exc:
+            self._failed(job, exc)
+            raise
+        except Exception as exc:
+            _logger.exception("request %s failed unexpectedly", job.request_id)
+            self._failed(job, exc)
+            raise InternalError(f"internal error; request id {job.request_id}") from exc
+
+    def _note(self, job: Job, step: Step) -> None:
+        """Whatever happens to who watches, the answer goes on its way."""
+        try:
+            if self._tracing is not None:
+                self._tracing.take(job, step)
+            if isinstance(step, RoundCompleted):
+                self.metrics.round_completed(job.model, step)
+            elif isinstance(step, Outcome):
+                self._ended(job, step)
+        except Exception:
+            _logger.exception("request %s is answered, but not counted in full", job.request_id)
+
+    def _failed(self, job: Job, exc: Exception) -> None:
+        if self._tracing is not None:
+            self._tracing.failed(job, exc)
 
     def _watched(self, jobs: Sequence[Job]) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._tracing is None else self._tracing.watching(jobs)
-
-    def _traced(self, job: Job) -> AsyncGenerator[Step, None]:
-        steps = refine(job)
-        return steps if self._tracing is None else self._tracing.traced(job, steps)
 
     def _ended(self, job: Job, outcome: Outcome) -> None:
         self.metrics.refinement_ended(job.model, outcome)
@@ -173,7 +199,7 @@ class Service:
 
     async def _watch(self, engine: Engine) -> None:
         """Notice the engine's death, whether or not anybody asks: this process is of no use without it."""
-        while self._draining_from is None:
+        while self._ends is None:
             try:
                 engine.check()
             except EngineUnavailable as exc:
@@ -188,6 +214,12 @@ def _upstreams(settings: Settings, metrics: Metrics) -> "dict[str, Upstream]":
     from slhf_server.upstream import Upstream  # imports an HTTP client, which only upstreams need
 
     return {name: Upstream(name, upstream, metrics) for name, upstream in settings.upstreams.items()}
+
+
+def _writes_guidance(settings: Settings) -> bool:
+    """Whether the engine's grammars are llguidance's, unless the operator has chosen other ones."""
+    chosen = settings.engine.get("structured_outputs_config")
+    return chosen is None or (isinstance(chosen, dict) and chosen.get("backend") == "guidance")
 
 
 def _tracing(settings: Settings) -> "Tracing | None":

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-import yaml
 from pydantic import (
     AfterValidator,
     AnyHttpUrl,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -25,29 +25,47 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
-from yaml.parser import ParserError
-from yaml.scanner import ScannerError
 
 from slhf_server.errors import SettingsError
+from slhf_server.redaction import is_secret, without_secrets
+from slhf_server.values import given
+from slhf_server.variables import OTHERS, PREFIX, is_service_link
+from slhf_server.yaml_text import number, quoted, read_file
 
 BUILTIN = "builtin:smollm2-135m-slhf"
-_NOT_OURS = {"SLHF_VENV", "SLHF_EXTRA", "SLHF_BASE_URL", "SLHF_API_KEY", "SLHF_MODEL"}
-"""Environment variables of the scripts and of the client, which the server meets too."""
 
 _ANY_HTTP_URL = TypeAdapter(AnyHttpUrl)
 
 HttpUrl = Annotated[str, AfterValidator(lambda url: str(_ANY_HTTP_URL.validate_python(url)))]
 
 
+def _user_path(path: Any) -> Any:
+    """With the user's home for `~`, which no shell writes out in a file; "" would be the folder where we are."""
+    if path == "":
+        raise ValueError("must not be empty")
+    return os.path.expanduser(path) if isinstance(path, str) else path
+
+
+UserPath = Annotated[Path, BeforeValidator(_user_path)]
+
 _NO_UPSTREAM = ("follower-engine", "none")
 """Leaders that are no upstream."""
-_SECRET = re.compile("(?:token|keys?|password|secret)$", re.IGNORECASE)
+_SWITCH = {"true": "on", "yes": "on", "y": "on", "false": "off", "no": "off", "n": "off"}
+_MOST_SHOWN = 200
+"""Characters of a refused value."""
+_KEYS = ("api_keys", "api_keys_file", "api_key", "api_key_file", "cache_salt_secret")
+"""Settings without which there is no lock, or no key to another's: an empty variable must not mean that by accident."""
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, data: Any) -> Any:
+        return given(data, cls.model_fields)
 
 
 class RefineLimits(_Section):
@@ -208,6 +226,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
+        allow_inf_nan=False,
         cli_prog_name="slhf-server",
         cli_kebab_case=True,
         cli_implicit_flags=True,
@@ -215,12 +234,13 @@ class Settings(BaseSettings):
         cli_avoid_json=True,
     )
 
-    config: Path | None = Field(default=None, description="YAML file with these same settings")
+    config: UserPath | None = Field(default=None, description="YAML file with these same settings")
     bundle: str = Field(
         default=BUILTIN,
+        min_length=1,
         description="builtin:smollm2-135m-slhf, or builtin:smollm2-135m untrained, a directory, or a hub id",
     )
-    host: str = Field(default="127.0.0.1", description="address to bind")
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to bind")
     port: int = Field(default=8000, ge=0, le=65535, description="port to bind; 0 takes a free one")
     models: dict[str, ServedModel] = Field(
         default={}, description="served models by name; none: one named as the bundle"
@@ -235,13 +255,24 @@ class Settings(BaseSettings):
     engine: dict[str, Any] = Field(default={}, description="vLLM engine arguments by vLLM's names, passed through")
     grace_period_s: float = Field(default=30.0, ge=0, description="time for running requests after SIGTERM, seconds")
     ping_interval_s: float = Field(default=10.0, gt=0, le=10, description="comment in silent streams, seconds")
-    cache_dir: Path = Field(
+    cache_dir: UserPath = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("slhf")), description="the converted built-in model"
     )
     api_keys: SecretStr | None = Field(default=None, description="clients' keys, name=key,name2=key2; never by flag")
-    api_keys_file: Path | None = Field(default=None, description="YAML file with the hashes of clients' keys")
+    api_keys_file: UserPath | None = Field(default=None, description="YAML file with the hashes of clients' keys")
+    cache_isolation: Literal["key", "none"] = Field(
+        default="key", description="whose prompts the prefix cache remembers for a request: its key's own, or all"
+    )
+    cache_salt_secret: SecretStr | None = Field(
+        default=None, min_length=1, description="for replicas that share a cache: separates the keys' parts of it"
+    )
     cors_origins: list[str] = Field(default=[], description='origins whose pages may call the server; "*": all')
-    write_timeout_s: float = Field(default=60.0, gt=0, description="for a client that does not read, seconds")
+    read_timeout_s: float = Field(
+        default=60.0, gt=0, le=86_400, description="for a request that does not arrive, seconds"
+    )
+    write_timeout_s: float = Field(
+        default=60.0, gt=0, le=86_400, description="for a client that does not read, seconds"
+    )
     log_format: Literal["json", "text"] = Field(default="json", description="of the server's log")
     log_content: bool = Field(default=False, description="log prompts and answers too")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="of the server's log")
@@ -251,10 +282,8 @@ class Settings(BaseSettings):
     trace_content: bool = Field(default=False, description="traces hold prompts, drafts and answers too")
 
     def redacted(self) -> dict[str, Any]:
-        """For the log: keys, a URL's user and password, and whatever else sounds like a secret are hidden."""
-        shown: dict[str, Any] = _without_secrets(self.model_dump(mode="json"))
-        if self.otlp_endpoint is not None:
-            shown["otlp_endpoint"] = re.sub("//[^/]*@", "//***@", self.otlp_endpoint)
+        """For the log, without secrets."""
+        shown: dict[str, Any] = without_secrets(self.model_dump(mode="json"))
         return shown
 
     def served(self, bundle_name: str) -> dict[str, ServedModel]:
@@ -271,17 +300,22 @@ class Settings(BaseSettings):
         """As a browser sends them, so that a mistyped one does not silently match nothing."""
         for origin in origins:
             if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z]+", origin):
-                raise ValueError(f"{origin!r} is no origin: scheme://host or scheme://host:port in lower case, or *")
+                raise ValueError(
+                    f"{without_secrets(origin)!r} is no origin: scheme://host or scheme://host:port in lower case, or *"
+                )
         return origins
 
-    @field_validator("engine")
+    @field_validator("speculation", mode="before")
     @classmethod
-    def _typed(cls, engine: dict[str, Any]) -> dict[str, Any]:
-        """Flags and environment variables bring text: read it as the YAML file would."""
-        try:
-            return {key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in engine.items()}
-        except yaml.YAMLError as exc:
-            raise ValueError(f"a value is not YAML: {exc}") from exc
+    def _switch(cls, value: Any) -> Any:
+        """In YAML 1.1, which Helm and Ray read, `off` is the same as `false`."""
+        word = str(value).lower()
+        return _SWITCH.get(word, word)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, data: Any) -> Any:
+        return given(data, cls.model_fields)
 
     @model_validator(mode="after")
     def _rounds_within_limits(self) -> "Settings":
@@ -311,7 +345,19 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, env_settings, _ConfigFile(settings_cls))
+        return (init_settings, _Environment(settings_cls), _ConfigFile(settings_cls))
+
+
+class _Environment(EnvSettingsSource):
+    """Without links to services, and without empty variables, which Compose's `${VARIABLE:-}` passes."""
+
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        super().__init__(settings_cls)
+        variables = self.env_vars.items()
+        self.env_vars = {name: text for name, text in variables if text and not is_service_link(name, text)}
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        return quoted(super().decode_complex_value(field_name, field, value))
 
 
 class _ConfigFile(PydanticBaseSettingsSource):
@@ -324,61 +370,60 @@ class _ConfigFile(PydanticBaseSettingsSource):
         path = self.current_state.get("config")
         if path is None:
             return {}
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except yaml.MarkedYAMLError as exc:  # its own text quotes the line, which may hold a key
-            problem = exc.problem if isinstance(exc, ScannerError | ParserError) else "bad alias, tag or key"
-            where = "" if exc.problem_mark is None else f", line {exc.problem_mark.line + 1}"
-            raise SettingsError(f"config {path}: {problem}{where}") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
-            raise SettingsError(f"config {path}: {exc}") from exc
+        content = read_file("config", Path(os.path.expanduser(str(path).strip())))
         if content is not None and not isinstance(content, dict):
-            raise SettingsError(f"config {path}: must be a mapping of settings, not {type(content).__name__}")
-        return {str(key): value for key, value in (content or {}).items()}
+            kind = "list" if isinstance(content, list) else "text"
+            raise SettingsError(f"config {path}: must be a mapping of settings, not {kind}")
+        if content and content.get("config") is not None:
+            raise SettingsError(f"config {path}: config: a file does not name another (got {str(content['config'])!r})")
+        return content or {}
 
 
 def load_settings(argv: Sequence[str]) -> Settings:
     """Settings from all sources. Raises SettingsError naming key and value; a bad flag exits with usage."""
-    for variable in os.environ:  # pydantic-settings reads them in either case
-        if variable.upper().startswith("SLHF_") and not _is_known(variable.upper()):
-            raise SettingsError(f"environment variable {variable}: no such setting")
+    for variable, text in os.environ.items():
+        _check(variable, text)
     try:
         return Settings(_cli_parse_args=list(argv))
     except ValidationError as exc:
         raise SettingsError("; ".join(map(_problem, exc.errors()))) from None  # which has the values
     except SourceError as exc:
-        raise SettingsError(f"{exc}: {exc.__cause__}") from exc
+        raise SettingsError(_unread(exc)) from None
+
+
+def _check(variable: str, text: str) -> None:
+    """Raises SettingsError for an environment variable of ours that is no setting, or an empty key."""
+    name = variable.upper()  # pydantic-settings reads them in either case
+    if not name.startswith(PREFIX) or name in OTHERS or is_service_link(name, text):
+        return
+    setting, *nested = name.removeprefix(PREFIX).lower().split("__")
+    mappings = ("models", "upstreams", "limits", "engine")
+    if setting not in Settings.model_fields or (nested and setting not in mappings) or "" in nested:
+        raise SettingsError(f"environment variable {variable}: no such setting")
+    if [setting, *nested][-1] in _KEYS and setting != "engine" and not text.strip():
+        key = ".".join([setting, *nested])
+        raise SettingsError(f"{key} is empty: unset the environment variable {variable}, or give it a value")
+
+
+def _unread(error: SourceError) -> str:
+    """Of a flag or a variable that has to be JSON and is none."""
+    named = re.search(r'(?:for field "|encountered for )([\w.-]+)', str(error))
+    return f"{named[1] if named else error}: neither JSON nor key=value: {error.__cause__}"
 
 
 def _problem(error: ErrorDetails) -> str:
     """Key, problem and value, but no value that may be a secret."""
     where = [str(part) for part in error["loc"]]
-    named = f"{'.'.join(where)}: {error['msg']}"
-    return f"{named} (got {_without_secrets(error['input'])!r})" if _may_be_shown(where, error["input"]) else named
+    named = ": ".join([".".join(where), error["msg"]] if where else [error["msg"].removeprefix("Value error, ")])
+    shown = repr(without_secrets(error["input"]))
+    return f"{named} (got {shown[:_MOST_SHOWN]})" if where and _may_be_shown(where, error) else named
 
 
-def _may_be_shown(where: list[str], value: Any) -> bool:
-    """Of an upstream only what is known and no secret: a mistyped key has a secret for its value."""
-    if where[:1] == ["upstreams"]:
-        return where[-1] in _SHOWN_OF_UPSTREAMS and not isinstance(value, dict | list)
-    return not any(_SECRET.search(part) for part in where[-1:])
-
-
-def _without_secrets(value: Any) -> Any:
-    """The same, with strings under names that sound like a secret hidden."""
-    if isinstance(value, list):
-        return [_without_secrets(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        name: "***" if _SECRET.search(str(name)) and isinstance(item, str) else _without_secrets(item)
-        for name, item in value.items()
-    }
-
-
-def _is_known(variable: str) -> bool:
-    """Whether an upper-case environment variable is a setting of ours, or belongs to the scripts or the client."""
-    name, *nested = variable.removeprefix("SLHF_").split("__")
-    if name.lower() not in Settings.model_fields:
-        return variable in _NOT_OURS
-    return not nested or name.lower() in ("models", "upstreams", "limits", "engine")
+def _may_be_shown(where: list[str], error: ErrorDetails) -> bool:
+    """Of an upstream only what is known and no secret, and what stands under a mistyped key may be one."""
+    value = error["input"]
+    if where[0] == "upstreams":
+        return len(where) == 3 and where[2] in _SHOWN_OF_UPSTREAMS and not isinstance(value, dict | list)
+    if error["type"] == "extra_forbidden":
+        return not isinstance(number(str(value)), str)
+    return not is_secret(where[-1])

@@ -1,24 +1,22 @@
 """Structured output: OpenAI's `response_format`, what it admits, and nothing fetched from anywhere."""
 
+import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError
-from jsonschema.validators import extend
-from referencing import Registry
-from referencing.exceptions import Unresolvable
-from referencing.jsonschema import DRAFT202012
+from slhf.json_text import read_json
+from slhf_server.errors import BadRequest, QueueFull
+from slhf_server.workers import TookTooLong, Workers
 
-from slhf_server.errors import BadRequest
-
-_NOTHING_FETCHED: Registry[Any] = Registry()  # jsonschema's own default would load a remote $ref from its address
-_MOST_REFERENCES = 10_000  # followed for one text: about a second, in which the server does nothing else
+_MOST_BYTES = 512 << 10  # of a schema as JSON; the limits stand in docs/api.md
+_MOST_VALUES = 32_768  # objects, arrays, strings, numbers: everything in it
+_MOST_DEPTH = 64  # vLLM's, too
+_SHORT = 64 << 10  # characters of JSON that are read in a millisecond or two
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Structure:
     """What every text of a refinement must be: a JSON object, or JSON that a schema admits."""
 
@@ -26,78 +24,95 @@ class Structure:
     """As the client sent it: what an upstream gets."""
     schema: Mapping[str, Any] | None = None
     """None: any JSON object."""
+    workers: Workers = field(default_factory=Workers)
+    """Who read the schema. Nothing runs there where there is none."""
+    text: str = ""
+    """The schema as JSON; since `check`, with patterns spelled out so that the engine reads them as ECMA 262 does."""
 
-    def admits(self, text: str) -> bool:
-        """Whether the text is whole and valid."""
+    async def check(self, *, grammar: bool) -> None:
+        """Raises BadRequest for a schema that cannot be, or takes too long; and QueueFull.
+
+        `grammar`: the engine will have to write it, so all of it must be something that its grammars know.
+        """
+        if self.schema is None:
+            return
         try:
-            value = json.loads(text, parse_constant=_no_constant)
-            if self.schema is None:
-                return isinstance(value, dict)
-            _validator(self.schema).validate(value)
-        except (ValueError, OverflowError, RecursionError, ValidationError, Unresolvable):
+            answer = await self.workers.ask(self.text.encode(), grammar=grammar)
+        except TookTooLong as exc:
+            raise _bad("the schema takes too long to check, or too much memory") from exc
+        if "refused" in answer:
+            raise _bad(answer["refused"])
+        self.text = answer["schema"]
+
+    async def admits(self, text: str) -> bool:
+        """Whether the text is whole and valid. One that takes too long to check is not."""
+        if not text:
             return False
-        return True
+        if self.schema is None:
+            return _is_object(text) if len(text) <= _SHORT else await asyncio.to_thread(_is_object, text)
+        try:
+            return bool(await self.workers.ask(self.text.encode(), text.encode()))
+        except (TookTooLong, QueueFull):
+            return False
 
 
-def structure_of(response_format: Mapping[str, Any]) -> Structure | None:
-    """The structure that a `response_format` asks for; None for plain text. Raises BadRequest naming what is wrong."""
+def structure_of(response_format: Mapping[str, Any], workers: Workers) -> Structure | None:
+    """The structure that a `response_format` asks for; None for plain text. `Structure.check` is still to come.
+
+    Raises BadRequest naming what is wrong.
+    """
     match dict(response_format):
         case {"type": "text"}:
             return None
         case {"type": "json_object"}:
-            return Structure(response_format)
+            return Structure(response_format, workers=workers)
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
-            _check(schema)
-            return Structure(response_format, schema)
+            _check_size(schema)
+            text = json.dumps(schema, ensure_ascii=False)
+            if len(text.encode()) > _MOST_BYTES:
+                raise _too_large(f"{_MOST_BYTES} bytes of JSON")
+            return Structure(response_format, schema, workers, text)
         case {"type": "json_schema"}:
             raise _bad("json_schema.schema must be a JSON schema (an object)")
         case {"type": other}:
-            raise _bad(f"type {other!r} is unknown: use text, json_object or json_schema")
+            raise _bad(f"type {str(other)[:40]!r} is unknown: use text, json_object or json_schema")
     raise _bad("needs a type: text, json_object or json_schema")
 
 
-def _check(schema: dict[str, Any]) -> None:
+def _check_size(schema: dict[str, Any]) -> None:
+    """Cheap, and over as soon as a limit is: what comes later takes time in proportion to the size."""
+    values, characters, level = 1, 0, [schema]
+    for _ in range(_MOST_DEPTH):
+        inner: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                characters += sum(map(len, node))
+                inner += node.values()
+            elif isinstance(node, list):
+                inner += node
+            elif isinstance(node, str):
+                characters += len(node)
+            elif isinstance(node, int):
+                characters += node.bit_length() // 4  # about its digits
+            if values + len(inner) > _MOST_VALUES:
+                raise _too_large(f"{_MOST_VALUES} values")
+            if characters > _MOST_BYTES:
+                raise _too_large(f"{_MOST_BYTES} bytes of JSON")
+        if not inner:
+            return
+        values, level = values + len(inner), inner
+    raise _too_large(f"{_MOST_DEPTH} levels of nesting")
+
+
+def _is_object(text: str) -> bool:
     try:
-        Draft202012Validator.check_schema(schema)
-        root = _NOTHING_FETCHED.resolver_with_root(DRAFT202012.create_resource(schema))
-        for reference in _references(schema):
-            if not reference.startswith("#"):
-                raise _bad(f"$ref {reference!r}: references must point into the schema itself (#/...)")
-            root.lookup(reference)
-    except SchemaError as exc:
-        raise _bad(f"the schema is not valid: {exc.message}") from exc
-    except (Unresolvable, LookupError, TypeError, ValueError) as exc:  # `referencing` steps into whatever is there
-        raise _bad(f"the schema has a reference to nowhere: {exc}") from exc
-    except RecursionError as exc:
-        raise _bad("the schema is nested too deeply") from exc
+        return isinstance(read_json(text), dict)
+    except ValueError:
+        return False
 
 
-def _validator(schema: Mapping[str, Any]) -> Draft202012Validator:
-    """One that gives up (ValueError) on a schema whose few references lead to each other too often."""
-    left = _MOST_REFERENCES
-
-    def follow(validator: Any, reference: Any, instance: Any, parent: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise ValueError("the schema takes too long to check")
-        return Draft202012Validator.VALIDATORS["$ref"](validator, reference, instance, parent)
-
-    bounded: type[Draft202012Validator] = extend(Draft202012Validator, {"$ref": follow})  # type: ignore[no-untyped-call]
-    return bounded(schema, registry=_NOTHING_FETCHED)
-
-
-def _references(node: Any) -> list[str]:
-    if isinstance(node, list):
-        return [found for item in node for found in _references(item)]
-    if not isinstance(node, dict):
-        return []
-    own = [node[key] for key in ("$ref", "$dynamicRef") if isinstance(node.get(key), str)]
-    return own + [found for item in node.values() for found in _references(item)]
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def _too_large(limit: str) -> BadRequest:
+    return _bad(f"the schema is too large: at most {limit}")
 
 
 def _bad(message: str) -> BadRequest:

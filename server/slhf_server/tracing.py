@@ -1,7 +1,7 @@
 """OpenTelemetry traces, for whoever asks for them (`otlp_endpoint`): a span per refinement, a child per round.
 
-A consumer of the loop's steps: the loop knows nothing of it. Spans are made and ended by hand and never become the
-current one: a context variable set before a yield would be reset in another task's context (PEP 567, PEP 789).
+Watches the loop's steps (service.py): the loop knows nothing of it. Spans are made and ended by hand and never become
+the current one: a context variable set before a yield would be reset in another task's context (PEP 567, PEP 789).
 
 Attributes follow the semantic conventions for generative AI. Their names are written out: the Python package of the
 conventions marks its constants as deprecated, because the conventions have moved to a repository of their own.
@@ -11,7 +11,7 @@ import json
 import logging
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from opentelemetry.context import Context
@@ -63,17 +63,13 @@ class Tracing:
             for job in jobs:
                 del self._refinements[job]
 
-    async def traced(self, job: Job, steps: AsyncGenerator[Step, None]) -> AsyncGenerator[Step, None]:
-        """The steps of a watched job, unchanged."""
-        refinement = self._refinements[job]
-        try:
-            async with aclosing(steps):
-                async for step in steps:
-                    refinement.take(step)
-                    yield step
-        except RequestError as exc:  # of several chains, only this one's
-            refinement.fail(exc)
-            raise
+    def take(self, job: Job, step: Step) -> None:
+        """A step of a watched job; pieces of text may be left out."""
+        self._refinements[job].take(step)
+
+    def failed(self, job: Job, exc: Exception) -> None:
+        """A watched job has failed: of several chains, only this one."""
+        self._refinements[job].fail(exc)
 
     def shutdown(self) -> None:
         """Send what is left. Blocks for a few seconds at most; a collector that takes longer loses the rest."""
@@ -96,7 +92,7 @@ class _Refinement:
             SpanKind.SERVER,
             {
                 **_request(job.model),
-                "slhf.request_id": job.id.partition("-")[2],
+                "slhf.request_id": job.request_id,
                 "slhf.endpoint": job.endpoint,
                 "slhf.draft_source": job.draft_source,
             },
@@ -196,11 +192,18 @@ def _provider(endpoint: str) -> TracerProvider:
     resource = Resource.create({SERVICE_NAME: "slhf-server", SERVICE_VERSION: version("slhf-server")})
     resource = resource.merge(OTELResourceDetector().detect())  # OTEL_SERVICE_NAME and the like win
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    logging.getLogger("opentelemetry.util.re").addFilter(_without_header)
     provider.add_span_processor(BatchSpanProcessor(_Exporter(endpoint)))
     # From here on the SDK would warn of every bad header of a client, and of every span that a dead collector costs.
     _exporters_logger.setLevel(logging.getLogger().level)
     logging.getLogger("opentelemetry").setLevel(logging.ERROR)
     return provider
+
+
+def _without_header(record: logging.LogRecord) -> bool:
+    """The SDK quotes a header of OTEL_EXPORTER_OTLP_HEADERS that it cannot read, and headers hold keys."""
+    record.args = ("***",)
+    return True
 
 
 def _request(model: str) -> dict[str, str]:

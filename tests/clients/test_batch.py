@@ -65,7 +65,11 @@ def failing(**statuses: int) -> FakeServer:
 
 
 def test_each_line_gets_a_record_with_its_own_fields(fake: FakeServer, source: Path, target: Path) -> None:
-    write(source, {"id": "a", "prompt": "why?", "draft": "so", "rounds": 2, "topic": "sky"}, {"prompt": "how?"})
+    write(
+        source,
+        {"id": "a", "prompt": "why?", "draft": "so", "refine": {"rounds": 2}, "topic": "sky"},
+        {"prompt": "how?"},
+    )
     summary = refine(fake, source, target)
     found = records(target)
     assert set(found) == {"a", 2}
@@ -147,7 +151,7 @@ def test_a_last_line_torn_by_a_kill_is_done_again(fake: FakeServer, source: Path
 
 
 def test_nothing_is_sent_or_written_when_a_line_is_wrong(fake: FakeServer, source: Path, target: Path) -> None:
-    write(source, {"prompt": "good"}, {"prompt": "good", "rounds": "two"})
+    write(source, {"prompt": "good"}, {"prompt": "good", "refine": {"rounds": "two"}})
     with pytest.raises(InputError, match=":2: rounds"):
         refine(fake, source, target)
     assert fake.requests == []

@@ -9,7 +9,6 @@ from slhf.journal import Journal
 
 DONE = {"id": "done", "output": "x", "finish_reason": "stop", "refinement": {}, "usage": {}}
 REFUSED = {"id": "refused", "error": {"status": 400, "code": None, "message": "no"}}
-UNKNOWN_MODEL = {"id": "model", "error": {"status": 404, "code": "model_not_found", "message": "no"}}
 
 
 def failed(status: int | None, code: str | None = None) -> dict[str, Any]:
@@ -26,13 +25,17 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_results_and_refusals_are_finished(path: Path) -> None:
-    path.write_text(text(DONE, REFUSED, UNKNOWN_MODEL))
+    path.write_text(text(DONE, REFUSED))
     before = path.stat()
-    assert Journal(path).finished == {"done", "refused", "model"}
+    assert Journal(path).finished == {"done", "refused"}
+    assert Journal(path).refused == {"refused"}
     assert path.stat().st_ino == before.st_ino
 
 
-@pytest.mark.parametrize("record", [failed(None), failed(401), failed(404), failed(429), failed(503), failed(504)])
+@pytest.mark.parametrize(
+    "record",
+    [*map(failed, (None, 401, 404, 408, 429, 500, 503, 504)), failed(404, "model_not_found")],
+)
 def test_what_failed_for_want_of_a_server_is_dropped_to_be_done_again(path: Path, record: dict[str, Any]) -> None:
     path.write_text(text(record, DONE))
     assert Journal(path).finished == {"done"}
@@ -52,7 +55,10 @@ def test_a_record_that_is_there_twice_stays_once(path: Path) -> None:
     assert path.read_text() == text(DONE, REFUSED)
 
 
-@pytest.mark.parametrize("foreign", ["hello\n", "{}\n", '{"id": "a", "prompt": "x"}\n', '{"id": "a", "output": "x"}\n'])
+@pytest.mark.parametrize(
+    "foreign",
+    ["hello\n", "{}\n", "[" * 9999 + "]" * 9999 + "\n", '{"id": "a", "prompt": "x"}\n', '{"id": "a", "output": "x"}\n'],
+)
 def test_the_output_of_another_program_is_not_touched(path: Path, foreign: str) -> None:
     path.write_text(text(DONE) + foreign + '{"torn')
     before = path.read_bytes()
@@ -79,3 +85,11 @@ def test_a_link_is_written_through(path: Path, tmp_path: Path) -> None:
         journal.append(DONE)
     assert link.is_symlink()
     assert path.read_text() == text(DONE)
+
+
+def test_a_journal_that_is_rewritten_keeps_its_permissions(path: Path) -> None:
+    path.write_text(text(failed(None), DONE))
+    path.chmod(0o640)
+    Journal(path)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [found.name for found in path.parent.iterdir()] == ["out.jsonl"]

@@ -60,6 +60,27 @@ def test_a_broken_manifest_is_named_with_its_key(directory: Path, manifest: Any,
     assert problem in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("manifest", "problem"),
+    [
+        ('{"name": "duo", "evaluation": {"p": NaN}}', "NaN is not JSON"),
+        ('{"name": "duo", "sampling": {"temperature": 1e999}}', "too large"),
+        ('{"name": "\\ud800"}', "surrogate"),
+        ('{"name": ' + "[" * 99_999, "nested too deeply"),
+        ("name: duo", "Expecting value"),
+    ],
+)
+def test_a_manifest_that_is_not_json_is_named(directory: Path, manifest: str, problem: str) -> None:
+    (directory / "slhf.json").write_text(manifest)
+    with pytest.raises(BundleError, match=rf"slhf\.json: file: Invalid JSON: .*{problem}"):
+        read_bundle(directory)
+
+
+def test_a_manifest_may_begin_with_a_byte_order_mark(directory: Path) -> None:
+    (directory / "slhf.json").write_text('{"name": "duo"}', encoding="utf-8-sig")
+    assert read_bundle(directory).name == "duo"
+
+
 def test_an_adapter_with_a_broken_configuration_is_named(directory: Path) -> None:
     (directory / "follower" / "adapter_config.json").write_text("{")
     (directory / "slhf.json").write_text('{"name": "duo", "follower": {"adapter": "follower"}}')

@@ -124,7 +124,7 @@ def test_an_address_that_is_none_is_one_line() -> None:
         (["why?", "--output", "out"], "--input and --output go together"),
         (["--input", "IN", "--output", "out", "--json"], "are for one question"),
         (["--input", "IN", "--output", "out", "--concurrency", "0"], "concurrency"),
-        (["--input", "missing.jsonl", "--output", "out"], "does not exist"),
+        (["--input", "missing.jsonl", "--output", "out"], "missing.jsonl: No such file"),
         (["why?", "--temperature", "9"], "temperature: Input should be"),
         (["why?", "--on-error", "panic"], "on_error: Input should be"),
         (["why?", "--draft", "missing.txt"], "missing.txt: "),
@@ -168,14 +168,51 @@ def test_a_batch_with_lines_worth_another_try_ends_with_1(fake: FakeServer, batc
     assert "1 refined, 0 refused, 0 failed, 1 were there" in slhf(*batch).stdout
 
 
-def test_the_options_of_a_batch_are_the_defaults_of_its_lines(
+def test_the_options_of_a_batch_are_those_of_all_its_lines(
     fake: FakeServer, batch: list[object], tmp_path: Path
 ) -> None:
-    (tmp_path / "in.jsonl").write_text('{"instruction": "a", "output": "so"}\n')
+    (tmp_path / "in.jsonl").write_text('{"instruction": "a", "output": "so", "refine": {"rounds": 1}}\n')
     assert slhf(*batch, "--prompt-key", "instruction", "--draft-key", "output", "--rounds", 3).exit_code == 0
     assert fake.requests == [RefineRequest(prompt="a", draft="so", rounds=3)]
     record = json.loads((tmp_path / "out.jsonl").read_text())
     assert (record["id"], record["instruction"], record["output"]) == (1, "a", "better better better so")
+
+
+def unknown_model(request: RefineRequest) -> Response | None:
+    return error(404, "model_not_found", "no such model") if request.model == "gpt-4" else None
+
+
+def test_a_column_of_the_users_own_is_no_option(fake: FakeServer, batch: list[object], tmp_path: Path) -> None:
+    fake.verdict = unknown_model
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "draft": "b", "model": "gpt-4", "temperature": "0.7"}\n')
+    result = slhf(*batch, "--model", "duo")
+    assert result.exit_code == 0
+    assert fake.requests == [RefineRequest(prompt="a", draft="b", model="duo")]
+    assert json.loads((tmp_path / "out.jsonl").read_text()).items() >= {"model": "gpt-4", "temperature": "0.7"}.items()
+
+
+def test_a_model_that_is_not_served_is_tried_again_and_no_success(
+    fake: FakeServer, batch: list[object], tmp_path: Path
+) -> None:
+    fake.verdict = unknown_model
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "refine": {"model": "gpt-4"}}\n')
+    assert slhf(*batch).exit_code == 1
+    assert slhf(*batch).exit_code == 1
+    result = slhf(*batch, "--model", "duo")
+    assert result.exit_code == 0
+    assert "1 refined, 0 refused, 0 failed, 0 were there" in result.stdout
+
+
+def test_a_batch_of_nothing_but_refusals_is_no_success_now_or_later(
+    fake: FakeServer, batch: list[object], tmp_path: Path
+) -> None:
+    fake.verdict = lambda request: error(400)
+    first, second = slhf(*batch), slhf(*batch)
+    assert (first.exit_code, second.exit_code) == (1, 1)
+    assert "0 refined, 2 refused" in first.stdout
+    assert "2 were there (2 refused)" in second.stdout
+    assert "every line was refused" in second.stderr
+    assert len(fake.requests) == 2
 
 
 def test_a_wrong_line_ends_a_batch_with_2_before_it_begins(

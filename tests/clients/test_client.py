@@ -12,7 +12,9 @@ from slhf import (
     AuthenticationError,
     BadRequest,
     ContextLengthExceeded,
+    Conversation,
     DeadlineExceeded,
+    InputError,
     Message,
     ModelNotFound,
     Options,
@@ -52,6 +54,33 @@ def test_a_value_outside_the_contract_is_never_sent(caller: Caller) -> None:
     with pytest.raises(ValidationError, match="rounds"):
         caller.refine("why?", rounds=-1)
     assert sent == []
+
+
+@pytest.mark.parametrize(
+    ("conversation", "options", "name"),
+    [
+        ("caf\udce9", Options(draft="x"), "prompt"),
+        ("why?", Options(draft="caf\udce9"), "draft"),
+        ([{"role": "user", "content": "\ud800"}], Options(), "messages"),
+    ],
+)
+def test_a_text_that_is_no_unicode_is_never_sent(
+    caller: Caller, conversation: Conversation, options: Options, name: str
+) -> None:
+    sent = in_turn(caller, good)
+    with pytest.raises(InputError, match=f"^{name}: it cannot be sent as JSON"):
+        caller.refine(conversation, **options)
+    assert sent == []
+
+
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "1e999"])
+def test_an_answer_with_numbers_that_are_none_is_not_an_answer(caller: Caller, literal: str) -> None:
+    def broken_number(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, text=good(request).text.replace('"duration_ms":1.0', f'"duration_ms":{literal}'))
+
+    in_turn(caller, broken_number)
+    with pytest.raises(TransportError, match="is not a RefineResponse: "):
+        caller.refine("why?")
 
 
 def test_the_answer_is_typed_and_what_a_newer_server_adds_is_passed_over(caller: Caller) -> None:

@@ -61,4 +61,9 @@ def test_bytes_that_are_not_utf8_are_refused(data: bytes) -> None:
 
 def test_lines_keep_their_numbers_and_blank_ones_are_left_out() -> None:
     lines = [b'\xef\xbb\xbf{"a": 1}\r\n', b"\n", b" \t\r\n", b"2\n", b"3"]
-    assert list(read_json_lines(lines)) == [(1, {"a": 1}), (4, 2), (5, 3)]
+    assert list(read_json_lines(lines, "x")) == [(1, {"a": 1}), (4, 2), (5, 3)]
+
+
+def test_a_line_that_is_wrong_is_named_by_its_place() -> None:
+    with pytest.raises(ValueError, match=r"^a\.jsonl:3: not JSON: NaN is not JSON"):
+        list(read_json_lines([b"1\n", b"\n", b"NaN\n"], "a.jsonl"))

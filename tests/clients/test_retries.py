@@ -14,7 +14,7 @@ from slhf import (
     TransportError,
     TransportTimeout,
 )
-from slhf.exchange import LONGEST_BACKOFF, LONGEST_RETRY_AFTER
+from slhf.exchange import FIRST_BACKOFF, LONGEST_BACKOFF, LONGEST_RETRY_AFTER
 from tests.clients.caller import Caller, Handler, bad, broken, good, in_turn
 
 
@@ -66,17 +66,33 @@ def test_after_the_last_attempt_the_last_error_is_raised(caller: Caller) -> None
 def test_retry_after_is_honoured_up_to_a_limit(caller: Caller, asked: str, waited: float) -> None:
     in_turn(caller, bad(429, **{"Retry-After": asked}), good)
     caller.refine("why?")
-    assert sum(caller.waits) == waited
+    assert waited <= sum(caller.waits) <= waited + FIRST_BACKOFF
+
+
+def test_those_who_met_one_429_do_not_come_back_in_step(caller: Caller) -> None:
+    for _ in range(16):
+        in_turn(caller, bad(429, **{"Retry-After": "1"}), good)
+        caller.refine("why?")
+    assert len(set(caller.waits)) == 16
+    assert max(caller.waits) - min(caller.waits) > FIRST_BACKOFF / 4
 
 
 def test_retry_after_may_be_a_date(caller: Caller) -> None:
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=30)
     in_turn(caller, bad(503, **{"Retry-After": format_datetime(soon, usegmt=True)}), good)
     caller.refine("why?")
-    assert 0 < caller.waits[0] <= 30
+    assert 0 < caller.waits[0] <= 30 + FIRST_BACKOFF
 
 
-@pytest.mark.parametrize("nonsense", ["", "soon", "-1", "inf", "nan"])
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        *("", "soon", "-1", "inf", "nan", "9" * 400, "1e3", "3 s"),
+        "Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+        "Fri, 31 Feb 2026 00:00:00 GMT",
+        "Mon, 01 Jan 0001 00:00:00 +9999",
+    ],
+)
 def test_a_retry_after_that_cannot_be_read_is_as_none(caller: Caller, nonsense: str) -> None:
     caller.settings["max_retries"] = 0
     in_turn(caller, bad(429, **{"Retry-After": nonsense}))

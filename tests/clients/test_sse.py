@@ -64,3 +64,12 @@ def test_an_event_is_handed_out_with_its_blank_line_even_if_that_is_a_lone_carri
     decoder = Decoder()
     assert decoder.feed(b"data: a\r\r") == [ServerSentEvent("message", "a")]
     assert decoder.feed(b"\ndata: b\n\n") == [ServerSentEvent("message", "b")]
+
+
+def test_a_long_line_in_small_chunks_is_not_scanned_again_with_each() -> None:
+    """In an order of growth, not in seconds: the pieces of an unfinished line are kept as they came."""
+    decoder = Decoder()
+    for _ in range(1000):
+        assert decoder.feed(b"x" * 10) == []
+    assert decoder._line == ["x" * 10] * 1000
+    assert Decoder().feed(b"data: " + b"x" * 10 + b"\n\n") == [ServerSentEvent("message", "x" * 10)]

@@ -138,9 +138,11 @@ def test_no_rounds_return_the_draft_byte_for_byte_in_chat_too(serve: Serve, stre
 
 def test_a_clients_draft_loses_its_thoughts_before_the_follower_sees_it(serve: Serve) -> None:
     engine = FakeEngine()
-    answer = chat(serve(engine), {"draft": "<think>hm</think>\n\nmine", "return_rounds": True})
+    draft = "<think>hm</think>\n\nmine"
+    answer = chat(serve(engine), {"draft": draft, "return_rounds": True}).json()
     assert engine.follower.calls[0][0][-2] == Turn("assistant", "mine")
-    assert "hm" not in answer.text
+    assert answer["choices"][0]["message"]["content"] == "better mine"
+    assert answer["refinement"]["rounds"][0]["text"] == draft  # which is the client's: it comes back as it was sent
 
 
 def test_rounds_are_returned_by_refine_and_not_by_chat_unless_told(serve: Serve) -> None:

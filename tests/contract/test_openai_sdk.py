@@ -10,6 +10,7 @@ import pytest
 
 from slhf_server.errors import EngineFailed, EngineUnavailable, RequestError
 from slhf_server.fake import FakeEngine
+from slhf_server.seeds import seed_of
 from tests.conftest import Serve
 
 ASK: list[Any] = [{"role": "user", "content": "what is it"}]
@@ -109,7 +110,8 @@ def test_sampling_parameters_reach_both_roles_and_refine_overrides_the_followers
         extra_body={"min_p": 0.1, "refine": {"temperature": 0.9}},
     )
     leader, follower = engine.leader.calls[0][1], engine.follower.calls[0][1]
-    assert (leader.temperature, leader.max_tokens, leader.stop, leader.seed) == (0.3, 50, ("END",), 7)
+    assert (leader.temperature, leader.max_tokens, leader.stop) == (0.3, 50, ("END",))
+    assert (leader.seed, follower.seed) == (seed_of(7, 0, 0), seed_of(7, 0, 1))
     assert (follower.temperature, follower.max_tokens, follower.stop, follower.min_p) == (0.9, 50, ("END",), 0.1)
 
 

@@ -56,7 +56,7 @@ def test_every_parameter_is_shown_and_nothing_else(
 @pytest.mark.parametrize("path", ["/v1/refine", "/v1/chat/completions"])
 def test_every_answer_of_the_endpoints_that_generate_is_documented(document: dict[str, Any], path: str) -> None:
     responses = document["paths"][path]["post"]["responses"]
-    assert set(responses) == {"200", "400", "401", "404", "413", "429", "431", "500", "502", "503", "504"}
+    assert set(responses) == {"200", "400", "401", "404", "408", "413", "415", "429", "431", "500", "502", "503", "504"}
     assert set(responses["200"]["content"]) == {"application/json", "text/event-stream"}
     assert responses["200"]["content"]["application/json"]["schema"]["$ref"]
     for status in set(responses) - {"200"}:

@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from slhf_server.fake import FakeEngine
+from slhf_server.parameters import CHAT
 from tests.conftest import Serve
 from tests.server.upstream.faulty import (
     HELLO,
@@ -136,6 +137,21 @@ PASSED_ON: dict[str, Any] = {
     "bad_words": ["damn"],
     "include_stop_str_in_output": True,
     "skip_special_tokens": False,
+    "chat_template_kwargs": {"enable_thinking": False, "reasoning": None},
+    "documents": [{"title": "t", "text": "x"}],
+    "mm_processor_kwargs": {"num_crops": 4},
+    "media_io_kwargs": {"video": {"num_frames": 4}},
+    "thinking_token_budget": 10,
+    "reasoning": {"effort": "high", "exclude": None},
+    "thinking": {"type": "disabled"},
+    "enable_thinking": False,
+    "thinking_budget": 10,
+    "provider": {"order": ["x"]},
+    "models": ["x"],
+    "route": "fallback",
+    "transforms": [],
+    "plugins": [{"id": "web"}],
+    "safe_prompt": True,
 }
 
 
@@ -145,6 +161,18 @@ def test_a_parameter_reaches_the_upstream_as_the_client_sent_it(serve: Serve, na
         answer = ask(serve(FakeEngine(), **settings(cloud, rounds=0)), **{name: PASSED_ON[name]})
     assert answer.status_code == 200, answer.text
     assert asked(cloud)[0][name] == PASSED_ON[name]
+
+
+def test_everything_for_an_upstream_is_tried_here() -> None:
+    assert {name for name, parameter in CHAT.items() if parameter.fate == "upstream"} <= set(PASSED_ON)
+
+
+def test_tools_that_may_not_be_called_are_the_upstreams_to_read(serve: Serve) -> None:
+    unused = {"tools": TOOLS, "tool_choice": "none"}
+    with upstream(GOOD) as cloud:
+        answer = ask(serve(FakeEngine(), **settings(cloud)), **unused)
+    assert answer.status_code == 200, answer.text
+    assert {name: asked(cloud)[0][name] for name in unused} == unused
 
 
 def test_names_that_differ_are_translated(serve: Serve) -> None:

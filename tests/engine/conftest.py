@@ -20,6 +20,7 @@ import pytest
 from slhf_server.bundles import open_bundle
 from slhf_server.engine import VLLMEngine
 from slhf_server.model import Chunk, Sampling, Turn
+from slhf_server.prompt import PromptEncoder
 from slhf_server.settings import Settings
 
 START_S = 240
@@ -138,10 +139,10 @@ class ExactEngine:
 @pytest.fixture(scope="session")
 def exact() -> Iterator[ExactEngine]:
     settings = Settings(bundle="builtin:smollm2-135m", engine=EXACT)
+    bundle = open_bundle(settings)
+    encoder = PromptEncoder.open(bundle.weights)
     runner = asyncio.Runner()
-    engine = ExactEngine(
-        runner, runner.run(asyncio.to_thread(lambda: VLLMEngine.load(open_bundle(settings), settings)))
-    )
+    engine = ExactEngine(runner, runner.run(asyncio.to_thread(lambda: VLLMEngine.load(bundle, settings, encoder))))
     yield engine
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # vLLM leaves zmq contexts behind

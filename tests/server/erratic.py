@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from slhf.wire import FinishReason, TokenLogprob
-from slhf_server.errors import ContextLengthExceeded, RequestError, TokenBudgetExceeded
+from slhf_server.errors import ContextLengthExceeded, TokenBudgetExceeded
 from slhf_server.model import Chunk, Sampling, Turn
 
 SECRET = "SECRET"
 """Stands in every thought and in no text."""
 CALL: dict[str, Any] = {"id": "call-1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-Ending = str | RequestError
+Ending = str | Exception
 """How a completion ended: its finish reason, its error, or "closed"."""
 
 
@@ -21,8 +21,11 @@ class _Clock(selectors.SelectSelector):
     """Does not wait: it says that the time has passed."""
 
     now = 0.0
+    threads = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self.threads and timeout != 0:
+            return super().select(20)
         assert timeout is not None, "every task waits for ever"
         self.now += max(0.0, timeout)
         return super().select(0)
@@ -38,6 +41,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.now
 
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
+        """While a thread is at work, the clock waits for it."""
+        self._clock.threads += 1
+        future = super().run_in_executor(executor, func, *args)
+        future.add_done_callback(self._thread_done)
+        return future
+
+    def _thread_done(self, future: Any) -> None:
+        self._clock.threads -= 1
+
 
 @dataclass(frozen=True)
 class Act:
@@ -45,12 +58,12 @@ class Act:
 
     text: str
     before: str = ""
-    """Thoughts, with or without their tags."""
+    """Thoughts."""
     size: int = 3
     """Characters of a piece; a piece is a token."""
     pause: float = 0.0
     """Seconds before each piece."""
-    error: RequestError | None = None
+    error: Exception | None = None
     """Raised after the text."""
     calls_tools: bool = False
 
@@ -62,6 +75,19 @@ class Act:
         yield from (self.whole[i : i + self.size] for i in range(0, len(self.whole), self.size))
 
 
+@dataclass
+class Call:
+    """What a model did for one round."""
+
+    ended: Ending = "closed"
+    said: str = ""
+    """What it had sent when it ended, thoughts included."""
+    tokens: int = 0
+    """Of prompt and completion, as far as it has told."""
+    at: float = 0.0
+    """When it ended; virtual seconds."""
+
+
 class Erratic:
     """Implements `ChatModel`: plays one act after the other, then the last one again. A word of the prompt is a token,
     and so is a piece. Keeps to the limits that it is told."""
@@ -70,8 +96,7 @@ class Erratic:
 
     def __init__(self, acts: Sequence[Act], *, max_model_len: int = 10_000) -> None:
         self.seen: list[Sequence[Turn]] = []
-        self.endings: list[Ending] = []
-        self.played: list[Act] = []
+        self.calls: list[Call] = []
         self.running = 0
         self._acts = acts
         self._max_model_len = max_model_len
@@ -81,19 +106,21 @@ class Erratic:
     ) -> AsyncGenerator[Chunk, None]:
         act = self._acts[min(len(self.seen), len(self._acts) - 1)]
         self.seen.append(turns)
-        self.played.append(act)
+        call = Call()
+        self.calls.append(call)
         self.running += 1
-        ending: Ending = "closed"
         try:
             prompt = sum(len(turn.text.split()) for turn in turns)
             async for chunk in _chunks(act, prompt, self._room(prompt, sampling), sampling.logprobs, deltas):
-                ending = chunk.finish_reason or ending
+                call.ended = chunk.finish_reason or call.ended
+                call.said += chunk.text
+                call.tokens = (call.tokens or chunk.prompt_tokens) + chunk.completion_tokens
                 yield chunk
-        except RequestError as exc:
-            ending = exc
+        except Exception as exc:
+            call.ended = exc
             raise
         finally:
-            self.endings.append(ending)
+            call.at = asyncio.get_running_loop().time()
             self.running -= 1
 
     def _room(self, prompt: int, sampling: Sampling) -> int:

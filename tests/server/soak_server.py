@@ -1,7 +1,8 @@
-"""The server of test_soak.py: `slhf-server` on a fake model, in a process of its own that can report on itself.
+"""The server of test_soak.py and test_signals.py: `slhf-server` on a fake model, in a process that can report on itself.
 
 Its first line on stdout is its port. On SIGUSR1 it prints a line of JSON: asyncio tasks, completions under way and
-resident memory in MB. A question's first word says what becomes of it; the second is unique and comes back.
+resident memory in MB. Its argument is the grace period in seconds. A question's first word says what becomes of it; the
+second is unique and comes back.
 """
 
 import asyncio
@@ -82,7 +83,8 @@ async def run(settings: Settings, listener: socket.socket) -> None:
 
 
 def main() -> None:
-    settings = Settings(port=0, limits=ServerLimits(running=48), log_level="error")
+    grace_period_s = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
+    settings = Settings(port=0, limits=ServerLimits(running=48), log_level="error", grace_period_s=grace_period_s)
     listener = bind(settings)
     listener.listen(1024)  # whoever reads the port may connect at once
     asyncio.run(run(settings, listener))

@@ -1,19 +1,14 @@
 """The queue: its order, its bounds, and that nobody who leaves it takes a place along."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
 from slhf_server.admission import Admission
 from slhf_server.deadline import Deadline
 from slhf_server.errors import QueueFull
+from tests.conftest import until
 from tests.server.conftest import Play
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0)
 
 
 class Guest:

@@ -96,6 +96,13 @@ def test_an_unknown_builtin_is_refused_with_what_there_is() -> None:
         open_bundle(Settings(bundle="builtin:gpt-9"))
 
 
+def test_a_folder_is_found_in_the_users_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingsError, match="neither slhf.json nor"):
+        open_bundle(Settings(bundle="~/empty"))
+
+
 @pytest.mark.parametrize("bundle", ["/no/such/directory", "./missing", "../missing", "~/missing", "missing", "a/b/c"])
 def test_a_path_that_does_not_exist_is_named_without_asking_the_hub(bundle: str) -> None:
     with pytest.raises(SettingsError) as refused:

@@ -9,6 +9,7 @@ from slhf_server.chat import ChatRequest
 from slhf_server.fake import FakeEngine
 from slhf_server.model import Sampling
 from slhf_server.parameters import CHAT
+from slhf_server.seeds import seed_of
 from tests.conftest import Serve
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "what is it"}]}
@@ -50,6 +51,10 @@ SENSIBLE: dict[str, Any] = {
     "logit_bias": {"5": -100},
     "stop_token_ids": [7],
     "allowed_token_ids": [5, 6],
+    "request_id": "r",
+    "session_id": "s",
+    "include_reasoning": True,
+    "usage": {"include": True},
 }
 
 REFUSED: dict[str, Any] = {
@@ -65,6 +70,48 @@ REFUSED: dict[str, Any] = {
     "web_search_options": {},
     "reasoning_effort": "high",
     "verbosity": "low",
+    "chat_template_kwargs": {"enable_thinking": False},
+    "documents": [{"title": "t", "text": "x"}],
+    "mm_processor_kwargs": {"num_crops": 4},
+    "media_io_kwargs": {"video": {"num_frames": 4}},
+    "thinking_token_budget": 10,
+    "reasoning": {"effort": "high", "exclude": None},
+    "thinking": {"type": "enabled", "budget_tokens": 10},
+    "enable_thinking": True,
+    "thinking_budget": 10,
+    "provider": {"order": ["x"]},
+    "models": ["x"],
+    "route": "fallback",
+    "transforms": ["middle-out"],
+    "plugins": [{"id": "web"}],
+    "safe_prompt": True,
+    "extra_body": {"top_k": 5},
+    "priority": 1,
+    "cache_salt": "salt",
+    "return_token_ids": True,
+    "return_tokens_as_token_ids": True,
+    "prompt_logprobs": 1,
+    "truncate_prompt_tokens": 5,
+    "use_beam_search": True,
+    "length_penalty": 2.0,
+    "early_stopping": True,
+    "spaces_between_special_tokens": False,
+    "add_special_tokens": True,
+    "kv_transfer_params": {},
+    "vllm_xargs": {"a": 1},
+    "structured_outputs": {"regex": "a"},
+    "guided_json": {"type": "object"},
+    "guided_regex": "a",
+    "guided_choice": ["a"],
+    "guided_grammar": "root ::= 'a'",
+    "guided_decoding_backend": "xgrammar",
+    "guided_whitespace_pattern": " ",
+    "add_generation_prompt": False,
+    "continue_final_message": True,
+    "chat_template": "{{ messages }}",
+    "echo": True,
+    "best_of": 2,
+    "random_seed": 5,
 }
 
 BOTH = [name for name, parameter in CHAT.items() if parameter.fate in ("both", "engine")]
@@ -120,7 +167,7 @@ def test_what_is_rejected_is_refused_with_its_note(url: str, engine: FakeEngine)
         error = answer.json()["error"]
         assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", name)
         rejected = CHAT[name].fate == "rejected"
-        assert (CHAT[name].note if rejected else "a Leader on another server") in error["message"]
+        assert (CHAT[name].note if rejected else "a Leader on another server") in error["message"], name
     assert engine.leader.calls == []
 
 
@@ -136,11 +183,57 @@ def test_what_is_for_a_leader_elsewhere_is_refused_where_a_draft_is_given(url: s
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tools")
 
 
-def test_null_is_not_given(url: str) -> None:
-    for name in CHAT:
-        if name != "messages":
-            answer = httpx2.post(url, json=ASK | {name: None})
-            assert answer.status_code == 200, (name, answer.text)
+@pytest.mark.parametrize("refine", [{}, {"draft": "d"}])
+@pytest.mark.parametrize(
+    "unused",
+    [
+        {"tools": REFUSED["tools"], "tool_choice": "none"},
+        {"tools": REFUSED["tools"], "tool_choice": "none", "parallel_tool_calls": False},
+        {"functions": REFUSED["functions"], "function_call": "none"},
+        {"tools": [], "tool_choice": "auto"},
+        {"tools": None, "tool_choice": None},
+        {"parallel_tool_calls": True},
+    ],
+)
+def test_tools_that_may_not_be_called_ask_for_nothing(
+    url: str, engine: FakeEngine, refine: dict[str, Any], unused: dict[str, Any]
+) -> None:
+    answer = httpx2.post(url, json=ASK | {"refine": refine, **unused})
+    assert answer.status_code == 200, answer.text
+    assert [turn.role for turn in engine.follower.calls[0][0]] == ["user", "assistant", "user"]
+
+
+@pytest.mark.parametrize("choice", [None, "auto", "required", {"type": "function", "function": {"name": "look_up"}}])
+def test_tools_that_may_be_called_are_refused_with_what_to_do(url: str, choice: Any) -> None:
+    answer = httpx2.post(url, json=ASK | {"tools": REFUSED["tools"], "tool_choice": choice, "stream": True})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "tools")
+    for way in ("leave it out", "upstream", '"none"'):
+        assert way in error["message"]
+
+
+def test_true_is_no_one_and_zero_is_no_false(url: str) -> None:
+    for name, value in {"best_of": True, "echo": 0, "priority": False, "length_penalty": True}.items():
+        answer = httpx2.post(url, json=ASK | {name: value})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+
+
+@pytest.mark.parametrize("wanted", [True, False, None])
+@pytest.mark.parametrize("name", ["include_usage", "include_obfuscation", "continuous_usage_stats"])
+def test_every_option_of_streams_is_taken(url: str, name: str, wanted: bool | None) -> None:
+    options = {"include_usage": True, name: wanted}
+    for body in ({"messages": ASK["messages"]}, {"prompt": "what is it"}):
+        path = url if "messages" in body else url.replace("/chat", "")
+        answer = httpx2.post(path, json=body | {"stream": True, "stream_options": options})
+        assert answer.status_code == 200, answer.text
+        told = ['"refinement"' in line for line in answer.text.split("\n\n")[:-1]]
+        assert told.count(True) == (wanted is True or name != "include_usage")
+
+
+def test_an_unknown_option_of_streams_is_refused_by_name_unless_it_is_null(url: str) -> None:
+    assert httpx2.post(url, json=ASK | {"stream_options": {"x": None}}).status_code == 200
+    answer = httpx2.post(url, json=ASK | {"stream_options": {"x": False}})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stream_options.x")
 
 
 def test_what_is_ignored_changes_nothing(url: str, engine: FakeEngine) -> None:
@@ -157,15 +250,17 @@ def test_sampling_reaches_both_roles_and_nothing_else_changes(url: str, engine: 
     assert httpx2.post(url, json=body).status_code == 200
     value = SENSIBLE[name]
     expected = AS_SAMPLED.get(name, {name: tuple(value) if isinstance(value, list) else value})
-    for role in (engine.leader, engine.follower):
+    for number, role in enumerate((engine.leader, engine.follower)):
         ((_, sampling),) = role.calls
+        if name == "seed":  # each round draws with one of its own
+            expected = {"seed": seed_of(value, 0, number)}
         asked = {key: getattr(sampling, key) for key in Sampling.__dataclass_fields__ if key != "max_total_tokens"}
         untouched = {key: getattr(Sampling(), key) for key in asked}
         assert asked == untouched | expected
 
 
 def test_the_followers_own_wishes_override_the_shared_ones(url: str, engine: FakeEngine) -> None:
-    shared = {"temperature": 0.5, "top_p": 0.25, "max_tokens": 11, "seed": 13}
+    shared = {"temperature": 0.5, "top_p": 0.25, "max_tokens": 11, "frequency_penalty": 0.5}
     own = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 5}
     assert httpx2.post(url, json=ASK | shared | {"refine": own}).status_code == 200
     for role, wished in ((engine.leader, shared), (engine.follower, shared | own)):

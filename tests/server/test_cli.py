@@ -19,6 +19,45 @@ def test_a_port_in_use_is_one_line_that_names_host_and_port(slhf_server: Run) ->
     assert ended.stderr == f"slhf-server: host '127.0.0.1', port {port}: cannot bind: Address already in use\n"
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--host", "nowhere.invalid"], "host 'nowhere.invalid', port 0: cannot bind: "),
+        (["--host", "256.0.0.1"], "host '256.0.0.1', port 0: cannot bind: "),
+        (["--host", "[::1]"], "host '[::1]', port 0: cannot bind: "),
+        (["--host", "é" * 70], "host 'éé"),
+        (["--host", ""], "host: String should have at least 1 character"),
+        (["--bundle", ""], "bundle: String should have at least 1 character"),
+        (["--bundle", "x" * 5000], "bundle 'xxx"),
+        (["--bundle", "/etc/passwd"], "bundle: '/etc/passwd' is no directory"),
+        (["--bundle", "."], "bundle '.': "),
+        (["--bundle", "builtin:smollm2-135m", "--cache-dir", "/dev/null"], "cache_dir: [Errno 17] File exists"),
+        (["--bundle", "builtin:smollm2-135m", "--cache-dir", "/proc/none"], "cache_dir: [Errno 2] No such file"),
+        (["--cache-dir", ""], "cache_dir: "),
+        (["--config", ""], "config .: Is a directory"),
+        (["--api-keys-file", ""], "api_keys_file: "),
+        (["--api-keys-file", "/proc/none"], "api_keys_file /proc/none: No such file or directory"),
+        (["--api-keys", ""], "api_keys: entry 1 must be name=key"),
+        (["--write-timeout-s", "1e10"], "write_timeout_s: Input should be less than or equal to 86400"),
+        (["--grace-period-s", "inf"], "grace_period_s: Input should be a finite number"),
+        (["--port", "1" * 5000], "port: "),
+        (["--models", "{bad"], "models: neither JSON nor key=value: "),
+        (["--engine", "bad"], "engine: neither JSON nor key=value: "),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_used_ends_the_server_with_one_line_that_names_it(
+    slhf_server: Run, flags: list[str], said: str
+) -> None:
+    """No JSON of the log: what ends the start is a plain line, and the last one."""
+    if "--bundle" not in flags:
+        flags = [*flags, "--bundle", "./missing"]
+    ended = slhf_server("--port", "0", *flags)
+    (line,) = [line for line in ended.stderr.splitlines() if not line.startswith("{")]
+    assert (ended.returncode, line) == (1, ended.stderr.splitlines()[-1])
+    assert line.startswith(f"slhf-server: {said}")
+
+
 def test_answers_are_sent_without_waiting_for_the_clients_acknowledgement(play: Play) -> None:
     """Nagle's algorithm would hold back an answer's body, and every second piece of a stream, for up to 40 ms."""
 

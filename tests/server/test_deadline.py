@@ -102,9 +102,13 @@ def test_the_source_is_closed_when_the_deadline_passes(play: Play) -> None:
     async def scenario() -> None:
         source = Source(2)
         taken: list[int] = []
-        with pytest.raises(DeadlineExceeded):
+
+        async def take() -> None:
             async for number in Deadline.after(0.01).within(source.stream()):
                 taken.append(number)
+
+        with pytest.raises(DeadlineExceeded):
+            await take()
         assert (taken, source.closed) == ([0, 1], True)
 
     play(scenario())
@@ -135,10 +139,14 @@ def test_an_error_of_the_source_passes_through_and_it_is_closed(play: Play) -> N
 def test_an_error_of_the_consumer_closes_the_source(play: Play) -> None:
     async def scenario() -> None:
         source = Source(2)
-        with pytest.raises(ZeroDivisionError):
+
+        async def fail() -> None:
             async with aclosing(Deadline.after(3600).within(source.stream())) as numbers:
                 async for _ in numbers:
                     raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail()
         assert source.closed
 
     play(scenario())

@@ -1,6 +1,6 @@
 """Whatever the models do, a refinement ends, tells the truth about it, and leaves nothing behind.
 
-hypothesis plays the models (erratic.py) on virtual time; the oracles below say what the truth is.
+hypothesis plays the models (erratic.py) on virtual time; the contract says what the truth is (verdict.py).
 """
 
 import asyncio
@@ -28,7 +28,6 @@ from slhf_server.errors import (
     ModelNotFound,
     QueueFull,
     RequestError,
-    Stopped,
     TokenBudgetExceeded,
     UpstreamFailed,
     UpstreamUnavailable,
@@ -38,11 +37,13 @@ from slhf_server.model import Sampling, Turn
 from slhf_server.refinement import Step, refine
 from slhf_server.stops.unchanged import unchanged
 from slhf_server.structure import Structure
-from tests.server.erratic import CALL, SECRET, Act, Erratic, VirtualLoop
+from tests.server.erratic import SECRET, Act, Erratic, VirtualLoop
+from tests.server.verdict import Answer, Wish, read_by_the_follower, verdict
 
 QUESTION = (Turn("user", "what is it"),)
 OBJECT = Structure({"type": "json_object"})
-ERRORS: list[RequestError] = [
+ERRORS: list[Exception] = [
+    ZeroDivisionError("a bug"),
     BadRequest("no"),
     ContextLengthExceeded(9, 8),
     ModelNotFound("none"),
@@ -56,12 +57,27 @@ ERRORS: list[RequestError] = [
     DeadlineExceeded("late"),
     TokenBudgetExceeded("spent"),
 ]
-OPENED, UNOPENED = f"<think>\n{SECRET} </think>\n\n", f"{SECRET}\n</think>\n\n"
-THOUGHTS = ["", "", "", OPENED, f"\n{OPENED}{OPENED}", f"<think>{SECRET} for ever", UNOPENED]
+OPENED = f"<think>\n{SECRET} </think>\n\n"
+THOUGHTS = [
+    "",
+    "",
+    "",
+    OPENED,
+    f"\n{OPENED}{OPENED}",
+    OPENED * 40,
+    f"<think></think> {OPENED}\t",
+    f"<think>{SECRET} for ever",
+]
+BLANK = ["", " ", "\n", "\u3000 \t", "\u200b", " \ufeff\n\u2060"]
 TEXTS = st.sampled_from(
-    ["", " ", "\n", "a", "same words", "\u00e9\u4f60 \U0001f600", "{}", '{"a": 1}', '{"a": ', "[1]"]
+    [*BLANK, "a", "same words", "\u00e9\u4f60 \U0001f600", "{}", '{"a": 1}', '{"a": ', "[1]", "\u200b after nothing"]
 )
-WORDY = st.sampled_from(["one <think> is spoken of", "<", "<thin air", "w " * 300, "{" * 3000])
+WORDY = st.sampled_from(
+    ["one <think> is spoken of", "<", "<thin air", "w " * 300, "{" * 3000, "Put </think> at the end.", "</think>\n\nso"]
+)
+DRAFTS = TEXTS | st.sampled_from(
+    ["<think>mine</think> same words", "<think></think>" * 1000, "<think>cut off", "Put </think> at the end.", " x\n"]
+)
 
 
 @dataclass
@@ -99,18 +115,27 @@ class Chained:
         return self.steps[-1] if self.steps and isinstance(self.steps[-1], Outcome) else None
 
     @property
+    def wish(self) -> Wish:
+        job = self.job
+        structured, fails, unchanged_ends = job.structure is not None, job.fail_on_error, bool(job.stops)
+        return Wish(
+            job.endpoint, job.deltas, job.rounds, job.draft, structured, fails, unchanged_ends, job.max_total_tokens
+        )
+
+    @property
     def streamed(self) -> str:
         """What has reached the client as the answer."""
-        return "".join(s.delta for s in self.steps if isinstance(s, RoundDelta) and self.job.answers_with(s.round))
+        deltas = [step for step in self.steps if isinstance(step, RoundDelta)]
+        return "".join(step.delta for step in deltas if self.wish.answers_while_it_runs(step.round))
 
 
-def acts() -> st.SearchStrategy[Act]:
+def acts(pauses: Sequence[float] = (0.0, 0.0, 0.0, 0.01, 1.0, 1e6)) -> st.SearchStrategy[Act]:
     return st.builds(
         Act,
         text=TEXTS | WORDY,
         before=st.sampled_from(THOUGHTS),
         size=st.sampled_from([1, 2, 3, 7, 1000]),
-        pause=st.sampled_from([0.0, 0.0, 0.0, 0.01, 1.0, 1e6]),
+        pause=st.sampled_from(pauses),
         error=st.none() | st.none() | st.sampled_from(ERRORS),
     )
 
@@ -118,7 +143,7 @@ def acts() -> st.SearchStrategy[Act]:
 OPTIONS = st.fixed_dictionaries(
     {
         "endpoint": st.sampled_from(get_args(Endpoint)),
-        "draft": st.none() | TEXTS,
+        "draft": st.none() | DRAFTS,
         "rounds": st.integers(0, 4),
         "max_total_tokens": st.sampled_from([1, 17, 40, 200, *[100_000] * 6]),
         "fail_on_error": st.booleans(),
@@ -186,41 +211,43 @@ async def play(case: Case) -> None:
         for chain in chains:
             loop.call_at(case.shutdown, chain.job.deadline.bring_forward, case.shutdown)
     error = await consume(case, chains)
-    now = loop.time() + 1e-6  # timers fire within the clock's resolution
     assert [chain.model.running for chain in chains] == [0] * len(chains)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     for chain in chains:
         nobody_sees_thoughts(chain)
         if chain.outcome is not None:
-            event(chain.outcome.refinement.stop_reason)
             it_adds_up(chain, chain.outcome)
-            the_reason_is_true(chain, chain.outcome, now)
     if case.leaves_after is None:
-        failed = [chain for chain in chains if chain.outcome is None]
-        assert (error is not None) == bool(failed)
-        for chain in failed:
-            event(f"raised: {type(error).__name__}")
-            the_error_is_due(chain, now)
+        due = [verdict(chain.wish, chain.model.calls, chain.deadline) for chain in chains]
+        for chain, expected in zip(chains, due, strict=True):
+            it_is_what_is_due(chain, expected)
+        errors = [(type(one), one.code) for one in due if isinstance(one, RequestError)]
+        assert (error is not None) == bool(errors)
+        assert error is None or (type(error), error.code) in errors
 
 
 def nobody_sees_thoughts(chain: Chained) -> None:
-    """Where the opening tag was never sent, thoughts are known by their closing tag alone: not before it was there,
-    thus not in a stream, nor where they were cut."""
-    unopened = [end for act, end in zip(chain.model.played, chain.model.endings, strict=True) if act.before == UNOPENED]
-    if "length" in unopened:
-        return
     for turns in chain.model.seen:
         for turn in turns:
             assert SECRET not in turn.text
             assert turn.token_ids is None or "".join(map(chr, turn.token_ids)) == turn.text
-    for step in chain.steps:
-        if isinstance(step, RoundDelta):
-            assert unopened or SECRET not in step.delta
-        elif isinstance(step, RoundCompleted):
-            assert SECRET not in step.text or (unopened and chain.job.answers_with(step.round))
-    if chain.outcome is not None and not (unopened and chain.job.answers_with(chain.outcome.refinement.returned_round)):
-        assert SECRET not in chain.outcome.text
-        assert SECRET not in "".join(one.token for one in chain.outcome.logprobs)
+    if chain.job.draft is not None and chain.model.seen:
+        assert chain.model.seen[0][-2].text == read_by_the_follower(chain.job.draft)
+    assert SECRET not in str(chain.steps)
+
+
+def it_is_what_is_due(chain: Chained, due: Answer | RequestError) -> None:
+    """The oracle is the contract: verdict.py."""
+    event(type(due).__name__)
+    if isinstance(due, RequestError):
+        assert chain.outcome is None, f"an answer, where {due!r} was due"
+        return
+    assert chain.outcome is not None, f"no answer, where {due} was due"
+    report = chain.outcome.refinement
+    event(report.stop_reason)
+    assert [one.text for one in report.rounds] == due.texts
+    assert (chain.outcome.text, chain.outcome.finish_reason) == (due.texts[-1], due.finish_reason)
+    assert report.stop_reason in due.stop_reasons
 
 
 def it_adds_up(chain: Chained, outcome: Outcome) -> None:
@@ -235,62 +262,10 @@ def it_adds_up(chain: Chained, outcome: Outcome) -> None:
     assert [one.round for one in report.rounds] == list(range(len(report.rounds)))
     assert [one.text for one in report.rounds[: len(chain.completed)]] == [one.text for one in chain.completed]
     assert len(report.rounds) - len(chain.completed) <= (1 if chain.streamed else 0)  # a cut answer that stands
-    if job.structure is not None:
-        assert all(job.structure.admits(one.text) for one in report.rounds[1:])
     if chain.streamed:
         assert outcome.text == chain.streamed
     if outcome.logprobs and outcome.text:
         assert outcome.text.endswith("".join(one.token for one in outcome.logprobs).lstrip())
-    if job.rounds == 0 and job.draft is not None:
-        assert outcome.text == job.draft
-
-
-def the_reason_is_true(chain: Chained, outcome: Outcome, now: float) -> None:
-    job, report = chain.job, outcome.refinement
-    last = chain.model.endings[-1] if chain.model.endings else "stop"
-    ended = last in ("stop", "length", "tool_calls")
-    texts = [one.text for one in report.rounds]
-    truth = {
-        "disabled": job.rounds == 0 and ended,
-        "rounds_done": report.rounds_run == job.rounds > 0 and ended,
-        "unchanged": bool(job.stops) and 0 < report.rounds_run < job.rounds and texts[-1] == texts[-2],
-        "tool_calls": report.rounds[-1].tool_calls == [CALL] and not report.applied,
-        "deadline": (now >= chain.deadline and last == "closed") or isinstance(last, DeadlineExceeded),
-        "token_budget": isinstance(last, TokenBudgetExceeded) or outcome.usage.total_tokens == job.max_total_tokens,
-        "context_length": isinstance(last, ContextLengthExceeded),
-        "error": (isinstance(last, RequestError) and not isinstance(last, (Stopped, ContextLengthExceeded)))
-        or (ended and _may_be_blank(chain.model)),
-        "invalid_structure": bool(ended and job.structure and chain.model.played)
-        and not _admits(job.structure or OBJECT, chain.model),
-    }
-    assert truth[report.stop_reason], (report.stop_reason, last)
-    if job.fail_on_error:
-        assert report.stop_reason not in ("error", "context_length")
-
-
-def _may_be_blank(model: Erratic) -> bool:
-    """Whether the latest completion may have left nothing to show: no text, or one lost in thoughts."""
-    if not model.played:
-        return False
-    act = model.played[-1]
-    return not act.text.strip() or act.before.endswith("for ever") or model.endings[-1] == "length"
-
-
-def _admits(structure: Structure, model: Erratic) -> bool:
-    """Whether the latest completion is what was asked for: whole, and not lost in thoughts that never ended."""
-    act = model.played[-1]
-    return model.endings[-1] != "length" and not act.before.endswith("for ever") and structure.admits(act.text)
-
-
-def the_error_is_due(chain: Chained, now: float) -> None:
-    """The chain ended by an error: there was nothing honest to return."""
-    job, last, finished = chain.job, chain.model.endings[-1], len(chain.completed)
-    blank = bool(finished) and _may_be_blank(chain.model)
-    assert isinstance(last, RequestError) or (last == "closed" and now >= chain.deadline) or blank
-    if finished and (isinstance(last, Stopped) or last == "closed"):
-        raise AssertionError(f"a finished text was lost to {last!r}")
-    refused = isinstance(last, BadRequest) and finished == 1 and job.draft is not None
-    assert finished == 0 or refused or job.fail_on_error or chain.streamed
 
 
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])

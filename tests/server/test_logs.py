@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from slhf_server import loading
-from slhf_server.api.middleware import AccessLog, RequestId
+from slhf_server.api.middleware import Envelope
 from slhf_server.fake import FakeEngine
 from slhf_server.logs import JSONFormatter
 from tests.conftest import Serve
@@ -177,7 +177,7 @@ def test_what_a_handler_adds_stands_in_the_line_and_texts_only_where_they_are_wa
         await PlainTextResponse("done")(scope, receive, send)
 
     async def scenario() -> None:
-        transport = httpx2.ASGITransport(RequestId(AccessLog(app, log_content)))
+        transport = httpx2.ASGITransport(Envelope(app, log_content))
         async with httpx2.AsyncClient(transport=transport, base_url="http://x") as http:
             await http.get("/v1/models")
 
@@ -188,7 +188,7 @@ def test_what_a_handler_adds_stands_in_the_line_and_texts_only_where_they_are_wa
 
 def test_probes_are_not_logged(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     url = serve()
-    for path in ("/health", "/ready", "/metrics", "/version", "/v2"):
+    for path in ("/health", "/ready", "/metrics", "/version"):
         httpx2.get(url + path)
     httpx2.get(f"{url}/v1/models")
     assert [line["path"] for line in access(caplog)] == ["/v1/models"]

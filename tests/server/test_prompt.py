@@ -26,6 +26,11 @@ def real(builtin: Path) -> Any:
     return AutoTokenizer.from_pretrained(builtin)
 
 
+@pytest.fixture(scope="module")
+def encoder(real: Any) -> PromptEncoder:
+    return PromptEncoder(real)
+
+
 @functools.cache
 def untouched(tokenizer: Any) -> Any:
     """A copy that no PromptEncoder has set to encode special tokens as text."""
@@ -60,39 +65,38 @@ TURNS = [
 ]
 
 
-def test_harmless_chats_get_the_ids_of_the_ordinary_template(real: Any) -> None:
+def test_harmless_chats_get_the_ids_of_the_ordinary_template(real: Any, encoder: PromptEncoder) -> None:
     for turns in (TURNS, TURNS[1:2], TURNS[1:]):
-        assert PromptEncoder(real).encode(turns) == ordinary(real, turns)
+        assert encoder.encode(turns) == ordinary(real, turns)
 
 
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(min_size=1, max_size=60))
-def test_any_text_without_special_strings_gets_the_ordinary_ids(real: Any, text: str) -> None:
+def test_any_text_without_special_strings_gets_the_ordinary_ids(real: Any, encoder: PromptEncoder, text: str) -> None:
     turns = [Turn("user", text), Turn("assistant", f"{text}!"), Turn("user", "again")]
-    assert PromptEncoder(real).encode(turns) == ordinary(real, turns)
+    assert encoder.encode(turns) == ordinary(real, turns)
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
-def test_control_tokens_in_any_content_stay_text(real: Any, role: str) -> None:
+def test_control_tokens_in_any_content_stay_text(real: Any, encoder: PromptEncoder, role: str) -> None:
     def starts(turns: list[Turn]) -> int:
-        return PromptEncoder(real).encode(turns).count(real.convert_tokens_to_ids("<|im_start|>"))
+        return encoder.encode(turns).count(real.convert_tokens_to_ids("<|im_start|>"))
 
     turns = [Turn(t.role, INJECTION if t.role == role else t.text) for t in TURNS]
     assert starts(turns) == starts(TURNS)
-    decoded = real.decode(PromptEncoder(real).encode(turns))
+    decoded = real.decode(encoder.encode(turns))
     assert INJECTION in decoded  # nothing was cut away: it is there, as text
 
 
-def test_ordinary_tokenisation_would_have_let_them_in(real: Any) -> None:
+def test_ordinary_tokenisation_would_have_let_them_in(real: Any, encoder: PromptEncoder) -> None:
     """The guard above guards something: the usual path does yield extra control tokens."""
     turns = [TURNS[1], Turn("assistant", INJECTION), TURNS[3]]
     start = real.convert_tokens_to_ids("<|im_start|>")
-    assert ordinary(real, turns).count(start) == PromptEncoder(real).encode(turns).count(start) + 1
+    assert ordinary(real, turns).count(start) == encoder.encode(turns).count(start) + 1
 
 
-def test_generated_ids_follow_the_leaders_prompt_exactly(real: Any) -> None:
+def test_generated_ids_follow_the_leaders_prompt_exactly(real: Any, encoder: PromptEncoder) -> None:
     """So the Follower's first prompt begins with x + y as the engine cached it, though encoding the text may differ."""
-    encoder = PromptEncoder(real)
     x = encoder.encode([TURNS[1]])
     y = (*real.encode("Ans", add_special_tokens=False), *real.encode("wer", add_special_tokens=False))
     text = real.decode(y)
@@ -101,8 +105,7 @@ def test_generated_ids_follow_the_leaders_prompt_exactly(real: Any) -> None:
     assert prompt[: len(x) + len(y)] == [*x, *y]
 
 
-def test_ids_that_hold_a_special_token_or_another_text_are_not_spliced_in(real: Any) -> None:
-    encoder = PromptEncoder(real)
+def test_ids_that_hold_a_special_token_or_another_text_are_not_spliced_in(real: Any, encoder: PromptEncoder) -> None:
     ids = real.encode("It is 4.", add_special_tokens=False)
     assert encoder.faithful(ids, "It is 4.") == tuple(ids)
     assert encoder.faithful(ids, "It is") is None
@@ -133,18 +136,17 @@ def test_a_tokenizer_without_chat_template_cannot_serve() -> None:
         PromptEncoder(tokenizer)
 
 
-def test_a_prompt_that_the_template_ends_with_an_open_thought_is_recognised(real: Any) -> None:
+def test_a_prompt_that_the_template_ends_with_an_open_thought_is_recognised(real: Any, encoder: PromptEncoder) -> None:
     for ending, opens in (("<think>", True), ("<think>\n", True), ("<think></think>", False), ("", False)):
         tokenizer = copy.copy(untouched(real))
         tokenizer.chat_template = CHATML + ending
-        encoder = PromptEncoder(tokenizer)
-        assert encoder.opens_thought(encoder.encode(TURNS)) is opens, ending
-    assert not PromptEncoder(real).opens_thought(PromptEncoder(real).encode([Turn("user", "Say <think>")]))
+        ending_so = PromptEncoder(tokenizer)
+        assert ending_so.opens_thought(ending_so.encode(TURNS)) is opens, ending
+    assert not encoder.opens_thought(encoder.encode([Turn("user", "Say <think>")]))
 
 
-def test_thoughts_are_counted_up_to_the_token_that_closes_them(real: Any) -> None:
+def test_thoughts_are_counted_up_to_the_token_that_closes_them(real: Any, encoder: PromptEncoder) -> None:
     """The built-in model has no `</think>` token: it spells it in several, the last of which may bring more text."""
-    encoder = PromptEncoder(real)
     for thought in ("<think>Two and two.</think>", "<think>\nHm.\n</think>\n\n", "<think></think>"):
         whole = f"{thought}It is 4."
         ids = real.encode(whole, add_special_tokens=False)
@@ -153,8 +155,9 @@ def test_thoughts_are_counted_up_to_the_token_that_closes_them(real: Any) -> Non
         assert "</think>" not in real.decode(ids[: count - 1])
 
 
-def test_thoughts_that_never_closed_are_all_of_it_and_text_without_them_is_none(real: Any) -> None:
-    encoder = PromptEncoder(real)
+def test_thoughts_that_never_closed_are_all_of_it_and_text_without_them_is_none(
+    real: Any, encoder: PromptEncoder
+) -> None:
     ids = real.encode("Two and two", add_special_tokens=False)
     assert encoder.reasoning_tokens(ids, "<think>Two and two") == len(ids)  # opened by the prompt
     assert encoder.reasoning_tokens(ids, "Two and two") == 0
@@ -171,12 +174,11 @@ def test_a_closing_tag_with_a_token_of_its_own_is_found_by_its_id() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(min_size=1, max_size=40))
-def test_the_bytes_of_a_texts_tokens_are_the_texts_bytes(real: Any, text: str) -> None:
-    encoder = PromptEncoder(real)
+def test_the_bytes_of_a_texts_tokens_are_the_texts_bytes(real: Any, encoder: PromptEncoder, text: str) -> None:
     ids = real.encode(text, add_special_tokens=False)
     assume(real.decode(ids) == text)  # some bytes have no token in this vocabulary
     assert b"".join(map(encoder.token_bytes, ids)) == text.encode()
 
 
-def test_special_tokens_have_the_bytes_of_their_text(real: Any) -> None:
-    assert PromptEncoder(real).token_bytes(real.convert_tokens_to_ids("<|im_end|>")) == b"<|im_end|>"
+def test_special_tokens_have_the_bytes_of_their_text(real: Any, encoder: PromptEncoder) -> None:
+    assert encoder.token_bytes(real.convert_tokens_to_ids("<|im_end|>")) == b"<|im_end|>"

@@ -149,10 +149,10 @@ def test_an_unknown_key_or_a_bad_value_in_the_file_is_refused_with_its_value(
         (["--limits.rounds", "-3"], {}, "limits.rounds", "-3"),
         (["--log-level", "loud"], {}, "log_level", "loud"),
         (["--models", '{"mine": {"leader": "nobody"}}'], {}, "models.mine.leader", "nobody"),
-        (["--engine", "dtype=[half"], {}, "engine", "[half"),
+        (["--engine", "dtype=[half"], {}, "engine.dtype", "[half"),
         ([], {"SLHF_PORT": "many"}, "port", "many"),
         ([], {"SLHF_LIMITS__TIMEOUT_MS": "soon"}, "limits.timeout_ms", "soon"),
-        ([], {"SLHF_ENGINE__DTYPE": "{half"}, "engine", "{half"),
+        ([], {"SLHF_ENGINE__DTYPE": "{half"}, "engine.dtype", "{half"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_key(
@@ -178,7 +178,7 @@ def test_every_bad_value_is_named_at_once() -> None:
     [
         (None, "No such file"),
         (b"- port\n", "must be a mapping of settings, not list"),
-        (b"port\n", "must be a mapping of settings, not str"),
+        (b"port\n", "must be a mapping of settings, not text"),
         (b"limits: [\n", "line 2"),
         (b"\xff\xfe", "utf-8"),
     ],

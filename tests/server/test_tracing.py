@@ -21,7 +21,7 @@ from slhf_server.errors import EngineFailed, SettingsError
 from slhf_server.fake import FakeEngine, Said
 from slhf_server.model import Turn
 from slhf_server.settings import Settings, load_settings
-from tests.conftest import running
+from tests.conftest import running, until
 from tests.server.conftest import Run
 
 ASK = {"messages": [{"role": "user", "content": "what is it"}]}
@@ -332,12 +332,10 @@ async def leave(url: str, engine: FakeEngine, meanwhile: Callable[[], object] = 
     """Ask, and go away while the Leader is at work."""
     async with asyncio.timeout(20), httpx2.AsyncClient() as client:
         asking = asyncio.ensure_future(client.post(f"{url}/v1/chat/completions", json=ASK | body))
-        while not engine.leader.running:
-            await asyncio.sleep(0.01)
+        await until(lambda: engine.leader.running > 0, 0.01)
         await asyncio.to_thread(meanwhile)
         asking.cancel()
-        while engine.leader.running:
-            await asyncio.sleep(0.01)
+        await until(lambda: not engine.leader.running, 0.01)
 
 
 def test_a_bug_is_told_by_its_code(traced: Traced, collector: Collector) -> None:

@@ -10,9 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from slhf_training.chats import Chat, Message
-from slhf_training.data import DataSettings, Example, Pair, Scores, fitting, load, split
+from slhf_training.data import DataSettings, Example, Pair, Scores, fitting, load, read_jsonl, split
 from slhf_training.errors import DataError
-from slhf_training.hub import HELPSTEER2, HubData, helpsteer2, hh_rlhf, tulu_3, ultrafeedback
+from slhf_training.hub import HubData, helpsteer2, hh_rlhf, tulu_3, ultrafeedback
+from slhf_training.schemas import HELPSTEER2
 from tests.training.shared_data import FOLDER, needs_shared_data
 
 
@@ -58,12 +59,39 @@ def test_pairs_scores_and_bare_prompts_become_one_schema(tmp_path: Path, name: s
         ({"prompt": "p", "response": "x", "scores": {"help": "good"}}, r"rows\.jsonl:2: scores\.help: "),
         ({"prompt": [{"role": "assistant", "content": "x"}]}, r"rows\.jsonl:2: row: .*end with the user's turn"),
         ({"prompt": []}, r"rows\.jsonl:2: row: .*end with the user's turn"),
+        ({"prompt": ""}, r"rows\.jsonl:2: row: .*end with the user's turn"),
+        ('{"prompt": "p", "response": "x", "scores": {"help": NaN}}', r"rows\.jsonl:2: not JSON: NaN is not JSON"),
+        ('{"prompt": "p", "response": "x", "scores": {"help": -Infinity}}', r"rows\.jsonl:2: not JSON: -Infinity"),
+        ('{"prompt": "p", "response": "x", "scores": {"help": 1e999}}', r"rows\.jsonl:2: not JSON: .*too large"),
+        ({"prompt": "p", "response": "x", "scores": {"help": "nan"}}, r"rows\.jsonl:2: scores\.help: .*finite number"),
+        ('{"prompt": "\\ud800"}', r"rows\.jsonl:2: not JSON: half of a surrogate pair"),
+        ('{"x": ' + "[" * 99_999, r"rows\.jsonl:2: not JSON: values are nested too deeply"),
     ],
 )
 def test_a_row_without_the_schema_is_named_by_file_line_and_key(tmp_path: Path, line: Any, message: str) -> None:
     path = write(tmp_path / "rows.jsonl", {"prompt": "good"}, line)
     with pytest.raises(DataError, match=message):
         load(DataSettings(files=(path,)))
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_marks_and_blank_lines_of_other_editors_are_read_over(tmp_path: Path, name: str) -> None:
+    content = b'\xef\xbb\xbf{"prompt": "a"}\r\n\r\n \t\n{"prompt": "b"}\n\n'
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert [(example.chat, example.id) for example in read_jsonl(path)] == [(ask("a"), "rows-1"), (ask("b"), "rows-4")]
+
+
+def test_a_row_after_blank_lines_is_named_by_its_own_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {"prompt": "good"}, "", {"text": "p"})
+    with pytest.raises(DataError, match=r"rows\.jsonl:3: prompt: Field required"):
+        load(DataSettings(files=(path,)))
+
+
+def test_a_file_in_another_encoding_is_named_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes('{"prompt": "a"}\n{"prompt": "é"}\n'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: not JSON: 'utf-8' codec can't decode"):
+        load(DataSettings(files=(tmp_path / "rows.jsonl",)))
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

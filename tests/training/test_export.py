@@ -90,8 +90,7 @@ def test_an_interpolation_that_cannot_be_is_named(tmp_path: Path) -> None:
         ("shared", 1.5, "--share: expected 0 to 1, got 1.5"),
     ):
         with pytest.raises(SettingsError, match=said):
-            between = Interpolation(share, tmp_path / start / "run")
-            export(run, tmp_path / "bundle", "none", interpolation=between)
+            export(run, tmp_path / "bundle", "none", interpolation=Interpolation(share, tmp_path / start / "run"))
         assert not (tmp_path / "bundle").exists()
     lonely = ["--start", str(tmp_path / "narrow" / "run")]
     for alone in (lonely, ["--share", "0.5", "--start-step", "2"]):

@@ -155,3 +155,34 @@ def test_settings_that_cannot_be_are_named(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "cache").write_text("no database, but a text that is long enough to be none " * 20)
     with pytest.raises(SettingsError, match="cache: "):
         judge_of(JudgeSettings(kind="judge", url="http://127.0.0.1/v1", model="m", cache=tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "problem"),
+    [
+        ({"JUDGE_KEY": "“sk-canary”"}, "api_key_variable: JUDGE_KEY: a key consists of visible ASCII"),
+        ({"JUDGE_KEY": "sk-canary\nx"}, "api_key_variable: JUDGE_KEY: a key consists of visible ASCII"),
+        ({"JUDGE_KEY": " "}, "api_key_variable: JUDGE_KEY is not set"),
+        (
+            {"JUDGE_KEY": "k", "HTTP_PROXY": "socks://u:canary@h", "NO_PROXY": ""},
+            "url: HTTP_PROXY: a proxy's address begins",
+        ),
+    ],
+)
+def test_what_the_environment_holds_is_named_and_never_quoted(
+    environment: dict[str, str], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.delenv(name.lower(), raising=False)
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as raised:
+        judge_of(JudgeSettings(kind="judge", url="http://far/v1", model="m", api_key_variable="JUDGE_KEY"))
+    assert str(raised.value).startswith(problem)
+    assert "canary" not in str(raised.value)
+
+
+def test_white_space_around_a_key_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "s3cret\r\n")
+    with endpoint(biased) as here, judge(here, api_key_variable="JUDGE_KEY") as asked:
+        asked([CHAT], ["good"], ["bad"])
+    assert {headers["authorization"] for headers in here.headers} == {"Bearer s3cret"}

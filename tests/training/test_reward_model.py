@@ -359,3 +359,43 @@ def test_a_bad_setting_names_itself(
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no reward model"):
         preference_of(RewardSettings(kind="reward", model=tmp_path))
+
+
+def scored(path: Path, *scores: object) -> Path:
+    rows = [
+        {"prompt": f"Q {i}?", "response": f"word {i}", "scores": {"help": scores[i % len(scores)]}}
+        for i in range(PROMPTS)
+    ]
+    return write_lines(path, rows)
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_number_is_named_by_file_and_line(
+    backbone: Path, tmp_path: Path, score: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = scored(tmp_path / "s.jsonl", 1, 2, score)
+    heads = {"help": {"loss": "regression", "attribute": "help", "data": {"files": [str(data)]}}}
+    assert main(["preference", str(configuration(tmp_path, backbone, {"method": "probe"}, heads))]) == 1
+    assert f"{data}:3: not JSON: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("training", [{"method": "probe"}, {"method": "lora", "rank": 2}])
+@pytest.mark.parametrize("score", [1e200, 1e308])
+def test_a_training_that_leaves_the_finite_numbers_saves_nothing(
+    backbone: Path, tmp_path: Path, training: dict[str, Any], score: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = scored(tmp_path / "s.jsonl", 1, -score, score)
+    heads = {"help": {"loss": "regression", "attribute": "help", "data": {"files": [str(data)]}}}
+    assert main(["preference", str(configuration(tmp_path, backbone, training, heads))]) == 1
+    assert "no finite numbers" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
+def test_a_setting_that_is_no_number_is_named(backbone: Path, tmp_path: Path, value: str) -> None:
+    heads = {"help": {"data": {"files": ["x.jsonl"]}}}
+    config = configuration(tmp_path, backbone, {"method": "lora", "learning_rate": 0.5}, heads)
+    config.write_text(config.read_text().replace("learning_rate: 0.5", f"learning_rate: {value}"))
+    with pytest.raises(SettingsError, match=r"training\.lora\.learning_rate: .*finite number"):
+        read_config(config, RewardTraining)

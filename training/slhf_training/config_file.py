@@ -1,6 +1,5 @@
 """Configurations: a file checked by a pydantic model. An unknown key or a bad value names itself."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -16,13 +15,14 @@ from pydantic import (
     ValidationInfo,
 )
 
+from slhf.json_text import read_json
 from slhf_training.errors import SettingsError
 
 
 class Section(BaseModel):
     """A mapping of a configuration; a default is written once, at its field."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="strings")
 
 
 def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
@@ -62,11 +62,13 @@ def read_config(path: Path, kind: type[Settings], instead: Mapping[str, Any] | N
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """The file's keys, unchecked. Raises SettingsError naming the file."""
-    parse = json.loads if path.suffix == ".json" else yaml.safe_load
+    parse = read_json if path.suffix == ".json" else yaml.safe_load
     try:
-        content = parse(path.read_text(encoding="utf-8")) or {}
+        content = parse(path.read_bytes()) or {}
     except OSError as exc:
         raise SettingsError(f"{path}: {exc.strerror}") from exc
+    except RecursionError as exc:
+        raise SettingsError(f"{path}: values are nested too deeply") from exc
     except (ValueError, yaml.YAMLError) as exc:
         raise SettingsError(f"{path}: {exc}") from exc
     if not isinstance(content, dict):

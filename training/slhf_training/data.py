@@ -1,28 +1,31 @@
 """Data to one schema: a chat that asks, and what is known about answers to it (a pair, or scores of one answer).
 
-A JSONL(.gz) row needs `prompt`, `messages`, `chat` or `instruction` (a text or a list of messages that ends with the
+A JSONL(.gz) row asks by `prompt`, `messages`, `chat` or `instruction` (a text, or a list of messages that ends with the
 user's turn). It may hold `chosen` with `rejected`, `response` with or without `scores`, a `reference`, an `id` and a
-`source`. Other keys serve `where` alone.
+`source`. What others call these, `schemas.py` knows. Other keys serve `where` alone; those that hold text are logged.
 """
 
 import gzip
 import hashlib
 import itertools
-import json
 import logging
 import random
 import unicodedata
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Self, TextIO, TypeVar, cast
+from typing import IO, Annotated, Any, Final, Self, TypeVar, cast
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from slhf.json_text import read_json_lines
 from slhf_training.chats import Chat, Message
 from slhf_training.config_file import RelativePath, Section
 from slhf_training.errors import DataError
 from slhf_training.examples import Example, Pair, Scores
 from slhf_training.hub import HubData, hub_examples
+from slhf_training.schemas import Columns, Row, read
 
 __all__ = [
     "Asked",
@@ -40,7 +43,6 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 Value = str | int | float | bool
-Row = Mapping[str, Any]
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
@@ -85,19 +87,38 @@ def load(settings: DataSettings) -> list[Example]:
 
 def read_jsonl(path: Path, where: Mapping[str, Value | tuple[Value, ...]] | None = None) -> Iterator[Example]:
     """The file's examples in its order. Raises DataError naming file, line and key."""
-    for number, row in enumerate(read_rows(path), start=1):
+    unused: Counter[str] = Counter()
+    for number, row in read_rows(path):
         if _matches(row, where or {}):
-            yield _example(row, path, number)
+            columns = Columns(row)
+            yield _example(columns, row, path, number)
+            unused.update(columns.unused_texts())
+    if columns_with_text := ", ".join(
+        f"{name} ({rows} rows)" for name, rows in unused.items() if name not in (where or {})
+    ):
+        _LOG.warning("%s: columns of text that are not used: %s", path, columns_with_text)
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """The objects of a JSONL file, gzipped where its name ends with .gz. Raises DataError naming file and line."""
+def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """The objects of a JSONL file, gzipped or not, with the numbers of their lines; blank lines are left out.
+
+    Raises DataError naming file and line.
+    """
     try:
         with _open(path) as lines:
-            for number, line in enumerate(lines, start=1):
-                yield _object(line, f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError) as exc:
+            for number, row in read_json_lines(lines, str(path)):
+                if not isinstance(row, dict):
+                    raise DataError(f"{path}:{number}: not a JSON object")
+                yield number, row
+    except ValueError as exc:
+        raise DataError(str(exc)) from exc
+    except (OSError, EOFError, zlib.error) as exc:
         raise DataError(f"{path}: {exc}") from exc
+
+
+def asked(row: Row, place: str) -> dict[str, Any]:
+    """The row with what asks under `prompt`, whatever its own name is. Raises DataError naming place and column."""
+    return {**row, **_read(Columns(row), place)}
 
 
 def fitting(examples: Sequence[Example], length: Callable[[Chat], int], limit: int) -> tuple[list[Example], int]:
@@ -125,10 +146,10 @@ class _Message(BaseModel):
 
 
 class Asked(BaseModel):
-    """What every row has: a text, or messages that end with the user's turn."""
+    """What every row has: messages that end with the user's turn, as `schemas.read` finds them."""
 
-    model_config = ConfigDict(extra="ignore")
-    prompt: str | list[_Message] = Field(validation_alias=AliasChoices("prompt", "messages", "chat", "instruction"))
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+    prompt: str | list[_Message]
 
     @model_validator(mode="after")
     def _asks(self) -> Self:
@@ -160,19 +181,15 @@ class _Row(Asked):
         return self
 
 
-def _open(path: Path) -> TextIO:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    return cast(TextIO, opened)
+def _open(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
-def _object(line: str, place: str) -> Row:
+def _read(columns: Columns, place: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        return read(columns)
     except ValueError as exc:
-        raise DataError(f"{place}: not JSON: {exc}") from exc
-    if not isinstance(row, dict):
-        raise DataError(f"{place}: not a JSON object")
-    return row
+        raise DataError(f"{place}: {exc}") from exc
 
 
 def checked(kind: type[Checked], row: Row, place: str) -> Checked:
@@ -184,8 +201,9 @@ def checked(kind: type[Checked], row: Row, place: str) -> Checked:
         raise DataError(f"{place}: {problems}") from exc
 
 
-def _example(row: Row, path: Path, number: int) -> Example:
-    found = checked(_Row, row, f"{path}:{number}")
+def _example(columns: Columns, row: Row, path: Path, number: int) -> Example:
+    known = {"id": columns.take("id", "prompt_id"), "source": columns.take("source")}
+    found = checked(_Row, known | _read(columns, f"{path}:{number}"), f"{path}:{number}")
     stem = path.name.partition(".")[0]
     pair = scores = None
     if found.chosen is not None and found.rejected is not None:

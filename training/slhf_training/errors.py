@@ -4,6 +4,7 @@ TrainingError
 ├── DataError        a file or data set that does not have the schema
 ├── SettingsError    a bad key or value in a configuration
 ├── JudgeError       a preference source that failed too often
+├── DivergedError    a training whose loss or weights are no finite numbers
 ├── EngineError      what writes answers for an evaluation has failed
 └── RolloutError     a sampler that failed
 """
@@ -22,6 +23,10 @@ class SettingsError(TrainingError):
 
 
 class JudgeError(TrainingError):
+    pass
+
+
+class DivergedError(TrainingError):
     pass
 
 

@@ -3,20 +3,16 @@
 A row that an adapter cannot read (hh-rlhf has transcripts with two human turns in a row) gives None; they are counted.
 """
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, get_args
 
-from slhf_training.chats import Chat, Message
+from slhf_training.chats import Chat
 from slhf_training.config_file import Section
 from slhf_training.errors import DataError
 from slhf_training.examples import Example, Pair, Scores
+from slhf_training.schemas import HELPSTEER2, Row, messages_of, transcript, turns_of
 
-Row = Mapping[str, Any]
 Adapter = Literal["helpsteer2", "hh-rlhf", "ultrafeedback", "tulu-3"]
-HELPSTEER2 = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
-_TURN = re.compile(r"\n\n(Human|Assistant):")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 class HubData(Section):
@@ -30,14 +26,15 @@ class HubData(Section):
 
 
 def helpsteer2(row: Row) -> Example | None:
-    """nvidia/HelpSteer2: a prompt, one response, and five attributes from 0 to 4."""
+    """nvidia/HelpSteer2: a prompt, whose turns are marked where it has several, one response, and attributes 0 to 4."""
     values = {name: float(row[name]) for name in HELPSTEER2}
-    return Example([Message(role="user", content=row["prompt"])], None, Scores(row["response"], values))
+    chat = turns_of(row["prompt"])
+    return Example(chat, None, Scores(row["response"], values)) if chat[-1]["role"] == "user" else None
 
 
 def hh_rlhf(row: Row) -> Example | None:
     """Anthropic/hh-rlhf: two transcripts that differ in the assistant's last turn."""
-    chosen, rejected = _transcript(row["chosen"]), _transcript(row["rejected"])
+    chosen, rejected = transcript(row["chosen"]), transcript(row["rejected"])
     if len(chosen) < 2 or chosen[:-1] != rejected[:-1] or not _alternates(chosen):
         return None
     return Example(chosen[:-1], Pair(chosen[-1]["content"], rejected[-1]["content"]))
@@ -87,23 +84,10 @@ def _adapted(source: HubData, row: Row, place: str) -> Example | None:
 
 
 def _of_chats(row: Row) -> Example | None:
-    chosen, rejected = _messages(row["chosen"]), _messages(row["rejected"])
+    chosen, rejected = messages_of(row["chosen"], "chosen"), messages_of(row["rejected"], "rejected")
     if len(chosen) < 2 or chosen[:-1] != rejected[:-1] or chosen[-2]["role"] != "user":
         return None
     return Example(chosen[:-1], Pair(chosen[-1]["content"], rejected[-1]["content"]))
-
-
-def _messages(messages: Sequence[Row]) -> list[Message]:
-    return [Message(role=message["role"], content=message["content"]) for message in messages]
-
-
-def _transcript(text: str) -> list[Message]:
-    before, *rest = _TURN.split(text)
-    if before.strip():
-        return []
-    return [
-        Message(role=_ROLES[role], content=content.strip()) for role, content in zip(rest[::2], rest[1::2], strict=True)
-    ]
 
 
 def _alternates(chat: Chat) -> bool:

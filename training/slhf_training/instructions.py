@@ -15,8 +15,9 @@ from typing import Any, Self
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from slhf_training.chats import Chat
-from slhf_training.data import Row, checked, read_rows
+from slhf_training.data import checked, read_rows
 from slhf_training.errors import SettingsError
+from slhf_training.schemas import Row
 
 Check = Callable[..., bool]
 """Of an answer, with the instruction's own arguments by name."""
@@ -52,9 +53,9 @@ class InstructedRow(BaseModel):
         return tuple(by(kind, answer, given) for kind, given in zip(self.kinds, self.arguments, strict=True))
 
 
-def instructed_rows(rows: Iterable[Row], place: str) -> Iterator[InstructedRow]:
-    """Raises DataError naming the place, the line and the key."""
-    for number, row in enumerate(rows, start=1):
+def instructed_rows(rows: Iterable[tuple[int, Row]], place: str) -> Iterator[InstructedRow]:
+    """Of numbered rows. Raises DataError naming the place, the number and the key."""
+    for number, row in rows:
         yield checked(InstructedRow, row, f"{place}:{number}")
 
 

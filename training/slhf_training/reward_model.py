@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from slhf.json_text import read_json
 from slhf_training.backbone import Backbone
 from slhf_training.chats import Chat
 from slhf_training.config_file import Section
@@ -63,9 +63,9 @@ class RewardModel:
     def load(cls, directory: Path) -> Self:
         """What `save` wrote. Raises SettingsError naming the file."""
         try:
-            manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
+            manifest = Manifest.model_validate(read_json((directory / MANIFEST).read_bytes()))
             tensors = load_file(directory / HEADS)
-        except (OSError, ValidationError) as exc:
+        except (OSError, ValueError) as exc:
             raise SettingsError(f"{directory}: no reward model: {exc}") from exc
         backbone = Backbone.load(manifest.backbone, manifest.layers, manifest.max_tokens, manifest.batch_tokens)
         heads = {name: Head(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in manifest.heads}

@@ -12,6 +12,7 @@ import torch
 
 from slhf_training.backbone import Backbone, bf16_is_fast
 from slhf_training.data import load
+from slhf_training.errors import DataError
 from slhf_training.examples import Example
 from slhf_training.preference.attributes import vote
 from slhf_training.preference.reward import sigmoid
@@ -19,7 +20,7 @@ from slhf_training.reward_evaluation import pair_report, score_report
 from slhf_training.reward_lessons import Lesson, both_sides, scored
 from slhf_training.reward_model import Head, Manifest, RewardModel
 from slhf_training.reward_settings import LoraSettings, ProbeSettings, RewardTraining
-from slhf_training.reward_training import Known, add_adapter, features_of, loss_of, probe, tune
+from slhf_training.reward_training import Known, add_adapter, features_of, loss_of, probe, require_finite, tune
 
 REPORT = "report.json"
 _LOG = logging.getLogger(__name__)
@@ -28,7 +29,10 @@ Sides = Mapping[str, tuple[list[Lesson], list[Lesson]]]
 
 
 def train(settings: RewardTraining) -> Report:
-    """Train, save, evaluate; returns the report. Raises DataError and SettingsError before anything is trained."""
+    """Train, save, evaluate; returns the report.
+
+    Raises DataError and SettingsError before anything is trained, and DivergedError before anything is saved.
+    """
     started = time.monotonic()
     evaluation = {name: load(data) for name, data in settings.evaluation.items()}
     sides = {
@@ -88,7 +92,10 @@ def _tuned(settings: RewardTraining, how: LoraSettings, sides: Sides) -> tuple[R
         add_adapter(backbone, name, how)
         heads[name], facts = tune(backbone, learn, how, settings.seed)
         known = Known.of(held, features_of(held, backbone))
+        if not len(known.targets):
+            raise DataError(f"heads.{name}: every text of the validation data is longer than max_tokens")
         loss = loss_of(heads[name](known.features.float()), known.targets.float())
+        require_finite(heads[name], float(loss))
         report[name] = facts | {"validation": len(known.targets), "validation_loss": float(loss)}
         _LOG.info("%s: validation loss %.4f after %d steps", name, float(loss), facts["steps"])
     return RewardModel(_manifest(settings, backbone, adapters=True), backbone, heads), report

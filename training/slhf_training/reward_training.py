@@ -1,6 +1,7 @@
 """Training of reward models: linear probes on a frozen backbone, or a LoRA adapter and a head at a time."""
 
 import logging
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from slhf_training.backbone import Backbone, batches
-from slhf_training.errors import DataError
+from slhf_training.errors import DataError, DivergedError
 from slhf_training.packing import Reading
 from slhf_training.reward_lessons import Lesson
 from slhf_training.reward_losses import bradley_terry, regression
@@ -64,16 +65,26 @@ def probe(
     found = [solve(train, strength, hold_length=hold_length) for strength in l2]
     longer = validation.lengths - train.lengths.mean()
     losses = [float(loss_of(head(validation.features) + slope * longer, validation.targets)) for head, slope in found]
-    best = min(range(len(l2)), key=losses.__getitem__)
-    head, slope = found[best]
-    return Head(head.weight.float(), head.bias.float()), {
+    best = min(range(len(l2)), key=lambda place: losses[place] if math.isfinite(losses[place]) else math.inf)
+    exact, slope = found[best]
+    head = Head(exact.weight.float(), exact.bias.float())
+    require_finite(head, losses[best])
+    return head, {
         "l2": l2[best],
         "validation_loss": losses[best],
-        "validation_losses": dict(zip(map(str, l2), losses, strict=True)),
+        "validation_losses": {
+            str(a): loss if math.isfinite(loss) else None for a, loss in zip(l2, losses, strict=True)
+        },
         "train": len(train.targets),
         "validation": len(validation.targets),
         "length_slope": float(slope),
     }
+
+
+def require_finite(head: Head, *losses: float) -> None:
+    """Raises DivergedError, so that nothing is saved that would answer NaN."""
+    if not (all(map(math.isfinite, losses)) and head.weight.isfinite().all() and head.bias.isfinite()):
+        raise DivergedError("the loss or the weights are no finite numbers: are the scores or the features too large?")
 
 
 def solve(known: Known, l2: float, *, hold_length: bool = False) -> tuple[Head, Tensor]:
@@ -133,12 +144,14 @@ def tune(backbone: Backbone, train: Sequence[Lesson], settings: LoraSettings, se
     losses: list[float] = []
     for step in _steps(encoded, settings, seed):
         losses.append(_accumulate(backbone, head, step))
+        require_finite(head, losses[-1])
         torch.nn.utils.clip_grad_norm_(trained, settings.clip)
         optimiser.step()
         optimiser.zero_grad()
         if len(losses) % 10 == 0:
             _LOG.info("step %d: loss %.4f (mean of 10)", len(losses), sum(losses[-10:]) / 10)
     done = Head(weight.detach().cpu(), bias.detach().cpu())
+    require_finite(done)
     return done, {"train": len(encoded), "dropped": dropped, "steps": len(losses), "losses": losses}
 
 

@@ -79,7 +79,7 @@ class Optimisation(Section):
     warmup_steps: int = Field(default=0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=True)
     """Clips the gradient of each role; inf: no clipping."""
     autocast: Literal["none", "bfloat16"] = "none"
     gradient_checkpointing: bool = False

@@ -2,17 +2,21 @@
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from slhf.client import AsyncClient
 from slhf.errors import APIError, InputError, SLHFError
 from slhf.exchange import Options
-from slhf.journal import Journal, Record, is_refusal
-from slhf.lines import Keys, Line, ids, read_lines
+from slhf.journal import Record, is_refusal, open_output
+from slhf.lines import Contents, Keys, Line, contents, read_lines
+from slhf.source import Source
 from slhf.wire import RefineResponse
+
+_LOG = logging.getLogger(__name__)
 
 RESULT_KEYS = frozenset({"id", "output", "finish_reason", "refinement", "usage", "error"})
 """What a record says of the refinement; an input field of that name is left out of it."""
@@ -24,7 +28,8 @@ class Summary:
 
     total: int
     skipped: int
-    """Finished before this run began."""
+    """Finished before this run began, `refused_before` of them by a refusal."""
+    refused_before: int = 0
     done: int = 0
     refused: int = 0
     """Failed in a way that sending the same line again cannot change."""
@@ -33,6 +38,11 @@ class Summary:
     tokens: int = 0
     """Generated tokens, drafts included."""
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def has_results(self) -> bool:
+        """Whether any line, of this run or an earlier one, was refined."""
+        return self.done + self.skipped > self.refused_before
 
     @property
     def seconds(self) -> float:
@@ -59,31 +69,65 @@ async def refine_file(
     *,
     concurrency: int = 16,
     keys: Keys | None = None,
-    defaults: Options | None = None,
+    options: Options | None = None,
     report: Callable[[Record, Summary], None] = _no_report,
 ) -> Summary:
-    """Refine every line of `source` that `target` has no result for; see `slhf.lines` and `slhf.journal` for the files.
+    """Refine every line of `source` that `target` has no result for.
 
-    `report` is called with each record after it was written. Raises InputError before anything is sent when a
-    line of either file cannot be used, and SLHFError when there is no server; a line's own error is its record.
+    See `slhf.source`, `slhf.lines` and `slhf.journal` for the files; `-` is standard input and output. `options` are
+    for all lines and win over a line's own. `report` is called with each record after it was written. Raises InputError
+    before anything is sent when a line of either file cannot be used, and SLHFError when there is no server; a line's
+    own error is its record.
     """
-    keys, defaults = keys or Keys(), defaults or Options()
-    if target.suffix == ".gz" or (target.exists() and target.samefile(source)):
-        raise InputError(f"{target}: the output must be a plain file of its own")
-    wanted = await asyncio.to_thread(ids, source, keys, defaults)
-    journal = Journal(target)
-    summary = Summary(total=len(wanted), skipped=len(wanted & journal.finished))
+    with await asyncio.to_thread(Source, source) as opened:
+        return await refine_source(
+            client, opened, target, concurrency=concurrency, keys=keys, options=options, report=report
+        )
+
+
+async def refine_source(
+    client: AsyncClient,
+    source: Source,
+    target: Path,
+    *,
+    concurrency: int = 16,
+    keys: Keys | None = None,
+    options: Options | None = None,
+    report: Callable[[Record, Summary], None] = _no_report,
+) -> Summary:
+    """As `refine_file`, of an input that is open: to open a pipe is to wait for its writer."""
+    keys, options = keys or Keys(), options or Options()
+    wanted = await asyncio.to_thread(contents, source, keys, options)
+    if wanted.like_options:
+        columns = ", ".join(sorted(wanted.like_options))
+        _LOG.warning("%s: columns that set nothing: %s (options of a line stand under 'refine')", source.name, columns)
+    output = open_output(target, source)
+    there = wanted.keys & output.finished
+    summary = Summary(len(wanted.keys), skipped=len(there), refused_before=len(there & output.refused))
     if summary.skipped == summary.total:
         return summary
     await client.models()  # a wrong address or key is one error now, not one for each line
-    todo = (line for line in read_lines(source, keys, defaults) if line.key not in journal.finished)
-    with journal:
+    todo = (line for line in _same_lines(source, wanted, keys, options) if line.key not in there)
+    with output:
         async with contextlib.aclosing(refined(client, todo, concurrency)) as records:
             async for record in records:
-                journal.append(record)
+                output.append(record)
                 summary.count(record)
                 report(record, summary)
     return summary
+
+
+def _same_lines(source: Source, wanted: Contents, keys: Keys, options: Options) -> Iterator[Line]:
+    """The lines that were checked. Raises InputError where somebody has written into the file since."""
+    left = set(wanted.keys)
+    for line in read_lines(source, keys, options):
+        if line.number <= wanted.last and line.key in left:
+            left.remove(line.key)
+            yield line
+        if line.number >= wanted.last:
+            break
+    if left:
+        raise InputError(f"{source.name}: it has changed while it was read; the same command goes on")
 
 
 async def refined(client: AsyncClient, lines: Iterable[Line], concurrency: int) -> AsyncGenerator[Record]:

@@ -10,13 +10,13 @@ the paper's follower turn, and `trained` is "unknown".
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slhf.errors import BundleError
+from slhf.json_text import read_json
 from slhf.turns import FOLLOWER_TURN
 
 MANIFEST = "slhf.json"
@@ -26,7 +26,7 @@ BUILTIN_PREFIX: Final = "builtin:"
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RoleWeights(_Strict):
@@ -101,10 +101,12 @@ def read_bundle(directory: Path, *, name: str | None = None) -> Bundle:
             raise BundleError(f"bundle {directory}: neither {MANIFEST} nor a Hugging Face config.json is in it")
         return Bundle(name=name or directory.resolve().name, revision=revision_of(directory))
     try:
-        bundle = Bundle.model_validate_json(manifest.read_bytes())
+        bundle = Bundle.model_validate(read_json(manifest.read_bytes()))
     except ValidationError as exc:
         problems = "; ".join(f"{_key(error['loc'])}: {error['msg']}" for error in exc.errors())
         raise BundleError(f"{manifest}: {problems}") from exc
+    except ValueError as exc:
+        raise BundleError(f"{manifest}: file: Invalid JSON: {exc}") from exc
     for role, weights in (("leader", bundle.leader), ("follower", bundle.follower)):
         if weights.adapter is not None:
             _check_adapter(directory, weights.adapter, f"{manifest}: {role}.adapter")
@@ -152,6 +154,6 @@ def _check_adapter(directory: Path, adapter: str, key: str) -> None:
             f"{key}: {adapter!r} holds no peft adapter (adapter_config.json and adapter_model.safetensors)"
         )
     try:
-        json.loads(config.read_bytes())
+        read_json(config.read_bytes())
     except ValueError as exc:
         raise BundleError(f"{key}: {config} is not JSON: {exc}") from exc

@@ -1,9 +1,14 @@
 """The `slhf` command: the entry point, which must work where the command's own libraries are not installed."""
 
+import io
 import sys
 
 
 def main() -> None:
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # names of files and texts of models that the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         from slhf.commands import app
     except ModuleNotFoundError as exc:

@@ -5,14 +5,13 @@ Both take the same arguments and raise the exceptions of `slhf.errors`; what the
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, Self, Unpack
 
 import httpx2
 
-from slhf.errors import TransportError
+from slhf.connection import DEFAULT_TIMEOUT, http_settings
 from slhf.exchange import (
     Conversation,
     EventReader,
@@ -20,35 +19,15 @@ from slhf.exchange import (
     Reply,
     exchange,
     parsed,
+    refine_body,
     refine_request,
     transport_error,
 )
 from slhf.wire import Event, ModelCard, ModelList, RefineResponse
 
-DEFAULT_BASE_URL = "http://127.0.0.1:8000"
-DEFAULT_TIMEOUT = 600.0
-CONNECT_TIMEOUT = 10.0
-"""Seconds."""
-
-
-def _http_settings(base_url: str | None, api_key: str | None, timeout: float) -> dict[str, Any]:
-    base_url = base_url or os.environ.get("SLHF_BASE_URL") or DEFAULT_BASE_URL
-    api_key = api_key or os.environ.get("SLHF_API_KEY")
-    try:
-        url = httpx2.URL(base_url.rstrip("/").removesuffix("/v1"))  # as written for an OpenAI client, or without /v1
-    except httpx2.InvalidURL as exc:
-        raise TransportError(f"base_url {base_url!r}: {exc}") from exc
-    return {
-        "base_url": url,
-        "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
-        "timeout": httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
-        # How many requests run at once is the caller's choice; a pool that queues them would time them out.
-        "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=100),
-    }
-
 
 def _refine_call(conversation: Conversation, options: Options, *, stream: bool) -> dict[str, Any]:
-    body = refine_request(conversation, options, stream=stream).model_dump_json(exclude_unset=True)
+    body = refine_body(refine_request(conversation, options, stream=stream))
     return {"method": "POST", "url": "/v1/refine", "content": body, "headers": {"Content-Type": "application/json"}}
 
 
@@ -57,7 +36,8 @@ class Client:
 
     base_url: default SLHF_BASE_URL, else http://127.0.0.1:8000. api_key: default SLHF_API_KEY; empty: none is sent.
     timeout: seconds without a byte from the server. max_retries: attempts after a failed connection, 429 or 503.
-    transport: an httpx2 transport, such as a fake.
+    transport: an httpx2 transport, such as a fake. Proxies and certificates are the environment's (HTTP_PROXY,
+    HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE, SSL_CERT_DIR). Raises ConfigurationError for what cannot be used.
     """
 
     def __init__(
@@ -70,7 +50,8 @@ class Client:
         transport: httpx2.BaseTransport | None = None,
         _sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._http = httpx2.Client(transport=transport, **_http_settings(base_url, api_key, timeout))
+        settings = http_settings(base_url, api_key, timeout, own_transport=transport is not None)
+        self._http = httpx2.Client(transport=transport, **settings)
         self._max_retries = max_retries
         self._sleep = _sleep
 
@@ -143,7 +124,8 @@ class AsyncClient:
         transport: httpx2.AsyncBaseTransport | None = None,
         _sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._http = httpx2.AsyncClient(transport=transport, **_http_settings(base_url, api_key, timeout))
+        settings = http_settings(base_url, api_key, timeout, own_transport=transport is not None)
+        self._http = httpx2.AsyncClient(transport=transport, **settings)
         self._max_retries = max_retries
         self._sleep = _sleep
 

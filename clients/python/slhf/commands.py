@@ -14,13 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from slhf import __version__
-from slhf.batch import Summary, refine_file
-from slhf.client import DEFAULT_TIMEOUT, AsyncClient, Client
+from slhf.batch import Summary, refine_source
+from slhf.client import AsyncClient, Client
+from slhf.connection import DEFAULT_TIMEOUT
 from slhf.diff import heading, print_rounds, printable
 from slhf.errors import APIError, InputError, SLHFError
 from slhf.exchange import Options
-from slhf.journal import Record
+from slhf.journal import Record, is_stdout
 from slhf.lines import Keys
+from slhf.source import Source
 from slhf.wire import RefinementCompleted, RefineResponse, RoundCompleted, RoundDelta, RoundStarted
 
 BATCH_RETRIES = 5
@@ -77,8 +79,10 @@ def refine(
     on_error: Annotated[str | None, typer.Option(help="return_draft (the server's default) or fail.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the rounds as they are written.")] = False,
     as_json: AsJson = False,
-    input_: Annotated[Path | None, typer.Option("--input", exists=True, dir_okay=False, help="JSON lines.")] = None,
-    output: Annotated[Path | None, typer.Option(dir_okay=False, help="JSON lines; an interrupted run goes on.")] = None,
+    input_: Annotated[Path | None, typer.Option("--input", help="JSON lines; - is standard input.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="JSON lines; an interrupted run goes on. - is standard output, anew.")
+    ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Lines under way at once.")] = 16,
     prompt_key: Annotated[str | None, typer.Option(help="The field of --input that holds the prompt.")] = None,
     draft_key: Annotated[str | None, typer.Option(help="The field of --input that holds the draft.")] = None,
@@ -180,14 +184,15 @@ def _refine_file(
             label = f"{summary.refused} refused, {summary.failed} failed, {rate:.0f} tokens/s"
             progress.update(bar, total=summary.total, completed=finished, description=label)
 
-        async def run() -> Summary:
+        async def run(opened: Source) -> Summary:
             async with client:
-                return await refine_file(
-                    client, source, target, concurrency=concurrency, keys=keys, defaults=options, report=report
+                return await refine_source(
+                    client, opened, target, concurrency=concurrency, keys=keys, options=options, report=report
                 )
 
         try:
-            summary = asyncio.run(run())
+            with Source(source) as opened:  # here, where an interruption ends the wait for a pipe
+                summary = asyncio.run(run(opened))
         except KeyboardInterrupt as exc:
             typer.echo("slhf: interrupted; the same command goes on where it stopped", err=True)
             raise typer.Exit(130) from exc
@@ -195,12 +200,17 @@ def _refine_file(
 
 
 def _print_summary(summary: Summary, target: Path) -> None:
+    there = f"{summary.skipped} were there" + (f" ({summary.refused_before} refused)" if summary.refused_before else "")
     typer.echo(
         f"{target}: {summary.done} refined, {summary.refused} refused, {summary.failed} failed, "
-        f"{summary.skipped} were there; {summary.tokens} tokens in {summary.seconds:.1f} s"
+        f"{there}; {summary.tokens} tokens in {summary.seconds:.1f} s",
+        err=is_stdout(target),
     )
     if summary.failed:
         typer.echo("slhf: the same command tries the failed lines again", err=True)
+    elif not summary.has_results:
+        typer.echo("slhf: every line was refused; it is not tried again while its refusal is in the output", err=True)
+    if summary.failed or not summary.has_results:
         raise typer.Exit(1)
 
 

@@ -2,8 +2,9 @@
 
 SLHFError
 ├── BundleError               a bundle directory or its slhf.json is broken
-├── InputError                a line of a batch file cannot be used
+├── InputError                a file of a batch, a line of it, or a text cannot be used
 ├── TransportError            no answer: refused, reset, stream cut short
+│   ├── ConfigurationError    nothing was sent: address, key, proxy or certificates cannot be used
 │   └── TransportTimeout      no answer in time
 └── APIError                  the server answered with an error; has status, type, param, code, request_id
     ├── BadRequest            400 invalid_request_error
@@ -28,11 +29,15 @@ class BundleError(SLHFError):
 
 
 class InputError(SLHFError):
-    """A batch file cannot be used; the message names the file and, where it is one, the line."""
+    """What was given cannot be used: the message names the file and, where it is one, the line, or the argument."""
 
 
 class TransportError(SLHFError):
     """The server could not be reached, or the connection broke before the answer was complete."""
+
+
+class ConfigurationError(TransportError):
+    """What an argument or the environment says of the server cannot be used; the message names which, and no secret."""
 
 
 class TransportTimeout(TransportError):

@@ -5,6 +5,7 @@ sleeping and reading. httpx2's exceptions become ours here and nowhere else.
 """
 
 import itertools
+import math
 import random
 import re
 import time
@@ -21,6 +22,7 @@ from slhf.errors import (
     BadRequest,
     ContextLengthExceeded,
     DeadlineExceeded,
+    InputError,
     ModelNotFound,
     PayloadTooLarge,
     RateLimited,
@@ -29,6 +31,7 @@ from slhf.errors import (
     TransportTimeout,
     Unavailable,
 )
+from slhf.json_text import read_json
 from slhf.sse import Decoder, ServerSentEvent
 from slhf.wire import (
     ErrorBody,
@@ -43,7 +46,7 @@ from slhf.wire import (
     RoundStarted,
 )
 
-Conversation = str | Sequence[Message | Mapping[str, Any]]
+Conversation = str | Sequence[Message | BaseModel | Mapping[str, Any]]
 """A prompt (one user turn), or the conversation's messages."""
 
 Reply = httpx2.Response | httpx2.RequestError
@@ -56,29 +59,33 @@ LONGEST_BACKOFF = 8.0
 LONGEST_RETRY_AFTER = 60.0
 """Seconds. A server that asks for more is asked again after this long."""
 
-_ERRORS: list[tuple[int, str | None, type[APIError]]] = [
-    (400, "context_length_exceeded", ContextLengthExceeded),
-    (400, None, BadRequest),
-    (401, None, AuthenticationError),
-    (404, "model_not_found", ModelNotFound),  # any other 404 is a wrong address, not a missing model
-    (413, None, PayloadTooLarge),
-    (429, None, RateLimited),
-    (503, None, Unavailable),
-    (504, None, DeadlineExceeded),
-]
-"""Status, code (None: any) and the exception it is; the first row that fits counts, APIError where none does."""
-
-_STATUS_IN_STREAM = {
-    "context_length_exceeded": 400,
-    "invalid_api_key": 401,
-    "model_not_found": 404,
-    "request_too_large": 413,
-    "rate_limit_exceeded": 429,
-    "engine_unavailable": 503,
-    "upstream_unavailable": 503,
-    "deadline_exceeded": 504,
+_BY_CODE: dict[str, tuple[int, type[APIError]]] = {
+    "context_length_exceeded": (400, ContextLengthExceeded),
+    "token_budget_exceeded": (400, BadRequest),
+    "invalid_api_key": (401, AuthenticationError),
+    "model_not_found": (404, ModelNotFound),  # any other 404 is a wrong address, not a missing model
+    "request_too_large": (413, PayloadTooLarge),
+    "rate_limit_exceeded": (429, RateLimited),
+    "request_header_fields_too_large": (431, APIError),
+    "engine_error": (500, APIError),
+    "internal_error": (500, APIError),
+    "upstream_error": (502, APIError),
+    "engine_unavailable": (503, Unavailable),
+    "upstream_unavailable": (503, Unavailable),
+    "deadline_exceeded": (504, DeadlineExceeded),
 }
-"""An error event comes after the status line said 200; its code tells which status it would have been."""
+"""The contract's error table: code, status and exception. An error event comes after the status line said 200, so its
+code is what tells which status it would have been."""
+
+_BY_STATUS: dict[int, type[APIError]] = {
+    400: BadRequest,
+    401: AuthenticationError,
+    413: PayloadTooLarge,
+    429: RateLimited,
+    503: Unavailable,
+    504: DeadlineExceeded,
+}
+"""For errors with another code or none, such as a proxy's; APIError where the status is not here."""
 
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
 _KNOWN_EVENTS = {
@@ -108,8 +115,35 @@ class Options(TypedDict, total=False):
 def refine_request(conversation: Conversation, options: Options, *, stream: bool = False) -> RefineRequest:
     """Raises pydantic's ValidationError (a ValueError) naming a key or value that the contract does not know."""
     given = {key: value for key, value in options.items() if value is not None}
-    turns = {"prompt": conversation} if isinstance(conversation, str) else {"messages": list(conversation)}
+    turns = {"prompt": conversation} if isinstance(conversation, str) else {"messages": [*map(_json, conversation)]}
     return RefineRequest.model_validate({**given, **turns, "stream": stream})
+
+
+def refine_body(request: RefineRequest) -> str:
+    """The JSON of its given fields. Raises InputError naming those that no JSON can hold.
+
+    Half of a surrogate pair is what Python makes of bytes that are not UTF-8, in arguments and names of files.
+    """
+    try:
+        return request.model_dump_json(exclude_unset=True)
+    except ValueError as exc:
+        names = ", ".join(name for name in sorted(request.model_fields_set) if not _is_json(request, name))
+        raise InputError(f"{names}: it cannot be sent as JSON (bytes that are not UTF-8?)") from exc
+
+
+def _is_json(request: RefineRequest, name: str) -> bool:
+    try:
+        request.model_dump_json(include={name})
+    except ValueError:
+        return False
+    return True
+
+
+def _json(message: Message | BaseModel | Mapping[str, Any]) -> Any:
+    """A message as the contract has it: other libraries' answers, such as the openai SDK's, are models of their own."""
+    if isinstance(message, BaseModel) and not isinstance(message, Message):
+        return message.model_dump(mode="json", exclude_unset=True, warnings=False)
+    return message
 
 
 def exchange(max_retries: int) -> Generator[float, Reply, httpx2.Response]:
@@ -137,15 +171,16 @@ def _safe_to_repeat(reply: Reply) -> bool:
 
 
 def _pause(error: SLHFError, attempt: int) -> float:
-    """What the server asked for, or exponential backoff with full jitter, so that clients do not come back in step."""
-    if isinstance(error, APIError) and error.retry_after is not None:
-        return min(error.retry_after, LONGEST_RETRY_AFTER)
-    return random.uniform(0, min(FIRST_BACKOFF * 2**attempt, LONGEST_BACKOFF))
+    """What the server asked for, and exponential backoff with full jitter, so that clients do not come back in step."""
+    asked = (isinstance(error, APIError) and error.retry_after) or 0.0
+    return min(asked, LONGEST_RETRY_AFTER) + random.uniform(0, min(FIRST_BACKOFF * 2**attempt, LONGEST_BACKOFF))
 
 
 def transport_error(exc: httpx2.RequestError) -> TransportError:
     reason = str(exc) or type(exc).__name__
-    if isinstance(exc, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol):
+    if isinstance(exc, httpx2.ProtocolError):  # its text quotes the header that it does not like
+        reason = "the connection ended early, or what came is not HTTP/1.1"
+    if isinstance(exc, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol | httpx2.ProxyError):
         problem = f"cannot connect to {exc.request.url}: {reason}"
     else:
         problem = f"no complete answer from {exc.request.url}: {reason}"
@@ -155,36 +190,48 @@ def transport_error(exc: httpx2.RequestError) -> TransportError:
 def api_error(response: httpx2.Response) -> APIError:
     """`response` has been read. A body that is not OpenAI-shaped (a proxy's page) is quoted, cut short."""
     try:
-        body = ErrorResponse.model_validate_json(response.content).error
-    except ValidationError:
+        body = ErrorResponse.model_validate(read_json(response.content)).error
+    except ValueError:
         said = " ".join(response.text.split())[:200]
+        if "Location" in response.headers:
+            said = f"it points to {response.headers['Location'].partition('?')[0]}"
         message = f"HTTP {response.status_code} {response.reason_phrase} from {response.request.url}"
         body = ErrorBody(message=f"{message}: {said}" if said else message, type="http_error")
     return _error(response.status_code, body, response)
 
 
 def _error(status: int, body: ErrorBody, response: httpx2.Response) -> APIError:
-    kinds = (kind for row_status, code, kind in _ERRORS if status == row_status and code in (None, body.code))
-    return next(kinds, APIError)(
-        status, body, request_id=response.headers.get("X-Request-Id"), retry_after=_retry_after(response)
+    by_code = _BY_CODE.get(body.code or "", (None, APIError))
+    kind = by_code[1] if status == by_code[0] else _BY_STATUS.get(status, APIError)
+    return kind(
+        status,
+        body.model_copy(update={"message": _without_key(body.message, response.request)}),
+        request_id=response.headers.get("X-Request-Id"),
+        retry_after=_retry_after(response),
     )
+
+
+def _without_key(text: str, request: httpx2.Request) -> str:
+    """A server that quotes the request in its error must not bring the key into a log."""
+    key = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    return text.replace(key, "***") if len(key) > 3 else text  # shorter ones are words, and no secret
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
     """Seconds; the header holds seconds or a date (RFC 9110, 10.2.3)."""
     value = response.headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
-        return float(value)
     try:
+        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+            return float(value) if math.isfinite(float(value)) else None
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:  # neither: the same as no header
+    except (ValueError, OverflowError):  # neither, or a date that no clock shows: the same as no header
         return None
 
 
 def parsed(answer: type[Answer], response: httpx2.Response) -> Answer:
     try:
-        return answer.model_validate_json(response.content)
-    except ValidationError as exc:
+        return answer.model_validate(read_json(response.content))
+    except ValueError as exc:
         raise TransportError(f"the answer of {response.request.url} is not a {answer.__name__}: {_first(exc)}") from exc
 
 
@@ -205,12 +252,13 @@ class EventReader:
 
     def _event(self, sse: ServerSentEvent) -> Event:
         try:
-            event = _EVENTS.validate_json(sse.data)
-        except ValidationError as exc:
+            event = _EVENTS.validate_python(read_json(sse.data))
+        except ValueError as exc:
             raise TransportError(f"not a {sse.event} event of {self._response.request.url}: {_first(exc)}") from exc
         if isinstance(event, ErrorEvent):
             other = 400 if event.error.type == "invalid_request_error" else 500
-            raise _error(_STATUS_IN_STREAM.get(event.error.code or "", other), event.error, self._response)
+            status, _ = _BY_CODE.get(event.error.code or "", (other, APIError))
+            raise _error(status, event.error, self._response)
         self.complete = isinstance(event, RefinementCompleted)
         return event
 
@@ -219,6 +267,8 @@ class EventReader:
         return TransportError(f"the stream of {self._response.request.url} ended before the refinement was complete")
 
 
-def _first(exc: ValidationError) -> str:
+def _first(exc: ValueError) -> str:
+    if not isinstance(exc, ValidationError):
+        return str(exc)
     problem = exc.errors()[0]
     return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".removeprefix(": ")

@@ -2,33 +2,46 @@
 
 {...the input line's own fields, "id", "output", "finish_reason", "refinement", "usage"}
 {...the input line's own fields, "id", "error": {"status", "code", "message"}}
+
+On standard output the same records, from the first line on: there is nothing to go on from.
 """
 
+import contextlib
 import json
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 from slhf.errors import InputError
+from slhf.json_text import read_json
+from slhf.source import STANDARD_STREAM, Source
 
 Record = dict[str, Any]
 
 
 def is_refusal(error: dict[str, Any]) -> bool:
-    """Whether sending the same line again must fail again. An unknown address (404 without a code) may be corrected."""
-    return error["status"] in (400, 413) or error["code"] == "model_not_found"
+    """Whether sending the same line again must fail again. A wrong address or model (404) may be corrected."""
+    return error["status"] in (400, 413)
 
 
 class Journal:
-    """Opens `path` for appending, after dropping what has to be done again; `finished` holds the ids that stay."""
+    """Opens `path` for appending, after dropping what has to be done again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()  # a link is written through, not replaced
-        self.finished = _resume(self._path)
+        self.finished: set[str] = set()
+        """The ids that stay."""
+        self.refused: set[str] = set()
+        """Those of them that are errors."""
+        if self._path.exists():
+            self._resume()
 
     def __enter__(self) -> Self:
-        self._file = self._path.open("ab")
+        self._file = self._path.open("ab", buffering=0)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -36,52 +49,103 @@ class Journal:
             os.fsync(self._file.fileno())
 
     def append(self, record: Record) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
+        """What a full disk cuts off is a torn last line: the next run drops it, and does that line again."""
+        text = _text(record)
+        try:
+            while text:
+                text = text[self._file.write(text) :]
+        except OSError as exc:
+            raise OSError(exc.errno, exc.strerror, str(self._path)) from exc
+
+    def _resume(self) -> None:
+        stale = False
+        for _, key, is_error in _lines(self._path):
+            stale = stale or key is None or key in self.finished
+            if key is not None:
+                self.finished.add(key)
+                self.refused |= {key} if is_error else set()
+        if stale:
+            _rewrite(self._path)
 
 
-def _resume(path: Path) -> set[str]:
-    if not path.exists():
-        return set()
-    finished: set[str] = set()
-    stale = False
-    for _, key in _lines(path):
-        stale = stale or key is None or key in finished
-        if key is not None:
-            finished.add(key)
-    if stale:
-        _rewrite(path)
-    return finished
+class Stream:
+    """The records on standard output."""
+
+    finished: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """It is not ours to close."""
+
+    def append(self, record: Record) -> None:
+        sys.stdout.buffer.write(_text(record))
+        sys.stdout.buffer.flush()
+
+
+def is_stdout(target: Path) -> bool:
+    """`-`, or by another name (/dev/stdout, a file that the shell writes it to) the same."""
+    with contextlib.suppress(OSError, ValueError):  # nothing there, or a standard output that is none
+        return target == STANDARD_STREAM or os.path.samefile(target, sys.stdout.fileno())
+    return False
+
+
+def open_output(target: Path, source: Source) -> Journal | Stream:
+    """Raises InputError for what records cannot be appended to, and OSError for a directory that is not there."""
+    if is_stdout(target):
+        return Stream()
+    path = target.resolve()
+    if target.suffix == ".gz" or (path.exists() and not path.is_file()) or source.is_file(path):
+        raise InputError(f"{target}: the output must be a plain file of its own, or - for standard output")
+    if not path.parent.is_dir():
+        raise InputError(f"{target}: there is no directory {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"{target}: it cannot be written")
+    return Journal(path)
+
+
+def _text(record: Record) -> bytes:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def _rewrite(path: Path) -> None:
     """Only the finished records, each id once; whoever looks sees the old file or the new one."""
-    fresh = path.with_name(path.name + ".resume")
+    number, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".resume", dir=path.parent)
     written: set[str] = set()
-    with fresh.open("wb") as file:
-        for raw, key in _lines(path):
-            if key is not None and key not in written:
-                file.write(raw)
-                written.add(key)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
+    try:
+        with open(number, "wb") as file:
+            for raw, key, _ in _lines(path):
+                if key is not None and key not in written:
+                    file.write(raw)
+                    written.add(key)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.copymode(path, name)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, str | None]]:
-    """Each line with its id; None instead of the id: to be done again (torn by a kill, or an error worth a retry)."""
+def _lines(path: Path) -> Iterator[tuple[bytes, str | None, bool]]:
+    """Each line with its id, and whether it is an error; without an id it is to be done again.
+
+    That is a line that a kill has torn, or an error worth a retry.
+    """
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
-            yield raw, _finished_id(raw, f"{path}:{number}") if raw.endswith(b"\n") else None
+            yield raw, *(_finished_id(raw, f"{path}:{number}") if raw.endswith(b"\n") else (None, False))
 
 
-def _finished_id(raw: bytes, place: str) -> str | None:
+def _finished_id(raw: bytes, place: str) -> tuple[str | None, bool]:
     try:
-        match json.loads(raw):
+        match read_json(raw):
             case {"id": str() | int() as key, "error": {"status": _, "code": _, "message": _} as error}:
-                return str(key) if is_refusal(error) else None
+                return (str(key) if is_refusal(error) else None), True
             case {"id": str() | int() as key, "output": str(), "refinement": dict()}:
-                return str(key)
+                return str(key), False
     except ValueError as exc:
         raise InputError(f"{place}: not JSON; is it the output of another program?") from exc
     raise InputError(f"{place}: not the record of a refinement; is it the output of another program?")

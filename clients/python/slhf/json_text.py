@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
+_MOST_DIGITS = 1_000  # Python reads long integers in quadratic time
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -21,7 +22,7 @@ def read_json(data: bytes | str) -> Any:
     """
     text = data.removeprefix("\ufeff") if isinstance(data, str) else data.decode("utf-8-sig")
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
         if _SURROGATE.search(text):  # halves of whole pairs were joined by now
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as exc:
@@ -31,18 +32,27 @@ def read_json(data: bytes | str) -> Any:
     return value
 
 
-def read_json_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
+def read_json_lines(lines: Iterable[bytes], place: str) -> Iterator[tuple[int, Any]]:
     """Each line's number, counted from 1, and its value; blank lines are left out.
 
-    Raises ValueError as `read_json` does; the caller knows the file, and how many lines it has got.
+    Raises ValueError as `read_json` does, beginning with "PLACE:NUMBER: "; `place` is the file's name.
     """
     for number, line in enumerate(lines, start=1):
         if line.strip(b" \t\r\n\xef\xbb\xbf"):
-            yield number, read_json(line)
+            try:
+                yield number, read_json(line)
+            except ValueError as exc:
+                raise ValueError(f"{place}:{number}: not JSON: {exc}") from exc
 
 
 def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"the number {digits:.40} is too long")
+    return int(digits)
 
 
 def _finite(digits: str) -> float:

@@ -1,25 +1,23 @@
-"""The input of a batch: JSON lines, plain or gzipped, one refinement a line.
+"""The lines of a batch: one refinement each.
 
-    {"id": "a", "prompt": "...", "draft": "...", "rounds": 2}
+    {"id": "a", "prompt": "...", "draft": "...", "refine": {"rounds": 2}}
 
-`id` defaults to the line's number, `messages` may stand for the prompt, and any option of `POST /v1/refine` may be
-given. Other keys are the user's own.
+`id` defaults to the line's number, `messages` may stand for the prompt, and `refine` holds options of `POST /v1/refine`
+for this line. All other keys are the user's own, whatever their names: data sets have columns `model`, `temperature` or
+`instruction` that say something else.
 """
 
-import gzip
-import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from pydantic import ValidationError
 
 from slhf.errors import InputError
 from slhf.exchange import Conversation, Options, refine_request
+from slhf.source import Source
 
-OPTION_KEYS = frozenset(Options.__annotations__) - {"draft"}
+OPTION_KEYS = frozenset(Options.__annotations__)
 
 
 @dataclass(frozen=True)
@@ -47,61 +45,73 @@ class Line:
         return str(self.id)
 
 
-def read_lines(source: Path, keys: Keys, defaults: Options) -> Iterator[Line]:
-    """Lines in the file's order, blank ones left out; a line's own options win over `defaults`.
+@dataclass(frozen=True)
+class Contents:
+    """What a whole input holds."""
+
+    keys: frozenset[str]
+    last: int
+    """Number of the last line."""
+    like_options: frozenset[str]
+    """Columns that have the name of an option and are none."""
+
+
+def read_lines(source: Source, keys: Keys, options: Options) -> Iterator[Line]:
+    """Lines in the input's order; `options` win over a line's own.
 
     Raises InputError naming file and line.
     """
-    for number, raw in _numbered(source):
+    for number, fields in source.values():
         try:
-            yield _line(number, raw, keys, defaults)
+            yield _line(number, fields, keys, options)
         except ValidationError as exc:
             problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in exc.errors())
-            raise InputError(f"{source}:{number}: {problems}") from exc
-        except ValueError as exc:  # not JSON, not UTF-8, or what _line found wrong
-            raise InputError(f"{source}:{number}: {exc}") from exc
+            raise InputError(f"{source.name}:{number}: {problems}") from exc
+        except ValueError as exc:
+            raise InputError(f"{source.name}:{number}: {exc}") from exc
 
 
-def ids(source: Path, keys: Keys, defaults: Options) -> set[str]:
-    """Reads the whole file; raises InputError for a line that cannot be sent and for an id that comes twice."""
+def contents(source: Source, keys: Keys, options: Options) -> Contents:
+    """Reads all of it; raises InputError for a line that cannot be sent, an id that comes twice, and no line at all."""
     seen: dict[str, int] = {}
-    for line in read_lines(source, keys, defaults):
+    like_options: set[str] = set()
+    for line in read_lines(source, keys, options):
         first = seen.setdefault(line.key, line.number)
         if first != line.number:
-            raise InputError(f"{source}:{line.number}: id {line.id!r} is that of line {first} too")
-    return set(seen)
+            raise InputError(f"{source.name}:{line.number}: id {line.id!r} is that of line {first} too")
+        like_options |= line.fields.keys() & OPTION_KEYS - {"draft", keys.prompt, keys.draft}
+    if not seen:
+        raise InputError(f"{source.name}: it holds no line")
+    return Contents(frozenset(seen), max(seen.values()), frozenset(like_options))
 
 
-def _numbered(source: Path) -> Iterator[tuple[int, bytes]]:
-    try:
-        with _open(source) as file:
-            for number, raw in enumerate(file, 1):
-                if raw.strip():
-                    yield number, raw
-    except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
-        raise InputError(f"{source}: broken gzip file: {exc}") from exc
-
-
-def _open(source: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(source)) if source.suffix == ".gz" else source.open("rb")
-
-
-def _line(number: int, raw: bytes, keys: Keys, defaults: Options) -> Line:
-    fields = json.loads(raw)
+def _line(number: int, fields: object, keys: Keys, options: Options) -> Line:
     if not isinstance(fields, dict):
         raise ValueError("not a JSON object")
-    json.dumps(fields, ensure_ascii=False).encode()  # a lone surrogate could be neither sent nor written
     identity = fields.get("id", number)
     if isinstance(identity, bool) or not isinstance(identity, str | int):
         raise ValueError(f"id must be a string or a whole number, not {identity!r}")
-    taken = (keys.prompt, keys.draft)
-    options = {key: fields[key] for key in OPTION_KEYS if fields.get(key) is not None and key not in taken}
-    line = Line(number, identity, _conversation(fields, keys), cast(Options, {**defaults, **options}), fields)
+    chosen = _own_options(fields)
     draft = fields.get("draft") if keys.draft is None else _named(fields, keys.draft)
     if draft is not None:
-        line.options["draft"] = draft
+        if "draft" in chosen:
+            raise ValueError("refine.draft: the line has a draft besides")
+        chosen["draft"] = draft
+    chosen |= {key: value for key, value in options.items() if value is not None}
+    line = Line(number, identity, _conversation(fields, keys), cast(Options, chosen), fields)
     refine_request(line.conversation, line.options)
     return line
+
+
+def _own_options(fields: dict[str, Any]) -> dict[str, Any]:
+    own = fields.get("refine")
+    if own is None:
+        return {}
+    if not isinstance(own, dict):
+        raise ValueError("refine: it holds the options of the line, as an object")
+    if unknown := own.keys() - OPTION_KEYS:
+        raise ValueError(f"refine.{min(unknown)}: not an option of a line")
+    return {key: value for key, value in own.items() if value is not None}
 
 
 def _conversation(fields: dict[str, Any], keys: Keys) -> Conversation:
@@ -111,7 +121,7 @@ def _conversation(fields: dict[str, Any], keys: Keys) -> Conversation:
     else:
         given = [fields[key] for key in ("prompt", "messages") if fields.get(key) is not None]
     if len(given) != 1:
-        raise ValueError("give exactly one of 'prompt' and 'messages'")
+        raise ValueError("give exactly one of 'prompt' and 'messages', or name the one that counts (--prompt-key)")
     if not isinstance(given[0], str | list):
         raise ValueError("a prompt is a string, messages are a list")
     return cast(Conversation, given[0])

@@ -23,7 +23,8 @@ class Decoder:
 
     def __init__(self) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
-        self._line = ""
+        self._line: list[str] = []
+        """The pieces of the line that has not ended: joined once, so that a long one in small chunks costs no more."""
         self._after_cr = False
         self._event = ""
         self._data: list[str] = []
@@ -35,7 +36,12 @@ class Decoder:
         if self._after_cr:  # the line ended with the last chunk; this would be the other half of its CRLF
             text = text.removeprefix("\n")
         self._after_cr = text.endswith("\r")
-        *lines, self._line = _LINE_END.split(self._line + text)
+        first, *others = _LINE_END.split(text)
+        self._line.append(first)
+        if not others:
+            return []
+        lines = ["".join(self._line), *others[:-1]]
+        self._line = [others[-1]]
         return [event for line in lines if (event := self._take(line)) is not None]
 
     def _take(self, line: str) -> ServerSentEvent | None:

@@ -7,9 +7,26 @@ A *round* is one completion: round 0 is the draft (the Leader's, an upstream's o
 Follower's. Times are milliseconds, counts are tokens.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictBool, StrictInt, StrictStr, Tag, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 Role = Literal["leader", "follower", "client"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -27,15 +44,49 @@ StopReason = Literal[
 ]
 
 
-class _Request(BaseModel):
-    """What a user writes: an unknown key is an error that names it, never silently dropped; null is "not given"."""
+def given(body: Any) -> Any:
+    """A JSON object without the keys whose value is null; anything else as it is."""
+    return {key: value for key, value in body.items() if value is not None} if isinstance(body, dict) else body
+
+
+class Section(BaseModel):
+    """A part of a request that is ours: an unknown key is an error that names it, and null is "not given"."""
 
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
     def _null_is_not_given(cls, body: Any) -> Any:
-        return {key: value for key, value in body.items() if value is not None} if isinstance(body, dict) else body
+        return given(body)
+
+
+class History(BaseModel):
+    """A part of a conversation, which others wrote: what nothing here reads is no error."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Original(History):
+    """A part of a conversation that is kept as it came, too."""
+
+    _sent: Any = PrivateAttr(default=None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_what_was_sent(cls, sent: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        original = read(sent)
+        if not isinstance(sent, BaseModel):
+            original._sent = sent
+        return original
+
+    @model_serializer(mode="plain")
+    def _as_it_came(self) -> Any:
+        return self._sent
+
+    @property
+    def sent(self) -> Any:
+        """The JSON that its author wrote."""
+        return self._sent
 
 
 class _Answer(BaseModel):
@@ -44,90 +95,169 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
-class TextPart(_Request):
-    type: Literal["text"]
+class TextPart(History):
+    """A text; a bare string in a list of parts is one, too."""
+
+    type: Literal["text", "input_text", "output_text"] | None = None
     text: StrictStr
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_string_is_a_part(cls, part: Any) -> Any:
+        return {"text": part} if isinstance(part, str) else part
 
-class RefusalPart(_Request):
+
+class RefusalPart(History):
     type: Literal["refusal"]
     refusal: StrictStr
 
 
-class MediaPart(_Request):
-    """An image, a sound or a file: for an upstream that takes it; a Follower reads text alone."""
+class OtherPart(History):
+    """What a Follower cannot read: an image, a sound, a file, an assistant's thoughts, or a kind unknown here."""
 
-    model_config = ConfigDict(extra="allow")
-
-    type: Literal["image_url", "input_audio", "file", "video_url"]
+    type: StrictStr | None = None
 
 
-Part = Annotated[TextPart | RefusalPart | MediaPart, Field(discriminator="type")]
-Content = Annotated[
-    Annotated[StrictStr, Tag("text")] | Annotated[list[Part], Tag("parts")],
-    Discriminator(lambda content: "parts" if isinstance(content, list) else "text"),
+def _kind_of(part: Any) -> str:
+    """Which of the parts it is."""
+    if isinstance(part, BaseModel):
+        return type(part).__name__
+    kind = part.get("type") if isinstance(part, dict) else "text"
+    if kind == "refusal":
+        return "RefusalPart"
+    is_text = kind in ("text", "input_text", "output_text") or (kind is None and "text" in part)
+    return "TextPart" if is_text else "OtherPart"
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("TextPart")]
+    | Annotated[RefusalPart, Tag("RefusalPart")]
+    | Annotated[OtherPart, Tag("OtherPart")],
+    Discriminator(_kind_of),
 ]
+STRING_OR_LIST = Discriminator(lambda value: "list" if isinstance(value, list) else "string")
+"""Says which of the two a value was meant to be, so that an error speaks of that one."""
+Content = Annotated[Annotated[StrictStr, Tag("string")] | Annotated[list[Part], Tag("list")], STRING_OR_LIST]
 
 
-class FunctionCall(_Request):
+def text_of(content: str | Sequence[TextPart | RefusalPart | OtherPart] | None) -> str:
+    """A content as one string: texts are joined by a newline, other parts left out."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    spoken = (part for part in content if not isinstance(part, OtherPart))
+    return "\n".join(part.text if isinstance(part, TextPart) else part.refusal for part in spoken)
+
+
+def _as_json(arguments: Any) -> Any:
+    """A call's arguments as text: some frameworks keep the object."""
+    try:
+        return json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, dict) else arguments or "{}"
+    except RecursionError as exc:
+        raise ValueError("the arguments are nested too deeply") from exc
+
+
+class FunctionCall(History):
     name: StrictStr
-    arguments: StrictStr
-    """JSON, as the model wrote it: it may be invalid."""
+    arguments: Annotated[
+        StrictStr,
+        BeforeValidator(_as_json, json_schema_input_type=str | dict[str, Any] | None),
+        Field(validation_alias=AliasChoices("arguments", "input")),
+    ] = "{}"
+    """JSON, as the model wrote it: it may be invalid. A custom tool's is any text."""
 
 
-class ToolCall(_Request):
+class ToolCall(History):
     """A tool call in an assistant's message."""
 
-    model_config = ConfigDict(extra="allow")
+    id: StrictStr | None = None
+    function: FunctionCall | None = None
+    custom: FunctionCall | None = None
 
-    id: StrictStr
-    type: Literal["function"] = "function"
-    function: FunctionCall
+    @property
+    def called(self) -> FunctionCall | None:
+        """What was called; None for kinds of calls that are no function's."""
+        return self.function or self.custom
 
 
-class Message(_Request):
+class Message(Original):
     """One turn of the conversation, as OpenAI's chat API has it; `developer` is read as `system`.
 
-    What an answer of ours or OpenAI's carries beside its content is dropped, so that it can be appended as it is.
+    `sent` is what an upstream gets.
     """
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
-    """None only beside an assistant's `tool_calls`."""
+    """None in an assistant's turn or a tool's alone. Of an assistant's parts, those that are no text are not read."""
     name: StrictStr | None = None
-    """Accepted and not shown to the model: chat templates have no place for it."""
+    """Not shown to the model, for chat templates have no place for it; a tool's is, with its result."""
     tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = None
+    """OpenAI's older form of `tool_calls`; its result has the role `function`."""
     tool_call_id: StrictStr | None = None
+    tool_name: StrictStr | None = None
+    """Ollama's way to say whose result it is."""
     refusal: StrictStr | None = None
-    reasoning_content: Annotated[StrictStr | None, Field(exclude=True)] = None
-    """Dropped: a model's earlier thoughts are not part of the conversation."""
-    annotations: Annotated[list[Any] | None, Field(exclude=True, max_length=0)] = None
+    audio: Any = None
+    """OpenAI's spoken answer, of which the transcript is read."""
 
     @model_validator(mode="after")
     def _has_what_its_role_needs(self) -> "Message":
-        if self.content is None and not (self.role == "assistant" and (self.tool_calls or self.refusal)):
-            raise ValueError(f"{self.role} message without content")
-        if self.tool_calls is not None and self.role != "assistant":
+        if self.role == "assistant":
+            return self
+        if self.tool_calls or self.function_call:
             raise ValueError(f"tool_calls in a message of role {self.role}: only an assistant's has them")
-        if (self.tool_call_id is None) == (self.role == "tool"):
-            raise ValueError("a tool's message, and no other, has a tool_call_id")
+        if self.is_result:
+            if self.tool_call_id is None and self.tool is None:
+                raise ValueError("a tool's message needs a tool_call_id (or the tool's name)")
+        elif self.content is None:
+            raise ValueError(f"{self.role} message without content")
         return self
 
     @property
-    def text(self) -> str:
-        """The content as one string; text parts are joined by a newline, parts that are no text are left out."""
-        if self.content is None:
-            return self.refusal or ""
-        if isinstance(self.content, str):
-            return self.content
-        return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
+    def is_result(self) -> bool:
+        """Whether it is what a tool answered."""
+        return self.role in ("tool", "function")
 
     @property
-    def has_media(self) -> bool:
-        return isinstance(self.content, list) and any(isinstance(part, MediaPart) for part in self.content)
+    def tool(self) -> str | None:
+        """The name of the tool whose result it is, where the message itself says it."""
+        return self.name or self.tool_name
+
+    @property
+    def calls(self) -> list[tuple[str | None, FunctionCall]]:
+        """The functions that an assistant called, each with the call's id."""
+        called = [(call.id, call.called) for call in self.tool_calls or ()]
+        return [(id, call) for id, call in [*called, (None, self.function_call)] if call is not None]
+
+    @property
+    def text(self) -> str:
+        """The content as one string; an assistant's refusal or the transcript of its speech where there is none."""
+        said = self.audio.get("transcript") if isinstance(self.audio, dict) else None
+        return text_of(self.content) or self.refusal or (said if isinstance(said, str) else "")
+
+    @property
+    def unread(self) -> set[str]:
+        """Names of the keys in it, and in its parts and calls, that nothing here reads."""
+        content, calls = self.sent.get("content"), self.sent.get("tool_calls")
+        parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+        return {
+            *(self.sent.keys() - type(self).model_fields.keys()),
+            *(f"content.{key}" for part in parts for key in part.keys() - {"type", "text", "refusal"}),
+            *(f"tool_calls.{key}" for call in calls or () for key in call.keys() - {"type", *ToolCall.model_fields}),
+        }
+
+    @property
+    def others(self) -> list[tuple[int, str]]:
+        """Position and type of the parts that are no text, such as images: nothing may drop them unsaid.
+
+        An assistant's are left out: what it thought or called beside its answer is no part of the conversation.
+        """
+        if self.role == "assistant" or not isinstance(self.content, list):
+            return []
+        return [(at, part.type or "") for at, part in enumerate(self.content) if isinstance(part, OtherPart)]
 
 
-class RefineOptions(_Request):
+class RefineOptions(Section):
     """The `refine` object of a chat request, and top-level keys of `POST /v1/refine`."""
 
     rounds: Annotated[StrictInt, Field(ge=0)] | None = None

@@ -7,14 +7,15 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slhf_server.api.failures import answer
+from slhf_server.api.route import is_open
 from slhf_server.errors import RequestError
 from slhf_server.keys import Keyring
 
 
 class Authentication:
-    """Lets `/v1/*` through with a key of the ring; the place is held until the response has been sent.
+    """Lets requests through with a key of the ring; the place is held until the response has been sent.
 
-    The other routes need none: probes and scrapers of a cluster call them without secrets, as they do with vLLM.
+    Only the open routes need none: probes and scrapers of a cluster call them without secrets, as they do with vLLM.
     """
 
     def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
@@ -22,7 +23,7 @@ class Authentication:
         self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+        if scope["type"] == "lifespan" or is_open(scope):
             return await self._app(scope, receive, send)
         with ExitStack() as held:
             try:

@@ -1,7 +1,10 @@
-"""A request's JSON, read as RFC 8259 has it: UTF-8, and nothing in it that UTF-8 cannot write."""
+"""A request's JSON, read strictly (slhf/json_text.py), and bounded before work is done on it.
 
-import json
-import re
+Python parses JSON, and pydantic validates it, in one go that nothing else can run beside, in any thread; so what that
+costs must be bounded by what can be counted cheaply. Long strings cost little, many values much.
+"""
+
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -9,20 +12,23 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+from slhf.json_text import read_json
+from slhf_server.errors import BadRequest
+
+_MOST_VALUES = 20_480  # in a body; these limits stand in docs/api.md
+_MOST_CHECKED = 8_192  # of them outside of what is passed on as it came
+_MOST_MESSAGES = 2_048
+_PASSED_ON = ("response_format", "text", "tools")  # a schema may list thousands of values
+_SMALL = 64 << 10  # bytes that are read in a millisecond or two
+_SLICE = 64 << 10  # bytes, between which others have their turn
 
 
 class JsonRequest(Request):
     async def json(self) -> Any:
-        """Raises HTTPException 400 for half of a surrogate pair ("\\ud800"): no tokenizer and no answer takes it."""
-        try:
-            text = (await self.body()).decode("utf-8-sig")
-            body = json.loads(text)
-            if _SURROGATE.search(text):  # halves of whole pairs were joined by now
-                json.dumps(body, ensure_ascii=False).encode()
-        except UnicodeError as exc:
-            raise HTTPException(400, "the body must be UTF-8, escapes of surrogates included") from exc
-        return body
+        """Raises BadRequest for what is no JSON, or too much of it."""
+        if not hasattr(self, "_json"):
+            self._json = await _read(await self.body())
+        return self._json
 
 
 class JsonRoute(APIRoute):
@@ -32,6 +38,64 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def read(request: Request) -> Response:
-            return await handle(JsonRequest(request.scope, request.receive))
+            try:
+                return await handle(JsonRequest(request.scope, request.receive))
+            except HTTPException as exc:
+                if isinstance(exc.__cause__, BadRequest):  # FastAPI hides why a body cannot be read
+                    raise exc.__cause__ from None
+                raise
 
         return read
+
+
+async def _read(raw: bytes) -> Any:
+    await _check_values(raw)
+    try:
+        # In a thread Python's own functions for numbers, which cost most, let the event loop have its turn.
+        body = read_json(raw) if len(raw) <= _SMALL else await asyncio.to_thread(read_json, raw)
+    except UnicodeError as exc:
+        raise BadRequest("the body must be UTF-8, escapes of surrogates included") from exc
+    except ValueError as exc:
+        why = str(exc)
+        if "surrogate" in why:
+            raise BadRequest("the body must be UTF-8, escapes of surrogates included") from exc
+        raise BadRequest(f"the body is not valid JSON: {why}") from exc
+    if isinstance(body, dict):
+        _check_sizes(body)
+    return body
+
+
+async def _check_values(raw: bytes) -> None:
+    """Count the values by the commas and brackets outside of strings, a slice at a time."""
+    if _marks(raw) < _MOST_VALUES:
+        return  # even if all of them stand outside
+    values, inside, held = 1, False, b""
+    for start in range(0, len(raw), _SLICE):
+        part = held + raw[start : start + _SLICE]
+        odd = (len(part) - len(part.rstrip(b"\\"))) % 2
+        part, held = (part[:-1], b"\\") if odd else (part, b"")  # what it escapes stands in the next slice
+        pieces = part.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        values += _marks(b"".join(pieces[inside::2]))
+        inside ^= len(pieces) % 2 == 0
+        if values > _MOST_VALUES:
+            raise BadRequest(f"the body has more than {_MOST_VALUES} JSON values")
+        await asyncio.sleep(0)
+
+
+def _marks(raw: bytes) -> int:
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+
+
+def _check_sizes(body: dict[str, Any]) -> None:
+    for name in ("messages", "input"):
+        if isinstance(body.get(name), list) and len(body[name]) > _MOST_MESSAGES:
+            raise BadRequest(f"{name}: more than {_MOST_MESSAGES} messages", param=name)
+    left = [value for name, value in body.items() if name not in _PASSED_ON]
+    checked = len(body)
+    while left:
+        value = left.pop()
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        checked += len(inner)
+        if checked > _MOST_CHECKED:
+            raise BadRequest(f"the body has more than {_MOST_CHECKED} JSON values outside of {', '.join(_PASSED_ON)}")
+        left += inner

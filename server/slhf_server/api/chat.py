@@ -21,6 +21,7 @@ from slhf_server.chat import ChatRequest, GenerationRequest
 from slhf_server.job import Endpoint, Job
 from slhf_server.planner import Ask
 from slhf_server.service import Service
+from slhf_server.structure import structure_of
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -28,7 +29,7 @@ router = APIRouter(route_class=JsonRoute)
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=RESPONSES)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     service: Service = request.app.state.service
-    jobs = planned(request, body, "chat")
+    jobs = await planned(request, body, "chat", body.names())
     if body.stream:
         return await stream(service, jobs, ChatChunks(jobs[0], body))
     ended = await unless_disconnected(request, outcomes(service.run(jobs)))
@@ -36,25 +37,33 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     return answered(jobs[0], ended, choices, body, "chat.completion")
 
 
-def planned(request: Request, body: ChatRequest, endpoint: Endpoint) -> list[Job]:
-    """The jobs of a request that is a chat or can be read as one. Raises what refuses it."""
+async def planned(request: Request, body: ChatRequest, endpoint: Endpoint, names: Mapping[str, str]) -> list[Job]:
+    """The jobs of a request that is a chat or can be read as one. Raises what refuses it.
+
+    `names`: what the client calls the parameters that an error, now or later, names.
+    """
     service: Service = request.app.state.service
+    request.state.names = names
     planner = service.planner()
     body.suits(planner.drafter(body.model, body.refine))
+    structure = None if body.response_format is None else structure_of(body.response_format, service.workers)
     ask = Ask(
         endpoint=endpoint,
         request_id=request.state.request_id,
         model=body.model,
         messages=body.messages,
         options=body.refine,
-        sampling=body.sampling(),
+        sampling=body.sampling(structure),
         deltas="none" if not body.stream else "all" if body.refine.show_rounds else "last",
         choices=body.n or 1,
+        cache_salt=request.app.state.keyring.cache_salt(request.state.log.get("key")),
         log=request.state.log,
         trace=trace_headers(request.headers),
     )
     jobs = planner.plan(ask)
     request.state.model = jobs[0].model
+    if structure is not None:
+        await jobs[0].deadline.wait_for(structure.check(grammar=jobs[0].engine_plays))
     return jobs
 
 

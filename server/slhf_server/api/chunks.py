@@ -61,7 +61,7 @@ class Chunks:
         return [frame(json.dumps(self._head | totals)), DONE]
 
     def error(self, exc: RequestError) -> bytes:
-        return frame(ErrorResponse(error=body_of(exc)).model_dump_json())
+        return frame(ErrorResponse(error=body_of(exc, self.body.names())).model_dump_json())
 
     def chunk(self, choice: dict[str, Any]) -> bytes:
         body: dict[str, Any] = self._head | {"choices": [choice]}

@@ -14,63 +14,52 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from slhf_server.api.failures import answer
-from slhf_server.errors import HeadersTooLarge
+from slhf.wire import ErrorBody
+from slhf_server.api.failures import answer, bug, error_bytes, error_type
+from slhf_server.api.route import is_open
+from slhf_server.errors import EncodedBody, HeadersTooLarge
 from slhf_server.logs import RequestLog
 
 MOST_HEADERS = 100
 MOST_HEADER_BYTES = 32 << 10
+_MOST_OF_A_TEXT = 200
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _access = logging.getLogger("slhf_server.access")
 
 
-class RequestId:
-    """Echoes a well-formed `X-Request-Id`, or makes one; handlers find it in `request.state.request_id`."""
+class Envelope:
+    """What every answer gets, whoever makes it: an id, our errors' shape, no body after HEAD, and a line in the log.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
-            await send(message)
-
-        await self._app(scope, receive, send_with_id)
-
-
-class AccessLog:
-    """One line for each finished request to `/v1/*`; handlers add to it in `request.state.log`."""
+    Handlers find the id in `request.state.request_id`, a well-formed `X-Request-Id` or a new one, and add to the line
+    in `request.state.log`. The open routes have no line: probes would be most of the log.
+    """
 
     def __init__(self, app: ASGIApp, log_content: bool) -> None:
         self._app = app
         self._log_content = log_content
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            return await _refuse_websocket(scope, send)
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        scope["state"]["log"] = RequestLog()
-        if not scope["path"].startswith("/v1/"):
-            return await self._app(scope, receive, send)
         started = time.perf_counter()
-        response = _Response()
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+        response = _Response(send, request_id, without_body=scope["method"] == "HEAD")
+        state = {**scope.get("state", {}), "request_id": request_id, "log": RequestLog(), "response": response}
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
         try:
-            await self._app(scope, receive, response.watched(send))
+            await self._app({**scope, "method": method, "state": state}, receive, response.send)
         except Exception:
             response.failed = True
             raise
         finally:
-            self._write(scope, response, (time.perf_counter() - started) * 1e3)
+            if not is_open(scope):
+                self._write(scope, state, response, (time.perf_counter() - started) * 1e3)
 
-    def _write(self, scope: Scope, response: "_Response", duration_ms: float) -> None:
-        state = scope["state"]
+    def _write(self, scope: Scope, state: dict[str, Any], response: "_Response", duration_ms: float) -> None:
         extra: dict[str, Any] = {
             "request_id": state["request_id"],
             "method": scope["method"],
@@ -91,12 +80,17 @@ class AccessLog:
 
 
 class _Response:
-    """What is seen of a response while it is sent."""
+    """One response on its way out, and what is seen of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, send: Send, request_id: str, *, without_body: bool) -> None:
         self.bytes = 0
         self.stream = False
+        self.started = False
         self.failed = False
+        self._send = send
+        self._request_id = request_id
+        self._without_body = without_body
+        self._foreign: Message | None = None
         self._status = 499
         self._complete = False
 
@@ -107,17 +101,75 @@ class _Response:
             return 500
         return self._status if self._complete else 499
 
-    def watched(self, send: Send) -> Send:
-        async def watch(message: Message) -> None:
-            await send(message)
-            if message["type"] == "http.response.start":
-                self._status = message["status"]
-                self.stream = Headers(raw=message["headers"]).get("content-type", "").startswith("text/event-stream")
-            elif message["type"] == "http.response.body":
-                self.bytes += len(message.get("body", b""))
-                self._complete = not message.get("more_body", False)
+    async def send(self, message: Message) -> None:
+        """What middleware and handlers call. Each piece of a stream passes here."""
+        if message["type"] == "http.response.body":
+            await self._send_body(message)
+        elif message["type"] == "http.response.start":
+            await self._send_start(message)
+        else:
+            await self._send(message)
 
-        return watch
+    async def _send_start(self, message: Message) -> None:
+        headers = MutableHeaders(scope=message)
+        headers["X-Request-Id"] = self._request_id
+        kind = headers.get("content-type", "")
+        self.started = True
+        self.stream = kind.startswith("text/event-stream")
+        if message["status"] >= 400 and kind != "application/json":
+            self._foreign = message  # Starlette's, in words: sent in our shape, once the words are here
+            return
+        await self._send(message)
+        self._status = message["status"]
+
+    async def _send_body(self, message: Message) -> None:
+        if self._foreign is not None:
+            return await self._send_translated(self._foreign, message.get("body", b""))
+        if self._complete:
+            return  # the rest of a translated error
+        if self._without_body:
+            message = {**message, "body": b""}
+        await self._send(message)
+        self.bytes += len(message.get("body", b""))
+        self._complete = not message.get("more_body", False)
+
+    async def _send_translated(self, start: Message, text: bytes) -> None:
+        self._foreign = None
+        said = text.decode("utf-8", "replace")[:_MOST_OF_A_TEXT] or "the request cannot be answered"
+        body = error_bytes(ErrorBody(message=said, type=error_type(start["status"])))
+        headers = MutableHeaders(raw=list(start["headers"]))
+        headers["Content-Type"] = "application/json"
+        headers["Content-Length"] = str(len(body))
+        await self._send_start({**start, "headers": headers.raw})
+        await self._send_body({"type": "http.response.body", "body": body})
+
+
+async def _refuse_websocket(scope: Scope, send: Send) -> None:
+    """No route is a WebSocket. Servers that can say so over HTTP do, the others answer 403."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        return await send({"type": "websocket.close", "code": 1008, "reason": "no WebSocket here"})
+    body = error_bytes(ErrorBody(message="no WebSocket here: use HTTP", type="invalid_request_error"))
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "websocket.http.response.start", "status": 400, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})
+
+
+class LastResort:
+    """Answers where a bug left no answer. It lies within CORS, so that a page can read the id that it is told.
+
+    The exception goes on: the server below logs its traceback, and cuts a stream that had begun.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            if scope["type"] == "http" and not scope["state"]["response"].started:
+                await bug(Request(scope))(scope, receive, send)
+            raise
 
 
 def _trace_id(headers: Headers) -> str | None:
@@ -144,7 +196,7 @@ class HeaderLimit:
 
 
 class BodyLimit:
-    """Refuses a body over the limit before it is parsed, by its declared length or while it arrives."""
+    """Refuses a body before it is parsed: one that is encoded, or is over the limit by its length or as it arrives."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
@@ -153,7 +205,11 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        declared = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        if encodings := _encodings(headers):
+            refused = EncodedBody(f"Content-Encoding {', '.join(encodings)!r}: send the body as it is")
+            return await answer(Request(scope), refused)(scope, receive, send)
+        declared = headers.get("content-length", "")
         size = int(declared) if declared.isdecimal() else 0
 
         async def receive_limited() -> Message:
@@ -171,3 +227,9 @@ class BodyLimit:
 
     def _too_large(self) -> HTTPException:
         return HTTPException(413, f"the body is over this server's limit of {self._limit} bytes")
+
+
+def _encodings(headers: Headers) -> list[str]:
+    """What the body must be decoded by, which nothing here does: the decoded length would be known too late."""
+    named = ",".join(headers.getlist("content-encoding")).split(",")
+    return [name.strip() for name in named if name.strip().lower() not in ("", "identity")]

@@ -1,10 +1,13 @@
 """What operators and load balancers ask: models, health, readiness, version, metrics."""
 
 from importlib.metadata import version
+from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from slhf import Bundle
+from slhf.bundle import BUILTIN_PREFIX
 from slhf.wire import ModelCard, ModelList
 from slhf_server.api.failures import errors
 from slhf_server.service import Service
@@ -45,9 +48,18 @@ async def build(request: Request) -> dict[str, str | None]:
     manifest = None if service.engine is None else service.engine.manifest
     return {
         "version": version("slhf-server"),
-        "bundle": service.settings.bundle,
+        "bundle": _bundle_name(service.settings.bundle, manifest),
         "revision": None if manifest is None else manifest.revision,
     }
+
+
+def _bundle_name(spec: str, manifest: Bundle | None) -> str | None:
+    """What the settings name, but never a path: of a directory, its manifest's name, which is None until it is read."""
+    if spec.startswith(BUILTIN_PREFIX):
+        return spec
+    if spec.startswith((".", "/", "~")) or spec.count("/") != 1 or Path(spec).is_dir():
+        return None if manifest is None else manifest.name
+    return spec
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

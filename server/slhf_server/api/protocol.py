@@ -1,47 +1,304 @@
-"""The connection, before there is a request: what cannot be parsed is refused in our error's shape too.
+"""The connection, before there is a request: uvicorn's httptools protocol, and bounds on what a client makes it keep.
 
-Uvicorn's httptools protocol, with two changes: its refusal is JSON, and a request's head is bounded while it arrives
-(httptools itself would keep a head that never ends). A head of more than `MOST_HEADER_BYTES` that did arrive in time
-is refused by `HeaderLimit`, with the request's id.
+* What cannot be parsed is refused in our error's shape too.
+* Bytes that are no body are counted: of the head, and of chunk sizes, chunk extensions and trailers, which are dropped.
+  Of the head's fields only as many are kept as `HeaderLimit` needs to refuse them, with the request's id.
+* One read is at most `_READ_BYTES`. Nothing more is read while the application has not taken a body's last piece, or
+  while a request waits behind another (pipelining).
+* A head must be whole in `read_timeout_s`; a body must bring `_LEAST_BYTES_PER_S`. Who is slower is cut.
+* llhttp stops at an Upgrade field, as RFC 9110 lets it, and clients send one that no server needs to follow (h2c). The
+  head is then fed again without it. That holds for WebSockets too: there are none.
+* HTTP/1.0 gets no chunks and no `100 Continue`.
 """
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar
 
-from slhf.wire import ErrorResponse
-from slhf_server.api.failures import body_of
-from slhf_server.api.middleware import MOST_HEADER_BYTES
-from slhf_server.errors import BadRequest, HeadersTooLarge, RequestError
+import httptools
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-_MOST_HEAD_BYTES = 2 * MOST_HEADER_BYTES  # the request line too, and room for a refusal that has an id
+from slhf_server.api.failures import body_of, error_bytes
+from slhf_server.api.middleware import MOST_HEADER_BYTES, MOST_HEADERS
+from slhf_server.errors import BadRequest, HeadersTooLarge, RequestError, RequestTimeout
+
+_MOST_HEAD_BYTES = MOST_HEADER_BYTES + (10 << 10)  # the request line too, and what stands between the fields
+_SMALL_HEAD_BYTES = 4 << 10
+_MOST_FRAMING_BYTES = 8 << 10
+_FRAMING_PER_BYTE = 16  # of the body: a chunk of one byte has five bytes around it
+_READ_BYTES = 16 << 10
+_LEAST_SLICE = 60  # of what is parsed at once, so that a body of blank lines is not parsed in four bytes at a time
+_LEAST_BYTES_PER_S = 500
+_LINGER_S = 2.0
+_LINGER_BYTES = 1 << 20
 
 
-class Protocol(HttpToolsProtocol):
-    """One connection."""
+@dataclass
+class _Shared:
+    """What the connections of one server have in common."""
 
+    read_timeout_s: float
+    buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(_READ_BYTES)))
+    """The loop reads into it, and what was read is handled before the next read."""
+    large_heads_bytes: int = 8 << 20
+    """What unfinished heads may still have together, the first `_SMALL_HEAD_BYTES` of each left out."""
+
+
+def protocol(read_timeout_s: float) -> "type[Protocol]":
+    """The class of one server's connections, for uvicorn's `http`."""
+
+    class Connection(Protocol):
+        shared = _Shared(read_timeout_s)
+
+    return Connection
+
+
+class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
+    """One connection. Use `protocol`."""
+
+    shared: ClassVar[_Shared]
     _head_bytes: int | None = 0
-    """Bytes of the head that is arriving; None while a body is."""
+    """Bytes of the head that is arriving, 0 between messages; None while a body is."""
+    _body_bytes = 0
+    _framing_bytes = 0
+    """Bytes since the head that were no body."""
+    _large_bytes = 0
+    """What the head has of `large_heads_bytes`."""
+    _unparsed = b""
+    _plain_head: bytes | None = None
+    """The head without its Upgrade field, to be parsed again."""
+    _deaf = False
+    """Whatever comes is dropped: the connection is about to end."""
+    _dropped_bytes = 0
+    _deadline: asyncio.TimerHandle | None = None
+    """Runs while, and only while, the client owes the rest of a message."""
+    _body_bytes_then = 0
+    """Of the body when the deadline was set."""
+
+    # The transport's calls.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
+        super().connection_made(transport)
+        self._set_deadline()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.shared.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self.shared.buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
-        if self._head_bytes is not None:
-            self._head_bytes += len(data)
-        super().data_received(data)
-        if self._head_bytes is not None and self._head_bytes > _MOST_HEAD_BYTES and not self.transport.is_closing():
+        self._unset_keepalive_if_required()
+        if self._deaf:
+            self._dropped_bytes += len(data)
+            if self._dropped_bytes > _LINGER_BYTES:
+                self.transport.close()
+            return
+        self._unparsed += data
+        self._parse()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn does so only where there is no `exc`
+        self._drop_deadline()
+        self._return_room()
+        self._deaf, self._unparsed = True, b""
+
+    # Parsing, in slices, so that at most a few requests are taken from one read.
+
+    def _parse(self) -> None:
+        while self._unparsed and not self.pipeline and not self._deaf:
+            end = self._unparsed.find(b"\r\n\r\n", _LEAST_SLICE) + 4
+            piece = self._unparsed[:end] if end > 3 else self._unparsed
+            self._unparsed = self._unparsed[len(piece) :]
+            self._feed(piece)
+        if self._deaf:
+            return
+        if self._unparsed or (self._head_bytes is None and self.cycle.body):
+            self.flow.pause_reading()  # until the application wants more, or has answered
+        if self._head_bytes == 0:
+            self._drop_deadline()
+        elif self._deadline is None:
+            self._set_deadline()
+
+    def _feed(self, piece: bytes) -> None:
+        if self._head_bytes is None:
+            self._framing_bytes += len(piece)  # less what `on_body` finds in it
+        else:
+            self._head_bytes += len(piece)
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as exc:
+            return self._feed_again(piece[exc.args[0] :])
+        except httptools.HttpParserError:
+            return self._refuse(BadRequest("Invalid HTTP request received: it is no well-formed HTTP/1.1"))
+        self._keep_within_bounds()
+
+    def _feed_again(self, rest: bytes) -> None:
+        if self._plain_head is None:
+            return self._refuse(BadRequest("CONNECT, or an Upgrade among too many fields: there is nothing else here"))
+        self.parser = httptools.HttpRequestParser(self)  # the old one takes nothing more after `Connection: close`
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._unparsed = self._plain_head + rest + self._unparsed
+        self._plain_head = None
+        self._head_bytes = 0
+
+    def _keep_within_bounds(self) -> None:
+        head = self._head_bytes or 0
+        large = max(0, head - _SMALL_HEAD_BYTES) - self._large_bytes
+        if head > _MOST_HEAD_BYTES:
             self._refuse(HeadersTooLarge(f"the request's head is over {_MOST_HEAD_BYTES} bytes"))
+        elif self._framing_bytes > _MOST_FRAMING_BYTES + _FRAMING_PER_BYTE * self._body_bytes:
+            self._refuse(HeadersTooLarge(f"over {_MOST_FRAMING_BYTES} bytes of chunk sizes, extensions and trailers"))
+        elif large > self.shared.large_heads_bytes:
+            self._refuse(HeadersTooLarge("too many large heads are arriving at once"))
+        elif large > 0:
+            self.shared.large_heads_bytes -= large
+            self._large_bytes += large
+
+    def _return_room(self) -> None:
+        self.shared.large_heads_bytes += self._large_bytes
+        self._large_bytes = 0
+
+    # The parser's calls.
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = self._head_bytes or 1  # behind a body in one piece: that it has begun is what counts
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keeps a field of the head; one more than there may be is enough to refuse them. Trailers are dropped."""
+        if self._head_bytes is not None and len(self.headers) <= MOST_HEADERS:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        self._return_room()
+        self._drop_deadline()  # the body gets its own
+        if self.parser.should_upgrade():
+            self._plain_head = self._without_upgrade()
+            return
         self._head_bytes = None
+        self._body_bytes = self._body_bytes_then = self._framing_bytes = 0
         super().on_headers_complete()
 
+    def _without_upgrade(self) -> bytes | None:
+        """None where that cannot be: CONNECT always upgrades, and a field that was not kept might be the length."""
+        method = self.parser.get_method()
+        if method == b"CONNECT" or len(self.headers) > MOST_HEADERS:
+            return None
+        first = b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())
+        fields = [b"%b: %b" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([first, *fields, b"", b""])
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        self._framing_bytes -= len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._head_bytes = 0
+        if self.parser.should_upgrade():
+            return
+        self._head_bytes = self._framing_bytes = 0
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        """Uvicorn's answer to what httptools cannot parse: a bad request line, two or odd lengths of the body."""
-        self._refuse(BadRequest(f"{msg.rstrip('.')}: it is no well-formed HTTP/1.1"))
+    # Deadlines.
+
+    def _set_deadline(self) -> None:
+        self._body_bytes_then = self._body_bytes
+        self._deadline = self.loop.call_later(self.shared.read_timeout_s, self._on_deadline)
+
+    def _drop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _on_deadline(self) -> None:
+        self._deadline = None
+        if self.flow.read_paused or self._unparsed or self._body_is_on_its_way():
+            self._set_deadline()
+        elif self._head_bytes == 0:
+            self.transport.close()  # nobody has spoken, so nobody waits for an answer
+        else:
+            self._refuse(RequestTimeout(f"the request did not arrive within {self.shared.read_timeout_s:g} seconds"))
+
+    def _body_is_on_its_way(self) -> bool:
+        """A body that nobody wants any more, since the request was refused, has no more than one such span."""
+        enough = self._body_bytes - self._body_bytes_then >= _LEAST_BYTES_PER_S * self.shared.read_timeout_s
+        return self._head_bytes is None and enough and not self.cycle.response_complete
+
+    # Answers.
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        old = cycle.scope["http_version"] != "1.1"
+        if old:
+            cycle.waiting_for_100_continue = False
+            cycle.keep_alive = False
+        if old or cycle.waiting_for_100_continue:
+            app = partial(_answered, cycle, app)
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete:  # no other one waits: let go of what this one has brought
+            self.scope = self.cycle.scope = None  # type: ignore[assignment]
+            self.headers = []
+            self.cycle.body = bytearray()
+        if self._unparsed and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._parse()
 
     def _refuse(self, exc: RequestError) -> None:
-        body = ErrorResponse(error=body_of(exc)).model_dump_json().encode()
+        """Answer, where no other answer is under way, and end the connection."""
+        self._deaf, self._unparsed = True, b""
+        self._drop_deadline()
+        self._return_room()
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering and self._head_bytes is not None:
+            self.cycle.keep_alive = False  # of an earlier request: it is answered first
+        elif self._head_bytes is None and (self.pipeline or self.cycle.response_started):
+            self.transport.close()
+        else:
+            self._write_last(exc)
+
+    def _write_last(self, exc: RequestError) -> None:
+        """A client that still sends would lose the answer if its connection were closed at once (RFC 9112, 9.6)."""
+        body = error_bytes(body_of(exc))
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[exc.status] + head + body)
-        self.transport.close()
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._deadline = self.loop.call_later(_LINGER_S, self.transport.close)
+
+
+async def _answered(
+    cycle: RequestResponseCycle,
+    app: ASGI3Application,
+    scope: Scope,
+    receive: ASGIReceiveCallable,
+    send: ASGISendCallable,
+) -> None:
+    """The application, for clients that cannot take every answer as uvicorn would send it.
+
+    HTTP/1.0 knows no chunks: an answer of unknown length ends with the connection. And who announced a body by
+    `Expect` and was refused without being asked for it may send it or not, so the connection cannot go on.
+    """
+    of_unknown_length = False
+
+    async def send_as_it_can_be_read(message: ASGISendEvent) -> None:
+        nonlocal of_unknown_length
+        if message["type"] == "http.response.start":
+            cycle.keep_alive = cycle.keep_alive and not cycle.waiting_for_100_continue
+            of_unknown_length = cycle.scope["http_version"] != "1.1" and not _has_length(message.get("headers", ()))
+            cycle.chunked_encoding = False if of_unknown_length else None
+        elif of_unknown_length and message["type"] == "http.response.body":
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    await app(scope, receive, send_as_it_can_be_read)
+
+
+def _has_length(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(name.lower() == b"content-length" for name, _ in headers)

@@ -1,6 +1,7 @@
 """`POST /v1/refine`: improve a draft, or draft first, over k rounds; JSON with every round, or typed events."""
 
 import time
+from collections.abc import Mapping
 
 from fastapi import APIRouter, Request, Response
 
@@ -33,6 +34,8 @@ router = APIRouter(route_class=JsonRoute)
 @router.post("/v1/refine", response_model=RefineResponse, responses=RESPONSES)
 async def refine(body: RefineRequest, request: Request) -> Response:
     service: Service = request.app.state.service
+    names = {} if body.prompt is None else {"messages": "prompt"}
+    request.state.names = names
     ask = Ask(
         endpoint="refine",
         request_id=request.state.request_id,
@@ -41,6 +44,7 @@ async def refine(body: RefineRequest, request: Request) -> Response:
         options=body,
         sampling=Sampling(temperature=body.temperature, top_p=body.top_p, max_tokens=body.max_tokens),
         deltas="all" if body.stream else "none",
+        cache_salt=request.app.state.keyring.cache_salt(request.state.log.get("key")),
         log=request.state.log,
         trace=trace_headers(request.headers),
     )
@@ -48,7 +52,7 @@ async def refine(body: RefineRequest, request: Request) -> Response:
     with_rounds = body.return_rounds is not False
     request.state.model = job.model
     if body.stream:
-        return await stream(service, jobs, RefineEvents(job, with_rounds))
+        return await stream(service, jobs, RefineEvents(job, with_rounds, names))
     outcome = (await unless_disconnected(request, outcomes(service.run(jobs))))[0]
     answer = _answer(job, outcome, with_rounds).model_dump_json()
     return Response(answer, media_type="application/json", headers=refinement_headers(outcome))
@@ -57,8 +61,9 @@ async def refine(body: RefineRequest, request: Request) -> Response:
 class RefineEvents:
     """Typed events, each with its `event:` field; implements `Renderer`."""
 
-    def __init__(self, job: Job, with_rounds: bool) -> None:
+    def __init__(self, job: Job, with_rounds: bool, names: Mapping[str, str]) -> None:
         self._job = job
+        self._names = names
         self._with_rounds = with_rounds
 
     def step(self, number: int, step: Step) -> list[bytes]:
@@ -73,7 +78,7 @@ class RefineEvents:
         return []
 
     def error(self, exc: RequestError) -> bytes:
-        event = ErrorEvent(error=body_of(exc))
+        event = ErrorEvent(error=body_of(exc, self._names))
         return frame(event.model_dump_json(), event.type)
 
 

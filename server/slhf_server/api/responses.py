@@ -12,6 +12,7 @@ from slhf_server.api.body import JsonRoute
 from slhf_server.api.chat import planned
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.failures import RESPONSES as FAILURES
+from slhf_server.api.failures import body_of
 from slhf_server.api.headers import refinement_headers
 from slhf_server.api.outcomes import outcomes
 from slhf_server.api.sse import frame
@@ -23,13 +24,15 @@ from slhf_server.refinement import Step
 from slhf_server.responses import ResponseRequest
 from slhf_server.service import Service
 
+_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""OpenAI's reason for each finish reason of an answer that is not whole."""
 router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/responses", responses=FAILURES)
 async def responses(body: ResponseRequest, request: Request) -> Response:
     service: Service = request.app.state.service
-    (job,) = jobs = planned(request, body.as_chat(), "responses")
+    (job,) = jobs = await planned(request, body.as_chat(), "responses", body.names())
     if body.stream:
         return await stream(service, jobs, ResponseEvents(job, body))
     outcome = (await unless_disconnected(request, outcomes(service.run(jobs))))[0]
@@ -51,8 +54,8 @@ class Answer:
 
     def ended(self, outcome: Outcome) -> dict[str, Any]:
         response = self._response(_status(outcome), [self.item(outcome)])
-        if outcome.finish_reason == "length":
-            response["incomplete_details"] = {"reason": "max_output_tokens"}
+        if (reason := _INCOMPLETE.get(outcome.finish_reason)) is not None:
+            response["incomplete_details"] = {"reason": reason}
         report = outcome.report(bool(self._body.refine.return_rounds))
         return response | {"usage": _usage(outcome.usage), "refinement": report.model_dump()}
 
@@ -81,7 +84,7 @@ class Answer:
             "max_output_tokens": body.max_output_tokens,
             "temperature": body.temperature,
             "top_p": body.top_p,
-            "text": body.text.model_dump(by_alias=True, exclude_none=True),
+            "text": body.text.told(),
             "tools": [],
             "tool_choice": "auto",
             "parallel_tool_calls": True,
@@ -98,7 +101,7 @@ def part(text: str) -> dict[str, Any]:
 
 
 def _status(outcome: Outcome) -> str:
-    return "incomplete" if outcome.finish_reason == "length" else "completed"
+    return "incomplete" if outcome.finish_reason in _INCOMPLETE else "completed"
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
@@ -117,6 +120,7 @@ class ResponseEvents:
     def __init__(self, job: Job, body: ResponseRequest) -> None:
         self._job = job
         self._answer = Answer(job, body)
+        self._names = body.names
         self._numbers = count()
         self._opened = False
         self._text = ""
@@ -132,7 +136,8 @@ class ResponseEvents:
         return []
 
     def error(self, exc: RequestError) -> bytes:
-        return self._event("error", code=exc.code or exc.type, message=exc.message, param=exc.param)
+        told = body_of(exc, self._names())
+        return self._event("error", code=told.code or told.type, message=told.message, param=told.param)
 
     def _opening(self) -> list[bytes]:
         return [

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -21,17 +21,23 @@ def frame(data: str, event: str | None = None) -> bytes:
     return f"event: {event}\ndata: {data}\n\n".encode() if event else f"data: {data}\n\n".encode()
 
 
+class Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
 class EventStream(StreamingResponse):
-    """Streams frames and, whatever happens, closes their generator before it returns: that aborts the work.
+    """Streams frames and, whatever happens, closes their generator and its source before it returns: that aborts the
+    work. (A generator that was never started has no `finally` that could do it.)
 
     A client that takes nothing for `write_timeout_s` seconds is given up.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[bytes, None], write_timeout_s: float) -> None:
+    def __init__(self, frames: AsyncGenerator[bytes, None], source: Closable, write_timeout_s: float) -> None:
         super().__init__(frames, headers=_HEADERS)
         self._frames = frames
+        self._source = source
         self._write_timeout_s = write_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,6 +47,7 @@ class EventStream(StreamingResponse):
             _logger.warning("a client read nothing of its stream for %g s and was given up", self._write_timeout_s)
         finally:
             await self._frames.aclose()
+            await self._source.aclose()
 
     async def stream_response(self, send: Send) -> None:
         async def bounded(message: Message) -> None:

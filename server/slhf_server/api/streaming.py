@@ -1,19 +1,20 @@
 """From a refinement's steps to a stream: early errors keep their HTTP status, silence is filled with pings."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from typing import Protocol
 
 from slhf.wire import RoundCompleted, RoundStarted
 from slhf_server.api.sse import PING, EventStream, Paced
-from slhf_server.errors import RequestError
+from slhf_server.errors import InternalError, RequestError
 from slhf_server.job import Job
 from slhf_server.refinement import Step
 from slhf_server.service import Service
 
 Steps = AsyncGenerator[tuple[int, Step], None]
 """The steps of a request's chains, each with its chain's number."""
+_logger = logging.getLogger(__name__)
 _SETTLE_S = 0.2  # how long the answer's headers wait for an error that deserves its own HTTP status
 
 
@@ -32,7 +33,7 @@ class Renderer(Protocol):
 async def stream(service: Service, jobs: Sequence[Job], renderer: Renderer) -> EventStream:
     """The answer to a streamed request. Raises what refuses it at once, before any byte is sent."""
     paced = await _settle(service.run(jobs))
-    return EventStream(_frames(service, jobs[0], paced, renderer), service.settings.write_timeout_s)
+    return EventStream(_frames(service, jobs[0], paced, renderer), paced, service.settings.write_timeout_s)
 
 
 async def _settle(steps: Steps) -> Paced[tuple[int, Step]]:
@@ -50,24 +51,34 @@ async def _settle(steps: Steps) -> Paced[tuple[int, Step]]:
 async def _frames(
     service: Service, job: Job, steps: Paced[tuple[int, Step]], renderer: Renderer
 ) -> AsyncGenerator[bytes, None]:
-    """Each step rendered; a ping whenever nothing was sent for the ping interval."""
+    """Each step rendered; a ping whenever nothing was sent for the ping interval. An error becomes the last frame."""
     clock = asyncio.get_running_loop().time
     last_sent = clock()
-    async with aclosing(steps):
-        try:
-            while True:
+    try:
+        while True:
+            try:
                 numbered = await steps.next_within(last_sent + service.settings.ping_interval_s - clock())
-                parts = [PING] if numbered is None else renderer.step(*numbered)
-                for part in parts:
-                    yield part
-                if parts:
-                    last_sent = clock()
-        except StopAsyncIteration:
-            for part in renderer.end():
+            except StopAsyncIteration:
+                break
+            parts = [PING] if numbered is None else renderer.step(*numbered)
+            for part in parts:
                 yield part
-        except RequestError as exc:
-            service.metrics.request_failed(job.model, job.endpoint, exc)
-            yield renderer.error(exc)
+            if parts:
+                last_sent = clock()
+        for part in renderer.end():
+            yield part
+    except RequestError as exc:
+        yield _last_frame(service, job, renderer, exc)
+    except Exception:  # the stream has begun: nobody else can tell the client
+        _logger.exception("request %s failed unexpectedly", job.request_id)
+        error = InternalError(f"internal error; request id {job.request_id}")
+        yield _last_frame(service, job, renderer, error)
+
+
+def _last_frame(service: Service, job: Job, renderer: Renderer, exc: RequestError) -> bytes:
+    service.metrics.request_failed(job.model, job.endpoint, exc)
+    job.log["status"] = exc.status
+    return renderer.error(exc)
 
 
 def _a_model_has_spoken(step: Step) -> bool:

@@ -11,7 +11,6 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, get_args
 
-from transformers import AutoTokenizer
 from vllm.config.lora import MaxLoRARanks
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.lora.request import LoRARequest
@@ -51,18 +50,17 @@ DRAFT_SPECULATION: dict[str, Any] = {
 class VLLMEngine:
     """Implements `Engine` (model.py)."""
 
-    def __init__(self, llm: AsyncLLM, bundle: OpenBundle) -> None:
+    def __init__(self, llm: AsyncLLM, bundle: OpenBundle, encoder: PromptEncoder) -> None:
         self._llm = llm
         self.manifest = bundle.manifest
         self.max_model_len = llm.model_config.max_model_len
-        encoder = PromptEncoder(AutoTokenizer.from_pretrained(bundle.weights))
         defaults = llm.model_config.get_diff_sampling_param() | bundle.manifest.sampling.model_dump(exclude_none=True)
         adapters = _adapters(bundle)
         self.leader = VLLMRole(bundle.manifest.name, llm, encoder, defaults, adapters["leader"])
         self.follower = VLLMRole(bundle.manifest.name, llm, encoder, defaults, adapters["follower"])
 
     @classmethod
-    def load(cls, bundle: OpenBundle, settings: Settings) -> "VLLMEngine":
+    def load(cls, bundle: OpenBundle, settings: Settings, encoder: PromptEncoder) -> "VLLMEngine":
         """Start the engine's processes and load the weights; blocks, so call it in a thread.
 
         Raises SettingsError for engine arguments that vLLM refuses.
@@ -73,7 +71,7 @@ class VLLMEngine:
             config = AsyncEngineArgs(**engine_arguments(bundle, settings)).create_engine_config()
         except (TypeError, ValueError) as exc:  # an unknown argument, or pydantic's verdict on a value
             raise SettingsError(f"engine: {exc}") from exc
-        return cls(AsyncLLM.from_vllm_config(config, disable_log_stats=False), bundle)
+        return cls(AsyncLLM.from_vllm_config(config, disable_log_stats=False), bundle, encoder)
 
     async def warm_up(self) -> None:
         """Load the adapters (a missing one must fail now: in a request it would kill the engine) and play each role."""

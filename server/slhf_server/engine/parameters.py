@@ -13,12 +13,22 @@ from slhf_server.model import Sampling
 from slhf_server.structure import Structure
 
 _LISTS = ("stop", "bad_words", "stop_token_ids", "allowed_token_ids")  # SamplingParams takes no tuple
-_ELSEWHERE = ("max_total_tokens", "structure", "logit_bias", "passed_on")
+_ELSEWHERE = ("max_total_tokens", "structure", "logit_bias", "cache_salt", "passed_on")
 _PASSED_ON = tuple(name for name in Sampling.__dataclass_fields__ if name not in (*_LISTS, *_ELSEWHERE))
 
 
 class EngineParams(SamplingParams):  # type: ignore[misc]
     """vLLM's parameters, with its refusal of min_p and logit_bias lifted where repairs.py makes them work."""
+
+    def _validate_structured_outputs(self, model_config: Any, config: Any, tokenizer: Any) -> None:
+        """vLLM compiles the grammar here, on the event loop, which a schema can hold for minutes.
+
+        Guidance's has been compiled when the request was read, in another process (structure.py).
+        """
+        if self.structured_outputs is None or config.backend != "guidance":
+            SamplingParams._validate_structured_outputs(self, model_config, config, tokenizer)
+        else:
+            self.structured_outputs._backend = config.backend
 
     def _validate_spec_decode(self, speculative_config: Any) -> None:
         try:
@@ -70,7 +80,7 @@ def refusal(exc: Exception, param: str | None = None) -> BadRequest:
 def _grammar(structure: Structure) -> StructuredOutputsParams:
     if structure.schema is None:
         return StructuredOutputsParams(json_object=True)
-    return StructuredOutputsParams(json=dict(structure.schema))
+    return StructuredOutputsParams(json=structure.text)  # as text: msgpack has no integers above 64 bits
 
 
 def _biases(logit_bias: Mapping[str, float]) -> dict[int, float]:

@@ -1,6 +1,10 @@
 """One role of the bundle on vLLM: turns in, chunks out."""
 
+import asyncio
+import logging
+import math
 from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +31,10 @@ from slhf_server.errors import (
 from slhf_server.model import Chunk, Sampling, Turn
 from slhf_server.prompt import THINK, PromptEncoder
 
+_logger = logging.getLogger(__name__)
+_SMALL, _FEW = 8 << 10, 32  # characters and turns that are encoded in a millisecond or two
+_LONG = 64 << 10
+_LONG_PROMPTS = ThreadPoolExecutor(1, "long-prompts")  # each may take seconds: they wait for each other, nobody else
 _FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -39,28 +47,49 @@ class VLLMRole:
     encoder: PromptEncoder
     defaults: dict[str, Any]
     adapter: LoRARequest | None
+    widest_token: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widest_token", self.encoder.most_characters_per_token)
 
     async def stream(
         self, turns: Sequence[Turn], sampling: Sampling, *, request_id: str, deltas: bool = True
     ) -> AsyncGenerator[Chunk, None]:
-        ids = self.encoder.encode(turns)
+        ids = await self._encoded(turns)
         params = self._params(sampling, len(ids), deltas)
         completion = _Completion(self.encoder, sampling, self.encoder.opens_thought(ids))
-        outputs = self.llm.generate(tokens_input(ids), params, request_id=request_id, lora_request=self.adapter)
+        prompt = tokens_input(ids, cache_salt=sampling.cache_salt)
+        outputs = self.llm.generate(prompt, params, request_id=request_id, lora_request=self.adapter)
         try:
             async with aclosing(outputs):
                 async for output in outputs:
                     yield completion.chunk(output)
+        except EngineFailed as exc:
+            _logger.error("request %s: %s", request_id, exc.message)
+            raise
         except QueueOverflowError as exc:
             raise QueueFull("the engine's queue is full") from exc
         except VLLMClientError as exc:  # what is wrong with a grammar names no parameter
             raise refusal(exc, None if sampling.structure is None else "response_format") from exc
         except EngineGenerateError as exc:
-            if isinstance(exc.__cause__, ValueError | TypeError):  # text that no tokenizer takes
+            if isinstance(exc.__cause__, ValueError | TypeError | OverflowError):  # what no tokenizer or message holds
                 raise refusal(exc.__cause__) from exc
+            cause = exc.__cause__ or exc
+            _logger.error("request %s: the engine failed: %s: %s", request_id, type(cause).__name__, cause)
             raise EngineFailed("the engine failed on this request") from exc
         except EngineDeadError as exc:
             raise EngineUnavailable("the engine has died") from exc
+
+    async def _encoded(self, turns: Sequence[Turn]) -> list[int]:
+        """The prompt's ids. What is not small is encoded in a thread, and what can never fit not at all."""
+        limit, widest = self.llm.model_config.max_model_len, self.widest_token
+        characters = sum(len(turn.text.strip()) for turn in turns if turn.token_ids is None)
+        if characters > limit * widest:
+            raise ContextLengthExceeded(math.ceil(characters / widest), limit)
+        if characters <= _SMALL and len(turns) <= _FEW:
+            return self.encoder.encode(turns, limit)
+        pool = None if characters <= _LONG else _LONG_PROMPTS
+        return await asyncio.get_running_loop().run_in_executor(pool, self.encoder.encode, turns, limit)
 
     def _params(self, sampling: Sampling, prompt_tokens: int, deltas: bool) -> EngineParams:
         """vLLM's parameters. Raises where no token would fit, and for values that vLLM refuses."""

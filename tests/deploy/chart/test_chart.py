@@ -9,6 +9,7 @@ import yaml
 
 from slhf_server.settings import load_settings
 from tests.deploy.chart.conftest import CHART, VALUES, Render
+from tests.deploy.pods import pod_specs
 from tests.deploy.programs import DEPLOY, ROOT, found, run
 
 FILES = sorted(file.stem for file in VALUES.glob("*.yaml"))
@@ -81,7 +82,7 @@ def test_an_image_must_be_named(render: Render) -> None:
     ],
 )
 def test_a_wrong_value_is_refused(render: Render, wrong: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="Error"):
         render("smallest", wrong)
 
 
@@ -105,6 +106,27 @@ def test_a_pod_has_no_rights_and_two_places_to_write(render: Render) -> None:
     }
     writable = {mount["mountPath"] for mount in only["volumeMounts"] if not mount.get("readOnly")}
     assert writable == {"/cache", "/tmp", "/dev/shm"}
+
+
+@pytest.mark.parametrize("values", FILES)
+def test_no_pod_gets_the_links_of_services(render: Render, values: str) -> None:
+    specs = [spec for manifest in render(values, release="slhf").values() for spec in pod_specs(manifest)]
+    assert specs
+    assert [spec.get("enableServiceLinks") for spec in specs] == [False] * len(specs)
+
+
+def test_settings_mean_the_same_after_helm_has_written_them(
+    render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`off` has become false, and `limits.rounds:` null."""
+    monkeypatch.delenv("SLHF_CONFIG", raising=False)
+    file = tmp_path / "slhf.yaml"
+    file.write_text(render("spellings")["ConfigMap", "r-slhf"]["data"]["slhf.yaml"])
+    settings = load_settings(["--config", str(file)])
+    assert (settings.speculation, settings.log_content) == ("off", False)
+    assert (settings.limits.rounds, settings.limits.body_bytes) == (8, 4 << 20)
+    assert list(settings.models) == ["4.1", "assistant"]
+    assert settings.engine == {"kv_cache_memory_bytes": 1 << 30, "enforce_eager": True, "revision": "0123"}
 
 
 def test_a_pod_lives_as_long_as_its_server_may_take_to_end(render: Render) -> None:

@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from slhf_server.api.sse import EventStream, Paced, frame
+from tests.conftest import until
 from tests.server.conftest import Play
 
 
@@ -45,7 +46,7 @@ class Source:
 
 
 def event_stream(source: Source, write_timeout_s: float = 60) -> EventStream:
-    return EventStream(source.frames(), write_timeout_s)
+    return EventStream(source.frames(), Paced(source.stream()), write_timeout_s)
 
 
 def test_a_frame_is_data_and_an_optional_event_ended_by_an_empty_line() -> None:
@@ -140,8 +141,7 @@ def test_closing_swallows_the_error_that_nobody_waited_for(play: Play) -> None:
         paced = Paced(source.stream())
         assert await paced.next_within(0) is None
         source.give(ZeroDivisionError())
-        while not source.closed:
-            await asyncio.sleep(0)
+        await until(lambda: source.closed)
         await paced.aclose()
         del paced
         assert complaints == []

@@ -10,6 +10,7 @@ import pytest
 from slhf_server.errors import UpstreamFailed
 from slhf_server.model import Chunk, Sampling, Turn
 from slhf_server.structure import structure_of
+from slhf_server.workers import Workers
 from tests.server.conftest import Play
 from tests.server.upstream.faulty import HELLO, USAGE, hello, pieces, says, streams
 from tests.server.upstream.stage import ASK, KEY, staged
@@ -187,7 +188,7 @@ def test_only_what_is_set_is_sent() -> None:
 
 
 def test_sampling_keeps_openais_and_vllms_names() -> None:
-    structure = structure_of({"type": "json_object"})
+    structure = structure_of({"type": "json_object"}, Workers())
     sampling = Sampling(
         temperature=0.0,
         top_p=0.5,

@@ -57,7 +57,32 @@ def test_all_models_sample_at_the_temperature_alone() -> None:
     for model in (engine.leader, engine.follower):
         ((_, sampling),) = model.calls
         assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.repetition_penalty) == (0.9, 1, 0, 1)
-        assert (sampling.max_tokens, sampling.seed) == (16, 5)
+        assert sampling.max_tokens == 16
+
+
+def seeds(*tasks: Task) -> list[int | None]:
+    """Of each answer, one task after the other."""
+    engine = FakeEngine()
+    written(engine, tasks, GenerationSettings(temperature=0.9, max_new_tokens=16, batch_size=1))
+    return [sampling.seed for model in (engine.leader, engine.follower) for _, sampling in model.calls]
+
+
+def test_rounds_share_no_noise() -> None:
+    """One seed for all would make each round copy the last one's luck: no sample of omega(.|x, y)."""
+    drawn = [*seeds(task(None, 4)), *seeds(task(None, 1, seed=6))]
+    assert None not in drawn
+    assert len(set(drawn)) == 5
+    assert seeds(task(None, 4)) == drawn[:4]
+
+
+@pytest.mark.parametrize("written_before", [1, 2, 3])
+def test_a_run_that_goes_on_draws_what_one_that_was_not_killed_would_have_drawn(written_before: int) -> None:
+    whole = seeds(Task(CHAT, None, 4, 5))
+    assert seeds(Task(CHAT, "the text so far", 4 - written_before, 5, written_before)) == whole[written_before:]
+
+
+def test_a_refinement_shares_no_noise_with_the_leader_whose_draft_it_gets() -> None:
+    assert seeds(Task(CHAT, None, 1, 5)) != seeds(Task(CHAT, "its draft", 1, 5, 1))
 
 
 def test_without_a_temperature_it_samples_as_it_is_served() -> None:

@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> None:
     from slhf_training.errors import SettingsError
     from slhf_training.instructing import instruct
 
-    examples = (example for path in arguments.prompts for example in read_jsonl(path))
+    examples = [example for path in arguments.prompts for example in read_jsonl(path)]
     rows = [json.dumps(row, ensure_ascii=False) for row in instruct(examples, arguments.seed)]
     try:
         with arguments.out.open("x", encoding="utf-8") as file:
@@ -27,3 +27,5 @@ def run(arguments: argparse.Namespace) -> None:
     except OSError as exc:
         raise SettingsError(f"{arguments.out}: {exc.strerror}") from exc
     sys.stdout.write(f"{arguments.out}: {len(rows)} prompts\n")
+    if left_out := len(examples) - len(rows):
+        sys.stderr.write(f"{left_out} of {len(examples)} rows have more than one turn and were left out\n")

@@ -39,7 +39,7 @@ def read_instructed(settings: IFEvalSettings, limit: int | None = None) -> list[
     """The prompts that the checker can check. Raises DataError naming file and line."""
     every = [instructed for path in settings.files for instructed in _of_rows(read_rows(path), str(path))]
     if settings.hub is not None:
-        every += _of_rows(_hub_rows(settings.hub), settings.hub)
+        every += _of_rows(enumerate(_hub_rows(settings.hub), start=1), settings.hub)
     if settings.checker == "exact":
         every = [one for one in every if KINDS.keys() >= set(one.row.kinds)]
     if not every:
@@ -108,7 +108,7 @@ def _ratio(above: Sequence[int], below: Sequence[int]) -> Callable[[Numbers], Nu
     return lambda weights: np.asarray((weights @ np.array(above)) / (weights @ np.array(below)), dtype=np.float64)
 
 
-def _of_rows(rows: Iterator[Mapping[str, Any]], place: str) -> list[Instructed]:
+def _of_rows(rows: Iterator[tuple[int, Mapping[str, Any]]], place: str) -> list[Instructed]:
     found = []
     for number, row in enumerate(instructed_rows(rows, place), start=1):
         name = str(number if row.key is None else row.key)

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import AliasChoices, Field
+
 from slhf_training.chats import Chat
-from slhf_training.data import Asked, checked, read_rows
+from slhf_training.data import Asked, asked, checked, read_rows
 from slhf_training.errors import DataError
 from slhf_training.preference.cache import digest
 
@@ -33,8 +35,9 @@ def each_once(prompts: Iterable[Prompt]) -> list[Prompt]:
 def read_drafts(path: Path, model: str | None) -> dict[str, str]:
     """Outputs by prompt id; of two drafts to one prompt the first. Raises DataError naming file and line."""
     found: dict[str, str] = {}
-    for number, row in enumerate(read_rows(path), start=1):
-        draft = checked(_Draft, row, f"{path}:{number}")
+    for number, row in read_rows(path):
+        place = f"{path}:{number}"
+        draft = checked(_Draft, asked(row, place), place)
         if model is None or draft.model == model:
             found.setdefault(prompt_id(draft.chat()), draft.output)
     if not found:
@@ -44,4 +47,4 @@ def read_drafts(path: Path, model: str | None) -> dict[str, str]:
 
 class _Draft(Asked):
     output: str
-    model: str | None = None
+    model: str | None = Field(default=None, validation_alias=AliasChoices("model", "generator"))

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -95,6 +96,7 @@ class Served:
 
         try:
             (job,) = planner.plan(self._ask(number, task))
+            job = replace(job, rounds_before=max(0, task.round - 1))  # a draft counts as the one round before
             async with aclosing(refine(job)) as steps:
                 async for step in steps:
                     if isinstance(step, RoundCompleted) and step.role != "client":

@@ -5,7 +5,6 @@ asked in both orders. A question that fails has no value: its pair is NaN and co
 """
 
 import math
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,8 @@ from pydantic import Field
 
 from slhf_training.chats import Chat
 from slhf_training.config_file import RelativePath, Section
-from slhf_training.errors import JudgeError, SettingsError
+from slhf_training.endpoints import authorization, client_of
+from slhf_training.errors import JudgeError
 from slhf_training.preference import Probabilities
 from slhf_training.preference.cache import Cache, digest
 from slhf_training.preference.orders import both_orders
@@ -157,15 +157,10 @@ def probability_of_a(answer: httpx2.Response) -> float:
 
 
 def judge_of(settings: JudgeSettings) -> Judge:
-    """The source. Raises SettingsError for a missing key or a cache file that is none."""
-    headers = {}
-    if (variable := settings.api_key_variable) is not None:
-        if not os.environ.get(variable):
-            raise SettingsError(f"api_key_variable: {variable} is not set")
-        headers["authorization"] = f"Bearer {os.environ[variable]}"
-    cache = Cache(settings.cache)
-    root = settings.url.rstrip("/") + "/"
-    return Judge(settings, httpx2.Client(base_url=root, headers=headers, timeout=settings.timeout_s), cache)
+    """The source. Raises SettingsError for a missing key, a way that cannot be gone or a cache file that is none."""
+    headers = authorization(settings.api_key_variable, "api_key_variable")
+    client = client_of(settings.url.rstrip("/") + "/", "url", headers, settings.timeout_s)
+    return Judge(settings, client, Cache(settings.cache))
 
 
 def _filled(prompt: str, slots: Mapping[str, str]) -> str:

@@ -8,7 +8,6 @@ With several processes the first one loads while the others wait; all sample.
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ import httpx2
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from slhf_training.endpoints import authorization
 from slhf_training.errors import RolloutError, SettingsError
 from slhf_training.roles import Roles
 from slhf_training.rollout import SEEDS, Ids, Player, Sample
@@ -107,11 +107,7 @@ class ServerRollout:
 
 class _Server:
     def __init__(self, url: str, settings: Servers) -> None:
-        headers = {}
-        if (variable := settings.api_key_variable) is not None:
-            if not os.environ.get(variable):
-                raise SettingsError(f"rollout.servers.api_key_variable: {variable} is not set")
-            headers["authorization"] = f"Bearer {os.environ[variable]}"
+        headers = authorization(settings.api_key_variable, "rollout.servers.api_key_variable")
         self._url = url
         self._http = httpx2.Client(
             base_url=url,

@@ -1,0 +1,265 @@
+"""Chats to token ids by a model's own chat template, for the server's prompts and for training's alike.
+
+For harmless text the ids are those of transformers' `apply_chat_template(tokenize=True)`, which are vLLM's too; text
+that spells special tokens stays text (special_tokens.py). To know which part of a rendered chat is content, it is
+rendered a second time with fences of private-use characters around each content. A fence holds a random number, so
+no content can hold one.
+
+A turn may be token ids: what a model generated is what its prefix cache holds, so it goes in as it is. What stands
+before it is encoded by itself, as it was when the model answered.
+
+What a template does to contents is seen when a `ChatTemplate` is made: whether it takes text or a list of parts, and
+whether it keeps them. This module imports no tokenizer and no jinja: it takes a fast tokenizer of transformers.
+"""
+
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from slhf.special_tokens import Piece, SpecialTokens, added_tokens
+
+Turn = tuple[str, str | tuple[int, ...]]
+"""Role and content: text, or ids to take as they are."""
+
+THOUGHT_TAGS = ("<think>", "</think>")
+"""What opens and closes a reasoning model's thoughts."""
+_NEEDED = [("user",), ("user", "assistant", "user")]  # the Leader's prompt and the Follower's
+_WELCOME = [("system", "user"), ("user", "user"), ("user", "assistant", "user", "user")]
+_SAID = ("Hello", "  Two lines,\n\n  indented. \n", "\u00e9t\u00e9 \u4f60\u597d \U0001f642", "2+2=4?")
+_CONTROL = re.compile(r"[<\[{|].*\S.*[>\]}|]", re.DOTALL)
+
+
+class ChatRefused(ValueError):
+    """The template does not take this conversation."""
+
+
+class UnusableTokenizer(ValueError):
+    """No prompts can be made with this tokenizer and its chat template."""
+
+
+class ChatTemplate:
+    """Encodes chats for one fast tokenizer of transformers. Safe to use in threads."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Raises UnusableTokenizer with what is wrong."""
+        _check_kind(tokenizer)
+        self._tokenizer = tokenizer
+        nonce = secrets.randbits(64)  # digits: a template may change the case of letters
+        self._fence = f"\ue000{nonce}.{{}}\ue001"
+        self._fences = re.compile(rf"\ue000{nonce}\.(\d+)\ue001")
+        self._takes_parts = False
+        self._takes_parts = self._keeps(parts=False) < self._keeps(parts=True)
+        probes = [roles for roles in _NEEDED + _WELCOME if self._loss(roles) is None]
+        for roles in _NEEDED:
+            if roles not in probes:
+                raise UnusableTokenizer(f"the chat template cannot be used: {self._loss(roles)}")
+        try:
+            self.tokens = SpecialTokens(tokenizer.backend_tokenizer, self._structural(probes))
+        except Exception as exc:  # tokenizers raises nothing narrower
+            raise UnusableTokenizer(f"the tokenizer cannot be copied: {exc}") from exc
+        self._check(probes)
+
+    def encode(self, turns: Sequence[Turn]) -> list[int]:
+        """Token ids of the chat, ending where the assistant's next turn begins.
+
+        Neighbours of one role become one turn where the template does not take them as they are. Raises ChatRefused
+        where it takes them neither way, or leaves a turn out.
+        """
+        try:
+            return self._encode(turns)
+        except ChatRefused:
+            joined = _joined(turns)
+            if len(joined) == len(turns):
+                raise
+            return self._encode(joined)
+
+    def _encode(self, turns: Sequence[Turn]) -> list[int]:
+        plain = self._render(turns, lambda _, text: text)
+        pieces = self._pieces(self._render(turns, self._fenced))
+        if pieces is not None and self._shows(pieces, turns) and self._text(pieces) == plain:
+            return self._spliced(pieces, turns)
+        return self._rewritten(plain, turns)
+
+    def _rewritten(self, plain: str, turns: Sequence[Turn]) -> list[int]:
+        """Of a chat that the template has changed after looking into its contents, as those do that cut thoughts away.
+
+        What it makes of it counts where it is harmless. Elsewhere the contents stand as they were written.
+        """
+        outline = self._pieces(self._render(turns, lambda n, _: self._empty(n))) or []
+        if (missing := self._missing(outline, turns)) is not None:
+            raise ChatRefused(f"it leaves out turn {missing + 1}, the {turns[missing][0]}'s")
+        written = [piece if piece.turn is None else Piece(_text_of(turns[piece.turn]), piece.turn) for piece in outline]
+        safe = self._spliced(written, turns)
+        usual = self._spliced(self._pieces(plain) or [Piece(plain)], turns)
+        harmless = not any(self.tokens.are_in(_text_of(turn)) for turn in turns)
+        return usual if harmless and self.tokens.structure(usual) == self.tokens.structure(safe) else safe
+
+    def _spliced(self, pieces: Sequence[Piece], turns: Sequence[Turn]) -> list[int]:
+        ids: list[int] = []
+        start, follows = 0, False
+        for place, piece in enumerate(pieces):
+            content = "" if piece.turn is None else turns[piece.turn][1]
+            if not isinstance(content, str):
+                run = self._as_prompted(pieces[:place], turns[: piece.turn])[start:]
+                ids += [*self.tokens.encode(run, follows=follows), *content]
+                start, follows = place + 1, True
+        return ids + self.tokens.encode(pieces[start:], follows=follows)
+
+    def _as_prompted(self, before: Sequence[Piece], turns: Sequence[Turn]) -> Sequence[Piece]:
+        """What stands before generated ids without the white space that the prompt of that time did not have: Llama 2's
+        template puts a space before an answer, and the model's first token brings one."""
+        text = self._text(before)
+        if not text[-1:].isspace():
+            return before
+        try:
+            prompt = self._render(turns, lambda _, text: text)
+        except ChatRefused:
+            return before
+        added = text[len(prompt) :] if text.startswith(prompt) else ""
+        if not added.isspace() or not before[-1].text.endswith(added):
+            return before
+        return [*before[:-1], Piece(before[-1].text.removesuffix(added), before[-1].turn)]
+
+    def _pieces(self, rendered: str) -> list[Piece] | None:
+        """Cut at the fences; None where they do not stand in pairs."""
+        parts = self._fences.split(rendered)
+        opened, closed = parts[1::4], parts[3::4]
+        if opened != closed:
+            return None
+        pieces = [Piece(parts[0])]
+        for number, content, after in zip(opened, parts[2::4], parts[4::4], strict=True):
+            pieces += [Piece(content, int(number)), Piece(after)]
+        return pieces
+
+    def _text(self, pieces: Sequence[Piece]) -> str:
+        """The rendered chat as without fences; token ids have theirs in any rendering."""
+        return "".join(piece.text if piece.text or piece.turn is None else self._empty(piece.turn) for piece in pieces)
+
+    def _shows(self, pieces: Sequence[Piece], turns: Sequence[Turn]) -> bool:
+        return self._missing(pieces, turns) is None
+
+    def _missing(self, pieces: Sequence[Piece], turns: Sequence[Turn]) -> int | None:
+        shown = {piece.turn for piece in pieces}
+        said = (n for n, (_, content) in enumerate(turns) if not isinstance(content, str) or content.strip())
+        return next((n for n in said if n not in shown), None)
+
+    def _empty(self, number: int) -> str:
+        return self._fence.format(number) * 2
+
+    def _fenced(self, number: int, text: str) -> str:
+        """White space stays outside, where a template may trim it; blank contents stay blank."""
+        if not (core := text.strip()):
+            return text
+        start = text.index(core)
+        fence = self._fence.format(number)
+        return f"{text[:start]}{fence}{core}{fence}{text[start + len(core) :]}"
+
+    def _render(self, turns: Sequence[Turn], shown: Callable[[int, str], str], parts: bool | None = None) -> str:
+        messages: list[dict[str, Any]] = []
+        for number, (role, content) in enumerate(turns):
+            text = shown(number, content) if isinstance(content, str) else self._empty(number)
+            in_parts = self._takes_parts if parts is None else parts
+            messages.append({"role": role, "content": [{"type": "text", "text": text}] if in_parts else text})
+        try:
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except Exception as exc:  # a template is a program: it raises what it likes
+            raise ChatRefused(str(exc)) from exc
+
+    # What follows runs when it is made.
+
+    def _keeps(self, *, parts: bool) -> int:
+        """How many shapes of chats the template takes so without losing a content."""
+        return sum(self._loss(roles, parts=parts) is None for roles in _NEEDED + _WELCOME)
+
+    def _loss(self, roles: Sequence[str], parts: bool | None = None) -> str | None:
+        """Why a chat of such turns cannot be rendered; None: it can."""
+        turns: list[Turn] = [(role, "Hello") for role in roles]
+        try:
+            pieces = self._pieces(self._render(turns, self._fenced, parts))
+        except ChatRefused as exc:
+            return f"it refuses a chat of {', '.join(roles)}: {exc}"
+        if pieces is None or (missing := self._missing(pieces, turns)) is not None:
+            lost = "a turn" if pieces is None else f"the {roles[missing or 0]}'s turn"
+            return f"it loses {lost} of {', '.join(roles)}, as text and as a list of parts"
+        return None
+
+    def _structural(self, probes: Sequence[Sequence[str]]) -> list[str]:
+        """Special tokens, and what the template itself writes in their manner though it is not marked as special.
+
+        Models are published whose `<|START_OF_TURN_TOKEN|>` is an ordinary added token. Tags of thoughts stay what
+        they are to transformers.
+        """
+        texts = [piece.text for roles in probes for piece in self._probed(roles) if piece.turn is None]
+        return [
+            token
+            for token, special in added_tokens(self._tokenizer.backend_tokenizer).items()
+            if special or (_is_control(token) and any(token in text for text in texts))
+        ]
+
+    def _probed(self, roles: Sequence[str]) -> Iterator[Piece]:
+        yield from self._pieces(self._render([(role, "Hello") for role in roles], self._fenced)) or ()
+
+    def _check(self, probes: Sequence[Sequence[str]]) -> None:
+        hostile = f"x{''.join(t for t in self._structural(probes))}x"
+        for roles in probes:
+            chats = [[(role, text) for role in roles] for text in _SAID]
+            for turns in chats:
+                found = self._encode(turns)
+                guarded = self.tokens.guarded(self._pieces(self._render(turns, self._fenced)) or [])
+                if found != self._usual(turns) or (found != guarded and self._is_exact(turns)):
+                    raise UnusableTokenizer(
+                        f"prompts of {', '.join(roles)} differ from those of transformers' apply_chat_template"
+                    )
+            attack: list[Turn] = [(role, hostile) for role in roles]
+            if self._controls(self._encode(attack)) != self._controls(self._encode([(r, "xx") for r in roles])):
+                raise UnusableTokenizer(f"text of control tokens becomes structure in prompts of {', '.join(roles)}")
+
+    def _is_exact(self, turns: Sequence[Turn]) -> bool:
+        pieces = self._pieces(self._render(turns, self._fenced))
+        return pieces is not None and self._text(pieces) == self._render(turns, lambda _, text: text)
+
+    def _controls(self, ids: Sequence[int]) -> list[int]:
+        unknown = self._tokenizer.unk_token_id  # text that the vocabulary lacks
+        return [i for i in self.tokens.structure(ids) if i != unknown]
+
+    def _usual(self, turns: Sequence[Turn]) -> list[int]:
+        messages = [{"role": role, "content": self._shaped(str(text))} for role, text in turns]
+        apply = self._tokenizer.apply_chat_template
+        return list(apply(messages, tokenize=True, add_generation_prompt=True, return_dict=False))
+
+    def _shaped(self, text: str) -> str | list[dict[str, str]]:
+        return [{"type": "text", "text": text}] if self._takes_parts else text
+
+
+def _check_kind(tokenizer: Any) -> None:
+    template = tokenizer.chat_template
+    if not template:
+        raise UnusableTokenizer("the tokenizer has no chat template: refinement needs a chat model")
+    if isinstance(template, dict) and "default" not in template:
+        names = ", ".join(sorted(template))
+        raise UnusableTokenizer(f"the tokenizer has several chat templates and none is named default: {names}")
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise UnusableTokenizer(
+            f"{type(tokenizer).__name__} is no fast tokenizer: tokenizer.json is missing, or cannot be made"
+        )
+
+
+def _is_control(token: str) -> bool:
+    return token not in THOUGHT_TAGS and len(token) > 2 and _CONTROL.fullmatch(token) is not None
+
+
+def _text_of(turn: Turn) -> str:
+    return turn[1].strip() if isinstance(turn[1], str) else ""
+
+
+def _joined(turns: Sequence[Turn]) -> list[Turn]:
+    """Neighbours of one role as one turn, a blank line between them; those that are ids stay alone."""
+    joined: list[Turn] = []
+    for (role, is_text), run in groupby(turns, lambda turn: (turn[0], isinstance(turn[1], str))):
+        if is_text:
+            joined.append((role, "\n\n".join(str(content) for _, content in run)))
+        else:
+            joined += run
+    return joined
