@@ -51,6 +51,7 @@ class _Unusable(Exception):
 def _headers(settings: UpstreamSettings) -> httpx2.Headers:
     headers = httpx2.Headers({"Accept": "application/json", "Content-Type": "application/json"})
     headers["User-Agent"] = "slhf-server"
+    headers["Accept-Encoding"] = "identity"  # a compressed stream comes late, and may be a bomb
     if (key := settings.key()) is not None:
         headers["Authorization"] = f"Bearer {key.get_secret_value()}"
     headers.update({name: value.get_secret_value() for name, value in settings.extra_headers.items()})
