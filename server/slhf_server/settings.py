@@ -1,6 +1,5 @@
 """Settings: flags > `SLHF_*` environment > YAML file > default. Read once at start; no request changes them."""
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -148,10 +147,6 @@ class UpstreamSettings(_Section):
     def _adds_to_the_body(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
         if named := _REQUIRED & extra.keys():
             raise ValueError(f"{', '.join(sorted(named))}: set by the server for each request")
-        try:
-            json.dumps(extra, allow_nan=False).encode()
-        except ValueError as exc:
-            raise ValueError("infinity and NaN are not JSON") from exc
         return extra
 
     @field_validator("extra_headers")

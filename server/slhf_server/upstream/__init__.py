@@ -36,6 +36,8 @@ _LONGEST_PAUSE_S = 30.0
 """Asked by Retry-After to wait longer than this, nothing is retried: the client is told."""
 _LEFTOVER_S = 0.1
 """For the end of the bytes after [DONE], without which a connection cannot serve the next request."""
+_MOST_READ = 65_536
+"""Bytes that a socket gives at once. More come out of compressed ones, without a pause for anybody else."""
 _PROBE_S = 10.0
 _PROBE_PAUSE_S = (0.1, 5.0)
 _logger = logging.getLogger(__name__)
@@ -164,6 +166,8 @@ class Upstream:
                     if values.done:
                         await _drain(pieces)
                         return
+                    if len(piece) > _MOST_READ:
+                        await asyncio.sleep(0)
             for chunk in completion.chunks(values.end()):
                 yield chunk
         except httpx2.HTTPError:

@@ -48,11 +48,14 @@ class _Unusable(Exception):
     """A variable of the environment that cannot work."""
 
 
-def _headers(settings: UpstreamSettings) -> dict[str, str]:
-    headers = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "slhf-server"}
+def _headers(settings: UpstreamSettings) -> httpx2.Headers:
+    headers = httpx2.Headers({"Accept": "application/json", "Content-Type": "application/json"})
+    headers["User-Agent"] = "slhf-server"
+    headers["Accept-Encoding"] = "identity"  # a compressed stream comes late, and may be a bomb
     if (key := settings.key()) is not None:
         headers["Authorization"] = f"Bearer {key.get_secret_value()}"
-    return headers | {name: value.get_secret_value() for name, value in settings.extra_headers.items()}
+    headers.update({name: value.get_secret_value() for name, value in settings.extra_headers.items()})
+    return headers
 
 
 def _proxy(url: httpx2.URL) -> httpx2.Proxy | None:

@@ -277,7 +277,7 @@ def test_the_settings_add_to_every_request(play: Play) -> None:
 
     async def scenario() -> None:
         async with staged(
-            hello(), says(HELLO), extra_body=extra, extra_headers={"X-Title": "t", "api-key": "k"}
+            hello(), says(HELLO), extra_body=extra, extra_headers={"X-Title": "t", "user-agent": "k"}
         ) as stage:
             await stage.ask(sampling=Sampling(temperature=0.75, passed_on=passed_on))
             await stage.ask(deltas=False)
@@ -286,7 +286,7 @@ def test_the_settings_add_to_every_request(play: Play) -> None:
             assert (first["provider"], first["temperature"]) == (extra["provider"], 0.25)
             assert second.items() >= extra.items()
             headers = stage.server.asked[0].headers
-            assert (headers["x-title"], headers["api-key"]) == ("t", "k")
+            assert (headers["x-title"], headers["user-agent"]) == ("t", "k")
 
     play(scenario())
 

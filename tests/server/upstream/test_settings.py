@@ -93,7 +93,7 @@ def test_a_file_without_a_key_refuses_to_start(tmp_path: Path, content: str | No
         (cloud(f", extra_body: {{messages: [], a: {SECRET}}}"), "upstreams.cloud.extra_body: "),
         (cloud(", extra_body: {stream: false}"), "upstreams.cloud.extra_body: "),
         (cloud(f", extra_body: {SECRET}"), "upstreams.cloud.extra_body: "),
-        (cloud(", extra_body: {a: .nan}"), "upstreams.cloud.extra_body: "),
+        (cloud(", extra_body: {a: .nan}"), "upstreams.cloud.extra_body.a"),
         (cloud(f", extra_headers: {{Authorization: {SECRET}}}"), "upstreams.cloud.extra_headers: "),
         (cloud(f", extra_headers: {{content-length: {SECRET}}}"), "upstreams.cloud.extra_headers: "),
         (cloud(f", extra_headers: {{'X Title': {SECRET}}}"), "upstreams.cloud.extra_headers: "),
