@@ -1,7 +1,7 @@
 """Every error becomes OpenAI's error object. This is the outermost boundary: nothing internal leaves the server."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,6 +15,8 @@ from slhf_server.errors import BadRequest, BodyTooLarge, InternalError, RequestE
 from slhf_server.job import Endpoint
 
 Responses = dict[int | str, dict[str, Any]]
+Names = Callable[[], Mapping[str, str]]
+"""What a client calls the parameters that errors name; asked when there is an error."""
 
 
 def errors(*statuses: int) -> Responses:
@@ -118,8 +120,8 @@ def answer(request: Request, exc: RequestError) -> JSONResponse:
         model = getattr(request.state, "model", "")  # set once the request is planned
         request.app.state.service.metrics.request_failed(model, _ENDPOINTS[path], exc)
     headers = dict(exc.headers) if exc.retry_after is None else {"Retry-After": str(exc.retry_after)}
-    names = getattr(request.state, "names", {})  # set by the endpoint once the body is read
-    return _response(exc.status, body_of(exc, names), headers)
+    names: Names = getattr(request.state, "names", dict)  # set by the endpoint once the body is read
+    return _response(exc.status, body_of(exc, names()), headers)
 
 
 def _response(status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -35,7 +35,7 @@ router = APIRouter(route_class=JsonRoute)
 async def refine(body: RefineRequest, request: Request) -> Response:
     service: Service = request.app.state.service
     names = {} if body.prompt is None else {"messages": "prompt"}
-    request.state.names = names
+    request.state.names = lambda: names
     ask = Ask(
         endpoint="refine",
         request_id=request.state.request_id,
