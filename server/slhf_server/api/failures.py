@@ -64,13 +64,11 @@ def _document(app: FastAPI) -> None:
 
 def body_of(exc: RequestError, names: Mapping[str, str] | None = None) -> ErrorBody:
     """The error object. `names`: what the client's endpoint calls the parameters that errors name, if it differs."""
-    param = None if exc.param is None else _as_the_client_calls_it(exc.param, names or {})
-    message = exc.message
-    if exc.param and param and message.startswith(f"{exc.param}: "):
-        message = param + message.removeprefix(exc.param)
-    return ErrorBody(
-        message=_bounded(message, _LONGEST_MESSAGE), type=exc.type, param=param and _bounded(param), code=exc.code
-    )
+    ours, message = exc.param and _bounded(exc.param), _bounded(exc.message, _LONGEST_MESSAGE)
+    param = ours and _as_the_client_calls_it(ours, names or {})
+    if ours and param and message.startswith(f"{ours}: "):
+        message = param + message.removeprefix(ours)
+    return ErrorBody(message=message, type=exc.type, param=param, code=exc.code)
 
 
 def _as_the_client_calls_it(param: str, names: Mapping[str, str]) -> str:
