@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, StrictBool, StrictStr, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from slhf.wire import STRING_OR_LIST, Content, FunctionCall, History, Message, Original, RefineOptions, Section
+from slhf.wire import STRING_OR_LIST, AnyOf, Content, FunctionCall, History, Message, Original, RefineOptions, Section
 from slhf_server.chat import IN_REFINE, ChatRequest, Count
 from slhf_server.parameters import RESPONSES, decided, shown
 
@@ -85,6 +85,7 @@ Item = Annotated[
     | Annotated[InputResult, Tag("InputResult")]
     | Annotated[OtherItem, Tag("OtherItem")],
     Discriminator(_kind_of),
+    AnyOf(),
 ]
 
 

@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     PrivateAttr,
     StrictBool,
@@ -27,6 +28,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
 Role = Literal["leader", "follower", "client"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -89,6 +91,14 @@ class Original(History):
         return self._sent
 
 
+class AnyOf:
+    """Describes alternatives that overlap as they are: pydantic would say `oneOf`, as if its tags were in the JSON."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, describe: GetJsonSchemaHandler) -> dict[str, Any]:
+        described = describe(schema)
+        return {"anyOf": described.pop("oneOf"), **described}
+
+
 class _Answer(BaseModel):
     """What the server writes: a newer server may say more than an older client knows."""
 
@@ -96,15 +106,8 @@ class _Answer(BaseModel):
 
 
 class TextPart(History):
-    """A text; a bare string in a list of parts is one, too."""
-
     type: Literal["text", "input_text", "output_text"] | None = None
     text: StrictStr
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_string_is_a_part(cls, part: Any) -> Any:
-        return {"text": part} if isinstance(part, str) else part
 
 
 class RefusalPart(History):
@@ -119,8 +122,8 @@ class OtherPart(History):
 
 
 def _kind_of(part: Any) -> str:
-    """Which of the parts it is."""
-    if isinstance(part, BaseModel):
+    """Which of the parts it is; a bare string is one, too."""
+    if isinstance(part, str | BaseModel):
         return type(part).__name__
     kind = part.get("type") if isinstance(part, dict) else "text"
     if kind == "refusal":
@@ -130,22 +133,29 @@ def _kind_of(part: Any) -> str:
 
 
 Part = Annotated[
-    Annotated[TextPart, Tag("TextPart")]
+    Annotated[StrictStr, Tag("str")]
+    | Annotated[TextPart, Tag("TextPart")]
     | Annotated[RefusalPart, Tag("RefusalPart")]
     | Annotated[OtherPart, Tag("OtherPart")],
     Discriminator(_kind_of),
+    AnyOf(),
 ]
 STRING_OR_LIST = Discriminator(lambda value: "list" if isinstance(value, list) else "string")
 """Says which of the two a value was meant to be, so that an error speaks of that one."""
 Content = Annotated[Annotated[StrictStr, Tag("string")] | Annotated[list[Part], Tag("list")], STRING_OR_LIST]
 
 
-def text_of(content: str | Sequence[TextPart | RefusalPart | OtherPart] | None) -> str:
+def text_of(content: str | Sequence[str | TextPart | RefusalPart | OtherPart] | None) -> str:
     """A content as one string: texts are joined by a newline, other parts left out."""
     if content is None or isinstance(content, str):
         return content or ""
-    spoken = (part for part in content if not isinstance(part, OtherPart))
-    return "\n".join(part.text if isinstance(part, TextPart) else part.refusal for part in spoken)
+    return "\n".join(_said(part) for part in content if not isinstance(part, OtherPart))
+
+
+def _said(part: str | TextPart | RefusalPart) -> str:
+    if isinstance(part, str):
+        return part
+    return part.text if isinstance(part, TextPart) else part.refusal
 
 
 def _as_json(arguments: Any) -> Any:
