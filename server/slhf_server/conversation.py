@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from slhf.wire import Message
+from slhf.history import Message
 from slhf_server.errors import BadRequest
 from slhf_server.model import Turn
 from slhf_server.reasoning import without_thoughts

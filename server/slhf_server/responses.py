@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, StrictBool, StrictStr, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from slhf.wire import STRING_OR_LIST, AnyOf, Content, FunctionCall, History, Message, Original, RefineOptions, Section
+from slhf.history import STRING_OR_LIST, AnyOf, Content, FunctionCall, History, Message, Original
+from slhf.wire import RefineOptions, Section
 from slhf_server.chat import IN_REFINE, ChatRequest, Count
 from slhf_server.parameters import RESPONSES, decided, shown
 

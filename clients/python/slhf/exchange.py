@@ -29,13 +29,13 @@ from slhf.errors import (
     TransportTimeout,
     Unavailable,
 )
+from slhf.history import Message
 from slhf.sse import Decoder, ServerSentEvent
 from slhf.wire import (
     ErrorBody,
     ErrorEvent,
     ErrorResponse,
     Event,
-    Message,
     RefinementCompleted,
     RefineRequest,
     RoundCompleted,

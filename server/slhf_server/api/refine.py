@@ -5,14 +5,8 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Request, Response
 
-from slhf.wire import (
-    ErrorEvent,
-    Event,
-    Message,
-    RefinementCompleted,
-    RefineRequest,
-    RefineResponse,
-)
+from slhf.history import Message
+from slhf.wire import ErrorEvent, Event, RefinementCompleted, RefineRequest, RefineResponse
 from slhf_server.api.body import JsonRoute
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.failures import RESPONSES, body_of
