@@ -75,12 +75,10 @@ class Replica:
 
 
 def read_settings(settings: dict[str, Any]) -> Settings:
-    """As slhf-server reads a file with them, with its messages."""
+    """As slhf-server reads a file with them, with its messages. JSON is YAML whose text is in quotes."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "settings.yaml"
-        file.write_text(
-            json.dumps(settings, ensure_ascii=False), encoding="utf-8"
-        )  # JSON is YAML, with its text in quotes
+        file.write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
         return load_settings(["--config", str(file)])
 
 

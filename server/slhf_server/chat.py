@@ -6,7 +6,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, 
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-from slhf.wire import STRING_OR_LIST, Message, RefineOptions, Section, given
+from slhf.history import STRING_OR_LIST, Message
+from slhf.wire import RefineOptions, Section, given
 from slhf_server.errors import BadRequest
 from slhf_server.model import Sampling
 from slhf_server.parameters import CHAT, OF_THE_ENGINE, Fate, asks_for_nothing, decided, shown

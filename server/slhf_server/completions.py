@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, StrictInt, StrictStr, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from slhf.wire import STRING_OR_LIST, Message
+from slhf.history import STRING_OR_LIST, Message
 from slhf_server.chat import IN_REFINE, ChatRequest, GenerationRequest
 from slhf_server.parameters import COMPLETIONS, decided, shown
 

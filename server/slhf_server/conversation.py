@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
-from slhf.wire import Message
+from slhf.history import Message
 from slhf_server.errors import BadRequest
 from slhf_server.model import Turn
 from slhf_server.reasoning import without_thoughts
@@ -15,7 +15,7 @@ _logger = logging.getLogger(__name__)
 def check(messages: Sequence[Message]) -> None:
     """Raises BadRequest unless the conversation ends where an assistant's answer is due."""
     if not messages:
-        raise BadRequest("messages is empty: give at least one user turn", param="messages")
+        raise BadRequest("the conversation is empty: give at least one user turn", param="messages")
     if messages[-1].role == "assistant":
         raise BadRequest(
             "the last message is an assistant's. To have it refined, pass its text as 'draft' "

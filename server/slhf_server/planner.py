@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from slhf.history import Message
 from slhf.turns import follower_turn
-from slhf.wire import Message, ModelCard, RefineOptions
+from slhf.wire import ModelCard, RefineOptions
 from slhf_server import conversation
 from slhf_server.deadline import Deadline
 from slhf_server.errors import BadRequest, ModelNotFound

@@ -1,11 +1,13 @@
 """OpenAI's Responses request, as far as text goes: read as a chat, answered without storing anything."""
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, StrictBool, StrictStr, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from slhf.wire import STRING_OR_LIST, Content, FunctionCall, History, Message, Original, RefineOptions, Section
+from slhf.history import STRING_OR_LIST, AnyOf, Content, FunctionCall, History, Message, Original
+from slhf.wire import RefineOptions, Section
 from slhf_server.chat import IN_REFINE, ChatRequest, Count
 from slhf_server.parameters import RESPONSES, decided, shown
 
@@ -21,10 +23,11 @@ class InputMessage(Message):
     type: Literal["message"] | None = None
 
     def as_chat(self) -> dict[str, Any]:
-        turn = {key: self.sent[key] for key in _OF_A_MESSAGE if self.sent.get(key) is not None}
+        sent = self.sent
+        turn = {key: sent[key] for key in _OF_A_MESSAGE if sent.get(key) is not None}
         if self.tool_calls:
             turn["tool_calls"] = [*turn["tool_calls"]]  # one's own: calls that follow are added
-        return turn | {"content": _content(self.sent.get("content"), only_spoken=self.role == "assistant")}
+        return turn | {"content": _content(sent.get("content"), only_spoken=self.role == "assistant")}
 
 
 class InputCall(FunctionCall):
@@ -83,6 +86,7 @@ Item = Annotated[
     | Annotated[InputResult, Tag("InputResult")]
     | Annotated[OtherItem, Tag("OtherItem")],
     Discriminator(_kind_of),
+    AnyOf(),
 ]
 
 
@@ -168,7 +172,7 @@ class ResponseRequest(Section):
         names = IN_REFINE | {"messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format"}
         names["response_format.json_schema"] = "text.format"
         if isinstance(self.input, list):
-            for at, (place, _) in enumerate(self._turns(), start=0 if self.instructions is None else 1):
+            for at, (place, _) in enumerate(self._turns, start=0 if self.instructions is None else 1):
                 names[f"messages.{at}"] = f"input.{place}"
                 if isinstance(self.input[place], InputResult):
                     names[f"messages.{at}.content"] = f"input.{place}.output"
@@ -178,12 +182,13 @@ class ResponseRequest(Section):
         system = [] if self.instructions is None else [Message(role="system", content=self.instructions)]
         shared = {name: getattr(self, name) for name in ("model", "stream", "refine", "temperature", "top_p")}
         own = {
-            "messages": system + [Message.model_validate(turn) for _, turn in self._turns()],
+            "messages": system + [Message.model_validate(turn) for _, turn in self._turns],
             "max_tokens": self.max_output_tokens,
             "response_format": self.text.format.as_chat(),
         }
         return ChatRequest.model_validate(shared | own)
 
+    @cached_property
     def _turns(self) -> list[tuple[int, dict[str, Any]]]:
         """The input in chat's form, each message with the place of its first item: chat has all calls of a turn in
         one message."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from jsonschema import Draft202012Validator
 from schemathesis import GenerationMode
 
 from slhf_server.app import create_app
@@ -12,7 +13,11 @@ from slhf_server.fake import FakeEngine
 from slhf_server.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter
 from slhf_server.settings import Settings
 from tests.conftest import running
+from tests.contract.bodies import BODIES
+from tests.contract.histories import HISTORIES
 from tests.contract.openapi import OPERATIONS, every_answer_is_as_documented
+
+REQUESTS = ["RefineRequest", "ChatRequest", "CompletionRequest", "ResponseRequest"]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,30 @@ def test_every_parameter_is_shown_and_nothing_else(
     body = document["components"]["schemas"][request_]
     assert set(body["properties"]) == set(table)
     assert body["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("sections", "open_"),
+    [
+        (("Message", "TextPart", "RefusalPart", "OtherPart", "ToolCall", "FunctionCall", "InputMessage"), True),
+        (("InputCall", "InputResult", "OtherItem"), True),
+        (("RefineRequest", "RefineOptions", "StreamOptions", "Text", "TextFormat"), False),
+    ],
+)
+def test_histories_are_documented_as_open_and_everything_else_as_closed(
+    document: dict[str, Any], sections: tuple[str, ...], open_: bool
+) -> None:
+    for name in sections:
+        assert document["components"]["schemas"][name].get("additionalProperties", True) is open_, name
+
+
+@pytest.mark.parametrize(("request_", "endpoint"), [*zip(REQUESTS, BODIES, strict=True)])
+def test_the_document_admits_what_the_server_takes(document: dict[str, Any], request_: str, endpoint: str) -> None:
+    admits = Draft202012Validator(document | {"$ref": f"#/components/schemas/{request_}"})
+    admits.validate(BODIES[endpoint])
+    if endpoint in ("/v1/refine", "/v1/chat/completions"):
+        for history in HISTORIES.values():
+            admits.validate({"messages": history.messages})
 
 
 @pytest.mark.parametrize("path", ["/v1/refine", "/v1/chat/completions"])

@@ -65,6 +65,15 @@ def test_what_is_wrong_is_named_as_the_client_wrote_it_and_not_repeated(url: str
 
 
 @each_endpoint
+@pytest.mark.parametrize("key", ["." * 1_000_000, "x" * 1_000_000, "a.b", ""])
+def test_an_unknown_key_of_any_shape_is_refused_at_once_and_shortly(url: str, endpoint: str, key: str) -> None:
+    for body in (BODIES[endpoint] | {key: 1}, BODIES[endpoint] | {"refine": {key: 1}}):
+        answer = httpx2.post(url + endpoint, json=body, timeout=20)
+        assert answer.status_code == 400
+        assert len(answer.content) < 3_000
+
+
+@each_endpoint
 def test_a_null_is_a_key_that_is_not_there_at_every_depth(url: str, engine: FakeEngine, endpoint: str) -> None:
     with httpx2.Client() as client:
 

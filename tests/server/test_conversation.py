@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from slhf.wire import Message
+from slhf.history import Message
 from slhf_server.conversation import as_sent, as_text, check
 from slhf_server.errors import BadRequest
 

@@ -26,10 +26,10 @@ from slhf.errors import (
     Unavailable,
 )
 from slhf.exchange import Conversation, Options
+from slhf.history import Message
 from slhf.turns import FOLLOWER_TURN, follower_turn
 from slhf.wire import (
     Event,
-    Message,
     ModelCard,
     Refinement,
     RefinementCompleted,

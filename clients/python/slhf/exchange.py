@@ -31,6 +31,7 @@ from slhf.errors import (
     TransportTimeout,
     Unavailable,
 )
+from slhf.history import Message
 from slhf.json_text import read_json
 from slhf.sse import Decoder, ServerSentEvent
 from slhf.wire import (
@@ -38,7 +39,6 @@ from slhf.wire import (
     ErrorEvent,
     ErrorResponse,
     Event,
-    Message,
     RefinementCompleted,
     RefineRequest,
     RoundCompleted,

@@ -12,7 +12,7 @@ from slhf_server.api.body import JsonRoute
 from slhf_server.api.chunks import Chunks
 from slhf_server.api.completion import ChatCompletion
 from slhf_server.api.disconnect import unless_disconnected
-from slhf_server.api.failures import RESPONSES
+from slhf_server.api.failures import RESPONSES, Names
 from slhf_server.api.headers import refinement_headers, trace_headers
 from slhf_server.api.outcomes import outcomes, together
 from slhf_server.api.streaming import stream
@@ -29,7 +29,7 @@ router = APIRouter(route_class=JsonRoute)
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=RESPONSES)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
     service: Service = request.app.state.service
-    jobs = await planned(request, body, "chat", body.names())
+    jobs = await planned(request, body, "chat", body.names)
     if body.stream:
         return await stream(service, jobs, ChatChunks(jobs[0], body))
     ended = await unless_disconnected(request, outcomes(service.run(jobs)))
@@ -37,7 +37,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     return answered(jobs[0], ended, choices, body, "chat.completion")
 
 
-async def planned(request: Request, body: ChatRequest, endpoint: Endpoint, names: Mapping[str, str]) -> list[Job]:
+async def planned(request: Request, body: ChatRequest, endpoint: Endpoint, names: Names) -> list[Job]:
     """The jobs of a request that is a chat or can be read as one. Raises what refuses it.
 
     `names`: what the client calls the parameters that an error, now or later, names.

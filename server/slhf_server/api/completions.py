@@ -26,7 +26,7 @@ router = APIRouter(route_class=JsonRoute)
 @router.post("/v1/completions", responses=RESPONSES)
 async def completions(body: CompletionRequest, request: Request) -> Response:
     service: Service = request.app.state.service
-    jobs = await planned(request, body.as_chat(), "completions", body.names())
+    jobs = await planned(request, body.as_chat(), "completions", body.names)
     if body.stream:
         return await stream(service, jobs, CompletionChunks(jobs[0], body))
     ended = await unless_disconnected(request, outcomes(service.run(jobs)))

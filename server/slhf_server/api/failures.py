@@ -1,7 +1,7 @@
 """Every error becomes OpenAI's error object. This is the outermost boundary: nothing internal leaves the server."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,6 +16,8 @@ from slhf_server.errors import BadRequest, BodyTooLarge, InternalError, RequestE
 from slhf_server.job import Endpoint
 
 Responses = dict[int | str, dict[str, Any]]
+Names = Callable[[], Mapping[str, str]]
+"""What a client calls the parameters that errors name; asked when there is an error."""
 
 
 def errors(*statuses: int) -> Responses:
@@ -62,13 +64,11 @@ def _document(app: FastAPI) -> None:
 
 def body_of(exc: RequestError, names: Mapping[str, str] | None = None) -> ErrorBody:
     """The error object. `names`: what the client's endpoint calls the parameters that errors name, if it differs."""
-    param = None if exc.param is None else _as_the_client_calls_it(exc.param, names or {})
-    message = exc.message
-    if exc.param and param and message.startswith(f"{exc.param}: "):
-        message = param + message.removeprefix(exc.param)
-    return ErrorBody(
-        message=_bounded(message, _LONGEST_MESSAGE), type=exc.type, param=param and _bounded(param), code=exc.code
-    )
+    ours, message = exc.param and _bounded(exc.param), _bounded(exc.message, _LONGEST_MESSAGE)
+    param = ours and _as_the_client_calls_it(ours, names or {})
+    if ours and param and message.startswith(f"{ours}: "):
+        message = param + message.removeprefix(ours)
+    return ErrorBody(message=message, type=exc.type, param=param, code=exc.code)
 
 
 def _as_the_client_calls_it(param: str, names: Mapping[str, str]) -> str:
@@ -128,8 +128,8 @@ def answer(request: Request, exc: RequestError) -> JSONResponse:
         model = getattr(request.state, "model", "")  # set once the request is planned
         request.app.state.service.metrics.request_failed(model, _ENDPOINTS[path], exc)
     headers = dict(exc.headers) if exc.retry_after is None else {"Retry-After": str(exc.retry_after)}
-    names = getattr(request.state, "names", {})  # set by the endpoint once the body is read
-    return _response(exc.status, body_of(exc, names), headers)
+    names: Names = getattr(request.state, "names", dict)  # set by the endpoint once the body is read
+    return _response(exc.status, body_of(exc, names()), headers)
 
 
 def _response(status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -5,14 +5,8 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Request, Response
 
-from slhf.wire import (
-    ErrorEvent,
-    Event,
-    Message,
-    RefinementCompleted,
-    RefineRequest,
-    RefineResponse,
-)
+from slhf.history import Message
+from slhf.wire import ErrorEvent, Event, RefinementCompleted, RefineRequest, RefineResponse
 from slhf_server.api.body import JsonRoute
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.failures import RESPONSES, body_of
@@ -35,7 +29,7 @@ router = APIRouter(route_class=JsonRoute)
 async def refine(body: RefineRequest, request: Request) -> Response:
     service: Service = request.app.state.service
     names = {} if body.prompt is None else {"messages": "prompt"}
-    request.state.names = names
+    request.state.names = lambda: names
     ask = Ask(
         endpoint="refine",
         request_id=request.state.request_id,

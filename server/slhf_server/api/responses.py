@@ -32,7 +32,7 @@ router = APIRouter(route_class=JsonRoute)
 @router.post("/v1/responses", responses=FAILURES)
 async def responses(body: ResponseRequest, request: Request) -> Response:
     service: Service = request.app.state.service
-    (job,) = jobs = await planned(request, body.as_chat(), "responses", body.names())
+    (job,) = jobs = await planned(request, body.as_chat(), "responses", body.names)
     if body.stream:
         return await stream(service, jobs, ResponseEvents(job, body))
     outcome = (await unless_disconnected(request, outcomes(service.run(jobs))))[0]

@@ -107,7 +107,8 @@ class Served:
                 raise EngineError(f"models.{self._name}: {exc.message}") from exc
 
     def _ask(self, number: str, task: Task) -> "Ask":
-        from slhf.wire import Message, RefineOptions
+        from slhf.history import Message
+        from slhf.wire import RefineOptions
         from slhf_server.planner import Ask
 
         rounds = task.answers if task.draft is not None else task.answers - 1
