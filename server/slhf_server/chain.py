@@ -45,6 +45,8 @@ class Outcome:
     usage: Usage
     overhead_ms: float
     """Time in which no model was at work for this request."""
+    draft: str
+    """Round 0's text as the Follower saw it."""
     logprobs: tuple[TokenLogprob, ...]
     """Of the returned round, where the request asked for them; a client's draft has none."""
 
@@ -65,6 +67,7 @@ class Chain:
         self._finished: list[RoundCompleted] = []
         self._logprobs: list[TokenLogprob] = []  # of the latest finished round
         self._latest = Turn("assistant", "")
+        self._draft = ""  # as the Follower saw it
         self._running: Running | None = None
         self._usages: list[Usage] = []  # by round number, cut-off rounds included
         self._spent = 0  # their tokens
@@ -183,7 +186,8 @@ class Chain:
             rounds=[*self._finished],
         )
         overhead = (duration - self._model_seconds) * 1e3
-        return Outcome(best.text, best.finish_reason, refinement, usage.total(), overhead, tuple(self._logprobs))
+        tokens = tuple(self._logprobs)
+        return Outcome(best.text, best.finish_reason, refinement, usage.total(), overhead, self._draft, tokens)
 
     def _player(self) -> Player:
         """Who plays the round that runs, or comes next."""
@@ -234,6 +238,7 @@ class Chain:
         return self._accept(finished, Turn("assistant", text, running.token_ids()))
 
     def _accept(self, finished: RoundCompleted, turn: Turn) -> RoundCompleted:
+        self._draft = self._draft if self._finished else turn.text
         self._finished.append(finished)
         self._latest = turn
         return finished

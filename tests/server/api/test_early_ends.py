@@ -12,12 +12,14 @@ from prometheus_client import Counter
 from starlette.types import Message
 
 from slhf.wire import Message as ChatMessage
-from slhf.wire import RefineOptions
+from slhf.wire import RefineOptions, RoundDelta
+from slhf_server.api.streaming import stream
 from slhf_server.app import create_app
-from slhf_server.errors import DeadlineExceeded, EngineFailed
+from slhf_server.errors import DeadlineExceeded, EngineFailed, RequestError
 from slhf_server.fake import FakeEngine, Said
 from slhf_server.model import Chunk, Sampling, Turn
 from slhf_server.planner import Ask
+from slhf_server.refinement import Step
 from slhf_server.service import Service
 from slhf_server.settings import Settings
 from tests.conftest import Serve
@@ -358,3 +360,42 @@ def test_an_error_of_the_engine_has_one_code_streamed_or_not(serve: Serve) -> No
         body = body_of(endpoint, rounds=0)
         whole = httpx2.post(f"{url}/v1/{endpoint}", json=without_stream(body)).json()["error"]
         assert (last if endpoint == "responses" else last["error"])["code"] == whole["code"] == "engine_error"
+
+
+class Breaking:
+    """Implements `Renderer`: breaks at a step, or at the end."""
+
+    def __init__(self, at: str) -> None:
+        self._at = at
+
+    def step(self, number: int, step: Step) -> list[bytes]:
+        return [b"good", self._break("step")] if isinstance(step, RoundDelta) else []
+
+    def end(self) -> list[bytes]:
+        return [self._break("end")]
+
+    def error(self, exc: RequestError) -> bytes:
+        return f"error {exc.code}: {exc.message}".encode()
+
+    def _break(self, place: str) -> bytes:
+        return b"fine" if place != self._at else bytes(1 // 0)
+
+
+@pytest.mark.parametrize("at", ["step", "end"])
+def test_a_bug_in_what_writes_the_frames_is_the_last_frame_too(
+    play: Play, caplog: pytest.LogCaptureFixture, at: str
+) -> None:
+    async def scenario() -> None:
+        app = create_app(Settings(), FakeEngine().open)
+        service: Service = app.state.service
+        async with app.router.lifespan_context(app):
+            await service.loading()
+            messages = [ChatMessage(role="user", content="x")]
+            jobs = service.planner().plan(Ask("refine", "an-id", None, messages, RefineOptions(), Sampling(), "all"))
+            frames = [frame async for frame in (await stream(service, jobs, Breaking(at))).body_iterator]
+        assert frames[-1] == b"error internal_error: internal error; request id an-id"
+        assert jobs[0].log["status"] == 500
+        assert "request an-id failed unexpectedly" in caplog.text
+        assert "ZeroDivisionError" in caplog.text
+
+    play(scenario())
