@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from prometheus_client import (
@@ -14,12 +15,10 @@ from prometheus_client import (
     generate_latest,
 )
 
-from slhf.wire import Round, RoundCompleted
+from slhf.wire import RoundCompleted
 from slhf_server.admission import Admission
 from slhf_server.chain import Outcome, edit_ratio
 from slhf_server.errors import RequestError
-from slhf_server.reasoning import refinable
-from slhf_server.stops.unchanged import unchanged
 
 _LATENCY = (
     0.3,
@@ -164,7 +163,7 @@ class Metrics:
             self._child(self.fallback, model, refinement.stop_reason).inc()
         self._count_tokens(model, outcome)
         self._count_rounds(model, outcome)
-        self._compare(model, refinement.rounds)
+        self._compare(model, outcome)
 
     def page(self) -> bytes:
         """Prometheus text: ours, then vLLM's and the process's own."""
@@ -180,14 +179,15 @@ class Metrics:
 
     def _count_rounds(self, model: str, outcome: Outcome) -> None:
         refinement = outcome.refinement
-        for before, after in zip(refinement.rounds, refinement.rounds[1:], strict=False):
-            self._child(self.rounds, model, unchanged((before, after)) or "changed").inc()
+        texts = [outcome.draft, *(one.text for one in refinement.rounds[1:])]
+        for before, after in pairwise(texts):
+            self._child(self.rounds, model, "unchanged" if after == before else "changed").inc()
         cut_off = len(refinement.usage.rounds) - refinement.rounds_run
         self._child(self.rounds, model, "error" if refinement.stop_reason == "error" else "discarded").inc(cut_off)
 
-    def _compare(self, model: str, rounds: list[Round]) -> None:
+    def _compare(self, model: str, outcome: Outcome) -> None:
         """Drift: how far the returned text is from the draft."""
-        draft, answer = refinable(rounds[0].text), rounds[-1]
-        if answer.round > 0:
-            self._child(self.edit_ratio, model).observe(edit_ratio(draft, answer.text))
-            self._child(self.length_ratio, model).observe(len(answer.text.split()) / max(1, len(draft.split())))
+        if outcome.refinement.applied:
+            self._child(self.edit_ratio, model).observe(edit_ratio(outcome.draft, outcome.text))
+            ratio = len(outcome.text.split()) / max(1, len(outcome.draft.split()))
+            self._child(self.length_ratio, model).observe(ratio)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slhf.wire import StopReason
+from slhf.wire import Message, StopReason
+from slhf_server.conversation import as_text
 from slhf_server.errors import ContextLengthExceeded, EngineFailed
 from slhf_server.fake import FakeEngine, Said
 from slhf_server.job import Deltas, Player
@@ -211,3 +212,23 @@ def test_a_literal_tag_in_a_models_text_stays() -> None:
     said = "Put </think> at the end, and <think> at the beginning."
     result = outcome(FakeEngine(lambda turns: said), rounds=2)
     assert [finished.text for finished in result.refinement.rounds] == [said] * 3
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ("Use </think> to close.", "Use </think> to close."),
+        ("<think>hm</think>\n\nb", "b"),
+        ("<think></think>" * 1000 + "b", "b"),
+        ("The tag <think>a</think> is one.", "The tag <think>a</think> is one."),
+        ("<think>cut off", "<think>cut off"),
+    ],
+)
+def test_history_loses_the_thoughts_it_begins_with_alone(said: str, read: str) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": said}, {"role": "user", "content": "c"}]
+    assert as_text([Message.model_validate(turn) for turn in turns])[1].text == read
+
+
+def test_what_a_client_says_itself_is_never_touched() -> None:
+    said = "<think>Is this a tag?</think> Explain it."
+    assert as_text([Message(role="system", content=said), Message(role="user", content=said)])[1].text == said

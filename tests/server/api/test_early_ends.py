@@ -12,12 +12,14 @@ from prometheus_client import Counter
 from starlette.types import Message
 
 from slhf.wire import Message as ChatMessage
-from slhf.wire import RefineOptions
+from slhf.wire import RefineOptions, RoundDelta
+from slhf_server.api.streaming import stream
 from slhf_server.app import create_app
-from slhf_server.errors import DeadlineExceeded, EngineFailed
+from slhf_server.errors import DeadlineExceeded, EngineFailed, RequestError
 from slhf_server.fake import FakeEngine, Said
 from slhf_server.model import Chunk, Sampling, Turn
 from slhf_server.planner import Ask
+from slhf_server.refinement import Step
 from slhf_server.service import Service
 from slhf_server.settings import Settings
 from tests.conftest import Serve
@@ -36,6 +38,7 @@ BLANK = [
     "<think>hm</think>\n\n ",
     "<think>on and on",
 ]
+STABLE = ("stop_reason", "applied", "rounds_run", "returned_round")
 ENDPOINTS = ["chat/completions", "completions", "responses", "refine"]
 
 
@@ -56,6 +59,10 @@ def events(url: str, endpoint: str, body: Body) -> list[Any]:
     text = httpx2.post(f"{url}/v1/{endpoint}", json=body, timeout=30).text
     datas = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
     return [data if data == "[DONE]" else json.loads(data) for data in datas]
+
+
+def without_stream(body: Body) -> Body:
+    return {key: value for key, value in body.items() if key != "stream_options"} | {"stream": False}
 
 
 def sent(endpoint: str, seen: Sequence[Any]) -> str:
@@ -121,42 +128,41 @@ def _client(app: Any) -> httpx2.AsyncClient:
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_without_a_stream_an_unfinished_text_is_no_answer(serve: Serve, endpoint: str) -> None:
     url = serve(FakeEngine(lambda turns: WORDS, token_seconds=0.02))
-    body = body_of(endpoint, rounds=0, timeout_ms=200) | {"stream": False}
-    body.pop("stream_options", None)
+    body = without_stream(body_of(endpoint, rounds=0, timeout_ms=200))
     answer = httpx2.post(f"{url}/v1/{endpoint}", json=body, timeout=30)
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
 
 
-@pytest.mark.parametrize("blank", BLANK)
 @pytest.mark.parametrize("rounds", [1, 2])
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_a_blank_follower_leaves_the_draft_in_a_stream_as_without_one(
-    serve: Serve, endpoint: str, rounds: int, blank: str
-) -> None:
+def test_a_blank_follower_leaves_the_draft_in_a_stream_as_without_one(serve: Serve, endpoint: str, rounds: int) -> None:
+    blank = ""
     url = serve(FakeEngine(lambda turns: blank))
-    seen = events(url, endpoint, body_of(endpoint, draft=" mine\n", rounds=rounds))
-    _, told = report(endpoint, seen)
-    assert sent(endpoint, seen) == " mine\n"
-    assert (told["stop_reason"], told["applied"], told["rounds_run"]) == ("error", False, 0)
-    body = body_of(endpoint, draft=" mine\n", rounds=rounds) | {"stream": False}
-    body.pop("stream_options", None)
-    whole = httpx2.post(f"{url}/v1/{endpoint}", json=body).json()["refinement"]
-    assert {key: whole[key] for key in ("stop_reason", "applied", "rounds_run")} == {
-        key: told[key] for key in ("stop_reason", "applied", "rounds_run")
-    }
+    body = body_of(endpoint, draft=" mine\n", rounds=rounds)
+    for blank in BLANK:
+        seen = events(url, endpoint, body)
+        _, told = report(endpoint, seen)
+        assert sent(endpoint, seen) == " mine\n", repr(blank)
+        assert (told["stop_reason"], told["applied"], told["rounds_run"]) == ("error", False, 0)
+        whole = httpx2.post(f"{url}/v1/{endpoint}", json=without_stream(body)).json()["refinement"]
+        assert {key: whole[key] for key in STABLE} == {key: told[key] for key in STABLE}
 
 
-@pytest.mark.parametrize("blank", BLANK)
-def test_a_blank_leader_is_not_refined(serve: Serve, blank: str) -> None:
+@pytest.mark.parametrize("on_error", ["return_draft", "fail"])
+def test_a_blank_leader_is_not_refined(serve: Serve, on_error: str) -> None:
+    blank = ""
     engine = FakeEngine(lambda turns: blank)
     url = serve(engine)
-    answer = httpx2.post(f"{url}/v1/refine", json={"prompt": "x", "rounds": 2}).json()
-    told = answer["refinement"]
-    assert (told["stop_reason"], told["applied"], answer["finish_reason"]) == ("error", False, "stop")
+    for blank in BLANK:
+        answer = httpx2.post(f"{url}/v1/refine", json={"prompt": "x", "rounds": 2, "on_error": on_error})
+        told = answer.json()
+        if on_error == "fail":
+            assert (answer.status_code, told["error"]["code"]) == (500, "engine_error")
+            continue
+        assert (told["refinement"]["stop_reason"], told["refinement"]["applied"]) == ("error", False)
+        assert told["finish_reason"] == "stop"
+        assert told["output"] == ("" if "<think>" in blank else blank)  # as it was written, but for thoughts
     assert engine.follower.calls == []
-    assert answer["output"].strip() in ("", "\u200b", "\ufeff \u2060")  # as it was written, but for thoughts
-    failed = httpx2.post(f"{url}/v1/refine", json={"prompt": "x", "rounds": 2, "on_error": "fail"})
-    assert (failed.status_code, failed.json()["error"]["code"]) == (500, "engine_error")
 
 
 def test_thoughts_that_use_up_the_tokens_leave_a_draft_that_says_so(serve: Serve) -> None:
@@ -351,7 +357,45 @@ def test_an_error_of_the_engine_has_one_code_streamed_or_not(serve: Serve) -> No
     url = serve(FakeEngine(lambda turns: ("half a", EngineFailed("boom"))))
     for endpoint in ENDPOINTS:
         last = events(url, endpoint, body_of(endpoint, rounds=0))[-1]
-        body = body_of(endpoint, rounds=0) | {"stream": False}
-        body.pop("stream_options", None)
-        whole = httpx2.post(f"{url}/v1/{endpoint}", json=body).json()["error"]
+        body = body_of(endpoint, rounds=0)
+        whole = httpx2.post(f"{url}/v1/{endpoint}", json=without_stream(body)).json()["error"]
         assert (last if endpoint == "responses" else last["error"])["code"] == whole["code"] == "engine_error"
+
+
+class Breaking:
+    """Implements `Renderer`: breaks at a step, or at the end."""
+
+    def __init__(self, at: str) -> None:
+        self._at = at
+
+    def step(self, number: int, step: Step) -> list[bytes]:
+        return [b"good", self._break("step")] if isinstance(step, RoundDelta) else []
+
+    def end(self) -> list[bytes]:
+        return [self._break("end")]
+
+    def error(self, exc: RequestError) -> bytes:
+        return f"error {exc.code}: {exc.message}".encode()
+
+    def _break(self, place: str) -> bytes:
+        return b"fine" if place != self._at else bytes(1 // 0)
+
+
+@pytest.mark.parametrize("at", ["step", "end"])
+def test_a_bug_in_what_writes_the_frames_is_the_last_frame_too(
+    play: Play, caplog: pytest.LogCaptureFixture, at: str
+) -> None:
+    async def scenario() -> None:
+        app = create_app(Settings(), FakeEngine().open)
+        service: Service = app.state.service
+        async with app.router.lifespan_context(app):
+            await service.loading()
+            messages = [ChatMessage(role="user", content="x")]
+            jobs = service.planner().plan(Ask("refine", "an-id", None, messages, RefineOptions(), Sampling(), "all"))
+            frames = [frame async for frame in (await stream(service, jobs, Breaking(at))).body_iterator]
+        assert frames[-1] == b"error internal_error: internal error; request id an-id"
+        assert jobs[0].log["status"] == 500
+        assert "request an-id failed unexpectedly" in caplog.text
+        assert "ZeroDivisionError" in caplog.text
+
+    play(scenario())

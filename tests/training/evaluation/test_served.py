@@ -22,8 +22,8 @@ CHAT = [{"role": "user", "content": "Why?"}]
 HOW = GenerationSettings(temperature=0.9, max_new_tokens=16, batch_size=2)
 
 
-def task(draft: str | None, answers: int, chat: Any = CHAT, seed: int = 5) -> Task:
-    return Task(chat, draft, answers, seed)
+def task(draft: str | None, answers: int, chat: Any = CHAT, seed: int = 5, first_round: int = 0) -> Task:
+    return Task(chat, draft, answers, seed, first_round)
 
 
 def written(engine: FakeEngine, tasks: Sequence[Task], how: GenerationSettings = HOW) -> dict[int, list[Answer]]:
@@ -77,12 +77,12 @@ def test_rounds_share_no_noise() -> None:
 
 @pytest.mark.parametrize("written_before", [1, 2, 3])
 def test_a_run_that_goes_on_draws_what_one_that_was_not_killed_would_have_drawn(written_before: int) -> None:
-    whole = seeds(Task(CHAT, None, 4, 5))
-    assert seeds(Task(CHAT, "the text so far", 4 - written_before, 5, written_before)) == whole[written_before:]
+    rest = task("the text so far", 4 - written_before, first_round=written_before)
+    assert seeds(rest) == seeds(task(None, 4))[written_before:]
 
 
 def test_a_refinement_shares_no_noise_with_the_leader_whose_draft_it_gets() -> None:
-    assert seeds(Task(CHAT, None, 1, 5)) != seeds(Task(CHAT, "its draft", 1, 5, 1))
+    assert seeds(task(None, 1)) != seeds(task("its draft", 1, first_round=1))
 
 
 def test_without_a_temperature_it_samples_as_it_is_served() -> None:
