@@ -1,6 +1,7 @@
 """The book-keeping of one refinement: finished rounds, the round that runs, tokens and times."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,8 @@ from slhf_server.errors import BadRequest, EngineFailed, InvalidStructure, Reque
 from slhf_server.job import Job, Player
 from slhf_server.model import Chunk, Sampling, Turn
 from slhf_server.running import Running
+
+_MOST_ORDERED = 4_000  # words
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,5 +223,11 @@ class Chain:
 
 
 def edit_ratio(before: str, after: str) -> float:
-    """Share of words inserted or deleted between two texts: 0 for the same words, 1 when nothing is kept."""
-    return Indel.normalized_distance(before.split(), after.split())
+    """Share of words inserted or deleted between two texts: 0 for the same words, 1 when nothing is kept.
+
+    Of texts with thousands of words the order is left out: it takes quadratic time, which would hold the event loop.
+    """
+    one, other = before.split(), after.split()
+    if max(len(one), len(other)) <= _MOST_ORDERED:
+        return Indel.normalized_distance(one, other)
+    return 1 - 2 * (Counter(one) & Counter(other)).total() / (len(one) + len(other))

@@ -5,7 +5,10 @@ second process, whose waiting line is short: so a client with hard schemas waits
 """
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from typing import Any
@@ -66,8 +69,8 @@ class _Worker:
     async def close(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            if process.returncode is None:
-                process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)  # `process.kill` may reap it before asyncio does, which complains
             await process.wait()
 
     async def _answer(self, schema: bytes, text: bytes, grammar: bool) -> bytes:
