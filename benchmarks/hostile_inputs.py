@@ -149,6 +149,8 @@ _SCHEMAS: dict[str, Callable[[], bytes]] = {
     "a repeated repetition": lambda: under({"type": "string", "pattern": "((a{1,100}){1,100}){1,100}"}),
     "an exponential automaton": lambda: under({"type": "string", "pattern": "^[ab]*a[ab]{30}$"}, '"' + "ab" * 40 + '"'),
     "a pattern of 400 kB": lambda: under({"type": "string", "pattern": "(a|b)" * 80_000}),
+    "a pattern of 400,000 dots": lambda: under({"type": "string", "pattern": "." * 400_000}),
+    "10,000 dots and breaks": lambda: under({"type": "string", "pattern": "." * 10_000, "description": "\n" * 300_000}),
     "a pattern of groups": lambda: under({"type": "string", "pattern": "(" * 50_000 + ")" * 50_000}),
     "8,000 patterns": lambda: under(_OBJECT | {"patternProperties": {f"^a{i}b+$": {} for i in range(8_000)}}),
     "500 patterns": lambda: under(_OBJECT | {"patternProperties": {f"^a{i}b+$": {} for i in range(500)}}),

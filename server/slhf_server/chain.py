@@ -1,6 +1,7 @@
 """The book-keeping of one refinement: finished rounds, the round that runs, tokens and times."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,7 +33,8 @@ from slhf_server.reasoning import is_blank, refinable
 from slhf_server.running import Running
 from slhf_server.seeds import seed_of
 
-_MOST_WORDS = 8_000  # compared in 13 ms at most
+
+_MOST_ORDERED = 4_000  # words
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,9 @@ class Chain:
 def edit_ratio(before: str, after: str) -> float:
     """Share of words inserted or deleted between two texts: 0 for the same words, 1 when nothing is kept.
 
-    Of longer texts their beginnings count: time grows with the product of their lengths, and the event loop waits.
+    Of texts with thousands of words the order is left out: it takes quadratic time, which would hold the event loop.
     """
-    return Indel.normalized_distance(*(text.split(None, _MOST_WORDS)[:_MOST_WORDS] for text in (before, after)))
+    one, other = before.split(), after.split()
+    if max(len(one), len(other)) <= _MOST_ORDERED:
+        return Indel.normalized_distance(one, other)
+    return 1 - 2 * (Counter(one) & Counter(other)).total() / (len(one) + len(other))

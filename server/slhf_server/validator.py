@@ -21,6 +21,7 @@ from slhf_server.patterns import spelled_out
 
 _MEMORY_BYTES = 2 << 30
 _NICE = 5  # what the server and its engine do comes first
+_MOST_SPELLED = 1 << 20  # bytes; a dot alone takes fifty
 _SHOWN = 60  # characters of a client's own words in a message
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
@@ -46,7 +47,7 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_PROF, seconds)
         answer = admits(schema, text) if text else verdict(schema, grammar=head[2] == b"1")
         signal.setitimer(signal.ITIMER_PROF, 0)
-        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
         answers.flush()
 
 
@@ -61,7 +62,9 @@ def verdict(text: bytes, grammar: bool) -> dict[str, str]:
             _check_references(found)
             _spell_out(found)
         _compiled(schema)
-        spelled = json.dumps(schema)
+        spelled = json.dumps(schema, ensure_ascii=False)
+        if len(spelled.encode()) > _MOST_SPELLED:
+            raise Refused("the schema is too large: its patterns are too long")
         if grammar:
             _check_grammar(spelled)
     except Refused as exc:

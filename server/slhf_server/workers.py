@@ -5,7 +5,10 @@ second process, whose waiting line is short: so a client with hard schemas waits
 """
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from typing import Any
@@ -14,7 +17,7 @@ from slhf_server.errors import QueueFull
 
 _QUICK_S, _PATIENT_S = 0.1, 1.0  # of processor time
 _MOST_WAITING = 4  # for the patient one
-_MOST_ANSWERED = 8 << 20  # bytes of one answer: a schema whose patterns are spelled out
+_MOST_ANSWERED = 4 << 20  # bytes of one answer: a schema whose patterns are spelled out, as JSON in JSON
 
 
 class TookTooLong(Exception):
@@ -66,8 +69,8 @@ class _Worker:
     async def close(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            if process.returncode is None:
-                process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)  # `process.kill` may reap it before asyncio does, which complains
             await process.wait()
 
     async def _answer(self, schema: bytes, text: bytes, grammar: bool) -> bytes:
@@ -82,9 +85,9 @@ class _Worker:
         except ConnectionError:
             pass  # it has ended, as below
         finally:
-            if not answer:  # it has ended, or nobody waits for its answer any more
+            if not answer.endswith(b"\n"):  # it has ended, or nobody waits for its answer any more
                 await self.close()
-        if not answer:
+        if not answer.endswith(b"\n"):
             raise TookTooLong
         return answer
 

@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx2
+import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from benchmarks.hostile_inputs import nested
+from slhf_server import validator
 from slhf_server.chain import Outcome
 from slhf_server.errors import BadRequest
 from slhf_server.fake import FakeEngine, Reply
@@ -131,6 +136,139 @@ def test_a_recursive_schema_admits_a_long_text() -> None:
 
 def test_a_schema_that_says_nothing_but_itself_ends() -> None:
     assert len(admits(of_schema({"$ref": "#"}), "{}")) == 1
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"enum": [{"$ref": "http://127.0.0.1:9/"}, {"pattern": "(?=a)"}]},
+        {"const": {"$ref": "http://127.0.0.1:9/"}},
+        {"default": {"$ref": "#/nowhere"}, "examples": [{"$ref": "x"}], "x-ours": {"$ref": "http://127.0.0.1:9/"}},
+        {"properties": {"$ref": {"type": "string"}, "pattern": {"type": "string"}}},
+        {"$ref": "#a", "$defs": {"a": {"$anchor": "a"}}},
+        {"$dynamicRef": "#a", "$defs": {"a": {"$dynamicAnchor": "a"}}},
+        {"$id": "http://127.0.0.1:9/", "$ref": "#/$defs/a", "$defs": {"a": {}}},
+        {"maximum": 2**64, "enum": [10**23], "x-ours": [10**300, {"a": 2**70}]},
+        {"enum": [f"value number {i}" for i in range(20_000)]},
+        {"type": "object", "patternProperties": {r"^\p{L}+$": {}, r"^(?<year>\d{4})$": {}, r"^\cA$": {}, "[]": {}}},
+        {"pattern": "^(a|a)*$"},
+    ],
+    ids=lambda schema: json.dumps(schema)[:30],
+)
+def test_what_is_legal_is_accepted(schema: dict[str, Any]) -> None:
+    assert len(admits(of_schema(schema), "{}")) == 1
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"pattern": "^(?=a)b"}, "pattern '^(?=a)b' has look-around"),
+        ({"items": {"pattern": r"(a)\1"}}, r"pattern '(a)\\1' has a back-reference"),
+        ({"patternProperties": {"a(?!b)": {}}}, "patternProperties 'a(?!b)' has look-around"),
+        ({"$defs": {"a": {"anyOf": [{"pattern": "(?P<x>a)"}]}}}, "has Python's"),
+        ({"pattern": "a{1,3}+"}, "repeats"),
+        ({"pattern": "a" * 1000 + "("}, "does not close a group"),
+        ({"properties": {"x" * 1000: {"type": "y" * 1000}}}, "not valid at #/properties/xxx"),
+        ({"$ref": "http://127.0.0.1:9/" + "x" * 1000}, "must point into the schema itself"),
+        ({"pattern": "." * 40_000}, "patterns are too long"),
+        ({"description": "x" * 600_000}, "at most 524288 bytes"),
+        ({"enum": [0] * 40_000}, "at most 32768 values"),
+        ({"enum": [[[[]]] * 10_000] * 3}, "at most 32768 values"),
+        (nested(40), "at most 64 levels"),
+        ({"enum": [json.loads("[" * 500 + "]" * 500)]}, "at most 64 levels"),
+        ({"type": ["string", 3]}, "not valid at #/type"),
+    ],
+    ids=lambda value: json.dumps(value)[:30],
+)
+def test_what_is_refused_is_told_why_and_not_sent_back(schema: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        admits(of_schema(schema))
+    assert said in refused.value.message
+    assert refused.value.param == "response_format"
+    assert len(refused.value.message) < 300
+
+
+def test_what_the_engine_cannot_be_held_to_is_refused_where_the_engine_writes(serve: Serve) -> None:
+    """Guidance has no grammar for it: the request says so before anything runs. An upstream alone may know it."""
+    url = serve(FakeEngine(answers("[1]", "[1]")))
+    refused = ask(url, response_format=of_schema({"type": "array", "uniqueItems": True}))
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "response_format")
+    assert "uniqueItems" in refused.json()["error"]["message"]
+
+
+def test_patterns_reach_the_engine_as_both_read_them_and_the_client_keeps_its_own(serve: Serve) -> None:
+    engine = FakeEngine(answers('"1"', '"2"'))
+    schema = {"type": "string", "pattern": r"^\d$", "maxLength": 5}
+    assert ask(serve(engine), response_format=of_schema(schema)).json()["choices"][0]["message"]["content"] == '"2"'
+    bound = engine.follower.calls[0][1].structure
+    assert bound is not None
+    assert bound.response_format == of_schema(schema)
+    assert json.loads(bound.text) == {"type": "string", "pattern": "^[0-9]$", "maxLength": 5}
+
+
+SIMPLE: st.SearchStrategy[Any] = st.none() | st.booleans() | st.integers(-3, 2**65) | st.text("ab1", max_size=3)
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    SIMPLE | st.floats(-2, 2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=6,
+)
+NUMBERS = st.integers(-3, 3) | st.just(2**64) | st.floats(-2, 2)
+COUNTS = st.integers(0, 3)
+TYPES = st.sampled_from(["null", "boolean", "integer", "number", "string", "array", "object"])
+SCHEMAS: st.SearchStrategy[Any] = st.recursive(
+    st.booleans() | st.fixed_dictionaries({"type": TYPES}) | st.just({"$ref": "#/$defs/d"}),
+    lambda inner: st.fixed_dictionaries(
+        {},
+        optional={
+            "type": TYPES | st.lists(TYPES, min_size=1, max_size=3, unique=True),
+            "enum": st.lists(VALUES, min_size=1, max_size=3),
+            "const": VALUES,
+            "minimum": NUMBERS,
+            "exclusiveMaximum": NUMBERS,
+            "minLength": COUNTS,
+            "maxItems": COUNTS,
+            "uniqueItems": st.booleans(),
+            "pattern": st.sampled_from(["^a", "b$", "^[ab]*$", r"\d", "a|b1"]),
+            "properties": st.dictionaries(st.sampled_from("abc"), inner, max_size=2),
+            "patternProperties": st.dictionaries(st.sampled_from(["^a", "b|c"]), inner, max_size=2),
+            "additionalProperties": inner,
+            "unevaluatedProperties": inner,
+            "required": st.lists(st.sampled_from("abc"), max_size=2, unique=True),
+            "items": inner,
+            "prefixItems": st.lists(inner, min_size=1, max_size=2),
+            "contains": inner,
+            "propertyNames": inner,
+            "not": inner,
+            "if": inner,
+            "then": inner,
+            "allOf": st.lists(inner, min_size=1, max_size=2),
+            "anyOf": st.lists(inner, min_size=1, max_size=2),
+            "oneOf": st.lists(inner, min_size=1, max_size=2),
+            "dependentRequired": st.just({"a": ["b"]}),
+        },
+    ),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(SCHEMAS, SCHEMAS, st.lists(VALUES, min_size=1, max_size=4))
+def test_what_is_admitted_is_what_the_reference_implementation_admits(schema: Any, d: Any, values: list[Any]) -> None:
+    whole = {"allOf": [schema], "$defs": {"d": d if "$ref" not in json.dumps(d) else True}}
+    answer = validator.verdict(json.dumps(whole).encode(), grammar=False)
+    assert "schema" in answer, answer
+    oracle = jsonschema.Draft202012Validator(whole)
+    for value in values:
+        text = json.dumps(value)
+        assert validator.admits(answer["schema"].encode(), text.encode()) == oracle.is_valid(value), (whole, text)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.dictionaries(st.sampled_from([*"ab", "type", "properties", "$ref", "pattern", "items", "enum"]), VALUES))
+def test_no_schema_makes_anything_but_a_verdict(schema: dict[str, Any]) -> None:
+    for grammar in (False, True):
+        answer = validator.verdict(json.dumps(schema).encode(), grammar)
+        assert answer.keys() in ({"refused"}, {"schema"})
 
 
 def test_a_round_that_does_not_validate_is_discarded_and_the_latest_valid_text_returned() -> None:

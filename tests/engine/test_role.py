@@ -1,0 +1,89 @@
+"""A role's way to vLLM and back where something goes wrong: long prompts, and what the log says of failures."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+from vllm.v1.engine.exceptions import EngineGenerateError
+
+from slhf_server.engine.role import VLLMRole
+from slhf_server.errors import BadRequest, ContextLengthExceeded, EngineFailed
+from slhf_server.model import Sampling, Turn
+from slhf_server.prompt import PromptEncoder
+
+CONTEXT = 512
+
+
+class Broken:
+    """vLLM's engine, as far as a role knows it, which fails on every request."""
+
+    model_config = SimpleNamespace(max_model_len=CONTEXT)
+
+    def __init__(self, cause: Exception | None) -> None:
+        self.cause = cause
+        self.asked = 0
+
+    async def generate(self, *_: Any, **__: Any) -> AsyncGenerator[Any, None]:
+        self.asked += 1
+        raise EngineGenerateError from self.cause
+        yield
+
+
+@pytest.fixture(scope="module")
+def encoder(builtin: Any) -> PromptEncoder:
+    return PromptEncoder(AutoTokenizer.from_pretrained(builtin))
+
+
+def ask(encoder: PromptEncoder, engine: Broken, *turns: Turn) -> None:
+    async def play() -> None:
+        role = VLLMRole("m", engine, encoder, {}, None)  # type: ignore[arg-type]
+        async for _ in role.stream(turns, Sampling(max_tokens=1), request_id="r-17"):
+            pass
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("cause", [RuntimeError("out of blocks"), KeyError("k"), None])
+def test_why_the_engine_failed_stands_in_the_log_with_the_requests_id(
+    encoder: PromptEncoder, caplog: pytest.LogCaptureFixture, cause: Exception | None
+) -> None:
+    with caplog.at_level(logging.ERROR), pytest.raises(EngineFailed) as failed:
+        ask(encoder, Broken(cause), Turn("user", "a"))
+    [record] = caplog.records
+    assert "r-17" in record.getMessage()
+    assert f"{type(cause or EngineGenerateError()).__name__}: {cause or ''}" in record.getMessage()
+    assert "blocks" not in failed.value.message  # which the client does not get to see
+
+
+@pytest.mark.parametrize("cause", [OverflowError("int too big to convert"), ValueError("no"), TypeError("no")])
+def test_a_value_that_cannot_reach_the_engine_is_the_clients_error(encoder: PromptEncoder, cause: Exception) -> None:
+    with pytest.raises(BadRequest):
+        ask(encoder, Broken(cause), Turn("user", "a"))
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [Turn("user", "a" * 1_000_000)],  # over what any 512 tokens could say: not encoded at all
+        [Turn("user", "word " * 2_000)],
+        [Turn("user", "🎉" * 4_000)],
+        [Turn("user", "a"), Turn("assistant", "b")] * 100 + [Turn("user", "c")],
+    ],
+    ids=["a million", "words", "emoji", "turns"],
+)
+def test_a_prompt_that_does_not_fit_is_told_both_lengths(encoder: PromptEncoder, turns: list[Turn]) -> None:
+    engine = Broken(None)
+    with pytest.raises(ContextLengthExceeded) as refused:
+        ask(encoder, engine, *turns)
+    assert str(CONTEXT) in refused.value.message
+    assert engine.asked == 0
+
+
+def test_no_text_has_fewer_tokens_than_the_bound_says(encoder: PromptEncoder) -> None:
+    widest = encoder.most_characters_per_token
+    for text in (" " * 5_000, "\n" * 5_000, "=" * 5_000, "internationalization " * 300, "字" * 1_000):
+        assert len(encoder.encode([Turn("user", text)])) * widest >= len(text)
