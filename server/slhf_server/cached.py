@@ -1,8 +1,8 @@
 """Directories of the cache that are made once, whoever asks and however often a maker is killed.
 
-The cache may belong to several users: a container's image makes it writable for a group, and each of them may run as
-another user. So what is made has the modes that the umask leaves and the group of the directory above, and who may write
-in the cache may also take its locks.
+The cache may belong to several users: a container's image makes it writable for a group, and each container may run as
+another user. So what is made has the modes that the umask leaves and the group of the directory above, and who may
+write in the cache may take its locks too.
 """
 
 import os

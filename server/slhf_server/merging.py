@@ -33,8 +33,8 @@ _EXACT, _ROUNDED = 1e-3, 0.1
 def merged(bundle: OpenBundle, cache_dir: Path) -> OpenBundle:
     """The bundle with its Follower merged, on first use.
 
-    Unchanged if its Follower has no adapter, if the base is quantised, or if the roles differ and an adapter is no plain
-    LoRA (two such adapters have no LoRA as their difference). Raises SettingsError for an adapter that does not fit its
+    Unchanged if its Follower has no adapter, if the base is quantised, or if the roles differ and one adapter is not
+    plain LoRA (their difference is no LoRA then). Raises SettingsError for an adapter that does not fit its
     base, and where what was written does not say what base and adapter say.
     """
     leader, follower = bundle.adapter("leader"), bundle.adapter("follower")
