@@ -1,8 +1,13 @@
-"""Directories of the cache that are made once, whoever asks and however often a maker is killed."""
+"""Directories of the cache that are made once, whoever asks and however often a maker is killed.
+
+The cache may belong to several users: a container's image makes it writable for a group, and each container may run as
+another user. So what is made has the modes that the umask leaves and the group of the directory above, and who may
+write in the cache may take its locks too.
+"""
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,13 +37,30 @@ def made_once(directory: Path, make: Callable[[Path], None]) -> Path:
     """
     if not directory.exists():
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory.with_name(f"{directory.name}.lock")):
+        mode = directory.parent.stat().st_mode & 0o666
+        with FileLock(directory.with_name(f"{directory.name}.lock"), mode=mode):
             if not directory.exists():
-                for leftover in directory.parent.glob(
-                    f"{directory.name}.*.partial"
-                ):  # of a killed one; we hold the lock
-                    shutil.rmtree(leftover)
-                partial = Path(tempfile.mkdtemp(prefix=f"{directory.name}.", suffix=".partial", dir=directory.parent))
-                make(partial)
-                os.rename(partial, directory)
+                _make(directory, make)
     return directory
+
+
+def _make(directory: Path, make: Callable[[Path], None]) -> None:
+    for leftover in directory.parent.glob(f"{directory.name}.*.partial"):  # of a killed one; we hold the lock
+        shutil.rmtree(leftover, ignore_errors=True)  # another user's may have to stay
+    partial = directory.with_name(f"{directory.name}.{secrets.token_hex(4)}.partial")
+    partial.mkdir()
+    try:
+        make(partial)
+        _share(partial)
+        os.rename(partial, directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _share(partial: Path) -> None:
+    """Give files the modes that the umask leaves them: safetensors writes its own for their owner alone."""
+    mode = partial.stat().st_mode & 0o666
+    for path in partial.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)

@@ -33,7 +33,6 @@ from slhf_server.reasoning import is_blank, refinable
 from slhf_server.running import Running
 from slhf_server.seeds import seed_of
 
-
 _MOST_ORDERED = 4_000  # words
 
 

@@ -8,29 +8,39 @@ the sum.
 
 import json
 import logging
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from slhf import RoleWeights, revision_of
+from slhf.weights import write_model
 from slhf_server.bundles import OpenBundle
 from slhf_server.cached import made_once
 from slhf_server.errors import SettingsError
 
 _logger = logging.getLogger(__name__)
 _LEADER = "leader"
+_FORMAT = "merged-2"  # of what is written: directories of another one are never read
+_PROMPT = 16  # tokens of the prompt that is compared
+# How much logits may differ, relative to their size: float32's arithmetic, and what rounding weights to 16 bits costs.
+_EXACT, _ROUNDED = 1e-3, 0.1
 
 
 def merged(bundle: OpenBundle, cache_dir: Path) -> OpenBundle:
     """The bundle with its Follower merged, on first use.
 
-    As it is where its Follower has no adapter, where the base is quantised, and where roles differ and one of their
-    adapters is no plain LoRA, whose difference is none. Raises SettingsError for an adapter that does not fit its base.
+    Unchanged if its Follower has no adapter, if the base is quantised, or if the roles differ and one adapter is not
+    plain LoRA (their difference is no LoRA then). Raises SettingsError for an adapter that does not fit its
+    base, and where what was written does not say what base and adapter say.
     """
     leader, follower = bundle.adapter("leader"), bundle.adapter("follower")
     if follower is None or _is_quantised(bundle.weights):
         return bundle
-    name = f"merged-{revision_of(bundle.weights)}-{revision_of(follower)}"
+    name = f"{_FORMAT}-{revision_of(bundle.weights)}-{revision_of(follower)}"
     if leader != follower:
         if not all(_is_plain(path) for path in (leader, follower) if path is not None):
             return bundle
@@ -56,27 +66,109 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def _merge(base: Path, leader: Path | None, follower: Path, target: Path) -> None:
-    from peft import PeftModel  # imported here: the server needs none of this once the weights are merged
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     _logger.info("merging the Follower's adapter into a copy of the base, once, into %s", target.parent)
-    adapter = follower
-    try:
-        plain = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-        model = PeftModel.from_pretrained(plain, str(follower), "follower")
+    with _or_refuse("the base model cannot be read"):
+        plain = _read(base)
+    with _or_refuse(f"the adapter {follower.name!r} does not fit its base model"):
+        model = _adapted(plain, follower)
+    expected = {"": _logits(model)}
+    if leader != follower:
+        with _or_refuse(f"the adapter {(leader or follower).name!r} does not fit its base model"):
+            expected[_LEADER] = _add_leader(model, leader)
+    with _or_refuse(f"the adapter {follower.name!r} cannot be merged into {target.parent}"):
         if leader != follower:
-            adapter = leader or follower
-            _add_leader(model, leader)
             model.save_pretrained(target, selected_adapters=[_LEADER], save_embedding_layers=False)
-        model.merge_and_unload(adapter_names=["follower"]).save_pretrained(target)
-        AutoTokenizer.from_pretrained(base).save_pretrained(target)
-    except (OSError, ValueError, RuntimeError, KeyError) as exc:  # KeyError: a kind of adapter that peft does not know
-        raise SettingsError(f"bundle: the adapter {adapter.name!r} does not fit its base model: {exc}") from exc
+        was_tied = _untie(model)
+        whole = model.merge_and_unload(adapter_names=["follower"])
+        write_model(whole, base, target, untied=was_tied and not _tie_again(whole))
+    del plain, model, whole  # one copy of the weights at a time
+    _compare(target, expected)
 
 
-def _add_leader(model: Any, leader: Path | None) -> None:
+def _read(weights: Path) -> Any:
+    from transformers import AutoModelForCausalLM  # imported here: nothing of this is needed once they are merged
+
+    return AutoModelForCausalLM.from_pretrained(weights, dtype="auto").eval().requires_grad_(False)
+
+
+def _adapted(plain: Any, adapter: Path, name: str = "follower") -> Any:
+    from peft import PeftModel
+
+    with warnings.catch_warnings():  # weights that are missing would be those of an adapter that does nothing
+        warnings.filterwarnings("error", message=".*[Mm]issing adapter keys")
+        return PeftModel.from_pretrained(plain, str(adapter), name).eval()
+
+
+def _add_leader(model: Any, leader: Path | None) -> Any:
+    """Add the Leader's adapter on top of the Follower's; what the Leader says without it."""
     signs = {"follower": -1.0}
-    if leader is not None:
-        model.load_adapter(str(leader), "own")
+    if leader is None:
+        with model.disable_adapter():
+            expected = _logits(model)
+    else:
+        found = model.load_adapter(str(leader), "own")
+        if missing := [key for key in found.missing_keys if ".own." in key]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        model.set_adapter("own")
+        expected = _logits(model)
         signs["own"] = 1.0
     model.add_weighted_adapter(list(signs), list(signs.values()), _LEADER, combination_type="cat")
+    model.set_adapter("follower")
+    return expected
+
+
+def _untie(model: Any) -> bool:
+    """Give the head its own weights where they are the embedding's and an adapter changes either. Whether it did."""
+    whole = model.get_base_model()
+    layers = whole.get_input_embeddings(), whole.get_output_embeddings()
+    embedding, head = (_bare(layer) for layer in layers)
+    if (embedding, head) == layers or head is None or head.weight is not embedding.weight:
+        return False
+    head.weight = type(head.weight)(head.weight.detach().clone(), requires_grad=False)
+    return True
+
+
+def _bare(layer: Any) -> Any:
+    """The layer that peft has wrapped."""
+    return getattr(layer, "base_layer", getattr(layer, "original_module", layer))
+
+
+def _tie_again(whole: Any) -> bool:
+    """Whether head and embedding are still the same: then one of them is enough."""
+    embedding, head = whole.get_input_embeddings(), whole.get_output_embeddings()
+    same = bool(embedding.weight.shape == head.weight.shape and (embedding.weight == head.weight).all())
+    if same:
+        head.weight = embedding.weight
+    return same
+
+
+def _logits(model: Any) -> Any:
+    """What the model says to a few tokens from all over its vocabulary: (positions, vocabulary), float32."""
+    parameter = next(model.parameters())
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = parameter.new_tensor([[size * n // _PROMPT for n in range(_PROMPT)]]).long()
+    found = model(input_ids=ids, use_cache=False).logits[0].detach().float()
+    return found - found.mean(dim=-1, keepdim=True)
+
+
+def _compare(weights: Path, expected: Mapping[str, Any]) -> None:
+    """Raises SettingsError unless what was written says what base and adapters said."""
+    for adapter, wanted in expected.items():
+        with _or_refuse("what was merged cannot be read back"):
+            model = _read(weights)
+            model = _adapted(model, weights / adapter) if adapter else model
+        gap = float((_logits(model) - wanted).norm() / wanted.norm())
+        if not gap <= (_EXACT if model.dtype.itemsize > 2 else _ROUNDED):
+            raise SettingsError(
+                f"bundle: merged weights do not say what base and adapter say (their logits differ by {gap:.1%}), so "
+                "they are not kept"
+            )
+
+
+@contextmanager
+def _or_refuse(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as exc:  # of transformers, peft, safetensors and the disk, which name no common kind
+        said = textwrap.shorten(str(exc), 400)
+        raise SettingsError(f"bundle: {what}: {type(exc).__name__}: {said}") from exc

@@ -7,6 +7,9 @@ import pytest
 from slhf.history import Message
 from slhf_server.conversation import as_sent, as_text, check
 from slhf_server.errors import BadRequest
+from slhf_server.model import Turn
+from slhf_server.prompt import PromptEncoder
+from tests.zoo import FAMILIES
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
 WITH_TOOLS: list[dict[str, Any]] = [
@@ -27,6 +30,30 @@ def test_tools_are_told_in_words_in_turns_that_every_template_takes() -> None:
     assert [turn.role for turn in turns] == ["system", "user", "assistant", "user"]
     assert turns[2].text == "\n".join(['Called weather with {"city": "Rome"}'] * 2)
     assert turns[3].text == "Result of weather:\nsunny\n\nResult of weather:\nwarm"
+
+
+def test_results_and_what_the_user_says_next_are_one_turn() -> None:
+    """Templates of Llama 2, Mistral and Gemma take users and assistants in turn alone."""
+    told = as_text(parsed([*WITH_TOOLS, {"role": "user", "content": "And tomorrow?"}]))
+    assert [turn.role for turn in told] == ["system", "user", "assistant", "user"]
+    assert told[3].text == "Result of weather:\nsunny\n\nResult of weather:\nwarm\n\nAnd tomorrow?"
+    twice = as_text(parsed([*WITH_TOOLS, *[{"role": "user", "content": text} for text in ("a", "b")]]))
+    assert [turn.role for turn in twice[3:]] == ["user", "user"]  # joined where a template asks for it (the encoder)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_conversation_with_tools_is_taken_by_every_family(name: str) -> None:
+    """The Leader's turns and the Follower's; those that know no system turn are asked without one."""
+    family = FAMILIES[name]
+    encoder = PromptEncoder(family.tokenizer())
+    messages = [*WITH_TOOLS[bool(family.refuses_system) :], {"role": "user", "content": "And tomorrow?"}]
+    turns = as_text(parsed(messages))
+    for asked in (turns, (*turns, Turn("assistant", "Rain."), Turn("user", "Improve it."))):
+        assert encoder.encode(asked)
+    if family.refuses_system:
+        with pytest.raises(BadRequest, match="template refuses this conversation: ") as refused:
+            encoder.encode(as_text(parsed(WITH_TOOLS)))
+        assert refused.value.param == "messages"
 
 
 def test_an_upstream_is_sent_the_messages_as_they_came() -> None:

@@ -1,8 +1,10 @@
 """What is served has its Follower merged into the base, and both roles say the same as before."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from slhf import Bundle, RoleWeights, write_bundle
 from slhf_server.bundles import OpenBundle, open_bundle
 from slhf_server.errors import SettingsError
-from slhf_server.merging import merged
+from slhf_server.merging import _compare, _logits, merged
 from slhf_server.settings import Settings
 from tests.training import tiny
 
@@ -122,6 +124,104 @@ def test_what_cannot_be_merged_keeps_its_adapters(shared: OpenBundle, tmp_path: 
     assert not cache.exists()
 
 
+def adapted(shared: OpenBundle, tied: bool, **how: Any) -> OpenBundle:
+    """The same with another adapter, on a base whose head is its embedding or is not."""
+    directory = shared.directory
+    shutil.rmtree(directory / "policy")
+    base = tiny.model(tied=tied)
+    base.save_pretrained(directory)
+    model = get_peft_model(base, LoraConfig(r=2, lora_alpha=8, init_lora_weights=False, **how))
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name:
+            parameter.data += torch.randn_like(parameter)
+    model.save_pretrained(directory / "policy")
+    return open_bundle(Settings(bundle=str(directory)))
+
+
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings", "ignore:.*tied", "ignore:Setting `save_embedding_layers`")
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj"], "use_dora": True},
+        {"target_modules": ["q_proj"], "use_rslora": True},
+    ],
+    ids=lambda how: "+".join(map(str, how.values())),
+)
+def test_whatever_an_adapter_changes_is_said_by_the_merged_weights(
+    shared: OpenBundle, tmp_path: Path, how: dict[str, Any], tied: bool
+) -> None:
+    """Head and embedding too, also where the base has one tensor for both."""
+    bundle = adapted(shared, tied, **how)
+    found = merged(bundle, tmp_path / "cache")
+    plain = AutoModelForCausalLM.from_pretrained(bundle.weights)
+    expected = logits(PeftModel.from_pretrained(plain, str(bundle.adapter("follower"))))
+    told = logits(AutoModelForCausalLM.from_pretrained(found.weights))
+    assert torch.allclose(told, expected, atol=1e-4)
+
+
+GENERATION = b'{"do_sample": false,\t"temperature": 0.6, "top_p": 0.9}'
+
+
+def test_all_but_the_weights_is_the_bases_own_byte_for_byte(shared: OpenBundle, tmp_path: Path) -> None:
+    """Generation settings that transformers refuses to save, and a tokenizer that it would save with other ids."""
+    base = shared.weights
+    (base / "generation_config.json").write_bytes(GENERATION)
+    edited(base / "tokenizer_config.json", legacy=True, tokenizer_class="LlamaTokenizer")
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
+    (base / "tokenizer.model").write_bytes(b"\x00sentencepiece")
+    (base / "model.safetensors.index.json").write_text("{}")  # of shards, which are merged into one file
+    (base / "pytorch_model.bin").write_bytes(b"")
+    weights = merged(shared, tmp_path / "cache").weights
+    others = [path for path in base.rglob("*") if path.is_file() and "policy" not in path.parts]
+    names = {path.relative_to(base) for path in others} - {Path("slhf.json"), Path("pytorch_model.bin")}
+    names.discard(Path("model.safetensors.index.json"))
+    assert {path.relative_to(weights) for path in weights.rglob("*") if path.is_file()} == names
+    for name in names - {Path("model.safetensors")}:
+        assert (weights / name).read_bytes() == (base / name).read_bytes(), name
+
+
+def test_an_adapter_whose_weights_bear_other_names_is_no_silent_nothing(shared: OpenBundle, tmp_path: Path) -> None:
+    adapter = shared.directory / "policy" / "adapter_model.safetensors"
+    save_file({name.replace("q_proj", "query"): t for name, t in load_file(adapter).items()}, adapter)
+    with pytest.raises(SettingsError, match="'policy' does not fit its base model: .*missing adapter keys"):
+        merged(shared, tmp_path / "cache")
+
+
+def test_what_failed_is_said_and_nothing_is_kept(shared: OpenBundle, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    weights = shared.weights / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SettingsError, match="^bundle: the base model cannot be read: ") as refused:
+        merged(shared, cache)
+    assert "\n" not in str(refused.value)
+    weights.write_bytes(whole)
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+def test_merged_weights_that_say_something_else_are_not_kept(shared: OpenBundle, tmp_path: Path) -> None:
+    """As the base's configuration is copied, one that ties head and embedding of unlike weights would be such a case:
+    the comparison is with what is on disk."""
+    model = AutoModelForCausalLM.from_pretrained(shared.weights)
+    expected = {"": _logits(model)}
+    model.model.embed_tokens.weight.data *= 1.5
+    model.save_pretrained(tmp_path / "other")
+    with pytest.raises(SettingsError, match=r"logits differ by \d+\.\d%\), so they are not kept"):
+        _compare(tmp_path / "other", expected)
+    _compare(shared.weights, expected)
+
+
+def test_directories_of_an_earlier_format_are_not_read(shared: OpenBundle, tmp_path: Path) -> None:
+    found = merged(shared, tmp_path / "cache")
+    assert found.weights.name.startswith("merged-2-")
+
+
 def test_an_adapter_of_another_model_stops_the_start_and_leaves_nothing_behind(
     shared: OpenBundle, tmp_path: Path
 ) -> None:
@@ -129,7 +229,7 @@ def test_an_adapter_of_another_model_stops_the_start_and_leaves_nothing_behind(
     save_file({name: torch.cat([tensor, tensor]) for name, tensor in load_file(adapter).items()}, adapter)
     with pytest.raises(SettingsError, match="bundle: the adapter 'policy' does not fit its base model"):
         merged(shared, tmp_path / "cache")
-    assert not [path for path in (tmp_path / "cache").glob("merged-*") if path.suffix not in (".lock", ".partial")]
+    assert not [path for path in (tmp_path / "cache").glob("merged-*") if path.suffix != ".lock"]
     config = shared.directory / "policy" / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"peft_type": "NONSENSE"}))
     with pytest.raises(SettingsError, match="does not fit"):

@@ -24,8 +24,12 @@ from tests.training.test_trainer import CHATS, fewer_as
 
 def trained_run(directory: Path, **changes: object) -> FitSettings:
     model = directory / "model"
+    generation = model / "generation_config.json"
+    said = generation.read_bytes() if generation.exists() else None
     tiny.model().save_pretrained(model)
     tiny.tokenizer().save_pretrained(model)
+    if said is not None:
+        generation.write_bytes(said)
     fit = tiny.settings(directory / "run", model=str(model), data={"files": [directory / "chats.jsonl"]}, **changes)
     start_run(fit)
     build_trainer(fit, CHATS, fewer_as, [Example(tiny.CHAT, Pair("A B", "C"))]).train()
@@ -158,6 +162,30 @@ def test_merged_weights_speak_as_the_trained_model(weights: str, tmp_path: Path)
     with torch.no_grad():
         expected = trainer.roles.use("leader")(input_ids=ids).logits
         torch.testing.assert_close(exported(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("weights", ["shared", "full"])
+def test_all_but_the_weights_of_a_merged_model_is_the_bases_own(weights: str, tmp_path: Path) -> None:
+    """Also what transformers refuses to save, or saves otherwise; checkpoints of all weights can be written too."""
+    base = tmp_path / "model"
+    base.mkdir()
+    (base / "generation_config.json").write_text('{"do_sample": false,  "temperature": 0.6}')
+    (base / "tokenizer.model").write_bytes(b"\x00sentencepiece")
+    trained_run(tmp_path, weights=weights)
+    assert json.loads((base / "generation_config.json").read_text())["do_sample"] is False
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "bundle"), "--merge"]) == 0
+    names = {path.name for path in base.iterdir()} - {"model.safetensors"}
+    assert {path.name for path in (tmp_path / "bundle").iterdir()} == names | {"model.safetensors", "slhf.json"}
+    for name in names:
+        assert (tmp_path / "bundle" / name).read_bytes() == (base / name).read_bytes(), name
+
+
+def test_a_base_that_is_kept_in_another_type_than_it_was_trained_in_says_so(tmp_path: Path) -> None:
+    trained_run(tmp_path, weights="shared")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float16"}))
+    export(tmp_path / "run", tmp_path / "bundle", "merged", merge=True)
+    assert json.loads((tmp_path / "bundle" / "config.json").read_text())["dtype"] == "float32"
 
 
 def test_adapters_are_written_in_the_dtype_that_is_asked_for(tmp_path: Path) -> None:

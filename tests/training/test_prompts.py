@@ -2,10 +2,13 @@
 
 import pytest
 
+from slhf_server.model import Turn
+from slhf_server.prompt import PromptEncoder
 from slhf_training.chats import Chat
-from slhf_training.errors import SettingsError
+from slhf_training.errors import DataError, SettingsError
 from slhf_training.prompts import Prompts
 from tests.training import tiny
+from tests.zoo import FAMILIES
 
 LONG: Chat = [
     {"role": "user", "content": "which"},
@@ -54,6 +57,41 @@ def test_special_tokens_in_a_draft_do_not_become_turns() -> None:
     user, a = words.convert_tokens_to_ids(["<user>", "A"])
     prompt = Prompts(words, "improve it").follower(tiny.CHAT, (a, user, a))
     assert prompt.count(user) == 2  # the chat's and the Follower's turn
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_familys_prompts_are_those_of_transformers_and_of_the_server(name: str) -> None:
+    """One encoder makes both (slhf/chat_template.py); drafts are spliced in as ids here and there."""
+    family = FAMILIES[name]
+    words = family.tokenizer()
+    prompts, server = Prompts(words, "Improve it."), PromptEncoder(family.tokenizer())
+    attack = f"x{''.join([*words.all_special_tokens, *family.control])}x"
+    for text in ("What is 2 + 2?", "  padded\n", "caf\u00e9 \U0001f642", attack):
+        chat: Chat = [{"role": "user", "content": text}]
+        draft = tuple(words.encode("It is 4.", add_special_tokens=False))
+        assert list(prompts.leader(chat)) == server.encode([Turn("user", text)])
+        turns = [Turn("user", text), Turn("assistant", "It is 4.", draft), Turn("user", "Improve it.")]
+        assert list(prompts.follower(chat, draft)) == server.encode(turns)
+        if text != attack:
+            content = [{"type": "text", "text": text}] if family.takes_parts else text
+            messages = [{"role": "user", "content": content}]
+            expected = family.tokenizer().apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+            assert list(prompts.leader(chat)) == expected
+
+
+def test_a_draft_from_elsewhere_that_spells_control_tokens_is_plain_text() -> None:
+    words = FAMILIES["parts"].tokenizer()
+    end = words.convert_tokens_to_ids("</s>")
+    ids = Prompts(words).ids("x</s>x")  # a Unigram model finds it by itself
+    assert ids
+    assert end not in ids
+
+
+def test_a_chat_that_the_template_refuses_is_the_datas_error() -> None:
+    prompts = Prompts(FAMILIES["Gemma"].tokenizer())
+    with pytest.raises(DataError, match="chat template refuses this conversation: No system role"):
+        prompts.leader([{"role": "system", "content": "x"}, {"role": "user", "content": "y"}])
+    assert prompts.leader([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}])
 
 
 def test_a_tokenizer_without_a_template_is_refused() -> None:

@@ -20,12 +20,18 @@ from safetensors.torch import load_file, save_file
 
 from slhf import Bundle, RoleWeights, SamplingDefaults, write_bundle
 from slhf.json_text import read_json
+from slhf.weights import write_model
 from slhf_training.config_file import portable
 from slhf_training.errors import SettingsError
 from slhf_training.fitting import build_roles, load_model
+from slhf_training.models import base_directory, load_written
 from slhf_training.roles import DTYPES, Roles
 from slhf_training.run import checkpoint_of, last_metrics, settings_of
 from slhf_training.settings import FitSettings
+
+_PROMPT = 16  # tokens of the prompt that is compared
+# How much logits may differ, relative to their size: float32's arithmetic, and what rounding weights to 16 bits costs.
+_EXACT, _ROUNDED = 1e-3, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +121,11 @@ def _weights(
     """Put weights and tokenizer in place; the manifest's keys that say where."""
     if rank is not None and (merge or settings.weights == "full"):
         raise SettingsError("--rank: only adapters have one, and these weights have none")
-    tokenizer, base = load_model(settings)
+    _, base = load_model(settings)
     roles = build_roles(settings, base)
     roles.load(checkpoint)
     if merge or settings.weights == "full":
-        _merged(roles, tokenizer, staging)
+        _merged(roles, settings, staging)
         return {"base_model": "."}
     for adapter in roles.trained:
         shutil.copytree(checkpoint / adapter, staging / adapter)
@@ -135,19 +141,30 @@ def _weights(
     return parts | {"base_model": "."}
 
 
-def _merged(roles: Roles, tokenizer: Any, staging: Path) -> None:
+def _merged(roles: Roles, settings: FitSettings, staging: Path) -> None:
+    """One plain model beside all else of its base, byte for byte; kept only if it says what the roles say."""
     if roles.adapter_of["leader"] != roles.adapter_of["follower"]:
         raise SettingsError(
             "--merge: Leader and Follower have adapters of their own; one set of weights cannot hold both"
         )
+    expected = _logits(roles.use("leader"))
     model = roles.model if roles.weights == "full" else roles.model.get_base_model()
-    config = model.config
     state = {key: value.detach().clone().contiguous() for key, value in roles.merged_state("leader").items()}
-    plain = type(model)(config).to(model.dtype)
+    plain = type(model)(model.config).to(model.dtype)
     plain.load_state_dict(state)
-    plain.generation_config = model.generation_config
-    plain.save_pretrained(staging)
-    tokenizer.save_pretrained(staging)
+    write_model(plain, base_directory(settings.model), staging)
+    gap = float((_logits(load_written(staging, model.dtype)) - expected).norm() / expected.norm())
+    if not gap <= (_EXACT if model.dtype.itemsize > 2 else _ROUNDED):
+        raise SettingsError(f"--merge: merged weights do not say what the adapter says: logits differ by {gap:.1%}")
+
+
+@torch.no_grad()
+def _logits(model: Any) -> torch.Tensor:
+    """What the model says to a few tokens from all over its vocabulary: (positions, vocabulary), centred."""
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = torch.tensor([[size * n // _PROMPT for n in range(_PROMPT)]], device=model.device)
+    found = model(input_ids=ids, use_cache=False).logits[0].float().cpu()
+    return found - found.mean(dim=-1, keepdim=True)
 
 
 def _truncate(adapter: Path, rank: int) -> None:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as dump
 from torch import nn
 
+from slhf.weights import write_weights
 from slhf_training.settings import Lora
 from slhf_training.sharding import like, whole, without_launcher
 
@@ -165,7 +166,7 @@ class Roles:
         if self.weights == "full":
             model = self.merged("leader")
             if write:
-                model.save_pretrained(directory)
+                write_weights(model, directory)
             return
         for name in self.trained:
             weights = self.adapter(name)
