@@ -10,6 +10,8 @@ import httpx2
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from slhf_server.api.protocol import protocol
 from slhf_server.app import create_app
@@ -24,17 +26,23 @@ __all__ = ["event_loops_keep_running", "pytest_terminal_summary"]  # hooks and f
 Serve = Callable[..., str]
 
 
+def mounted(app: FastAPI, prefix: str) -> Starlette:
+    """Another application that has this one under a prefix, and lives as long as it does."""
+    return Starlette(routes=[Mount(prefix, app)], lifespan=lambda _: app.router.lifespan_context(app))
+
+
 @contextlib.contextmanager
-def running(app: FastAPI) -> Iterator[str]:
-    """The application behind uvicorn on a free port of 127.0.0.1; yields its base URL."""
+def running(app: FastAPI, prefix: str = "") -> Iterator[str]:
+    """The application behind uvicorn on a free port of 127.0.0.1; yields its base URL. With a prefix, mounted there."""
     settings: Settings = app.state.service.settings
     listener = bind(settings.model_copy(update={"port": 0}))
     http = protocol(settings.read_timeout_s)
-    config = uvicorn.Config(app, http=http, loop="asyncio", log_config=None, timeout_graceful_shutdown=2)
+    served = mounted(app, prefix) if prefix else app
+    config = uvicorn.Config(served, http=http, loop="asyncio", log_config=None, timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}{prefix}"
     try:
         await_ready(url, thread)
         yield url

@@ -37,7 +37,13 @@ Change = Callable[[Case[Any]], None]
 
 
 def every_answer_is_as_documented(
-    url: str, operation: tuple[str, str], mode: GenerationMode, *, examples: int, change: Change = lambda case: None
+    url: str,
+    operation: tuple[str, str],
+    mode: GenerationMode,
+    *,
+    examples: int,
+    change: Change = lambda case: None,
+    key: str | None = None,
 ) -> None:
     """No bug, and no status, content type or body that the document does not know."""
     method, path = operation
@@ -53,4 +59,6 @@ def every_answer_is_as_documented(
         assert answer.status_code < 500 or late, answer.text
 
     with requests.Session() as session:
+        if key is not None:
+            session.headers["Authorization"] = f"Bearer {key}"
         hold()

@@ -6,6 +6,7 @@ from typing import Any
 import httpx2
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import SecretStr
 from schemathesis import GenerationMode
 
 from slhf_server.app import create_app
@@ -18,12 +19,21 @@ from tests.contract.histories import HISTORIES
 from tests.contract.openapi import OPERATIONS, every_answer_is_as_documented
 
 REQUESTS = ["RefineRequest", "ChatRequest", "CompletionRequest", "ResponseRequest"]
+KEY = "right"
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     engine = FakeEngine(max_model_len=100)
     with running(create_app(Settings(), engine.open)) as base:
+        yield base
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[str]:
+    """Mounted under a prefix, with a key."""
+    engine = FakeEngine(max_model_len=100)
+    with running(create_app(Settings(api_keys=SecretStr(f"me={KEY}")), engine.open), "/small") as base:
         yield base
 
 
@@ -44,6 +54,18 @@ def test_every_answer_is_as_documented(url: str, operation: tuple[str, str], mod
     if mode.is_negative and operation[0] == "GET":
         pytest.skip("nothing can be wrong with this request")
     every_answer_is_as_documented(url, operation, mode, examples=50 if operation[0] == "POST" else 10)
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+@pytest.mark.parametrize("operation", [one for one in OPERATIONS if one[1].startswith("/v1/")], ids=lambda one: one[1])
+def test_every_answer_is_as_documented_under_a_prefix_with_a_key(
+    guarded: str, operation: tuple[str, str], mode: GenerationMode
+) -> None:
+    if mode.is_negative and operation[0] == "GET":
+        pytest.skip("nothing can be wrong with this request")
+    every_answer_is_as_documented(guarded, operation, mode, examples=25, key=KEY)
+    method, path = operation
+    assert httpx2.request(method, guarded + path, json={} if method == "POST" else None).status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The server of test_soak.py and test_signals.py: `slhf-server` on a fake model, in a process that can report on itself.
+"""The server of test_soak.py and test_signals.py: `slhf-server` on a fake model, in a process that reports on itself.
 
 Its first line on stdout is its port. On SIGUSR1 it prints a line of JSON: asyncio tasks, completions under way and
 resident memory in MB. Its argument is the grace period in seconds. A question's first word says what becomes of it; the

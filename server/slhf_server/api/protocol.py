@@ -26,6 +26,7 @@ from slhf_server.api.middleware import MOST_HEADER_BYTES, MOST_HEADERS
 from slhf_server.errors import BadRequest, HeadersTooLarge, RequestError, RequestTimeout
 
 _MOST_HEAD_BYTES = MOST_HEADER_BYTES + (10 << 10)  # the request line too, and what stands between the fields
+_MOST_FIELDS = 4 * MOST_HEADERS  # are counted; those above MOST_HEADERS are not kept
 _SMALL_HEAD_BYTES = 4 << 10
 _MOST_FRAMING_BYTES = 8 << 10
 _FRAMING_PER_BYTE = 16  # of the body: a chunk of one byte has five bytes around it
@@ -67,6 +68,8 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     """Bytes since the head that were no body."""
     _large_bytes = 0
     """What the head has of `large_heads_bytes`."""
+    _fields = 0
+    """Of head and trailers."""
     _unparsed = b""
     _plain_head: bytes | None = None
     """The head without its Upgrade field, to be parsed again."""
@@ -134,7 +137,11 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         except httptools.HttpParserUpgrade as exc:
             return self._feed_again(piece[exc.args[0] :])
         except httptools.HttpParserError:
-            return self._refuse(BadRequest("Invalid HTTP request received: it is no well-formed HTTP/1.1"))
+            return self._refuse(
+                HeadersTooLarge(f"more than {MOST_HEADERS} headers")
+                if self._fields > _MOST_FIELDS
+                else BadRequest("Invalid HTTP request received: it is no well-formed HTTP/1.1")
+            )
         self._keep_within_bounds()
 
     def _feed_again(self, rest: bytes) -> None:
@@ -166,11 +173,15 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     # The parser's calls.
 
     def on_message_begin(self) -> None:
+        self._fields = 0
         self._head_bytes = self._head_bytes or 1  # behind a body in one piece: that it has begun is what counts
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keeps a field of the head; one more than there may be is enough to refuse them. Trailers are dropped."""
+        self._fields += 1
+        if self._fields > _MOST_FIELDS:
+            raise OverflowError("too many fields")  # stops the parser: a read may hold thousands of them
         if self._head_bytes is not None and len(self.headers) <= MOST_HEADERS:
             super().on_header(name, value)
 

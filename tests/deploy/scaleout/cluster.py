@@ -1,11 +1,13 @@
 """Runs in Ray's environment: deploy/ray/slhf_ray.py on a local cluster, with the fake model in the engine's place.
 
-A round takes ROUND_S; its text is the replica's process id. With `"engine": true` it is the real engine, and a replica
+A round takes ROUND_S; its text is the replica's process id. A replica appends its access log to `access` in the folder
+REPLICAS. With `"engine": true` it is the real engine, and a replica
 leaves a file named by its process id in the folder REPLICAS. Each line on standard input, `{"port", "replicas",
 "settings", "metrics_port"}`, is deployed, and answered by a line `{"deployed_s"}`; the input's end ends the cluster.
 """
 
 import json
+import logging
 import os
 import sys
 import time
@@ -14,11 +16,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import ray
+from fastapi import FastAPI
 from ray import serve
 from slhf_ray import Arguments, Replica, application
 
 from slhf_server.fake import FakeEngine
 from slhf_server.loading import open_vllm
+from slhf_server.logs import JSONFormatter
 from slhf_server.model import Engine, Turn
 from slhf_server.service import OpenEngine
 from slhf_server.settings import Settings
@@ -36,6 +40,15 @@ async def open_fake(settings: Settings) -> FakeEngine:
 
 class FakeReplica(Replica):
     open_engine: ClassVar[OpenEngine] = staticmethod(open_fake)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        app = super().__serve_build_asgi_app__()
+        lines = logging.FileHandler(Path(os.environ["REPLICAS"]) / "access")
+        lines.setFormatter(JSONFormatter())
+        access = logging.getLogger("slhf_server.access")
+        access.addHandler(lines)
+        access.setLevel(logging.INFO)  # whatever the level of the rest
+        return app
 
 
 async def open_real(settings: Settings) -> Engine:
