@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -28,7 +28,13 @@ Serve = Callable[..., str]
 
 def mounted(app: FastAPI, prefix: str) -> Starlette:
     """Another application that has this one under a prefix, and lives as long as it does."""
-    return Starlette(routes=[Mount(prefix, app)], lifespan=lambda _: app.router.lifespan_context(app))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with app.router.lifespan_context(app):
+            yield
+
+    return Starlette(routes=[Mount(prefix, app)], lifespan=lifespan)
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ def encoder(builtin: Any) -> PromptEncoder:
 
 def ask(encoder: PromptEncoder, engine: Broken, *turns: Turn) -> None:
     async def play() -> None:
-        role = VLLMRole("m", engine, encoder, {}, None)  # type: ignore[arg-type]
+        role = VLLMRole("m", engine, encoder, {}, None)
         async for _ in role.stream(turns, Sampling(max_tokens=1), request_id="r-17"):
             pass
 

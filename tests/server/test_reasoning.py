@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slhf.wire import Message, StopReason
+from slhf.history import Message
+from slhf.wire import StopReason
 from slhf_server.conversation import as_text
 from slhf_server.errors import ContextLengthExceeded, EngineFailed
 from slhf_server.fake import FakeEngine, Said

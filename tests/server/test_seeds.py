@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slhf.wire import Message, RefineOptions
+from slhf.history import Message
+from slhf.wire import RefineOptions
 from slhf_server.fake import FakeEngine
 from slhf_server.model import Sampling
 from slhf_server.planner import Ask, Planner

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import Counter
 from starlette.types import Message
 
-from slhf.wire import Message as ChatMessage
+from slhf.history import Message as ChatMessage
 from slhf.wire import RefineOptions, RoundDelta
 from slhf_server.api.streaming import stream
 from slhf_server.app import create_app
@@ -22,7 +22,7 @@ from slhf_server.planner import Ask
 from slhf_server.refinement import Step
 from slhf_server.service import Service
 from slhf_server.settings import Settings
-from tests.conftest import Serve
+from tests.conftest import Serve, until
 from tests.server.conftest import Play, eventually
 
 Body = dict[str, Any]
@@ -110,8 +110,7 @@ def test_a_shutdown_lets_a_plain_stream_end_with_what_was_sent(play: Play, endpo
         service: Service = app.state.service
         async with app.router.lifespan_context(app), _client(app) as http:
             asking = asyncio.ensure_future(http.post(f"/v1/{endpoint}", json=body_of(endpoint, rounds=0)))
-            while not engine.leader.running:
-                await asyncio.sleep(0)
+            await until(lambda: engine.leader.running > 0)
             asyncio.get_running_loop().call_later(0.3, service.drain, 0.0)
             text = (await asking).text
         datas = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
@@ -263,8 +262,7 @@ def test_a_deadline_that_passed_in_the_queue_asks_no_model(play: Play) -> None:
         async with app.router.lifespan_context(app), _client(app) as http:
             await app.state.service.loading()
             first = asyncio.ensure_future(http.post("/v1/refine", json={"prompt": "x", "rounds": 0}))
-            while not engine.leader.running:
-                await asyncio.sleep(0)
+            await until(lambda: engine.leader.running > 0)
             late = await http.post("/v1/refine", json={"prompt": "x", "draft": "mine", "timeout_ms": 20})
             none = await http.post("/v1/refine", json={"prompt": "x", "timeout_ms": 20})
             first.cancel()
