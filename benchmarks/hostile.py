@@ -100,6 +100,7 @@ async def health_beside(seconds: float, inputs: Sequence[Hostile]) -> bool:
     async with server(FAKE, "/ready") as process, httpx2.AsyncClient(base_url=process.url, timeout=60) as http:
         _row("(calm)", "", await health(http, seconds))
         for one in inputs:
+            await http.get("/health")  # what the last input has left behind is not this one's
             async with hostile(process.url, [one.name]) as statuses:
                 figures = await health(http, seconds)
             _row(one.name, _told(statuses), figures)
