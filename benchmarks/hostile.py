@@ -156,7 +156,7 @@ async def refine_all(
 
 async def drafts_beside(given: argparse.Namespace) -> bool:
     url, keys, drafts = given.base_url, given.api_keys.split(","), read_drafts(given.drafts, given.limit)
-    names = [one.name for one in INPUTS]
+    names = [one.name for one in INPUTS if given.only in one.name]
     await refine_all(url, keys, drafts[:2], "warm-up", 1, 8)
     calm = await refine_all(url, keys, drafts, "one", given.at_once, given.max_tokens)
     async with hostile(url, names, keys) as statuses:
