@@ -124,9 +124,7 @@ _CONVERSATIONS: dict[str, Callable[[], bytes]] = {
         messages=[*ASK, {"role": "assistant", "content": "<think></think>" * 200_000}, *ASK]
     ),
     "thoughts that never end": lambda: chat(refine={"draft": "<think>" * 500_000}),
-    "a draft of 4 MiB": lambda: raw(
-        '{"messages":[{"role":"user","content":"a"}],"refine":{"rounds":0,"draft":"', "é", '"}}'
-    ),
+    "a draft of 4 MiB": lambda: raw(chat().decode()[:-1] + ',"refine":{"rounds":0,"draft":"', "é", '"}}'),
     "a draft of 2 MiB, returned twice": lambda: chat(
         refine={"draft": "é" * (1 << 20), "rounds": 0, "return_rounds": True}
     ),
