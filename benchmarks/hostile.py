@@ -100,6 +100,7 @@ async def health_beside(seconds: float, inputs: Sequence[Hostile]) -> bool:
     async with server(FAKE, "/ready") as process, httpx2.AsyncClient(base_url=process.url, timeout=60) as http:
         _row("(calm)", "", await health(http, seconds))
         for one in inputs:
+            await http.get("/health")  # what the last input has left behind is not this one's
             async with hostile(process.url, [one.name]) as statuses:
                 figures = await health(http, seconds)
             _row(one.name, _told(statuses), figures)
@@ -155,7 +156,7 @@ async def refine_all(
 
 async def drafts_beside(given: argparse.Namespace) -> bool:
     url, keys, drafts = given.base_url, given.api_keys.split(","), read_drafts(given.drafts, given.limit)
-    names = [one.name for one in INPUTS]
+    names = [one.name for one in INPUTS if given.only in one.name]
     await refine_all(url, keys, drafts[:2], "warm-up", 1, 8)
     calm = await refine_all(url, keys, drafts, "one", given.at_once, given.max_tokens)
     async with hostile(url, names, keys) as statuses:

@@ -61,10 +61,10 @@ def verdict(text: bytes, grammar: bool) -> dict[str, str]:
         for found in _schemas(schema):
             _check_references(found)
             _spell_out(found)
-        _compiled(schema)
         spelled = json.dumps(schema, ensure_ascii=False)
         if len(spelled.encode()) > _MOST_SPELLED:
             raise Refused("the schema is too large: its patterns are too long")
+        _compiled(schema)
         if grammar:
             _check_grammar(spelled)
     except Refused as exc:

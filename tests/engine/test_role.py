@@ -1,6 +1,7 @@
 """A role's way to vLLM and back where something goes wrong: long prompts, and what the log says of failures."""
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncGenerator
 from types import SimpleNamespace
@@ -8,12 +9,16 @@ from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
+from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineGenerateError
 
+from slhf_server.engine.parameters import engine_params
 from slhf_server.engine.role import VLLMRole
 from slhf_server.errors import BadRequest, ContextLengthExceeded, EngineFailed
 from slhf_server.model import Sampling, Turn
 from slhf_server.prompt import PromptEncoder
+from slhf_server.structure import structure_of
+from slhf_server.workers import Workers
 
 CONTEXT = 512
 
@@ -81,6 +86,16 @@ def test_a_prompt_that_does_not_fit_is_told_both_lengths(encoder: PromptEncoder,
         ask(encoder, engine, *turns)
     assert str(CONTEXT) in refused.value.message
     assert engine.asked == 0
+
+
+def test_a_grammar_that_another_process_has_tried_is_not_compiled_on_the_event_loop() -> None:
+    """vLLM would, for 24 seconds: here it would at least find out that there is no such grammar."""
+    schema = {"type": "array", "uniqueItems": True, "maxItems": 2**70}
+    structure = structure_of({"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}, Workers())
+    params = engine_params(Sampling(structure=structure), {}, 10, RequestOutputKind.DELTA)
+    params._validate_structured_outputs(None, SimpleNamespace(backend="guidance"), None)
+    asked = params.clone().structured_outputs
+    assert (json.loads(asked.json), asked._backend) == (schema, "guidance")  # text: msgpack has no such integers
 
 
 def test_no_text_has_fewer_tokens_than_the_bound_says(encoder: PromptEncoder) -> None:

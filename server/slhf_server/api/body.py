@@ -83,7 +83,8 @@ async def _check_values(raw: bytes) -> None:
 
 
 def _marks(raw: bytes) -> int:
-    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+    """Each value but the outermost has a comma before it, or is the first behind a bracket."""
+    return sum(map(raw.count, (b",", b"[", b"{"))) - raw.count(b"[]") - raw.count(b"{}")
 
 
 def _check_sizes(body: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ class EngineParams(SamplingParams):  # type: ignore[misc]
 
         Guidance's has been compiled when the request was read, in another process (structure.py).
         """
-        if self.structured_outputs is None or config.backend != "guidance":
+        if self.structured_outputs is None or config is None or config.backend != "guidance":
             SamplingParams._validate_structured_outputs(self, model_config, config, tokenizer)
         else:
             self.structured_outputs._backend = config.backend
