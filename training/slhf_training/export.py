@@ -162,7 +162,7 @@ def _logits(model: Any) -> torch.Tensor:
     """What the model says to a few tokens from all over its vocabulary: (positions, vocabulary), centred."""
     size = model.get_input_embeddings().weight.shape[0]
     ids = torch.tensor([[size * n // _PROMPT for n in range(_PROMPT)]], device=model.device)
-    found = model(input_ids=ids, use_cache=False).logits[0].float().cpu()
+    found: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0].float().cpu()
     return found - found.mean(dim=-1, keepdim=True)
 
 
