@@ -242,7 +242,7 @@ def test_a_template_that_refuses_control_tokens_itself_is_the_clients_error() ->
 
 
 def test_a_tokenizer_whose_call_gives_other_ids_than_its_file_ends_the_start() -> None:
-    class Odd(PreTrainedTokenizerFast):
+    class Odd(PreTrainedTokenizerFast):  # type: ignore[misc]
         def _encode_plus(self, *args: Any, **kwargs: Any) -> Any:
             found = super()._encode_plus(*args, **kwargs)
             found["input_ids"] = [7, *found["input_ids"]]
