@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from slhf import RoleWeights, revision_of
-from slhf.weights import write_model
+from slhf.weights import difference, logits_of, write_model
 from slhf_server.bundles import OpenBundle
 from slhf_server.cached import made_once
 from slhf_server.errors import SettingsError
@@ -25,9 +25,6 @@ from slhf_server.errors import SettingsError
 _logger = logging.getLogger(__name__)
 _LEADER = "leader"
 _FORMAT = "merged-2"  # of what is written: directories of another one are never read
-_PROMPT = 16  # tokens of the prompt that is compared
-# How much logits may differ, relative to their size: float32's arithmetic, and what rounding weights to 16 bits costs.
-_EXACT, _ROUNDED = 1e-3, 0.1
 
 
 def merged(bundle: OpenBundle, cache_dir: Path) -> OpenBundle:
@@ -52,7 +49,7 @@ def merged(bundle: OpenBundle, cache_dir: Path) -> OpenBundle:
 
 
 def _is_quantised(base: Path) -> bool:
-    return "quantization_config" in _json(base / "config.json")
+    return _json(base / "config.json").get("quantization_config") is not None
 
 
 def _is_plain(adapter: Path) -> bool:
@@ -71,7 +68,7 @@ def _merge(base: Path, leader: Path | None, follower: Path, target: Path) -> Non
         plain = _read(base)
     with _or_refuse(f"the adapter {follower.name!r} does not fit its base model"):
         model = _adapted(plain, follower)
-    expected = {"": _logits(model)}
+    expected = {"": logits_of(model)}
     if leader != follower:
         with _or_refuse(f"the adapter {(leader or follower).name!r} does not fit its base model"):
             expected[_LEADER] = _add_leader(model, leader)
@@ -104,13 +101,13 @@ def _add_leader(model: Any, leader: Path | None) -> Any:
     signs = {"follower": -1.0}
     if leader is None:
         with model.disable_adapter():
-            expected = _logits(model)
+            expected = logits_of(model)
     else:
         found = model.load_adapter(str(leader), "own")
         if missing := [key for key in found.missing_keys if ".own." in key]:
             raise ValueError(f"it lacks {', '.join(missing)}")
         model.set_adapter("own")
-        expected = _logits(model)
+        expected = logits_of(model)
         signs["own"] = 1.0
     model.add_weighted_adapter(list(signs), list(signs.values()), _LEADER, combination_type="cat")
     model.set_adapter("follower")
@@ -142,23 +139,13 @@ def _tie_again(whole: Any) -> bool:
     return same
 
 
-def _logits(model: Any) -> Any:
-    """What the model says to a few tokens from all over its vocabulary: (positions, vocabulary), float32."""
-    parameter = next(model.parameters())
-    size = model.get_input_embeddings().weight.shape[0]
-    ids = parameter.new_tensor([[size * n // _PROMPT for n in range(_PROMPT)]]).long()
-    found = model(input_ids=ids, use_cache=False).logits[0].detach().float()
-    return found - found.mean(dim=-1, keepdim=True)
-
-
 def _compare(weights: Path, expected: Mapping[str, Any]) -> None:
     """Raises SettingsError unless what was written says what base and adapters said."""
     for adapter, wanted in expected.items():
         with _or_refuse("what was merged cannot be read back"):
             model = _read(weights)
             model = _adapted(model, weights / adapter) if adapter else model
-        gap = float((_logits(model) - wanted).norm() / wanted.norm())
-        if not gap <= (_EXACT if model.dtype.itemsize > 2 else _ROUNDED):
+        if (gap := difference(model, wanted)) is not None:
             raise SettingsError(
                 f"bundle: merged weights do not say what base and adapter say (their logits differ by {gap:.1%}), so "
                 "they are not kept"

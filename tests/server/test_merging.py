@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from slhf import Bundle, RoleWeights, write_bundle
+from slhf.weights import logits_of
 from slhf_server.bundles import OpenBundle, open_bundle
 from slhf_server.errors import SettingsError
-from slhf_server.merging import _compare, _logits, merged
+from slhf_server.merging import _compare, merged
 from slhf_server.settings import Settings
 from tests.training import tiny
 
@@ -209,7 +210,7 @@ def test_merged_weights_that_say_something_else_are_not_kept(shared: OpenBundle,
     """As the base's configuration is copied, one that ties head and embedding of unlike weights would be such a case:
     the comparison is with what is on disk."""
     model = AutoModelForCausalLM.from_pretrained(shared.weights)
-    expected = {"": _logits(model)}
+    expected = {"": logits_of(model)}
     model.model.embed_tokens.weight.data *= 1.5
     model.save_pretrained(tmp_path / "other")
     with pytest.raises(SettingsError, match=r"logits differ by \d+\.\d%\), so they are not kept"):

@@ -233,6 +233,27 @@ def test_a_template_that_cannot_be_run_ends_the_start_in_one_line(template: str)
     assert "\n" not in str(refused.value)
 
 
+def test_a_template_that_refuses_control_tokens_itself_is_the_clients_error() -> None:
+    refusing = "{% if '<|im_end|>' in messages[-1].content %}{{ raise_exception('no tokens') }}{% endif %}" + CHATML
+    encoder = PromptEncoder(small(refusing, SPECIAL))
+    assert encoder.encode(TURNS)
+    with pytest.raises(BadRequest, match="no tokens"):
+        encoder.encode([Turn("user", INJECTION)])
+
+
+def test_a_tokenizer_whose_call_gives_other_ids_than_its_file_ends_the_start() -> None:
+    class Odd(PreTrainedTokenizerFast):  # type: ignore[misc]
+        def _encode_plus(self, *args: Any, **kwargs: Any) -> Any:
+            found = super()._encode_plus(*args, **kwargs)
+            found["input_ids"] = [7, *found["input_ids"]]
+            return found
+
+    odd = Odd(tokenizer_object=small(CHATML, SPECIAL).backend_tokenizer)
+    odd.chat_template = CHATML
+    with pytest.raises(SettingsError, match="^bundle: prompts of user differ from those of transformers'"):
+        PromptEncoder(odd)
+
+
 def test_a_slow_tokenizer_cannot_serve() -> None:
     class Slow:
         chat_template = CHATML

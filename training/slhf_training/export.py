@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from slhf import Bundle, RoleWeights, SamplingDefaults, write_bundle
 from slhf.json_text import read_json
-from slhf.weights import write_model
+from slhf.weights import difference, logits_of, write_model
 from slhf_training.config_file import portable
 from slhf_training.errors import SettingsError
 from slhf_training.fitting import build_roles, load_model
@@ -28,10 +28,6 @@ from slhf_training.models import base_directory, load_written
 from slhf_training.roles import DTYPES, Roles
 from slhf_training.run import checkpoint_of, last_metrics, settings_of
 from slhf_training.settings import FitSettings
-
-_PROMPT = 16  # tokens of the prompt that is compared
-# How much logits may differ, relative to their size: float32's arithmetic, and what rounding weights to 16 bits costs.
-_EXACT, _ROUNDED = 1e-3, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,30 +137,21 @@ def _weights(
     return parts | {"base_model": "."}
 
 
+@torch.no_grad()
 def _merged(roles: Roles, settings: FitSettings, staging: Path) -> None:
     """One plain model beside all else of its base, byte for byte; kept only if it says what the roles say."""
     if roles.adapter_of["leader"] != roles.adapter_of["follower"]:
         raise SettingsError(
             "--merge: Leader and Follower have adapters of their own; one set of weights cannot hold both"
         )
-    expected = _logits(roles.use("leader"))
+    expected = logits_of(roles.use("leader"))
     model = roles.model if roles.weights == "full" else roles.model.get_base_model()
     state = {key: value.detach().clone().contiguous() for key, value in roles.merged_state("leader").items()}
     plain = type(model)(model.config).to(model.dtype)
     plain.load_state_dict(state)
     write_model(plain, base_directory(settings.model), staging)
-    gap = float((_logits(load_written(staging, model.dtype)) - expected).norm() / expected.norm())
-    if not gap <= (_EXACT if model.dtype.itemsize > 2 else _ROUNDED):
+    if (gap := difference(load_written(staging, model.dtype), expected)) is not None:
         raise SettingsError(f"--merge: merged weights do not say what the adapter says: logits differ by {gap:.1%}")
-
-
-@torch.no_grad()
-def _logits(model: Any) -> torch.Tensor:
-    """What the model says to a few tokens from all over its vocabulary: (positions, vocabulary), centred."""
-    size = model.get_input_embeddings().weight.shape[0]
-    ids = torch.tensor([[size * n // _PROMPT for n in range(_PROMPT)]], device=model.device)
-    found: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0].float().cpu()
-    return found - found.mean(dim=-1, keepdim=True)
 
 
 def _truncate(adapter: Path, rank: int) -> None:

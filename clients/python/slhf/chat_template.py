@@ -57,9 +57,12 @@ class ChatTemplate:
                 raise UnusableTokenizer(f"the chat template cannot be used: {self._loss(roles)}")
         try:
             self.tokens = SpecialTokens(tokenizer.backend_tokenizer, self._structural(probes))
+            for roles in probes:
+                self._check(roles)
+        except UnusableTokenizer:
+            raise
         except Exception as exc:  # tokenizers raises nothing narrower
-            raise UnusableTokenizer(f"the tokenizer cannot be copied: {exc}") from exc
-        self._check(probes)
+            raise UnusableTokenizer(f"the tokenizer cannot be used: {exc}") from exc
 
     def encode(self, turns: Sequence[Turn]) -> list[int]:
         """Token ids of the chat, ending where the assistant's next turn begins.
@@ -76,9 +79,9 @@ class ChatTemplate:
             return self._encode(joined)
 
     def _encode(self, turns: Sequence[Turn]) -> list[int]:
-        plain = self._render(turns, lambda _, text: text)
+        plain = self._render(turns, _as_it_is)
         pieces = self._pieces(self._render(turns, self._fenced))
-        if pieces is not None and self._shows(pieces, turns) and self._text(pieces) == plain:
+        if pieces is not None and self._missing(pieces, turns) is None and self._text(pieces) == plain:
             return self._spliced(pieces, turns)
         return self._rewritten(plain, turns)
 
@@ -114,7 +117,7 @@ class ChatTemplate:
         if not text[-1:].isspace():
             return before
         try:
-            prompt = self._render(turns, lambda _, text: text)
+            prompt = self._render(turns, _as_it_is)
         except ChatRefused:
             return before
         added = text[len(prompt) :] if text.startswith(prompt) else ""
@@ -137,10 +140,8 @@ class ChatTemplate:
         """The rendered chat as without fences; token ids have theirs in any rendering."""
         return "".join(piece.text if piece.text or piece.turn is None else self._empty(piece.turn) for piece in pieces)
 
-    def _shows(self, pieces: Sequence[Piece], turns: Sequence[Turn]) -> bool:
-        return self._missing(pieces, turns) is None
-
     def _missing(self, pieces: Sequence[Piece], turns: Sequence[Turn]) -> int | None:
+        """The first turn of which nothing is shown, though it says something."""
         shown = {piece.turn for piece in pieces}
         said = (n for n, (_, content) in enumerate(turns) if not isinstance(content, str) or content.strip())
         return next((n for n in said if n not in shown), None)
@@ -201,24 +202,28 @@ class ChatTemplate:
     def _probed(self, roles: Sequence[str]) -> Iterator[Piece]:
         yield from self._pieces(self._render([(role, "Hello") for role in roles], self._fenced)) or ()
 
-    def _check(self, probes: Sequence[Sequence[str]]) -> None:
-        hostile = f"x{''.join(t for t in self._structural(probes))}x"
-        for roles in probes:
-            chats = [[(role, text) for role in roles] for text in _SAID]
-            for turns in chats:
-                found = self._encode(turns)
-                guarded = self.tokens.guarded(self._pieces(self._render(turns, self._fenced)) or [])
-                if found != self._usual(turns) or (found != guarded and self._is_exact(turns)):
-                    raise UnusableTokenizer(
-                        f"prompts of {', '.join(roles)} differ from those of transformers' apply_chat_template"
-                    )
-            attack: list[Turn] = [(role, hostile) for role in roles]
-            if self._controls(self._encode(attack)) != self._controls(self._encode([(r, "xx") for r in roles])):
-                raise UnusableTokenizer(f"text of control tokens becomes structure in prompts of {', '.join(roles)}")
+    def _check(self, roles: Sequence[str]) -> None:
+        chat = ", ".join(roles)
+        for text in _SAID:
+            turns = [(role, text) for role in roles]
+            found = self._tried(turns)
+            if found is None:
+                continue
+            if found != self._usual(turns):
+                raise UnusableTokenizer(f"prompts of {chat} differ from those of transformers' apply_chat_template")
+            pieces = self._pieces(self._render(turns, self._fenced)) or []
+            if self._text(pieces) == self._render(turns, _as_it_is) and self.tokens.guarded(pieces) != found:
+                raise UnusableTokenizer(f"special tokens cannot be told from text in prompts of {chat}")
+        hostile = f"x{''.join(self.tokens.names)}x"
+        attacked, calm = (self._tried([(role, text) for role in roles]) for text in (hostile, "xx"))
+        if attacked is not None and self._controls(attacked) != self._controls(calm or []):
+            raise UnusableTokenizer(f"text of control tokens becomes structure in prompts of {chat}")
 
-    def _is_exact(self, turns: Sequence[Turn]) -> bool:
-        pieces = self._pieces(self._render(turns, self._fenced))
-        return pieces is not None and self._text(pieces) == self._render(turns, lambda _, text: text)
+    def _tried(self, turns: Sequence[Turn]) -> list[int] | None:
+        try:
+            return self._encode(turns)
+        except ChatRefused:  # of these words: safe
+            return None
 
     def _controls(self, ids: Sequence[int]) -> list[int]:
         unknown = self._tokenizer.unk_token_id  # text that the vocabulary lacks
@@ -231,6 +236,10 @@ class ChatTemplate:
 
     def _shaped(self, text: str) -> str | list[dict[str, str]]:
         return [{"type": "text", "text": text}] if self._takes_parts else text
+
+
+def _as_it_is(_: int, text: str) -> str:
+    return text
 
 
 def _check_kind(tokenizer: Any) -> None:

@@ -41,6 +41,7 @@ class SpecialTokens:
     def __init__(self, backend: Any, structural: Collection[str]) -> None:
         """`structural`: the added tokens that no content may yield. Raises ValueError where the tokenizer cannot be
         copied, or not under other names."""
+        self.names = tuple(structural)
         state = _whole_text(json.loads(backend.to_str()))
         make = type(backend).from_str
         self._ordinary = make(json.dumps(state))

@@ -7,6 +7,7 @@ This module imports no torch: it takes a model of transformers.
 """
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from slhf.bundle import MANIFEST
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.index.json")
 _OURS = (MANIFEST, "adapter_config.json")
 _TEMPLATES = "additional_chat_templates"
+_PROMPT = 16  # tokens of the prompt that is compared
+# How much logits may differ, relative to their size: by float32's arithmetic, and by rounding merged weights to 16 bits
+# (SmolLM2-135M in bfloat16 with its Follower: 0.06).
+_EXACT, _ROUNDED = 1e-3, 0.2
 
 
 def write_weights(model: Any, directory: Path) -> None:
@@ -54,3 +59,19 @@ def copy_all_but_weights(base: Path, directory: Path) -> None:
             shutil.copyfile(path, directory / path.name)
     if (base / _TEMPLATES).is_dir():
         shutil.copytree(base / _TEMPLATES, directory / _TEMPLATES, copy_function=shutil.copyfile)
+
+
+def logits_of(model: Any) -> Any:
+    """What the model says to a few tokens from all over its vocabulary: (positions, vocabulary), float32, centred."""
+    parameter = next(model.parameters())
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = parameter.new_tensor([[size * n // _PROMPT for n in range(_PROMPT)]]).long()
+    found = model(input_ids=ids, use_cache=False).logits[0].detach().float().cpu()
+    return found - found.mean(dim=-1, keepdim=True)
+
+
+def difference(model: Any, expected: Any) -> float | None:
+    """By how much the model's logits differ from `logits_of` another, if by more than arithmetic explains."""
+    gap = float((logits_of(model) - expected).norm() / expected.norm())
+    allowed = _EXACT if model.dtype.itemsize > 2 else _ROUNDED
+    return None if math.isfinite(gap) and gap <= allowed else gap
