@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -24,7 +24,13 @@ Serve = Callable[..., str]
 
 def mounted(app: FastAPI, prefix: str) -> Starlette:
     """Another application that has this one under a prefix, and lives as long as it does."""
-    return Starlette(routes=[Mount(prefix, app)], lifespan=lambda _: app.router.lifespan_context(app))
+
+    @contextlib.asynccontextmanager
+    async def live(outer: Starlette) -> AsyncGenerator[None, None]:
+        async with app.router.lifespan_context(app):
+            yield
+
+    return Starlette(routes=[Mount(prefix, app)], lifespan=live)
 
 
 @contextlib.contextmanager
