@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 
 import httpx2
@@ -30,11 +30,11 @@ def mounted(app: FastAPI, prefix: str) -> Starlette:
     """Another application that has this one under a prefix, and lives as long as it does."""
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def live(outer: Starlette) -> AsyncGenerator[None, None]:
         async with app.router.lifespan_context(app):
             yield
 
-    return Starlette(routes=[Mount(prefix, app)], lifespan=lifespan)
+    return Starlette(routes=[Mount(prefix, app)], lifespan=live)
 
 
 @contextlib.contextmanager

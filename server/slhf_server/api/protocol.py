@@ -228,6 +228,8 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def _on_deadline(self) -> None:
         self._deadline = None
+        if self.transport.is_closing():
+            return
         if self.flow.read_paused or self._unparsed or self._body_is_on_its_way():
             self._set_deadline()
         elif self._head_bytes == 0:
@@ -254,9 +256,11 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.cycle.response_complete:  # no other one waits: let go of what this one has brought
-            self.scope = self.cycle.scope = None  # type: ignore[assignment]
-            self.headers = []
+            self.cycle.scope = None  # type: ignore[assignment]
             self.cycle.body = bytearray()
+            if not self._head_bytes:  # else these are the next one's
+                self.scope = None  # type: ignore[assignment]
+                self.headers = []
         if self._unparsed and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self._parse()

@@ -375,3 +375,15 @@ def test_a_client_that_goes_in_the_middle_of_a_body_leaves_nothing(serve: Serve)
         with connect(url) as connection:
             connection.sendall(beginning)
     assert eventually(lambda: httpx2.post(f"{url}/v1/refine", json={"prompt": "x"}).status_code == 200)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20, 40, 60])
+def test_a_head_that_begins_before_the_answer_to_the_last_request_is_kept(serve: Serve, cut: int) -> None:
+    head = b"GET /v1/models HTTP/1.1\r\nX-Request-Id: mine\r\nAuthorization: Bearer right\r\n\r\n"
+    with connect(serve(**KEYS)) as connection:
+        for _ in range(3):
+            connection.sendall(post(LENGTH + b"Authorization: Bearer right\r\n") + BODY + head[:cut])
+            assert read(connection)[0] == 200
+            connection.sendall(head[cut:])
+            status, headers, _ = read(connection)
+            assert (status, headers["x-request-id"]) == (200, "mine")
