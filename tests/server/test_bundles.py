@@ -11,6 +11,7 @@ from slhf_server.bundles import open_bundle
 from slhf_server.errors import SettingsError
 from slhf_server.settings import Settings
 from tests.server.conftest import Run
+from tests.zoo import FAMILIES
 
 OPEN = """
 import json, sys
@@ -183,3 +184,31 @@ def test_a_hub_id_that_is_not_there_is_refused(python: Run, hub: Path, bundle: s
     ended = python(OPEN, bundle, HF_HUB_CACHE=str(hub), HF_HUB_OFFLINE="1")
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"bundle: {bundle!r} is no directory here, and the hub did not give it: ")
+
+
+LOAD = """
+import asyncio, sys
+from slhf_server.errors import SettingsError
+from slhf_server.loading import open_vllm
+from slhf_server.settings import Settings
+try:
+    asyncio.run(open_vllm(Settings(bundle=sys.argv[1])))
+except SettingsError as exc:
+    sys.exit(f"{exc}; vllm imported: {'vllm' in sys.modules}")
+"""
+
+
+def test_a_chat_template_that_cannot_be_used_ends_the_start_before_the_engine_is_there(
+    python: Run, plain: Path
+) -> None:
+    """The bundle's weights are no weights: nobody came to read them."""
+    tokenizer = FAMILIES["Command R"].tokenizer()
+    tokenizer.chat_template = {"rag": "rag", "tool_use": "tools"}
+    tokenizer.save_pretrained(plain)
+    assert (plain / "additional_chat_templates" / "rag.jinja").exists()
+    ended = python(LOAD, str(plain))
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == (
+        "bundle: the tokenizer has several chat templates and none is named default: rag, tool_use; "
+        "vllm imported: False"
+    )
