@@ -3,7 +3,9 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator
+import math
+import threading
+from collections.abc import AsyncGenerator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -86,6 +88,24 @@ def test_a_prompt_that_does_not_fit_is_told_both_lengths(encoder: PromptEncoder,
         ask(encoder, engine, *turns)
     assert str(CONTEXT) in refused.value.message
     assert engine.asked == 0
+
+
+@pytest.mark.parametrize("text", ["\n" * 300_000, "word " * 4_000])
+def test_a_prompt_that_is_not_small_is_encoded_in_another_thread(encoder: PromptEncoder, text: str) -> None:
+    """Blanks too: not every template trims them."""
+    readers: list[int] = []
+
+    class Watched(PromptEncoder):
+        def encode(self, turns: Sequence[Turn], most: float = math.inf) -> list[int]:
+            readers.append(threading.get_ident())
+            return super().encode(turns, most)
+
+    watched = Watched(encoder._tokenizer)
+    with pytest.raises((ContextLengthExceeded, EngineFailed)):
+        ask(watched, Broken(None), Turn("user", text))
+    with pytest.raises(EngineFailed):
+        ask(watched, Broken(None), Turn("user", "a"))
+    assert [reader == threading.get_ident() for reader in readers] == [False, True]
 
 
 def test_a_grammar_that_another_process_has_tried_is_not_compiled_on_the_event_loop() -> None:

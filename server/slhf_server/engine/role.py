@@ -83,9 +83,11 @@ class VLLMRole:
     async def _encoded(self, turns: Sequence[Turn]) -> list[int]:
         """The prompt's ids. What is not small is encoded in a thread, and what can never fit not at all."""
         limit, widest = self.llm.model_config.max_model_len, self.widest_token
-        characters = sum(len(turn.text.strip()) for turn in turns if turn.token_ids is None)
-        if characters > limit * widest:
-            raise ContextLengthExceeded(math.ceil(characters / widest), limit)
+        texts = [turn.text for turn in turns if turn.token_ids is None]
+        least = sum(len(text.strip()) for text in texts)  # a template may trim
+        if least > limit * widest:
+            raise ContextLengthExceeded(math.ceil(least / widest), limit)
+        characters = sum(map(len, texts))
         if characters <= _SMALL and len(turns) <= _FEW:
             return self.encoder.encode(turns, limit)
         pool = None if characters <= _LONG else _LONG_PROMPTS
