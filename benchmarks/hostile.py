@@ -9,7 +9,8 @@
 
 Both runs of the second command ask for the same drafts with the same seeds, so they do the same work. So that the
 second finds nothing of the first in the prefix cache, each conversation begins with a system turn that names its run.
-Two refinements before both warm the server up.
+Two refinements before both warm the server up. Hostile inputs that are legal take their part of the engine as any
+request does, and without `--pause` two senders ask as fast as they are answered.
 """
 
 import argparse
@@ -38,12 +39,12 @@ _PAUSE_S = 0.005  # between two questions for /health
 _AT_ONCE = 2  # hostile requests; drafts: `--at-once`
 
 
-def bombard(url: str, names: Sequence[str], keys: Sequence[str], told: Connection) -> None:
+def bombard(url: str, names: Sequence[str], keys: Sequence[str], pause_s: float, told: Connection) -> None:
     """Send the inputs in turn, again and again, until told to stop; then tell how often each status came."""
-    asyncio.run(_bombard(url, [one for one in INPUTS if one.name in names], keys, told))
+    asyncio.run(_bombard(url, [one for one in INPUTS if one.name in names], keys, pause_s, told))
 
 
-async def _bombard(url: str, inputs: Sequence[Hostile], keys: Sequence[str], told: Connection) -> None:
+async def _bombard(url: str, inputs: Sequence[Hostile], keys: Sequence[str], pause_s: float, told: Connection) -> None:
     statuses: Counter[str] = Counter()
     bodies = [(one, one.body) for one in inputs]
     headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
@@ -57,6 +58,7 @@ async def _bombard(url: str, inputs: Sequence[Hostile], keys: Sequence[str], tol
                         statuses[str(answer.status_code)] += 1
                     except httpx2.TransportError as exc:
                         statuses[type(exc).__name__] += 1
+                    await asyncio.sleep(pause_s)
 
     told.send("begun")
     senders = [asyncio.create_task(send()) for _ in range(_AT_ONCE)]
@@ -68,11 +70,14 @@ async def _bombard(url: str, inputs: Sequence[Hostile], keys: Sequence[str], tol
 
 
 @contextlib.asynccontextmanager
-async def hostile(url: str, names: Sequence[str], keys: Sequence[str] = ()) -> AsyncGenerator[Counter[str], None]:
+async def hostile(
+    url: str, names: Sequence[str], keys: Sequence[str] = (), pause_s: float = 0.0
+) -> AsyncGenerator[Counter[str], None]:
     """Another process sends the inputs until the block ends; then the counter holds the statuses."""
     statuses: Counter[str] = Counter()
     here, there = multiprocessing.Pipe()
-    sender = multiprocessing.get_context("spawn").Process(target=bombard, args=(url, names, keys, there), daemon=True)
+    arguments = (url, names, keys, pause_s, there)
+    sender = multiprocessing.get_context("spawn").Process(target=bombard, args=arguments, daemon=True)
     sender.start()
     try:
         await asyncio.to_thread(here.recv)
@@ -159,7 +164,7 @@ async def drafts_beside(given: argparse.Namespace) -> bool:
     names = [one.name for one in INPUTS if given.only in one.name]
     await refine_all(url, keys, drafts[:2], "warm-up", 1, 8)
     calm = await refine_all(url, keys, drafts, "one", given.at_once, given.max_tokens)
-    async with hostile(url, names, keys) as statuses:
+    async with hostile(url, names, keys, given.pause) as statuses:
         busy = await refine_all(url, keys, drafts, "two", given.at_once, given.max_tokens)
     print("| run | answered | lost | wall (s) | latency p50, p95, max (s) |\n|---|---|---|---|---|")
     for name, run in (("calm", calm), ("hostile", busy)):
@@ -180,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--api-keys", default="none", help="two keys, with a comma")
     parser.add_argument("--drafts", type=Path, help="JSON lines (.gz too): instruction or prompt, output or draft")
     parser.add_argument("--limit", type=int, default=100, help="drafts")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds after each hostile answer, for the drafts")
     parser.add_argument("--at-once", type=int, default=4, help="drafts under way")
     parser.add_argument("--max-tokens", type=int, default=128, help="of each refinement")
     given = parser.parse_args(arguments)
