@@ -99,6 +99,8 @@ def test_the_secret_is_in_no_log_and_no_error(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("SLHF_CACHE_SALT_SECRET", "")
     with pytest.raises(SettingsError, match="cache_salt_secret"):
         load_settings([])
+    monkeypatch.setenv("SLHF_CACHE_SALT_SECRET", "hidden")
     monkeypatch.setenv("SLHF_CACHE_ISOLATION", "some")
-    with pytest.raises(SettingsError, match="cache_isolation.*some"):
+    with pytest.raises(SettingsError, match="cache_isolation.*some") as refusal:
         load_settings([])
+    assert "hidden" not in str(refusal.value)
