@@ -34,6 +34,7 @@ ITEMS: dict[str, tuple[list[Json], list[str]]] = {
     "a message": ([MESSAGE | {"content": [OUTPUT_TEXT]}], ["Rome."]),
     "an easy message": ([{"role": "assistant", "content": "Rome."}], ["Rome."]),
     "nulls": ([{"type": None, "id": None, "status": None, "role": "assistant", "content": "Rome."}], ["Rome."]),
+    "a text of nothing": ([MESSAGE | {"content": [OUTPUT_TEXT | {"text": None}, OUTPUT_TEXT]}], ["Rome."]),
     "a refusal": ([MESSAGE | {"content": [{"type": "refusal", "refusal": "no"}]}], ["no"]),
     "a reasoning model's": (
         [
@@ -133,7 +134,8 @@ def test_an_answers_items_are_read_as_they_are(
 ) -> None:
     answer = respond(url, [BEFORE, *items, AFTER])
     assert answer.status_code == 200, answer.text
-    assert [turn.text for turn in engine.leader.calls[-1][0]] == ["What is it?", *texts, "And now?"]
+    shown = "\n\n".join(turn.text for turn in engine.leader.calls[-1][0])
+    assert shown == "\n\n".join(["What is it?", *texts, "And now?"])
 
 
 @each_answer
