@@ -64,7 +64,9 @@ _BY_CODE: dict[str, tuple[int, type[APIError]]] = {
     "token_budget_exceeded": (400, BadRequest),
     "invalid_api_key": (401, AuthenticationError),
     "model_not_found": (404, ModelNotFound),  # any other 404 is a wrong address, not a missing model
+    "request_timeout": (408, APIError),
     "request_too_large": (413, PayloadTooLarge),
+    "unsupported_content_encoding": (415, APIError),
     "rate_limit_exceeded": (429, RateLimited),
     "request_header_fields_too_large": (431, APIError),
     "engine_error": (500, APIError),
