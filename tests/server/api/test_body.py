@@ -36,10 +36,12 @@ def post(serve: Serve) -> Callable[..., httpx2.Response]:
         (b'{"metadata":"\\ud800"}', "UTF-8"),
         (b'{"metadata":"\xff"}', "UTF-8"),
         (b'{"metadata":', "not valid JSON"),
-        (b"", "required"),
+        (b"", "must be a JSON object"),
         ({"messages": ASK, "metadata": [0] * 30_000}, "more than 20480 JSON values"),
         ({"messages": ASK, "metadata": [0] * 10_000}, "more than 8192 JSON values"),
         ({"messages": ASK, "logit_bias": {str(i): 1 for i in range(10_000)}}, "more than 8192 JSON values"),
+        ({"text": {str(i): 1 for i in range(10_000)}}, "more than 8192 JSON values"),
+        ({"text": {"format": {str(i): 1 for i in range(10_000)}}}, "more than 8192 JSON values"),
         ({"messages": ASK * 2_049}, "messages: more than 2048"),
     ],
 )
