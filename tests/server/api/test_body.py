@@ -87,3 +87,7 @@ def test_an_error_does_not_send_back_what_it_was_sent(post: Callable[..., httpx2
         answer = post(body)
         assert answer.status_code in (400, 404)
         assert len(answer.content) < 3_000
+
+
+def test_a_long_name_leaves_room_for_the_names_that_are_served(post: Callable[..., httpx2.Response]) -> None:
+    assert "served: fake" in post({"messages": ASK, "model": "m" * 100_000}).json()["error"]["message"]
