@@ -47,6 +47,7 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
         version=version("slhf-server"),
         lifespan=lifespan,
         redirect_slashes=False,  # else Starlette's answer is an absolute address, made of the Host header
+        routes=[operations.DESCRIPTION],  # found before FastAPI's own
         strict_content_type=False,  # a JSON body without the header is read as JSON, as OpenAI and vLLM do
     )
     app.state.service = service

@@ -199,9 +199,9 @@ class Chain:
 
     def _seed(self, player: Player) -> int | None:
         """Of the next round. An upstream's noise is its own: for the first choice it gets the seed as it was sent."""
-        if self._job.draft_source == "upstream" and self.number == self._job.choice == 0:
-            return player.sampling.seed
-        return seed_of(player.sampling.seed, self._job.choice, self._job.rounds_before + self.number)
+        seed = seed_of(player.sampling.seed, self._job.choice, self._job.rounds_before + self.number)
+        as_sent = self._job.draft_source == "upstream" and self.number == self._job.choice == 0
+        return player.sampling.seed if as_sent and seed is not None else seed
 
     def _live(self) -> Running:
         assert self._running is not None  # between next_round and finish_round

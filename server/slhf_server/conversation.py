@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
-from slhf.history import Message
+from slhf.history import SPOKEN, Message
 from slhf_server.errors import BadRequest
 from slhf_server.model import Turn
 from slhf_server.reasoning import without_thoughts
@@ -35,10 +35,13 @@ def check_parts(messages: Sequence[Message], drafter: str) -> None:
         for at, kind in message.others:
             if drafter == "upstream" or (drafter == "client" and kind in _MEDIA):
                 continue
+            place = f"messages.{position}.content.{at}"
+            if kind in SPOKEN:
+                raise BadRequest(f"a part of type {kind!r} with no text", param=f"{place}.{SPOKEN[kind]}")
             raise BadRequest(
                 f"a part of type {kind[:60]!r}: this model reads text alone; {', '.join(_MEDIA)} need a served model "
                 "whose Leader is an upstream",
-                param=f"messages.{position}.content.{at}.type",
+                param=f"{place}.type",
             )
 
 

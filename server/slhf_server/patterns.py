@@ -27,7 +27,7 @@ _REFUSED = [
     (r"\(\?", "a group that ECMA 262 does not have"),
 ]
 _CHARACTER = r"""(?P<character>\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}
-    |\\u\{[0-9a-fA-F]{1,6}\}|\\x[0-9a-fA-F]{2}|\\c[a-zA-Z]|\\[tnvfr]|\\0(?!\d)|\\[^\w]|"""
+    |\\u\{[0-9a-fA-F]{1,6}\}|\\x[0-9a-fA-F]{2}|\\c[a-zA-Z]|\\[tnvfr]|\\0(?!\d)|\\[^a-zA-Z0-9]|"""
 _SETS = r"(?P<property>\\[pP]\{\w+(?:=\w+)?\})|(?P<set>\\[dDwWsS])"
 _TOKEN = re.compile(
     r"""(?P<open>\((?:\?:|\?[ims]+(?:-[ims]+)?:|\?-[ims]+:|\?<(?![=!])[^\W\d][\w$]*>|(?!\?)))

@@ -86,7 +86,8 @@ class Planner:
     def _find(self, model: str | None) -> tuple[str, ServedModel]:
         name = next(iter(self.served)) if model is None else model
         if name not in self.served:
-            raise ModelNotFound(f"The model {name!r} does not exist; served: {', '.join(self.served)}", param="model")
+            served = ", ".join(self.served)
+            raise ModelNotFound(f"The model {name[:200]!r} does not exist; served: {served}", param="model")
         return name, self.served[name]
 
     def _job(self, name: str, served: ServedModel, ask: Ask) -> Job:

@@ -6,12 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, StrictBool, StrictStr, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from slhf.history import STRING_OR_LIST, AnyOf, Content, FunctionCall, History, Message, Original
+from slhf.history import SPOKEN, STRING_OR_LIST, AnyOf, Content, FunctionCall, History, Message, Original
 from slhf.wire import RefineOptions, Section
 from slhf_server.chat import IN_REFINE, ChatRequest, Count
 from slhf_server.parameters import RESPONSES, decided, shown
 
-_SPOKEN = ("text", "input_text", "output_text", "refusal")
 _OF_A_MESSAGE = ("role", "name", "tool_calls", "tool_call_id", "refusal")
 _NOT_READ = ("reasoning", "mcp_list_tools", "mcp_approval_request")
 """What an answer's `output` may hold beside messages and calls of functions; so may any other `..._call`."""
@@ -94,7 +93,7 @@ def _content(sent: Any, *, only_spoken: bool = False) -> Any:
     """A content in chat's form; an assistant's parts that are no text are left out."""
     if not isinstance(sent, list):
         return sent
-    parts = [part for part in sent if not only_spoken or isinstance(part, str) or part.get("type") in _SPOKEN]
+    parts = [part for part in sent if not only_spoken or isinstance(part, str) or part.get("type") in SPOKEN]
     return [_part(part) for part in parts]
 
 

@@ -230,6 +230,19 @@ HISTORIES: dict[str, History] = {
         ["Rome."],
     ),
     "no parts": History([said([])], [""]),
+    "parts of nothing": History(
+        [
+            said(
+                [
+                    {"type": "text", "text": None},
+                    {"type": "refusal", "refusal": None},
+                    {"text": None},
+                    {"text": "Rome."},
+                ]
+            )
+        ],
+        ["Rome."],
+    ),
     "nothing": History([{"role": "assistant", "content": None, "refusal": None, "audio": None}], [""]),
 }
 

@@ -17,37 +17,13 @@ from slhf_server.fake import FakeEngine
 from slhf_server.settings import Settings
 from tests.conftest import running
 from tests.contract.histories import ASKED, HISTORIES, History
-from tests.contract.test_upstream_leader import GOOD, asked, settings
-from tests.server.upstream.faulty import Faulty, upstream
+from tests.contract.test_upstream_leader import asked
+from tests.server.upstream.faulty import Faulty
 
 BEFORE: Any = {"role": "user", "content": "What is it?"}
 AFTER: Any = {"role": "user", "content": "And now?"}
 ENDPOINTS = ["/v1/chat/completions", "/v1/refine"]
 each_history = pytest.mark.parametrize("history", HISTORIES.values(), ids=list(HISTORIES))
-
-
-@pytest.fixture(scope="module")
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture(scope="module")
-def url(engine: FakeEngine) -> Iterator[str]:
-    with running(create_app(Settings(), engine.open)) as base:
-        yield base
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[Faulty]:
-    with upstream(GOOD) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def led(cloud: Faulty) -> Iterator[str]:
-    """A server whose Leader is the upstream."""
-    with running(create_app(Settings(**settings(cloud)), FakeEngine().open)) as base:
-        yield base
 
 
 @pytest.fixture(scope="module")

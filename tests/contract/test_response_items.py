@@ -1,17 +1,14 @@
 """`/v1/responses`: what an answer's `output` holds can be sent back in `input`, whoever wrote it."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 
-from slhf_server.app import create_app
 from slhf_server.fake import FakeEngine
-from slhf_server.settings import Settings
-from tests.conftest import Serve, running
-from tests.contract.test_upstream_leader import GOOD, asked, settings
+from tests.conftest import Serve
+from tests.contract.test_upstream_leader import asked, settings
 from tests.server.upstream.faulty import HELLO, USAGE, Faulty, says, upstream
 
 Json = dict[str, Any]
@@ -34,6 +31,7 @@ ITEMS: dict[str, tuple[list[Json], list[str]]] = {
     "a message": ([MESSAGE | {"content": [OUTPUT_TEXT]}], ["Rome."]),
     "an easy message": ([{"role": "assistant", "content": "Rome."}], ["Rome."]),
     "nulls": ([{"type": None, "id": None, "status": None, "role": "assistant", "content": "Rome."}], ["Rome."]),
+    "a text of nothing": ([MESSAGE | {"content": [OUTPUT_TEXT | {"text": None}, OUTPUT_TEXT]}], ["Rome."]),
     "a refusal": ([MESSAGE | {"content": [{"type": "refusal", "refusal": "no"}]}], ["no"]),
     "a reasoning model's": (
         [
@@ -97,30 +95,6 @@ ITEMS: dict[str, tuple[list[Json], list[str]]] = {
     "unknown keys": ([MESSAGE | {"x": 1, "content": [OUTPUT_TEXT | {"y": 1}, {"type": "z"}]}], ["Rome."]),
 }
 each_answer = pytest.mark.parametrize(("items", "texts"), ITEMS.values(), ids=list(ITEMS))
-
-
-@pytest.fixture(scope="module")
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture(scope="module")
-def url(engine: FakeEngine) -> Iterator[str]:
-    with running(create_app(Settings(), engine.open)) as base:
-        yield base
-
-
-@pytest.fixture(scope="module")
-def cloud() -> Iterator[Faulty]:
-    with upstream(GOOD) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def led(cloud: Faulty) -> Iterator[str]:
-    """A server whose Leader is the upstream."""
-    with running(create_app(Settings(**settings(cloud)), FakeEngine().open)) as base:
-        yield base
 
 
 def respond(url: str, items: Any, **more: Any) -> httpx2.Response:

@@ -9,6 +9,7 @@ import pytest
 
 from slhf_server.fake import FakeEngine
 from slhf_server.parameters import CHAT
+from slhf_server.seeds import seed_of
 from tests.conftest import Serve
 from tests.server.upstream.faulty import (
     HELLO,
@@ -173,6 +174,13 @@ def test_tools_that_may_not_be_called_are_the_upstreams_to_read(serve: Serve) ->
         answer = ask(serve(FakeEngine(), **settings(cloud)), **unused)
     assert answer.status_code == 200, answer.text
     assert {name: asked(cloud)[0][name] for name in unused} == unused
+
+
+@pytest.mark.parametrize(("asked_for", "sent"), [(-1, [None, None]), (None, [None, None]), (5, [5, seed_of(5, 1, 0)])])
+def test_a_seed_of_minus_one_is_none_for_an_upstream_too(serve: Serve, asked_for: int | None, sent: list[Any]) -> None:
+    with upstream(GOOD, GOOD) as cloud:
+        ask(serve(FakeEngine(), **settings(cloud, rounds=0)), seed=asked_for, n=2)
+    assert {body.get("seed") for body in asked(cloud)} == {*sent}
 
 
 def test_names_that_differ_are_translated(serve: Serve) -> None:

@@ -78,15 +78,20 @@ class OtherPart(History):
     type: StrictStr | None = None
 
 
+SPOKEN = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""The types of parts that are text, each with the key that holds it."""
+
+
 def _kind_of(part: Any) -> str:
-    """Which of the parts it is; a bare string is one, too."""
+    """Which of the parts it is; a bare string is one, too. One whose text is null holds none."""
     if isinstance(part, str | BaseModel):
         return type(part).__name__
-    kind = part.get("type") if isinstance(part, dict) else "text"
-    if kind == "refusal":
-        return "RefusalPart"
-    is_text = kind in ("text", "input_text", "output_text") or (kind is None and "text" in part)
-    return "TextPart" if is_text else "OtherPart"
+    if not isinstance(part, dict):
+        return "OtherPart"
+    kind = part.get("type") or "text"
+    if not isinstance(kind, str) or part.get(SPOKEN.get(kind, "")) is None:
+        return "OtherPart"
+    return "RefusalPart" if kind == "refusal" else "TextPart"
 
 
 Part = Annotated[

@@ -92,6 +92,9 @@ def _check_sizes(body: dict[str, Any]) -> None:
         if isinstance(body.get(name), list) and len(body[name]) > _MOST_MESSAGES:
             raise BadRequest(f"{name}: more than {_MOST_MESSAGES} messages", param=name)
     left = [value for name, value in body.items() if name not in _PASSED_ON]
+    text = body.get("text")
+    if isinstance(text, dict):  # which is checked key by key, its schema apart
+        left += [[*part] for part in (text, text.get("format")) if isinstance(part, dict)]
     checked = len(body)
     while left:
         value = left.pop()

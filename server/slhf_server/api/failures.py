@@ -99,7 +99,7 @@ def bad_request(errors: list[Any], body: Any) -> BadRequest:
     first = errors[0]
     if first["type"] == "json_invalid":
         return BadRequest(f"the body is not valid JSON: {first['ctx']['error']}")
-    if first["type"] in ("model_attributes_type", "model_type") and tuple(first["loc"]) == ("body",):
+    if first["type"] in ("model_attributes_type", "model_type", "missing") and tuple(first["loc"]) == ("body",):
         return BadRequest("the body must be a JSON object, sent with Content-Type: application/json")
     told = first.get("ctx", {})
     loc = _path(first, body) + [told["key"]] if "key" in told else _path(first, body)

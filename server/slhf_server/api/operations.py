@@ -4,7 +4,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
 
 from slhf import Bundle
 from slhf.bundle import BUILTIN_PREFIX
@@ -13,6 +14,16 @@ from slhf_server.api.failures import errors
 from slhf_server.service import Service
 
 router = APIRouter()
+
+
+def _description(request: Request) -> Response:
+    """As FastAPI answers `/openapi.json`, but in a thread: to describe all of it takes a third of a second once."""
+    document = request.app.openapi()
+    prefix = request.scope.get("root_path", "").rstrip("/")
+    return JSONResponse(document | {"servers": [{"url": prefix}]} if prefix else document)
+
+
+DESCRIPTION = Route("/openapi.json", _description, include_in_schema=False)
 
 
 @router.get("/v1/models", responses=errors(401, 429, 500, 503))

@@ -12,6 +12,7 @@
 """
 
 import asyncio
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -281,8 +282,8 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def _write_last(self, exc: RequestError) -> None:
         """A client that still sends would lose the answer if its connection were closed at once (RFC 9112, 9.6)."""
         body = error_bytes(body_of(exc))
-        head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-        self.transport.write(STATUS_LINE[exc.status] + head + body)
+        head = b"content-type: application/json\r\nconnection: close\r\nx-request-id: %b\r\ncontent-length: %d\r\n\r\n"
+        self.transport.write(STATUS_LINE[exc.status] + head % (uuid.uuid4().hex.encode(), len(body)) + body)
         self.transport.write_eof()
         self.flow.resume_reading()
         self._deadline = self.loop.call_later(_LINGER_S, self.transport.close)

@@ -172,3 +172,20 @@ def test_version_shows_no_path(serve: Serve, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("spec", ["builtin:smollm2-135m", "owner/name"])
 def test_version_shows_what_is_public(serve: Serve, spec: str) -> None:
     assert httpx2.get(f"{serve(bundle=spec)}/version").json()["bundle"] == spec
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03" + bytes(100),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /v1/refine HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 500 + b"\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"y" * (64 << 10),
+    ],
+    ids=["TLS", "HTTP/2", "CONNECT", "two lengths", "too many fields", "too long a field"],
+)
+def test_what_is_refused_below_the_application_is_ours_too(url: str, sent: bytes) -> None:
+    answer = exchange(url, sent)
+    check(answer.status, answer.headers, answer.body, "GET", sent[:40])

@@ -57,6 +57,13 @@ BAD: list[tuple[str, dict[str, Any], int, str | None, str]] = [
         "text alone",
     ),
     ("chat", {"messages": [{"role": "user", "content": [{"type": "smell"}]}]}, 400, None, "image_url"),
+    (
+        "chat",
+        {"messages": [{"role": "user", "content": ["x", {"type": "text", "text": None}]}]},
+        400,
+        "messages.0.content.1.text",
+        "no text",
+    ),
     ("chat", {"messages": [{"role": "narrator", "content": "x"}]}, 400, "messages.0.role", "'user'"),
     ("chat", {"messages": [{"role": "user"}]}, 400, "messages.0", "without content"),
     ("chat", {"messages": [{"role": "tool", "content": "x"}]}, 400, "messages.0", "tool_call_id"),
@@ -166,6 +173,13 @@ def test_a_body_that_is_not_declared_as_json_is_told_so(serve: Serve) -> None:
     answer = httpx2.post(f"{serve()}/v1/chat/completions", data={"messages": "x"})
     assert answer.status_code == 400
     assert "Content-Type: application/json" in answer.json()["error"]["message"]
+
+
+def test_no_body_is_told_so(serve: Serve) -> None:
+    url = serve()
+    for body in (b"", b"null", b"[]", b"7"):
+        error = httpx2.post(f"{url}/v1/chat/completions", content=body).json()["error"]
+        assert "must be a JSON object" in error["message"], body
 
 
 def test_unknown_routes_and_methods_get_the_same_error_object(serve: Serve) -> None:

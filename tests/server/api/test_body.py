@@ -36,10 +36,12 @@ def post(serve: Serve) -> Callable[..., httpx2.Response]:
         (b'{"metadata":"\\ud800"}', "UTF-8"),
         (b'{"metadata":"\xff"}', "UTF-8"),
         (b'{"metadata":', "not valid JSON"),
-        (b"", "required"),
+        (b"", "must be a JSON object"),
         ({"messages": ASK, "metadata": [0] * 30_000}, "more than 20480 JSON values"),
         ({"messages": ASK, "metadata": [0] * 10_000}, "more than 8192 JSON values"),
         ({"messages": ASK, "logit_bias": {str(i): 1 for i in range(10_000)}}, "more than 8192 JSON values"),
+        ({"text": {str(i): 1 for i in range(10_000)}}, "more than 8192 JSON values"),
+        ({"text": {"format": {str(i): 1 for i in range(10_000)}}}, "more than 8192 JSON values"),
         ({"messages": ASK * 2_049}, "messages: more than 2048"),
     ],
 )
@@ -85,3 +87,7 @@ def test_an_error_does_not_send_back_what_it_was_sent(post: Callable[..., httpx2
         answer = post(body)
         assert answer.status_code in (400, 404)
         assert len(answer.content) < 3_000
+
+
+def test_a_long_name_leaves_room_for_the_names_that_are_served(post: Callable[..., httpx2.Response]) -> None:
+    assert "served: fake" in post({"messages": ASK, "model": "m" * 100_000}).json()["error"]["message"]

@@ -10,6 +10,7 @@ from slhf_server.errors import SettingsError
 from slhf_server.fake import FakeEngine
 from slhf_server.settings import ServedModel, Settings
 from tests.conftest import Serve, running
+from tests.standstill import watching
 
 
 def test_models_are_listed_with_the_bundles_card(serve: Serve) -> None:
@@ -123,3 +124,11 @@ def test_the_openapi_document_knows_every_route(serve: Serve) -> None:
     assert {"/v1/refine", "/v1/chat/completions", "/v1/models", "/health", "/ready", "/version", "/metrics"} <= set(
         paths
     )
+
+
+def test_the_description_is_made_beside_the_event_loop(serve: Serve) -> None:
+    """It takes a tenth of a second and more, the first time."""
+    url = serve()
+    with watching(0.05) as stood_still:
+        assert "/v1/refine" in httpx2.get(f"{url}/openapi.json").json()["paths"]
+    assert not stood_still
