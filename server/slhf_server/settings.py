@@ -344,12 +344,14 @@ class Settings(BaseSettings):
 
 
 class _Environment(EnvSettingsSource):
-    """Without links to services, and without empty variables, which Compose's `${VARIABLE:-}` passes."""
+    """Without links to services, and without empty or blank variables, which Compose's `${VARIABLE:-}` passes."""
 
     def __init__(self, settings_cls: type[BaseSettings]) -> None:
         super().__init__(settings_cls)
         variables = self.env_vars.items()
-        self.env_vars = {name: text for name, text in variables if text and not is_service_link(name, text)}
+        self.env_vars = {
+            name: text for name, text in variables if text and text.strip() and not is_service_link(name, text)
+        }
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         return quoted(super().decode_complex_value(field_name, field, value))
