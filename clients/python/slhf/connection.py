@@ -129,7 +129,7 @@ def _url(written: str) -> httpx2.URL:
         url.raw_host.decode("ascii").encode("idna")  # as the resolver does: labels have 1 to 63 characters
     except (httpx2.InvalidURL, UnicodeError) as exc:
         raise ValueError("its host or port is none") from exc
-    if not url.host or (url.port or 0) > 0xFFFF:
+    if not url.host or not 0 <= (url.port or 0) <= 0xFFFF:
         raise ValueError("its host or port is none")
     return url
 

@@ -101,7 +101,8 @@ def open_output(target: Path, source: Source) -> Journal | Stream:
             raise InputError(f"{target}: there is no standard output")
         return Stream()
     path = target.resolve()
-    if target.suffix == ".gz" or (path.exists() and not path.is_file()) or source.is_file(path):
+    is_another = target.exists() and not target.is_file()  # asked of the name: that of an open pipe resolves to no file
+    if target.suffix == ".gz" or is_another or source.is_file(path):
         raise InputError(f"{target}: the output must be a plain file of its own, or - for standard output")
     if not path.parent.is_dir():
         raise InputError(f"{target}: there is no directory {path.parent}")
