@@ -239,6 +239,8 @@ def test_a_broken_file_is_one_line_with_the_place(load: Any, tmp_path: Path, con
         ("bundle: [a]", "bundle: Input should be a valid string"),
         ("Port: 1", "Port: Extra inputs are not permitted (got '1')"),
         ("log-level: info", "log-level: Extra inputs are not permitted"),
+        ("limit:", "limit: Extra inputs are not permitted"),
+        ("models: {a: {round: }}", "models.a.round: Extra inputs are not permitted"),
     ],
 )
 def test_a_bad_value_in_the_file_is_one_line_that_begins_with_its_key(load: Any, content: str, said: str) -> None:
