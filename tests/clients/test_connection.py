@@ -218,6 +218,8 @@ def test_a_proxy_for_another_scheme_is_not_looked_at(caller: Caller, url: str, m
         ("http://[::1]:8", "::1", False),
         ("http://[::1]:8", "[::1]:8", False),
         ("http://far", ",, [ ,/,:", True),
+        ("http://example.org", ".example.org", True),
+        ("http://[fd00::5]", "[fd00::]/8", False),
         ("http://far", "", True),
     ],
 )
@@ -252,6 +254,15 @@ def test_certificates_that_are_not_there_are_named_by_their_variable(
     monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
     caller.settings["base_url"] = "https://127.0.0.1:9"
     assert re.match(rf"{variable} '.*nowhere': .*[Nn]o such", problem_of(caller))
+
+
+def test_a_log_of_keys_that_cannot_be_written_is_not_blamed_on_certificates(
+    caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "nowhere" / "log"))
+    caller.settings["base_url"] = "https://127.0.0.1:9"
+    assert problem_of(caller).startswith("SSLKEYLOGFILE '")
 
 
 def test_a_file_of_certificates_that_holds_none_is_named(
