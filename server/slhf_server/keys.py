@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, field_validator
 
 from slhf_server.errors import InvalidAPIKey, RateLimited, SettingsError
 from slhf_server.settings import Settings
-from slhf_server.yaml_text import read_file
+from slhf_server.yaml_text import number, read_file
 
 _Clock = Callable[[], float]
 
@@ -24,14 +24,19 @@ _Clock = Callable[[], float]
 class KeyEntry(BaseModel):
     """One entry of the keys file. A limit that is left out is the server's; null: unlimited."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
     """Stands in the log; never in a metric."""
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: Annotated[str, StringConstraints(to_lower=True)] = Field(pattern=r"^[0-9a-fA-F]{64}$")
     """Of the key, in hexadecimal digits."""
     requests_per_minute: int | None = Field(default=None, gt=0)
     concurrency: int | None = Field(default=None, gt=0)
+
+    @field_validator("requests_per_minute", "concurrency", mode="before")
+    @classmethod
+    def _as_in_settings(cls, value: Any) -> Any:
+        return number(value.strip()) if isinstance(value, str) else value
 
 
 _Entries = TypeAdapter(list[KeyEntry])
@@ -137,10 +142,12 @@ def _entries(settings: Settings) -> list[KeyEntry]:
 
 def _pairs(text: str) -> Iterator[dict[str, Any]]:
     """`name=key,name2=key2`, hashed at once."""
-    for number, pair in enumerate(text.split(","), start=1):
+    for place, pair in enumerate(text.split(","), start=1):
         name, equals, key = pair.strip().partition("=")
-        if not equals or not key:
-            raise SettingsError(f"api_keys: entry {number} must be name=key")
+        if not equals or not (key := key.strip()):
+            raise SettingsError(f"api_keys: entry {place} must be name=key")
+        if not re.fullmatch("[!-~]+", key):  # no client could send it
+            raise SettingsError(f"api_keys: entry {place}: a key has visible ASCII characters alone; a comma ends it")
         yield {"name": name, "sha256": _hashed(key)}
 
 
@@ -158,11 +165,11 @@ def _checked(where: str, entries: list[Any]) -> list[KeyEntry]:
         return _Entries.validate_python(entries)
     except ValidationError as exc:
         first = exc.errors(include_input=False, include_url=False)[0]
-        number, *keys = first["loc"]
+        position, *keys = first["loc"]
         key = next((str(key) for key in keys if re.fullmatch("[a-z0-9_]{1,32}", str(key))), "a key")
         message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
         hint = " (a plain key is not accepted: see slhf-server-key)" if key not in KeyEntry.model_fields else ""
-        place = f"entry {int(number) + 1}{f': {key}' if keys else ''}"
+        place = f"entry {int(position) + 1}{f': {key}' if keys else ''}"
         raise SettingsError(f"{where}: {place}: {message}{hint if keys else ''}") from None
 
 

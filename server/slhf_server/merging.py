@@ -54,7 +54,7 @@ def _is_quantised(base: Path) -> bool:
 
 def _is_plain(adapter: Path) -> bool:
     config = _json(adapter / "adapter_config.json")
-    return not any(config.get(key) for key in ("use_dora", "use_rslora", "modules_to_save"))
+    return not any(config.get(key) for key in ("use_dora", "use_rslora", "rank_pattern", "modules_to_save"))
 
 
 def _json(file: Path) -> dict[str, Any]:

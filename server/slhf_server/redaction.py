@@ -4,7 +4,9 @@ import re
 from typing import Any
 
 HIDDEN = "***"
-_SECRET = "(?:token|key|passw(?:or)?d|passphrase|pwd|secret|credential|authorization|auth|cookie|header)s?"
+_SECRET = (
+    "(?:token|key|passw(?:or)?d|passphrase|pwd|(?<![a-z])pass|secret|credential|authorization|auth|cookie|header)s?"
+)
 _NAME = re.compile(f"{_SECRET}$", re.IGNORECASE)
 _IN_TEXT = (
     (re.compile(r"(?<=//)[^/\s]*@|[^/\s:]*:[^/\s]*@"), f"{HIDDEN}@"),  # user and password of an address

@@ -114,7 +114,7 @@ class UpstreamSettings(_Section):
     model: str = Field(min_length=1)
     """The model's name over there."""
     api_key: SecretStr | None = None
-    api_key_file: Path | None = None
+    api_key_file: UserPath | None = None
     """A file that holds the key; read once, at start."""
     timeout_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
     """Without a byte from the upstream."""
@@ -174,9 +174,9 @@ class UpstreamSettings(_Section):
         self._key = self.api_key
         if self.api_key_file is not None:
             try:
-                self._key = SecretStr(self.api_key_file.read_text(encoding="ascii").strip())
+                self._key = SecretStr(self.api_key_file.read_text(encoding="utf-8-sig").strip())
             except (OSError, UnicodeDecodeError) as exc:
-                problem = exc.strerror if isinstance(exc, OSError) else "not ASCII"
+                problem = exc.strerror if isinstance(exc, OSError) else "not UTF-8 text"
                 raise ValueError(f"api_key_file {str(self.api_key_file)!r}: {problem}") from exc
         if self._key is not None and not re.fullmatch(r"[!-~]+", self._key.get_secret_value()):
             raise ValueError(f"{self._key_source()} is empty, or no key: it has spaces or letters beyond ASCII")
@@ -344,12 +344,14 @@ class Settings(BaseSettings):
 
 
 class _Environment(EnvSettingsSource):
-    """Without links to services, and without empty variables, which Compose's `${VARIABLE:-}` passes."""
+    """Without links to services, and without empty or blank variables, which Compose's `${VARIABLE:-}` passes."""
 
     def __init__(self, settings_cls: type[BaseSettings]) -> None:
         super().__init__(settings_cls)
         variables = self.env_vars.items()
-        self.env_vars = {name: text for name, text in variables if text and not is_service_link(name, text)}
+        self.env_vars = {
+            name: text for name, text in variables if text and text.strip() and not is_service_link(name, text)
+        }
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         return quoted(super().decode_complex_value(field_name, field, value))

@@ -24,7 +24,7 @@ def given(data: Any, fields: Mapping[str, FieldInfo]) -> Any:
     return {
         name: _read(name, value, fields[name].annotation) if name in fields else value
         for name, value in data.items()
-        if value is not None
+        if value is not None or name not in fields
     }
 
 

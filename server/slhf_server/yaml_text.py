@@ -48,6 +48,14 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}
     yaml_constructors = {}
 
+    def scan_to_next_token(self) -> None:
+        """Over tabs too, which may stand between tokens, and before them in JSON; PyYAML takes spaces alone."""
+        line, column = self.line, self.column
+        super().scan_to_next_token()
+        while self.peek() == "\t" and (self.flow_level or (column > 0 and self.line == line)):
+            self.forward()
+            super().scan_to_next_token()
+
     def resolve(self, kind: type[Node], value: Any, implicit: Any) -> str:
         tag: str = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
         return f"{_TAG}plain" if kind is ScalarNode and implicit[0] and tag == f"{_TAG}str" else tag

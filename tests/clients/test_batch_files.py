@@ -82,6 +82,12 @@ def test_an_output_that_is_no_plain_file_is_refused(
     assert source.read_text() == LINES
 
 
+def test_an_output_that_is_the_pipe_of_another_command_is_refused(url: str, source: Path, tmp_path: Path) -> None:
+    result = slhf(url, "--input", "in.jsonl", "--output", "/dev/fd/7", script="{} 7> >(cat)", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert NO_PLAIN_FILE in result.stderr
+
+
 def test_an_output_in_no_directory_is_refused(fake: FakeServer, source: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no directory"):
         refine(fake, source, tmp_path / "nowhere" / "out.jsonl")

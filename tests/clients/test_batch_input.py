@@ -95,7 +95,7 @@ def test_an_empty_draft_is_a_draft(tmp_path: Path) -> None:
         (b'{"prompt": "a", "x": -Infinity}\n', "-Infinity is not JSON"),
         (b'{"prompt": "a", "x": 1e999}\n', "too large"),
         (b'{"prompt": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "nested too deeply"),
-        (b'{"prompt": "a", "x": ' + b"1" * 5000 + b"}\n", "too long"),
+        (b'{"prompt": "a", "x": ' + b"1" * 5000 + b"}\n", "is too long"),
         ('{"prompt": "a"}\n'.encode("utf-16"), "codec can't decode"),
         ({"draft": "so"}, "exactly one of 'prompt' and 'messages'"),
         ({"prompt": "a", "messages": []}, "exactly one of 'prompt' and 'messages'"),

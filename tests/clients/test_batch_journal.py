@@ -49,6 +49,23 @@ def test_a_last_line_torn_by_a_kill_is_dropped(path: Path, torn: str) -> None:
     assert path.read_text() == text(DONE)
 
 
+@pytest.mark.parametrize(
+    "content", ["notes", '[{"id": "a"}]', '{"prompt": "x"}', "\0\0x", '{"output": "o", "refinement": {}, "id": 1}']
+)
+def test_a_file_of_others_is_not_taken_for_a_torn_line(path: Path, content: str) -> None:
+    """Many programs end a file without a line break: it would be emptied."""
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"out\.jsonl:1: .*another program"):
+        Journal(path)
+    assert path.read_text() == content
+
+
+def test_blank_lines_are_read_over(path: Path) -> None:
+    path.write_text(f"\n{text(DONE)}\r\n\n{text(REFUSED)} \n ")
+    assert Journal(path).finished == {"done", "refused"}
+    assert path.read_text() == text(DONE, REFUSED)
+
+
 def test_a_record_that_is_there_twice_stays_once(path: Path) -> None:
     path.write_text(text(DONE, REFUSED, DONE))
     assert Journal(path).finished == {"done", "refused"}

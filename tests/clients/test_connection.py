@@ -87,6 +87,7 @@ def test_an_empty_key_is_none_even_where_the_environment_has_one(
         ("http:///v1", "its host or port is none"),
         ("http://far:port", "'http://far:port': its host or port is none"),
         ("http://far:99999", "its host or port is none"),
+        ("http://far:-1", "its host or port is none"),
         ("http://a..b", "its host or port is none"),
         (f"http://{'a' * 64}.org", "its host or port is none"),
         ("http://[::1", "its host or port is none"),
@@ -147,6 +148,7 @@ def test_an_address_is_read_as_people_write_it(caller: Caller, written: str, ask
         ("http_proxy", "http://u:canary@h:port", "its host or port is none"),
         ("HTTP_PROXY", "http://", "its host or port is none"),
         ("HTTP_PROXY", "http://h:99999", "its host or port is none"),
+        ("HTTP_PROXY", "http://h:-1", "its host or port is none"),
         ("HTTP_PROXY", "http://caf\udce9:1", "a character that no address has"),
         ("HTTP_PROXY", "http://u:can\u2019ary canary@h:1", "a character that no address has"),
     ],
@@ -216,6 +218,8 @@ def test_a_proxy_for_another_scheme_is_not_looked_at(caller: Caller, url: str, m
         ("http://[::1]:8", "::1", False),
         ("http://[::1]:8", "[::1]:8", False),
         ("http://far", ",, [ ,/,:", True),
+        ("http://example.org", ".example.org", True),
+        ("http://[fd00::5]", "[fd00::]/8", False),
         ("http://far", "", True),
     ],
 )
@@ -250,6 +254,15 @@ def test_certificates_that_are_not_there_are_named_by_their_variable(
     monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
     caller.settings["base_url"] = "https://127.0.0.1:9"
     assert re.match(rf"{variable} '.*nowhere': .*[Nn]o such", problem_of(caller))
+
+
+def test_a_log_of_keys_that_cannot_be_written_is_not_blamed_on_certificates(
+    caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "nowhere" / "log"))
+    caller.settings["base_url"] = "https://127.0.0.1:9"
+    assert problem_of(caller).startswith("SSLKEYLOGFILE '")
 
 
 def test_a_file_of_certificates_that_holds_none_is_named(

@@ -124,7 +124,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ring(tmp_path / "none")
 
 
-@pytest.mark.parametrize("value", [SECRET, f"a={SECRET},b", f"={SECRET}", f"a b={SECRET}", "a="])
+@pytest.mark.parametrize(
+    "value",
+    [
+        SECRET,
+        f"a={SECRET},b",
+        f"={SECRET}",
+        f"a b={SECRET}",
+        "a=",
+        "a= ",
+        f"a={SECRET}\nb=x",
+        f"a={SECRET} x",
+        f"a=\u201c{SECRET}\u201d",
+    ],
+)
 def test_a_bad_variable_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("SLHF_API_KEYS", value)
     with pytest.raises(SettingsError, match="^api_keys: entry [12]") as refused:

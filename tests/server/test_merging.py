@@ -103,6 +103,14 @@ def test_with_roles_of_their_own_the_follower_is_merged_and_the_leader_takes_it_
     assert (again.weights, again.manifest) == (found.weights, found.manifest)
 
 
+def test_an_adapter_whose_ranks_differ_is_no_reason_not_to_start(shared: OpenBundle, tmp_path: Path) -> None:
+    """Merged where both roles have it; on top of merged weights it could not be told from its configuration."""
+    alone = adapted(shared, False, target_modules=["q_proj", "down_proj"], rank_pattern={"q_proj": 5})
+    assert merged(alone, tmp_path / "cache").adapter("follower") is None
+    bundle = with_leader(alone, None)
+    assert merged(bundle, tmp_path / "cache") is bundle
+
+
 def edited(file: Path, **changes: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 

@@ -24,6 +24,8 @@ engine:
     Authorization: Basic {CANARY}
     credentials: {{user: {CANARY}}}
     passwd: 0{CANARY}
+    smtp_pass: {CANARY}
+    dsn: host=a user=b pass={CANARY}
     endpoints: ['redis://:{CANARY}@a:1', 'Authorization: Bearer {CANARY}', 'host=a password={CANARY} port=1']
     json: '{{"token": "{CANARY}"}}'
   max_model_len: 4096

@@ -134,7 +134,8 @@ def test_an_engines_argument_that_sounds_like_a_link_is_one_only_with_a_links_va
     assert load_settings([]).engine == {"master_port": 29501, "master_addr": "10.0.0.1"}
 
 
-def test_an_empty_variable_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("value", ["", " ", "\r\n"])
+def test_an_empty_variable_is_not_given(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """As Docker Compose's `${VARIABLE:-}` passes it."""
     for name in (
         "PORT",
@@ -147,7 +148,7 @@ def test_an_empty_variable_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None
         "MODELS",
         "CORS_ORIGINS",
     ):
-        monkeypatch.setenv(f"SLHF_{name}", "")
+        monkeypatch.setenv(f"SLHF_{name}", value)
     assert load_settings([]) == Settings.model_construct()
 
 

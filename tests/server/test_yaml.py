@@ -104,6 +104,9 @@ def upstream(key: str) -> str:
             "models:\n  a: &a {rounds: 1, leader: none}\n  b: {<<: *a, rounds: 2}",
             {"models": {"a": {"rounds": 1, "leader": "none"}, "b": {"rounds": 2, "leader": "none"}}},
         ),
+        ("port:\t1\t# after tabs\nlimits:\t\n  rounds: 2\t\n", {"port": 1, "limits": {"rounds": 2}}),
+        ('{\n\t"port": 1,\n\t"limits": {\n\t\t"rounds":\t2\n\t}\n}\n', {"port": 1, "limits": {"rounds": 2}}),
+        ("cors_origins:\n-\thttp://a\t\n", {"cors_origins": ["http://a"]}),
         ("# nothing\n", {}),
         ("---\nport: 1\n...\n", {"port": 1}),
         ("%YAML 1.1\n---\nport: 1\n", {"port": 1}),
@@ -236,6 +239,8 @@ def test_a_broken_file_is_one_line_with_the_place(load: Any, tmp_path: Path, con
         ("bundle: [a]", "bundle: Input should be a valid string"),
         ("Port: 1", "Port: Extra inputs are not permitted (got '1')"),
         ("log-level: info", "log-level: Extra inputs are not permitted"),
+        ("limit:", "limit: Extra inputs are not permitted"),
+        ("models: {a: {round: }}", "models.a.round: Extra inputs are not permitted"),
     ],
 )
 def test_a_bad_value_in_the_file_is_one_line_that_begins_with_its_key(load: Any, content: str, said: str) -> None:
@@ -338,6 +343,9 @@ def digest(key: str) -> str:
         (f"name: 007\n  sha256: {digest('k')}\n  concurrency: 1_0", "007", (None, 10)),
         (f"name: 2024-01-01\n  sha256: {digest('k')}\n  requests_per_minute: '60'", "2024-01-01", (60, None)),
         (f"name: null\n  sha256: {digest('k')}", None, (None, None)),
+        (f"name: a\n  sha256: {digest('k').upper()}\n  concurrency: 0x10", "a", (None, 16)),
+        (f"name: >\n    a\n  sha256: |\n    {digest('k')}\n  requests_per_minute: 1e2", "a", (100, None)),
+        (f"name: 'a '\n  sha256:\t{digest('k')}\t# tabs", "a", (None, None)),
         (f"name: a\n  sha256: {digest('k')}\n  requests_per_minute: 100\n  concurrency: ~", "a", (100, None)),
     ],
 )

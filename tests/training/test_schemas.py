@@ -98,6 +98,8 @@ def test_a_good_answer_is_the_reference(tmp_path: Path, row: dict[str, Any], cha
         ({"prompt": "p", "response": "r", **dict.fromkeys(HELPSTEER2, 3)}, Scores("r", dict.fromkeys(HELPSTEER2, 3.0))),
         ({"prompt": "p", "completion": "c", "label": False}, Scores("c", {"label": 0.0})),
         ({"prompt": "p", "completion": "c", "label": True}, Scores("c", {"label": 1.0})),
+        ({"prompt": "p", "completion": "c", "label": 0}, Scores("c", {"label": 0.0})),
+        ({"prompt": "p", "completion": "c", "label": 1.0}, Scores("c", {"label": 1.0})),
         ({"instruction": "i", "output": "o", "generator": "gpt"}, Scores("o", {})),
     ],
 )
@@ -184,6 +186,7 @@ def test_a_pair_is_two_answers_to_the_chat_that_both_share(tmp_path: Path, row: 
         ({"instruction": "i", "input": {"x": 1}}, "input: not a text"),
         ({"instruction": "i", "history": ["a"]}, "history: not a list of pairs"),
         ({"instruction": "", "input": " "}, "must end with the user's turn"),
+        ({"prompt": "p", "completion": "c", "label": 2}, "label: neither true nor false"),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_its_name(tmp_path: Path, row: dict[str, Any], problem: str) -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -13,16 +14,27 @@ from pydantic import (
     SerializationInfo,
     ValidationError,
     ValidationInfo,
+    model_validator,
 )
 
 from slhf.json_text import read_json
 from slhf_training.errors import SettingsError
+from slhf_training.yaml_text import read_yaml
 
 
 class Section(BaseModel):
     """A mapping of a configuration; a default is written once, at its field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="strings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, data: Any) -> Any:
+        """Null is "not given", but where None says something; a section that is null is an empty one."""
+        if not isinstance(data, dict):
+            return {} if data is None else data
+        never_null = {name for name, field in cls.model_fields.items() if NoneType not in get_args(field.annotation)}
+        return {name: value for name, value in data.items() if value is not None or name not in never_null}
 
 
 def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
@@ -62,7 +74,7 @@ def read_config(path: Path, kind: type[Settings], instead: Mapping[str, Any] | N
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """The file's keys, unchecked. Raises SettingsError naming the file."""
-    parse = read_json if path.suffix == ".json" else yaml.safe_load
+    parse = read_json if path.suffix == ".json" else read_yaml
     try:
         content = parse(path.read_bytes()) or {}
     except OSError as exc:

@@ -192,8 +192,10 @@ def _answer(columns: Columns, prompt: Any, last: str | None) -> dict[str, Any]:
     good = columns.take("reference")
     if columns.name_of("completion"):
         _, completion = _continued(columns.take("completion"), prompt, "completion")
-        if columns.are(bool, "label"):
-            return found | {"response": completion, "scores": {"label": float(columns.take("label"))}}
+        if columns.name_of("label") and not columns.are(str, "label"):  # KTO's truth, which tables write as 0 and 1
+            if (label := columns.take("label")) not in (0, 1):
+                raise ValueError("label: neither true nor false")
+            return found | {"response": completion, "scores": {"label": float(label)}}
         good = completion if good is None else good
     if columns.name_of("model", "generator") and found["response"] is None and columns.are(str, "output"):
         found["response"] = columns.take("output")

@@ -3,7 +3,7 @@
 Relative paths start at the configuration's own folder.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from slhf import FOLLOWER_TURN
 from slhf_training.config_file import ModelName, RelativePath, Section
 from slhf_training.data import DataSettings
 from slhf_training.preference.registry import PreferenceSettings
+from slhf_training.yaml_text import EngineArguments
 
 Algorithm = Literal["stackelberg", "rloo", "nash-md"]
 KL = Literal["to_go", "sequence", "token"]
@@ -111,7 +112,7 @@ class Rollout(Section):
     """Answers that are sampled at once."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the model that samples, where it is in this process."""
-    vllm: dict[str, Any] = {}
+    vllm: EngineArguments = {}
     """engine vllm: further arguments of its LLM, by vLLM's names."""
     servers: Servers | None = None
     """engine vllm-server: where they are."""

@@ -115,9 +115,11 @@ def _certificates(*, encrypted: bool) -> ssl.SSLContext:
             raise NotADirectoryError(None, "no such directory")  # OpenSSL would say nothing and trust nobody
         return httpx2.create_ssl_context()
     except OSError as exc:
-        name = "SSL_CERT_FILE" if file else "SSL_CERT_DIR" if folders else "the system's certificates"
-        reason = exc.strerror or type(exc).__name__
-        raise ConfigurationError(f"{name} {(file or folders or '')!r}: {reason}") from exc
+        name = "SSL_CERT_FILE" if file else "SSL_CERT_DIR"
+        if exc.filename and exc.filename == os.environ.get("SSLKEYLOGFILE"):
+            name = "SSLKEYLOGFILE"
+        where = f"{name} {os.environ[name]!r}" if os.environ.get(name) else "the system's certificates"
+        raise ConfigurationError(f"{where}: {exc.strerror or type(exc).__name__}") from exc
 
 
 def _url(written: str) -> httpx2.URL:
@@ -129,19 +131,29 @@ def _url(written: str) -> httpx2.URL:
         url.raw_host.decode("ascii").encode("idna")  # as the resolver does: labels have 1 to 63 characters
     except (httpx2.InvalidURL, UnicodeError) as exc:
         raise ValueError("its host or port is none") from exc
-    if not url.host or (url.port or 0) > 0xFFFF:
+    if not url.host or not 0 <= (url.port or 0) <= 0xFFFF:
         raise ValueError("its host or port is none")
     return url
 
 
 def _covers(entry: str, url: httpx2.URL) -> bool:
-    """Whether one entry of NO_PROXY is this server: `*`, a host with all below it, an address, or a network."""
+    """Whether an entry of NO_PROXY is this server: `*`, a host with all below it, only those below it (`.host`), an
+    address or a network; each with a port or without."""
     entry = entry.rpartition("://")[2]
+    if _network(entry) is None and (parts := re.fullmatch(r"(.+):([0-9]+)", entry)):
+        entry, port = parts[1], int(parts[2])
+        if port != (url.port or _DEFAULT_PORTS.get(url.scheme)):
+            return False
+    network, address = _network(entry), _network(url.host)
+    if network is not None:
+        return address is not None and address.version == network.version and address[0] in network
+    name = entry.removeprefix("*")
+    return entry == "*" or bool(name) and (url.host == name or url.host.endswith(f".{name.removeprefix('.')}"))
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """None where it is a name."""
     try:
-        return ipaddress.ip_address(url.host) in ipaddress.ip_network(entry.strip("[]"), strict=False)
-    except ValueError:  # a name, or an address with a port
-        host, port = re.fullmatch(r"\[?(.*?)\]?(?::([0-9]+))?", entry).groups()  # type: ignore[union-attr]
-    if port and int(port) != (url.port or _DEFAULT_PORTS.get(url.scheme)):
-        return False
-    host = host.removeprefix("*").removeprefix(".")
-    return entry == "*" or bool(host) and (url.host == host or url.host.endswith(f".{host}"))
+        return ipaddress.ip_network(text.removeprefix("[").replace("]/", "/").removesuffix("]"), strict=False)
+    except ValueError:
+        return None

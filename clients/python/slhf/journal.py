@@ -21,6 +21,7 @@ from slhf.json_text import read_json
 from slhf.source import STANDARD_STREAM, Source
 
 Record = dict[str, Any]
+_HEAD = b'{"id":'
 
 
 def is_refusal(error: dict[str, Any]) -> bool:
@@ -101,7 +102,8 @@ def open_output(target: Path, source: Source) -> Journal | Stream:
             raise InputError(f"{target}: there is no standard output")
         return Stream()
     path = target.resolve()
-    if target.suffix == ".gz" or (path.exists() and not path.is_file()) or source.is_file(path):
+    is_another = target.exists() and not target.is_file()  # asked of the name: that of an open pipe resolves to no file
+    if target.suffix == ".gz" or is_another or source.is_file(path):
         raise InputError(f"{target}: the output must be a plain file of its own, or - for standard output")
     if not path.parent.is_dir():
         raise InputError(f"{target}: there is no directory {path.parent}")
@@ -134,13 +136,25 @@ def _rewrite(path: Path) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, str | None, bool]]:
-    """Each line with its id, and whether it is an error; without an id it is to be done again.
+    """Each line with its id, and whether it is an error; without an id it is to be dropped, and done again.
 
-    That is a line that a kill has torn, or an error worth a retry.
+    That is a blank line, one that a kill has torn, or an error worth a retry.
     """
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
-            yield raw, *(_finished_id(raw, f"{path}:{number}") if raw.endswith(b"\n") else (None, False))
+            if raw.endswith(b"\n") and not raw.isspace():
+                yield raw, *_finished_id(raw, f"{path}:{number}")
+            elif raw.isspace() or _is_torn(raw):
+                yield raw, None, False
+            else:
+                raise InputError(
+                    f"{path}:{number}: not the record of a refinement; is it the output of another program?"
+                )
+
+
+def _is_torn(raw: bytes) -> bool:
+    """Whether a last line without its end is what a kill left of a record, or zeros in its place."""
+    return raw.startswith(_HEAD) or _HEAD.startswith(raw) or not raw.strip(b"\0")
 
 
 def _finished_id(raw: bytes, place: str) -> tuple[str | None, bool]:

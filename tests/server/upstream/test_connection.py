@@ -124,25 +124,25 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_proxy_that_cannot_work_ends_the_start(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
-    assert refusal().startswith(f"upstreams.cloud: {variable} ")
+    assert refusal().startswith(f"upstreams.cloud: {variable}: ")
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
 def test_certificates_that_are_not_there_end_the_start(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    monkeypatch.setenv(variable, "/nowhere/SECRET")
+    monkeypatch.setenv(variable, "/nowhere/certificates")
     assert variable in refusal("https://llm.example.org/v1")
     assert connection()  # which is not encrypted
 
 
 def test_a_file_without_certificates_ends_the_start(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "SECRET.pem").write_text("nothing")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "SECRET.pem"))
+    (tmp_path / "none.pem").write_text("nothing")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     assert "SSL_CERT_FILE" in refusal("https://llm.example.org/v1")
 
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("ALL_PROXY", "socks5://me:SECRET@127.0.0.1:1080"), ("HTTPS_PROXY", "foo:SECRET"), ("SSL_CERT_FILE", "/SECRET")],
+    [("ALL_PROXY", "socks5://me:SECRET@127.0.0.1:1080"), ("HTTPS_PROXY", "foo:SECRET"), ("SSL_CERT_FILE", "/none")],
 )
 def test_the_command_ends_with_one_line(slhf_server: Run, tmp_path: Any, variable: str, value: str) -> None:
     (tmp_path / "up.yaml").write_text("upstreams: {cloud: {base_url: 'https://llm.example.org/v1', model: big}}")

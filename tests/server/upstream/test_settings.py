@@ -46,6 +46,14 @@ def test_the_key_may_come_from_a_file_of_its_own(tmp_path: Path) -> None:
     assert SECRET not in str(settings) + str(settings.redacted())
 
 
+def test_a_file_of_a_key_may_lie_in_the_users_home_and_come_from_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "key").write_bytes(b"\xef\xbb\xbf" + f"{SECRET}\r\n".encode())
+    assert key_of(load_settings(in_file(tmp_path, cloud(", api_key_file: ~/key")))) == SECRET
+
+
 def test_an_upstream_needs_no_key(tmp_path: Path) -> None:
     assert key_of(load_settings(in_file(tmp_path, cloud()))) is None
 

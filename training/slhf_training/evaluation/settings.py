@@ -5,7 +5,7 @@ Relative paths start at the configuration's own folder.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -13,6 +13,7 @@ from slhf_training.config_file import ModelName, RelativePath, Section
 from slhf_training.data import DataSettings
 from slhf_training.evaluation.chains import Chain, parsed, refined
 from slhf_training.preference.registry import PreferenceSettings
+from slhf_training.yaml_text import EngineArguments
 
 
 def _a_chain(text: str) -> str:
@@ -54,7 +55,7 @@ class GenerationSettings(Section):
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=32, gt=0)
     """Answers at once for hf, refinements at once for vllm."""
-    engine: dict[str, Any] = {}
+    engine: EngineArguments = {}
     """vLLM's engine arguments under their own names."""
 
 
