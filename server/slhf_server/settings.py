@@ -180,6 +180,8 @@ class UpstreamSettings(_Section):
                 raise ValueError(f"api_key_file {str(self.api_key_file)!r}: {problem}") from exc
         if self._key is not None and not re.fullmatch(r"[!-~]+", self._key.get_secret_value()):
             raise ValueError(f"{self._key_source()} is empty, or no key: it has spaces or letters beyond ASCII")
+        if self._key is not None and re.fullmatch(r"""(["']).*\1""", self._key.get_secret_value()):
+            raise ValueError(f"{self._key_source()} stands in quotes, which docker's --env-file hands on")
         return self
 
     def _key_source(self) -> str:

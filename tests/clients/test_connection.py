@@ -34,6 +34,8 @@ NO_KEYS = [
     "sk-canary\0",
     "sk-\udcffcanary",
     "\ufeffsk-canary",
+    '"sk-canary"',
+    "'sk-canary'",
 ]
 
 

@@ -74,6 +74,8 @@ def checked_key(name: str, key: str) -> str:
             f"{name}: a key consists of visible ASCII characters, and this one holds another (a typographic quote, a "
             "space, a line break?)"
         )
+    if re.fullmatch(r"""(["']).*\1""", key):
+        raise ConfigurationError(f"{name}: the key stands in quotes, which docker's --env-file hands on")
     return key
 
 

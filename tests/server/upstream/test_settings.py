@@ -54,6 +54,15 @@ def test_a_file_of_a_key_may_lie_in_the_users_home_and_come_from_windows(
     assert key_of(load_settings(in_file(tmp_path, cloud(", api_key_file: ~/key")))) == SECRET
 
 
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_a_key_whose_quotes_an_env_file_has_kept_refuses_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quote: str
+) -> None:
+    monkeypatch.setenv("SLHF_UPSTREAMS__CLOUD__API_KEY", f"{quote}{SECRET}{quote}")
+    told = refusal(in_file(tmp_path, cloud()))
+    assert "api_key stands in quotes" in told
+
+
 def test_an_upstream_needs_no_key(tmp_path: Path) -> None:
     assert key_of(load_settings(in_file(tmp_path, cloud()))) is None
 
