@@ -130,6 +130,8 @@ class UpstreamSettings(_Section):
     """What it calls the limit of completion tokens."""
     max_output_tokens: int = Field(default=4096, gt=0)
     """The most tokens its model can write. A budget (`max_total_tokens`) of as many or more is not sent."""
+    opens_thought: bool = False
+    """Its model's prompt opens the thoughts, so that its answers hold a closing `</think>` alone (DeepSeek-R1)."""
     extra_body: dict[str, JsonValue] = Field(default={}, repr=False)
     """What every request's JSON holds besides (`chat_template_kwargs`, a provider's options); it wins over the rest."""
     extra_headers: dict[str, SecretStr] = {}

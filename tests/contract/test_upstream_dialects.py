@@ -95,6 +95,32 @@ def test_a_draft_of_thoughts_alone_is_no_draft(serve: Serve, reply: Reply, strea
     assert '"finish_reason": "length"' in answer.text or '"finish_reason":"length"' in answer.text
 
 
+SPOKEN = "SECRET hm</think>\n\nHello you"
+UNOPENED = {"choices": [{"message": {"role": "assistant", "content": SPOKEN}, "finish_reason": "stop"}], "usage": USAGE}
+
+
+@pytest.mark.parametrize("reply", [says(UNOPENED), streams(*pieces("SECRET hm</", "think>\n\nHello", " you"))])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_thoughts_whose_beginning_stands_in_the_upstreams_prompt_reach_nobody(
+    serve: Serve, reply: Reply, stream: bool, rounds: int
+) -> None:
+    """DeepSeek-R1 and its kin, behind a server that has no reasoning parser."""
+    with upstream(GOOD, reply) as cloud:
+        engine = FakeEngine()
+        url = serve(engine, **settings(cloud, opens_thought=True))
+        answer = chat(url, stream=stream, refine={"rounds": rounds})
+    assert answer.status_code == 200, answer.text
+    assert "SECRET" not in answer.text
+    assert [call[0][-2].text for call in engine.follower.calls] == ["Hello you"] * rounds
+
+
+def test_an_upstream_of_which_nothing_is_said_may_speak_of_tags(serve: Serve) -> None:
+    with upstream(GOOD, says(UNOPENED)) as cloud:
+        answer = chat(serve(FakeEngine(), **settings(cloud)), refine={"rounds": 0})
+    assert answer.json()["choices"][0]["message"]["content"] == SPOKEN
+
+
 def _last(text: str) -> Any:
     """The last event that has a report."""
     events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]

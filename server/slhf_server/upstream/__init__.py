@@ -21,6 +21,7 @@ from slhf_server.deadline import time_left
 from slhf_server.errors import BadRequest, DeadlineExceeded, UpstreamUnavailable
 from slhf_server.metrics import Metrics
 from slhf_server.model import Chunk, Sampling, Turn
+from slhf_server.reasoning import OPEN
 from slhf_server.settings import UpstreamSettings
 from slhf_server.upstream.answer import Completion
 from slhf_server.upstream.breaker import Breaker
@@ -146,6 +147,8 @@ class Upstream:
                     raise await _status_error(response)
                 progress.begun = True
                 self._dialect.accepted(request)
+                if self._settings.opens_thought:
+                    yield Chunk(OPEN, 0)
                 async with aclosing(self._chunks(response, completion, progress)) as chunks:
                     async for chunk in chunks:
                         yield chunk
