@@ -131,12 +131,12 @@ def test_a_dead_engine_stops_the_run_and_keeps_nothing_of_its_round() -> None:
     assert engine.was_shut_down
 
 
-def test_without_vllm_its_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_vllm_its_package_is_named(builtin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("slhf_server.engine")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(SettingsError, match=r"models.mine: .*vllm.*slhf-server\[gpu\] or slhf-server\[cpu\]"):
-        with Served("mine", str(empty_bundle(tmp_path / "mine")), HOW):
+        with Served("mine", str(builtin), HOW):
             raise AssertionError("there is no engine")
 
 
