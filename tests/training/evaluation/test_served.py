@@ -16,7 +16,6 @@ from slhf_training.evaluation.answers import NONE, Answer
 from slhf_training.evaluation.generation import Task
 from slhf_training.evaluation.served import Served
 from slhf_training.evaluation.settings import GenerationSettings
-from tests.training.evaluation.fakes import empty_bundle
 
 CHAT = [{"role": "user", "content": "Why?"}]
 HOW = GenerationSettings(temperature=0.9, max_new_tokens=16, batch_size=2)
