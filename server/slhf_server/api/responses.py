@@ -1,5 +1,6 @@
 """`POST /v1/responses`: OpenAI's Responses API as far as text, instructions and streams go; nothing is stored."""
 
+import asyncio
 import json
 import time
 from itertools import count
@@ -26,13 +27,15 @@ from slhf_server.service import Service
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """OpenAI's reason for each finish reason of an answer that is not whole."""
+_MANY = 100  # items, which become a chat in a millisecond
 router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/responses", responses=FAILURES)
 async def responses(body: ResponseRequest, request: Request) -> Response:
     service: Service = request.app.state.service
-    (job,) = jobs = await planned(request, body.as_chat(), "responses", body.names)
+    chat = await asyncio.to_thread(body.as_chat) if len(body.input) > _MANY else body.as_chat()
+    (job,) = jobs = await planned(request, chat, "responses", body.names)
     if body.stream:
         return await stream(service, jobs, ResponseEvents(job, body))
     outcome = (await unless_disconnected(request, outcomes(service.run(jobs))))[0]

@@ -91,3 +91,35 @@ def test_an_error_does_not_send_back_what_it_was_sent(post: Callable[..., httpx2
 
 def test_a_long_name_leaves_room_for_the_names_that_are_served(post: Callable[..., httpx2.Response]) -> None:
     assert "served: fake" in post({"messages": ASK, "model": "m" * 100_000}).json()["error"]["message"]
+
+
+LONG = [{"role": "user", "content": "a" * 20_000}]
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        (PATH, {"temperature": "hot"}),
+        (PATH, {"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}),
+        (PATH, {"unheard": 1}),
+        (PATH, {"top_logprobs": 2}),
+        ("/v1/refine", {"rounds": -1}),
+        ("/v1/refine", {"prompt": "both"}),
+        ("/v1/responses", {"text": {"format": {"type": "x"}}}),
+        ("/v1/completions", {"stop": 1}),
+    ],
+)
+def test_a_long_body_gets_the_errors_of_a_short_one(
+    post: Callable[..., httpx2.Response], path: str, wrong: dict[str, Any]
+) -> None:
+    """It is validated elsewhere, so that the event loop goes on."""
+    name = {"/v1/responses": "input", "/v1/completions": "prompt"}.get(path, "messages")
+    given, padded = ("a" if name == "prompt" else ASK), "instruction" if path == "/v1/refine" else "user"
+    answers = [post({name: given, padded: "u" * length, **wrong}, path) for length in (1, 20_000)]
+    assert [answer.status_code for answer in answers] == [400, 400]
+    assert answers[0].json() == answers[1].json()
+
+
+@pytest.mark.parametrize("body", [[LONG], "a" * 20_000])
+def test_a_long_body_that_is_no_object_is_told_so(post: Callable[..., httpx2.Response], body: Any) -> None:
+    assert post(body).json()["error"]["message"].startswith("the body must be a JSON object")
