@@ -188,6 +188,8 @@ class Metrics:
     def _compare(self, model: str, outcome: Outcome) -> None:
         """Drift: how far the returned text is from the draft."""
         if outcome.refinement.applied:
-            self._child(self.edit_ratio, model).observe(edit_ratio(outcome.draft, outcome.text))
+            known = outcome.refinement.rounds[1].edit_ratio if outcome.refinement.returned_round == 1 else None
+            changed = edit_ratio(outcome.draft, outcome.text) if known is None else known
+            self._child(self.edit_ratio, model).observe(changed)
             ratio = len(outcome.text.split()) / max(1, len(outcome.draft.split()))
             self._child(self.length_ratio, model).observe(ratio)

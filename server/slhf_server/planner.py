@@ -54,6 +54,7 @@ class Planner:
         self._engine = engine
         self._upstreams = upstreams
         self.served = settings.served(engine.manifest.name)
+        self._limits = {name: settings.limits_of(model) for name, model in self.served.items()}
 
     def drafter(self, model: str | None, options: RefineOptions) -> Drafter:
         """Who writes the draft of a request. Raises ModelNotFound."""
@@ -91,7 +92,7 @@ class Planner:
         return name, self.served[name]
 
     def _job(self, name: str, served: ServedModel, ask: Ask) -> Job:
-        options, limits = ask.options, self._settings.limits_of(served)
+        options, limits = ask.options, self._limits[name]
         drafter = self.drafter(name, options)
         rounds = _limited("rounds", options.rounds, served.rounds, limits.rounds)
         conversation.check_parts(ask.messages, drafter)

@@ -76,8 +76,10 @@ def refinable(draft: str) -> str:
 
 def is_blank(text: str) -> bool:
     """Whether there is nothing to see: white space and characters without width alone."""
-    beginning_then_all = (text.lstrip()[:64], text)  # one visible character settles it: as a rule the first
-    return all(unicodedata.category(one) in _INVISIBLE for part in beginning_then_all for one in set(part))
+    first = text.lstrip()[:1]
+    if first and first.isprintable():
+        return False  # as a rule it settles it, and takes no table
+    return all(unicodedata.category(one) in _INVISIBLE for one in set(text))
 
 
 def _past_blocks(text: str, start: int) -> int:

@@ -42,6 +42,7 @@ class Service:
         self.upstreams = _upstreams(settings, self.metrics)
         self.workers = Workers(grammars=_writes_guidance(settings))
         self.engine: Engine | None = None
+        self._planner: Planner | None = None
         self._open_engine = open_engine
         self._tracing = _tracing(settings)
         self._jobs: set[Job] = set()
@@ -96,10 +97,10 @@ class Service:
         """Raises EngineUnavailable until the engine is loaded, when it has died, and when the server is going down."""
         if self._ends is not None:
             raise EngineUnavailable("the server is shutting down")
-        if self.engine is None:
+        if self.engine is None or self._planner is None:
             raise EngineUnavailable("the engine could not be loaded" if self.failure else "the engine is still loading")
         self.engine.check()
-        return Planner(self.settings, self.engine, self.upstreams)
+        return self._planner
 
     def ready(self) -> None:
         """Raises what `planner` does, and UpstreamUnavailable until each upstream has answered once."""
@@ -188,6 +189,7 @@ class Service:
         names = list(self.settings.served(engine.manifest.name))
         self.metrics.watch(self.admission, names)
         self.metrics.loaded(engine.manifest.revision or "unknown")
+        self._planner = Planner(self.settings, engine, self.upstreams)
         self.engine = engine
         self._watching = asyncio.create_task(self._watch(engine))
         _logger.info(

@@ -22,7 +22,7 @@ def read_json(data: bytes | str) -> Any:
     """
     text = data.removeprefix("\ufeff") if isinstance(data, str) else data.decode("utf-8-sig")
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+        value = _DECODER.decode(text)
         if _SURROGATE.search(text):  # halves of whole pairs were joined by now
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as exc:
@@ -60,3 +60,6 @@ def _finite(digits: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"the number {digits:.40} is too large")
     return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite, parse_int=_whole)

@@ -81,14 +81,14 @@ async def _read(raw: bytes) -> Any:
         if "surrogate" in why:
             raise BadRequest("the body must be UTF-8, escapes of surrogates included") from exc
         raise BadRequest(f"the body is not valid JSON: {why}") from exc
-    if isinstance(body, dict):
+    if isinstance(body, dict) and len(raw) > _MOST_MESSAGES:  # each takes more than a byte
         _check_sizes(body)
     return body
 
 
 async def _check_values(raw: bytes) -> None:
     """Count the values by the commas and brackets outside of strings, a slice at a time."""
-    if _marks(raw) < _MOST_VALUES:
+    if len(raw) < _MOST_VALUES or _marks(raw) < _MOST_VALUES:
         return  # even if all of them stand outside
     values, inside, held = 1, False, b""
     for start in range(0, len(raw), _SLICE):
