@@ -86,7 +86,8 @@ class Chain:
 
     def accept_draft(self, draft: str) -> RoundCompleted:
         """Round 0 is the client's text."""
-        self._usages.append(Usage())
+        usage = Usage()
+        self._usages.append(usage)
         return self._accept(
             RoundCompleted(
                 round=0,
@@ -94,7 +95,7 @@ class Chain:
                 model="client",
                 text=draft,
                 finish_reason="stop",
-                usage=Usage(),
+                usage=usage,
                 latency_ms=0.0,
             ),
             Turn("assistant", refinable(draft)),

@@ -129,7 +129,7 @@ class Metrics:
             for model in model_names:
                 gauge.labels(model).set_function(partial(counts.__getitem__, model))
 
-    def _child(self, metric: Metric, *labels: str) -> Metric:
+    def child(self, metric: Metric, *labels: str) -> Metric:
         """`metric.labels(...)` without its checks: half of what counting costs. Labels are bounded, and so is this."""
         child: Metric | None = self._children.get((metric, labels))
         if child is None:
@@ -138,7 +138,7 @@ class Metrics:
 
     def request_failed(self, model: str, endpoint: str, exc: RequestError) -> None:
         """An error was answered; `model` is empty where the request was refused before its model was known."""
-        self._child(self.failure, model, endpoint, exc.code or exc.type).inc()
+        self.child(self.failure, model, endpoint, exc.code or exc.type).inc()
 
     def build(self, version: str) -> None:
         self._build.labels(version).set(1)
@@ -151,16 +151,16 @@ class Metrics:
         if finished.role == "client":
             return  # nobody computed it
         number = str(finished.round) if finished.round < 8 else "8+"
-        self._child(self.round_latency, model, finished.role, number).observe(finished.latency_ms / 1e3)
+        self.child(self.round_latency, model, finished.role, number).observe(finished.latency_ms / 1e3)
 
     def refinement_ended(self, model: str, outcome: Outcome) -> None:
         refinement = outcome.refinement
-        self._child(self.stop_reason, model, refinement.stop_reason).inc()
-        self._child(self.request_rounds, model).observe(refinement.rounds_run)
-        self._child(self.draft_source, model, refinement.draft_source).inc()
-        self._child(self.overhead, model).observe(outcome.overhead_ms / 1e3)
+        self.child(self.stop_reason, model, refinement.stop_reason).inc()
+        self.child(self.request_rounds, model).observe(refinement.rounds_run)
+        self.child(self.draft_source, model, refinement.draft_source).inc()
+        self.child(self.overhead, model).observe(outcome.overhead_ms / 1e3)
         if refinement.stop_reason not in ("rounds_done", "unchanged", "disabled"):
-            self._child(self.fallback, model, refinement.stop_reason).inc()
+            self.child(self.fallback, model, refinement.stop_reason).inc()
         self._count_tokens(model, outcome)
         self._count_rounds(model, outcome)
         self._compare(model, outcome)
@@ -173,23 +173,23 @@ class Metrics:
         usage = outcome.refinement.usage
         for phase, usages in (("draft", [usage.draft]), ("refine", usage.rounds)):
             for one in usages:
-                self._child(self.prompt_tokens, model, phase).inc(one.prompt_tokens)
-                self._child(self.generation_tokens, model, phase).inc(one.completion_tokens)
-                self._child(self.cached_tokens, model, phase).inc(one.prompt_tokens_details.cached_tokens)
+                self.child(self.prompt_tokens, model, phase).inc(one.prompt_tokens)
+                self.child(self.generation_tokens, model, phase).inc(one.completion_tokens)
+                self.child(self.cached_tokens, model, phase).inc(one.prompt_tokens_details.cached_tokens)
 
     def _count_rounds(self, model: str, outcome: Outcome) -> None:
         refinement = outcome.refinement
         texts = [outcome.draft, *(one.text for one in refinement.rounds[1:])]
         for before, after in pairwise(texts):
-            self._child(self.rounds, model, "unchanged" if after == before else "changed").inc()
+            self.child(self.rounds, model, "unchanged" if after == before else "changed").inc()
         cut_off = len(refinement.usage.rounds) - refinement.rounds_run
-        self._child(self.rounds, model, "error" if refinement.stop_reason == "error" else "discarded").inc(cut_off)
+        self.child(self.rounds, model, "error" if refinement.stop_reason == "error" else "discarded").inc(cut_off)
 
     def _compare(self, model: str, outcome: Outcome) -> None:
         """Drift: how far the returned text is from the draft."""
         if outcome.refinement.applied:
             known = outcome.refinement.rounds[1].edit_ratio if outcome.refinement.returned_round == 1 else None
             changed = edit_ratio(outcome.draft, outcome.text) if known is None else known
-            self._child(self.edit_ratio, model).observe(changed)
+            self.child(self.edit_ratio, model).observe(changed)
             ratio = len(outcome.text.split()) / max(1, len(outcome.draft.split()))
-            self._child(self.length_ratio, model).observe(ratio)
+            self.child(self.length_ratio, model).observe(ratio)

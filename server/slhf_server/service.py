@@ -123,7 +123,7 @@ class Service:
             async with self._watched(jobs), self.admission.place(first.model, first.deadline):
                 queued = time.perf_counter() - first.received
                 first.log["queue_ms"] = round(queued * 1e3, 1)
-                self.metrics.queue.labels(first.model).observe(queued)
+                self.metrics.child(self.metrics.queue, first.model).observe(queued)
                 async with aclosing(played([self._observed(job) for job in jobs])) as steps:
                     async for numbered in steps:
                         yield numbered
@@ -140,7 +140,8 @@ class Service:
                         self._note(job, step)
                     elif not first_token_seen:
                         first_token_seen = True
-                        self.metrics.first_token.labels(job.model).observe(time.perf_counter() - job.received)
+                        first_token = self.metrics.child(self.metrics.first_token, job.model)
+                        first_token.observe(time.perf_counter() - job.received)
                     yield step
         except RequestError as exc:
             self._failed(job, exc)
@@ -171,8 +172,8 @@ class Service:
 
     def _ended(self, job: Job, outcome: Outcome) -> None:
         self.metrics.refinement_ended(job.model, outcome)
-        self.metrics.success.labels(job.model, job.endpoint, outcome.finish_reason).inc()
-        self.metrics.e2e.labels(job.model).observe(time.perf_counter() - job.received)
+        self.metrics.child(self.metrics.success, job.model, job.endpoint, outcome.finish_reason).inc()
+        self.metrics.child(self.metrics.e2e, job.model).observe(time.perf_counter() - job.received)
         logs.add(job.log, outcome.refinement, outcome.usage)
         if self.settings.log_content:
             told = {"messages": [f"{turn.role}: {turn.text}" for turn in job.turns], "answer": outcome.text}

@@ -34,7 +34,7 @@ class History(BaseModel):
 class Original(History):
     """A part of a conversation that is kept as it came, too."""
 
-    _sent: Any = PrivateAttr(default=None)
+    _sent: Any = PrivateAttr()
 
     @model_validator(mode="wrap")
     @classmethod

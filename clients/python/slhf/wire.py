@@ -192,7 +192,8 @@ class RefinementUsage(_Answer):
     """One entry for each Follower round that ran, finished or not: cut-off rounds cost tokens too."""
 
     def total(self) -> Usage:
-        return sum(self.rounds, self.draft)
+        first, *others = [usage for usage in (self.draft, *self.rounds) if usage.total_tokens] or [self.draft]
+        return sum(others, first)
 
 
 class Refinement(_Answer):
