@@ -85,9 +85,7 @@ def answered(
         "usage": whole.usage.model_dump(),
         "refinement": whole.report(with_rounds).model_dump(),
     }
-    return Response(
-        json.dumps(answer, ensure_ascii=False), media_type="application/json", headers=refinement_headers(whole)
-    )
+    return Response(json.dumps(answer), media_type="application/json", headers=refinement_headers(whole))
 
 
 def _choice(number: int, outcome: Outcome, body: ChatRequest) -> dict[str, Any]:

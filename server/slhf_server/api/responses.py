@@ -39,7 +39,7 @@ async def responses(body: ResponseRequest, request: Request) -> Response:
     if body.stream:
         return await stream(service, jobs, ResponseEvents(job, body))
     outcome = (await unless_disconnected(request, outcomes(service.run(jobs))))[0]
-    answer = json.dumps(Answer(job, body).ended(outcome), ensure_ascii=False)
+    answer = json.dumps(Answer(job, body).ended(outcome))
     return Response(answer, media_type="application/json", headers=refinement_headers(outcome))
 
 
