@@ -85,7 +85,12 @@ def answered(
         "usage": whole.usage.model_dump(),
         "refinement": whole.report(with_rounds).model_dump(),
     }
-    return Response(json.dumps(answer), media_type="application/json", headers=refinement_headers(whole))
+    return Response(json_bytes(answer), media_type="application/json", headers=refinement_headers(whole))
+
+
+def json_bytes(answer: dict[str, Any]) -> bytes:
+    """In UTF-8. Half of a character, which a model's text may hold, is escaped as JSON has it."""
+    return json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def _choice(number: int, outcome: Outcome, body: ChatRequest) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from slhf.wire import RoundDelta, Usage
 from slhf_server.api.body import JsonRoute
-from slhf_server.api.chat import planned
+from slhf_server.api.chat import json_bytes, planned
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.failures import RESPONSES as FAILURES
 from slhf_server.api.failures import body_of
@@ -39,7 +39,7 @@ async def responses(body: ResponseRequest, request: Request) -> Response:
     if body.stream:
         return await stream(service, jobs, ResponseEvents(job, body))
     outcome = (await unless_disconnected(request, outcomes(service.run(jobs))))[0]
-    answer = json.dumps(Answer(job, body).ended(outcome))
+    answer = json_bytes(Answer(job, body).ended(outcome))
     return Response(answer, media_type="application/json", headers=refinement_headers(outcome))
 
 
