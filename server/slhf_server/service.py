@@ -187,11 +187,11 @@ class Service:
             self.failure = exc
             self.on_failure()
             return
-        names = list(self.settings.served(engine.manifest.name))
+        planner = Planner(self.settings, engine, self.upstreams)
+        names = list(planner.served)
         self.metrics.watch(self.admission, names)
         self.metrics.loaded(engine.manifest.revision or "unknown")
-        self._planner = Planner(self.settings, engine, self.upstreams)
-        self.engine = engine
+        self._planner, self.engine = planner, engine
         self._watching = asyncio.create_task(self._watch(engine))
         _logger.info(
             "ready after %.1f s: %s; context %d tokens",
