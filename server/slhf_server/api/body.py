@@ -1,8 +1,8 @@
 """A request's JSON, read strictly (slhf/json_text.py), and bounded before work is done on it.
 
 Python parses JSON in one go that nothing else can run beside, in any thread; so what that costs must be bounded by what
-can be counted cheaply. Long strings cost little, many values much. Pydantic calls our validators for each value, so in a
-thread it lets the event loop have its turn.
+can be counted cheaply. Long strings cost little, many values much. Pydantic calls our validators for each value, so in
+a thread it lets the event loop have its turn.
 """
 
 import asyncio
