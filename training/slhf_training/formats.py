@@ -34,7 +34,7 @@ class FormatError(Exception):
 def formatted(row: Row, format: Format | None, tasks: Mapping[str, Row]) -> Row:
     """The row with its `check` and what else is known, under the names of the one schema; as it is without a format.
 
-    Raises FormatError naming what is missing.
+    Raises FormatError naming what is missing or of another type.
     """
     if format is None:
         return row
@@ -45,6 +45,8 @@ def formatted(row: Row, format: Format | None, tasks: Mapping[str, Row]) -> Row:
         return {**known, **_READERS[format](row, task)}
     except KeyError as exc:
         raise FormatError(f"format {format}: there is no {exc}") from exc
+    except (IndexError, TypeError, AttributeError) as exc:
+        raise FormatError(f"format {format}: {exc}") from exc
 
 
 def _gsm8k(row: Row, task: Row) -> Row:
@@ -61,7 +63,11 @@ def _code(row: Row, task: Row) -> Row:
 
 def _qa_short(row: Row, task: Row) -> Row:
     wrong = {"draft": row["wrong"][0], "model": row.get("source", "")} if row.get("wrong") else {}
-    return {"check": {"kind": "accepted", "answers": row["answers"]}, "reference": row["answers"][0], **wrong}
+    return {
+        "check": {"kind": "accepted", "answers": row["answers"]},
+        "reference": next(iter(row["answers"]), None),
+        **wrong,
+    }
 
 
 def _synth_exact(row: Row, task: Row) -> Row:
