@@ -141,6 +141,8 @@ def test_instructions_that_no_program_here_knows_leave_a_row_without_a_check(tmp
         ({"prompt": "p"}, {"format": "gsm8k"}, r"rows\.jsonl:1: format gsm8k: there is no 'answer'"),
         ({"answer": "1"}, {"format": "gsm8k"}, r"rows\.jsonl:1: prompt: Field required"),
         ({"prompt": "p", "task": "a"}, {"format": "code_tasks"}, "format code_tasks: there is no 'entry_point'"),
+        ({"prompt": "p", "answers": None}, {"format": "qa_short"}, "format qa_short: "),
+        ({"prompt": 3, "answer": "1"}, {"format": "synth_exact"}, "format synth_exact: "),
         ({"prompt": "p", "answers": []}, {"format": "qa_short"}, r"check\.accepted\.answers: "),
     ],
 )
