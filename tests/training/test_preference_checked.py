@@ -88,7 +88,7 @@ ANSWERS = st.sampled_from(["4", "5", "It is 4", "four", "", "4 or 5", "**4**"])
 def test_swapping_the_answers_gives_one_minus_the_value(pairs: list[tuple[Chat, str, str]], tie: Tie) -> None:
     four = TypeAdapter[Any](CheckSettings).validate_python({"kind": "number", "answer": "4"})
     checked = Checked({turns(SUM): check_of(four)}, TIES[tie])
-    chats, first, second = ([pair[side] for pair in pairs] for side in range(3))
+    chats, first, second = [one for one, _, _ in pairs], [one for _, one, _ in pairs], [one for _, _, one in pairs]
     p = checked(chats, first, second)
     assert p.shape == (len(pairs),)
     assert p == pytest.approx(1 - checked(chats, second, first), nan_ok=True)

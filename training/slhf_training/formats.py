@@ -19,12 +19,8 @@ from slhf_training.instructions import KINDS
 from slhf_training.schemas import Row
 
 Format = Literal["gsm8k", "code_tasks", "qa_short", "synth_exact", "ifeval", "ifeval_loose"]
-_TASK_KEYS: Mapping[Format, str] = {"code_tasks": "task", "ifeval": "key", "ifeval_loose": "key"}
-
-
-def task_key(format: Format) -> str | None:
-    """The column by which rows of drafts name their task; None: they hold all of it."""
-    return _TASK_KEYS.get(format)
+TASK_KEYS: Mapping[Format | None, str] = {"code_tasks": "task", "ifeval": "key", "ifeval_loose": "key"}
+"""The column by which rows of drafts name their task, where they do not hold all of it."""
 
 
 class FormatError(Exception):
@@ -38,7 +34,7 @@ def formatted(row: Row, format: Format | None, tasks: Mapping[str, Row]) -> Row:
     """
     if format is None:
         return row
-    key = task_key(format)
+    key = TASK_KEYS.get(format)
     known = {name: row[name] for name in ("prompt", "id", "source", "draft", "model") if name in row}
     try:
         task = tasks[str(row[key])] if key and tasks else row
