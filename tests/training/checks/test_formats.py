@@ -3,17 +3,17 @@
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pytest
 from pydantic import ValidationError
 
 from slhf_training.checks.batch import passed_all
-from slhf_training.checks.registry import check_of
+from slhf_training.checks.registry import CheckSettings, check_of
 from slhf_training.data import DataSettings, load, read_rows
 from slhf_training.errors import DataError
 from slhf_training.examples import Example
-from tests.training.shared_data import FOLDER, needs_shared_data
+from tests.training.shared_data import FOLDER, ROOT, needs_shared_data
 
 TASK = {
     "prompt": "Write add.",
@@ -47,6 +47,14 @@ def test_a_row_says_itself_how_it_is_checked_and_what_is_to_be_refined(tmp_path:
     assert (found.draft, found.model, found.answers) == ("It is 5.", "small", ("It is 5.",))
     assert passed(found, "It is 4.")
     assert not passed(found, "It is 5.")
+
+
+def test_the_manual_has_a_row_of_each_kind(tmp_path: Path) -> None:
+    manual = (ROOT / "training" / "README.md").read_text().splitlines()
+    written = [json.loads(line) for line in manual if line.startswith('{"prompt"') and '"check"' in line]
+    assert all(example.check for example in load(DataSettings(files=(rows(tmp_path, *written),))))
+    kinds = {settings.model_fields["kind"].annotation for settings in get_args(get_args(CheckSettings)[0])}
+    assert {Literal[row["check"]["kind"]] for row in written} == kinds
 
 
 def test_a_row_without_these_is_as_it_was(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ def verdict(machine: str, number: int, *arguments: int, architecture: int | None
             case 0x45:
                 place += then if value & operand else otherwise
             case _:
-                return {0x7FFF0000: ALLOW, 0x80000000: KILL}.get(operand, operand & 0xFFFF)
+                known: dict[int, str | int] = {0x7FFF0000: ALLOW, 0x80000000: KILL}
+                return known.get(operand, int(operand) & 0xFFFF)
 
 
 def numbers(machine: str) -> dict[str, int]:
