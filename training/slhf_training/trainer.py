@@ -230,5 +230,5 @@ def training_arguments(settings: Run) -> TrainingArguments:
         dataloader_pin_memory=False,
         disable_tqdm=True,  # Progress shows more
         ddp_find_unused_parameters=False,
-        use_cpu=not torch.accelerator.is_available(),  # which also makes processes on CPUs find each other
+        use_cpu=not sharding.has_accelerator(),  # which also makes processes on CPUs find each other
     )
