@@ -92,7 +92,7 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         examples = inputs["examples"]
         numbers, chats = [e["number"] for e in examples], [e["chat"] for e in examples]
         step = self.state.global_step
-        given = self._pile.at(step, self.args.process_index) if self._pile else []
+        given = self._pile.at(step) if self._pile else []
         table = ChatTable(self.seats, chats, numbers, step, given)
         rows = ALGORITHMS[self.settings.algorithm](table, self.settings.game)
         leader_too = self._is_leaders_turn()
