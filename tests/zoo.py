@@ -190,12 +190,13 @@ FAMILIES: dict[str, Family] = {
         HEADERS[0],
         "<|eot_id|>",
     ),
-    # allenai/Llama-3.1-Tulu-3-8B and pasztorb/Llama-3.1-Tulu-3-8B-SLHF: Llama 3's tokenizer, which would begin every text
-    # with BOS, under a template without it; turn markers are plain text, and the last answer has no line break after it.
+    # allenai/Llama-3.1-Tulu-3-8B, pasztorb/Llama-3.1-Tulu-3-8B-SLHF: Llama 3's tokenizer, which begins texts with BOS,
+    # under a template without it; turn markers are plain text, and the last answer has no line break after it.
     "Tulu 3": Family(
         lambda: beginning(byte_level(special(*HEADERS, "<pad>"), ignore_merges=True), HEADERS[0]),
         "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|assistant|>\n' + m.content + eos_token }}"
-        "{% if not loop.last %}{{ '\n' }}{% endif %}{% else %}{{ '<|' + m.role + '|>\n' + m.content + '\n' }}{% endif %}"
+        "{% if not loop.last %}{{ '\n' }}{% endif %}"
+        "{% else %}{{ '<|' + m.role + '|>\n' + m.content + '\n' }}{% endif %}"
         "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}",
         HEADERS[0],
         "<|end_of_text|>",

@@ -1,5 +1,6 @@
-"""A random model in the layout of pasztorb/Llama-3.1-Tulu-3-8B-SLHF, the authors' own, whose 16 GB no test fetches: sharded
-weights, Llama 3.1's rope, Tulu's template inside of `tokenizer_config.json`, one set of weights for both roles, no manifest.
+"""A random model in the layout of pasztorb/Llama-3.1-Tulu-3-8B-SLHF, the authors' own, whose 16 GB no test fetches:
+sharded weights, Llama 3.1's rope, Tulu's template inside of `tokenizer_config.json`, one set of weights for both roles,
+and no manifest.
 """
 
 import json
@@ -39,12 +40,15 @@ def checkpoint(tmp_path: Path) -> Path:
     directory.mkdir()
     backend = TULU.make()
     backend.save(str(directory / "tokenizer.json"))
-    ids = {token: backend.token_to_id(token) for token in (BOS, EOS, PAD)}
     named = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
     write_tokenizer(directory, named)
+    ids = backend.get_vocab()
     special = {"bos_token_id": ids[BOS], "eos_token_id": ids[EOS], "pad_token_id": ids[PAD]}
-    write_weights(directory, backend.get_vocab_size() + 7, special)  # rounded up to eight, as Tulu's is
-    write(directory, "generation_config.json", {"_from_model_config": True, **special, "transformers_version": "4.43.4"})
+    words = [number for token, number in ids.items() if not token.startswith("<")]
+    write_weights(directory, -(-len(ids) // 8) * 8, words, special)
+    write(
+        directory, "generation_config.json", {"_from_model_config": True, **special, "transformers_version": "4.43.4"}
+    )
     return directory
 
 
@@ -59,8 +63,8 @@ def write_tokenizer(directory: Path, named: dict[str, str]) -> None:
     write(directory, "special_tokens_map.json", {kind: {"content": token} for kind, token in named.items()})
 
 
-def write_weights(directory: Path, vocabulary: int, special: dict[str, int]) -> None:
-    """In bfloat16 and several files; the configuration as transformers 4 wrote it."""
+def write_weights(directory: Path, vocabulary: int, words: list[int], special: dict[str, int]) -> None:
+    """In bfloat16 and several files; the configuration as transformers 4 wrote it. The likeliest token is a word."""
     config = {
         "architectures": ["LlamaForCausalLM"],
         "hidden_size": 64,
@@ -87,6 +91,9 @@ def write_weights(directory: Path, vocabulary: int, special: dict[str, int]) -> 
     }
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**config)).to(torch.bfloat16)
+    head = torch.zeros_like(model.lm_head.weight)
+    head[words] = model.lm_head.weight[words]
+    model.lm_head.weight.data = head
     model.save_pretrained(directory, max_shard_size="100KB")
     write(directory, "config.json", config)
 
@@ -100,7 +107,7 @@ def test_the_authors_checkpoint_is_served_in_both_roles_as_it_lies(checkpoint: P
     with live_server(tmp_path, "--bundle", str(checkpoint)) as server, Client(server.url, timeout=300) as client:
         (model,) = client.models()
         assert (model.id, model.card["roles"], model.card["trained"]) == (NAME, "shared", "unknown")
-        result = client.refine(QUESTION, rounds=1, max_tokens=16, seed=1)
+        result = client.refine(QUESTION, rounds=1, max_tokens=16, temperature=0.0)
         draft, refined = result.refinement.rounds
         assert (draft.role, refined.role) == ("leader", "follower")
         assert draft.text.strip()

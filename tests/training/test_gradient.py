@@ -247,7 +247,9 @@ def _errors_of_another_sampler(seed: int) -> tuple[float, float]:
 
     def error(cap: float | None) -> float:
         weight, taus = sampler.sum(-1).exp(), torch.full_like(reward, TAU_L)
-        loss = reinforce(log_pi, reference, sampler, game.lengths, reward[:, None], weight, taus, importance_cap=cap).loss
+        loss = reinforce(
+            log_pi, reference, sampler, game.lengths, reward[:, None], weight, taus, importance_cap=cap
+        ).loss
         return relative_error(gradient(loss, game.leader), -gradient(objective, game.leader))
 
     return error(2.0), error(None)

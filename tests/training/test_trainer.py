@@ -214,7 +214,9 @@ class Mistaken:
         return [dataclasses.replace(sample, logps=tuple(logp - 1 for logp in sample.logps)) for sample in found]
 
 
-@pytest.mark.parametrize(("game", "weight"), [({}, 2.0), ({"importance_cap": 9}, math.e), ({"importance_cap": None}, 1)])
+@pytest.mark.parametrize(
+    ("game", "weight"), [({}, 2.0), ({"importance_cap": 9}, math.e), ({"importance_cap": None}, 1)]
+)
 def test_a_sampler_that_is_not_the_trainer_is_corrected_for_and_shown(
     game: dict[str, Any], weight: float, tmp_path: Path
 ) -> None:

@@ -23,9 +23,7 @@ class Draft:
 
 
 class Pile:
-    def __init__(
-        self, drafts: Sequence[Draft], per_step: int, seed: int, process: int = 0, processes: int = 1
-    ) -> None:
+    def __init__(self, drafts: Sequence[Draft], per_step: int, seed: int, process: int = 0, processes: int = 1) -> None:
         """`per_step`: of this process. Raises DataError where there are not enough for one step of all processes."""
         self._all = per_step * processes
         if len(drafts) < self._all:

@@ -228,8 +228,8 @@ def _in_layers(base: Any, lora: Lora, first: int, end: int) -> dict[str, Any]:
     names = lora.target_modules
     if names == ALL_LINEAR:
         head = base.get_output_embeddings()
-        linear = (n for n, module in base.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head)
-        names = sorted({name.rpartition(".")[2] for name in linear})
+        linear = {name: module for name, module in base.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+        names = sorted({name.rpartition(".")[2] for name, module in linear.items() if module is not head})
     return {"target_modules": names, "layers_to_transform": list(range(first, end))}
 
 
