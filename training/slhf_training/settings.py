@@ -81,7 +81,7 @@ class Drafts(Section):
     answers: DraftAnswers = "all"
     """Each answer of a row is a draft, or only the worse one of a pair."""
     per_step: int = Field(default=8, gt=0)
-    """Drafts per step and process, beside the chats of `batch_size`."""
+    """Drafts per step and process, beside the chats of `batch_size`; no two processes have the same."""
 
 
 class Optimisation(Section):
