@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 CORPUS = [
@@ -75,6 +75,13 @@ def byte_level(tokens: Sequence[AddedToken], pattern: str = GPT4, ignore_merges:
         CORPUS, trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, show_progress=False)
     )
     made.add_tokens(list(tokens))
+    return made
+
+
+def beginning(made: Tokenizer, bos: str) -> Tokenizer:
+    """One that puts this token before every text."""
+    number = made.token_to_id(bos)
+    made.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, number)])
     return made
 
 
@@ -182,6 +189,17 @@ FAMILIES: dict[str, Family] = {
         "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
         HEADERS[0],
         "<|eot_id|>",
+    ),
+    # allenai/Llama-3.1-Tulu-3-8B, pasztorb/Llama-3.1-Tulu-3-8B-SLHF: Llama 3's tokenizer, which begins texts with BOS,
+    # under a template without it; turn markers are plain text, and the last answer has no line break after it.
+    "Tulu 3": Family(
+        lambda: beginning(byte_level(special(*HEADERS, "<pad>"), ignore_merges=True), HEADERS[0]),
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|assistant|>\n' + m.content + eos_token }}"
+        "{% if not loop.last %}{{ '\n' }}{% endif %}"
+        "{% else %}{{ '<|' + m.role + '|>\n' + m.content + '\n' }}{% endif %}"
+        "{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}",
+        HEADERS[0],
+        "<|end_of_text|>",
     ),
     # mistralai/Mistral-7B-Instruct-v0.1: alternation, no system turn, [INST] is text, BOS once, nothing is stripped.
     "Mistral 0.1": Family(

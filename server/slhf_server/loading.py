@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slhf_server.advice import advice
 from slhf_server.bundles import open_bundle
 from slhf_server.merging import merged
 from slhf_server.prompt import PromptEncoder
@@ -47,9 +48,11 @@ def _load(settings: Settings) -> "VLLMEngine":
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())  # vLLM does so too, but late
-    from slhf_server.engine import VLLMEngine  # imports vLLM: seconds
+    from slhf_server.engine import VLLMEngine, sees_nvidia_gpu  # imports vLLM: seconds
 
     times.append(time.perf_counter())
+    if said := advice(settings.bundle, sees_nvidia_gpu=sees_nvidia_gpu()):
+        _logger.info(said)
     engine = VLLMEngine.load(bundle, settings, encoder)
     times.append(time.perf_counter())
     spans = (after - before for before, after in zip(times, times[1:], strict=False))

@@ -18,8 +18,11 @@ from safetensors.torch import load_file
 
 from slhf_training.algorithms import Array
 from slhf_training.chats import Chat
+from slhf_training.drafts import Pile, drafts_of
 from slhf_training.errors import SettingsError
-from slhf_training.sharding import end_together, from_launcher
+from slhf_training.examples import Example, Pair
+from slhf_training.prompts import Prompts
+from slhf_training.sharding import end_together, from_launcher, this_process
 from slhf_training.trainer import GameTrainer
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
@@ -34,6 +37,7 @@ GAMES: dict[str, dict[str, Any]] = {
     "shared": {"weights": "shared", "optimisation": {"gradient_checkpointing": True}},
     "full": {"weights": "full"},
     "nash-md": {"algorithm": "nash-md", "game": {"mixture": 0.5}},
+    "drafts": {},
 }
 """What differs from the settings below, by the name of the run."""
 RESUMED = ("separate", "full")
@@ -63,10 +67,17 @@ def trainer(directory: Path, name: str) -> GameTrainer:
             "optimisation": {"steps": STEPS} | batch | changes.get("optimisation", {}),
         },
     )
-    found = tiny.trainer(settings, hardly_judging, CHATS)
+    found = tiny.trainer(settings, hardly_judging, CHATS, pile=pile(settings.seed) if name == "drafts" else None)
     if settings.optimisation.gradient_checkpointing:
         found.roles.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return found
+
+
+def pile(seed: int) -> Pile:
+    """Four drafts a step of all processes, of which accelerate knows here before any trainer is there."""
+    drafts = drafts_of([Example(CHATS[1], Pair("A B", "C"))] * 6, Prompts(tiny.tokenizer()), len(CHATS), most=100)
+    ours = this_process()
+    return Pile(drafts, 4 // ours.num_processes, seed, ours.process_index, ours.num_processes)
 
 
 def hardly_judging(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
@@ -128,8 +139,9 @@ def assert_same_curve(run: Path, other: Path) -> None:
 
 
 def test_two_processes_give_the_loss_curve_of_one_with_twice_the_batch(one: Path, tmp_path: Path) -> None:
-    run(tmp_path / "two", "ddp", ["separate"])
-    assert_same_curve(tmp_path / "two" / "separate", one / "separate")
+    run(tmp_path / "two", "ddp", ["separate", "drafts"])
+    for name in ("separate", "drafts"):
+        assert_same_curve(tmp_path / "two" / name, one / name)
 
 
 @pytest.mark.parametrize("name", GAMES)

@@ -41,16 +41,27 @@ def test_the_worse_answer_of_a_pair_alone_may_be_a_draft(prompts: Prompts) -> No
 def test_a_step_draws_without_replacement_and_the_same_again(prompts: Prompts) -> None:
     drafts = drafts_of([Example(tiny.CHAT, Pair("A", "B"))] * 10, prompts, 0, 100)
     pile = Pile(drafts, 8, seed=1)
-    drawn = [draft.number for draft in pile.at(3, 0)]
+    drawn = [draft.number for draft in pile.at(3)]
     assert len(set(drawn)) == 8
-    assert drawn == [draft.number for draft in Pile(drafts, 8, seed=1).at(3, 0)]
-    assert drawn != [draft.number for draft in pile.at(4, 0)]
-    assert drawn != [draft.number for draft in pile.at(3, 1)]
+    assert drawn == [draft.number for draft in Pile(drafts, 8, seed=1).at(3)]
+    assert drawn != [draft.number for draft in pile.at(4)]
+
+
+def test_several_processes_share_what_one_draws(prompts: Prompts) -> None:
+    """Of 20 drafts, two processes that drew 8 each on their own would meet one twice in nearly every step."""
+    drafts = drafts_of([Example(tiny.CHAT, Pair("A", "B"))] * 10, prompts, 0, 100)
+    one, piles = Pile(drafts, 16, seed=1), [Pile(drafts, 8, 1, process, processes=2) for process in (0, 1)]
+    for step in range(20):
+        parts = [[draft.number for draft in pile.at(step)] for pile in piles]
+        assert [len(part) for part in parts] == [8, 8]
+        assert [*parts[0], *parts[1]] == [draft.number for draft in one.at(step)]
 
 
 def test_too_few_drafts_for_a_step_are_refused(prompts: Prompts) -> None:
     with pytest.raises(DataError, match="drafts: 3 are fewer than the 8 of one step"):
         Pile(drafts_of(EXAMPLES, prompts, 0, 100), 8, seed=0)
+    with pytest.raises(DataError, match="drafts: 3 are fewer than the 4 of one step of 2 processes"):
+        Pile(drafts_of(EXAMPLES, prompts, 0, 100), 2, 0, process=1, processes=2)
 
 
 def test_the_follower_learns_from_given_drafts_and_the_leader_does_not(tmp_path: Path, prompts: Prompts) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from slhf import read_bundle
+from slhf_server.merging import merged
 from slhf_training.bundles import open_bundle
 from slhf_training.cli import main
 from slhf_training.errors import SettingsError
@@ -218,6 +220,35 @@ def test_a_base_that_is_built_in_is_named_and_not_copied(tmp_path: Path, builtin
 def test_a_trained_bundle_is_no_base(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="model: builtin:smollm2-135m-slhf is trained already; its base is builtin"):
         load_model(tiny.settings(tmp_path, model="builtin:smollm2-135m-slhf"))
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(input_ids=torch.tensor([[1, 4, 5]])).logits
+    return found
+
+
+def test_adapters_of_the_upper_layers_are_merged_as_the_server_merges(tmp_path: Path) -> None:
+    """The Follower's into the base, the Leader's on top of that; both say what they said in training."""
+    fit = trained_run(tmp_path, lora={"layers": (1, 2)})
+    export(tmp_path / "run", tmp_path / "bundle", "upper")
+    served = merged(open_bundle("model", str(tmp_path / "bundle")), tmp_path / "cache")
+    roles = build_roles(fit, load_model(fit)[1])
+    base = logits(roles.use_reference())
+    roles.load(tmp_path / "run" / "checkpoint-2")
+    follower = AutoModelForCausalLM.from_pretrained(served.weights)
+    torch.testing.assert_close(logits(follower), logits(roles.use("follower")), rtol=1e-4, atol=1e-4)
+    leader = PeftModel.from_pretrained(follower, str(served.adapter("leader")))
+    torch.testing.assert_close(logits(leader), logits(roles.use("leader")), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(logits(roles.use("leader")), base, atol=1e-3)
+
+
+def test_an_adapter_of_the_upper_layers_changes_these_alone_when_merged(tmp_path: Path) -> None:
+    trained_run(tmp_path, weights="shared", lora={"layers": (1, 2)})
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "bundle"), "--merge"]) == 0
+    base, found = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "bundle"))
+    moved = {key for key in base if not torch.equal(base[key], found[key])}
+    assert moved == {key for key in base if ".layers.1." in key and "_proj" in key}
 
 
 def test_two_roles_cannot_be_merged_into_one_model(tmp_path: Path) -> None:

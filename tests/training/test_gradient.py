@@ -213,3 +213,43 @@ def test_importance_weights_make_another_samplers_answers_unbiased_per_token() -
     expected = -gradient((log_pi.exp() * reward).sum(), logits)
     assert relative_error(gradient(reinforce(*args, importance_cap=1e9).loss, logits), expected) < 1e-10
     assert relative_error(gradient(reinforce(*args, importance_cap=1e-9).loss, logits), expected) > 0.5
+
+
+def test_truncated_weights_leave_out_what_the_sampler_hardly_says() -> None:
+    """One-token answers of a sampler far off: the gradient is that of answers with min(pi, cap * behaviour)."""
+    torch.manual_seed(2)
+    logits = torch.randn(VOCABULARY, dtype=torch.float64, requires_grad=True)
+    behaviour = torch.tensor([0.05, 0.15, 0.8], dtype=torch.float64)
+    reward = torch.rand(VOCABULARY, dtype=torch.float64)
+    log_pi = torch.log_softmax(logits, dim=-1)
+    kept = torch.minimum(log_pi.exp(), 2.0 * behaviour).detach()
+    assert 0 < int((kept < log_pi.exp()).sum()) < VOCABULARY
+    lengths, zeros = torch.ones(VOCABULARY, dtype=torch.long), torch.zeros(VOCABULARY, dtype=torch.float64)
+    said = behaviour.log()[:, None]
+    loss = reinforce(log_pi[:, None], said, said, lengths, reward[:, None], behaviour, zeros, importance_cap=2.0).loss
+    assert relative_error(gradient(loss, logits), -gradient((kept * reward * log_pi).sum(), logits)) < 1e-10
+
+
+def test_truncated_weights_take_most_of_the_bias_of_a_sampler_that_is_nearly_the_trainer() -> None:
+    """Whole answers, all enumerated, of policies whose logits were disturbed a little, as rounding does. What is left
+    is the chance of what stands before and behind a token."""
+    weighted, plain = zip(*(_errors_of_another_sampler(seed) for seed in range(6)), strict=True)
+    assert sum(weighted) < 0.7 * sum(plain)
+
+
+def _errors_of_another_sampler(seed: int) -> tuple[float, float]:
+    """Of the gradient with weights that are cut at 2, and of that without any."""
+    game = Game(seed)
+    log_pi, reference = token_log_probs(game.leader), token_log_probs(game.leader_reference)
+    sampler = token_log_probs(game.leader.detach() + 0.1 * torch.randn_like(game.leader))
+    reward = torch.rand(len(ANSWERS), dtype=torch.float64)
+    objective = (log_pi.sum(-1).exp() * (reward - TAU_L * (log_pi - reference).sum(-1))).sum()
+
+    def error(cap: float | None) -> float:
+        weight, taus = sampler.sum(-1).exp(), torch.full_like(reward, TAU_L)
+        loss = reinforce(
+            log_pi, reference, sampler, game.lengths, reward[:, None], weight, taus, importance_cap=cap
+        ).loss
+        return relative_error(gradient(loss, game.leader), -gradient(objective, game.leader))
+
+    return error(2.0), error(None)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from slhf_training.errors import SettingsError
 from slhf_training.roles import ROLES, Role, Roles
 from slhf_training.settings import Lora
 from tests.training import tiny
@@ -105,3 +106,18 @@ def test_dropout_is_off_even_in_training_mode() -> None:
     roles = disturbed("separate")
     model = roles.use("leader").train()
     assert torch.equal(logits(model), logits(model))
+
+
+@pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "down_proj"]])
+def test_adapters_may_be_in_the_upper_layers_alone(modules: str | list[str]) -> None:
+    everywhere, upper = (
+        Roles(tiny.model(), "separate", Lora(r=4, target_modules=modules, layers=layers)) for layers in (None, (1, 2))
+    )
+    expected = {name for name, p in everywhere.model.named_parameters() if p.requires_grad and ".layers.1." in name}
+    assert {name for name, p in upper.model.named_parameters() if p.requires_grad} == expected
+    assert len(expected) == 2 * 2 * (7 if modules == "all-linear" else 2)  # roles, factors, layers of a block
+
+
+def test_layers_that_the_model_does_not_have_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"lora.layers: the model has layers 0 to 1, got \[1, 3\]"):
+        Roles(tiny.model(), "shared", Lora(layers=(1, 3)))

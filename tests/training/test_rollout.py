@@ -3,6 +3,8 @@
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,6 +156,25 @@ def test_vllm_that_is_not_installed_is_named_with_the_setting(tmp_path: Path, mo
     monkeypatch.setitem(sys.modules, "vllm", None)  # Python's own way to say that there is none
     with pytest.raises(SettingsError, match="rollout.engine: vllm needs the package vllm"):
         VLLMRollout(roles(), fit, frozenset([tiny.END]))
+
+
+def test_vllm_is_given_the_files_of_a_model_that_is_built_in(
+    tmp_path: Path, builtin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows no `builtin:` names. tests/training/test_rollout_vllm.py asks the real one."""
+    asked: list[str] = []
+
+    def refused(**arguments: Any) -> Any:
+        asked.append(arguments["model"])
+        raise ValueError("enough")
+
+    platforms = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: True))
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=refused))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+    fit = tiny.settings(tmp_path, model="builtin:smollm2-135m", rollout={"engine": "vllm"})
+    with pytest.raises(SettingsError, match="rollout.vllm: enough"):
+        VLLMRollout(roles(), fit, frozenset([tiny.END]))
+    assert asked == [str(builtin)]
 
 
 def test_vllm_in_the_process_is_refused_where_several_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 import torch
 
-from slhf_training.fitting import build_trainer
+from slhf_training.fitting import build_roles, build_trainer, load_model
 from slhf_training.roles import ROLES, Roles
 from slhf_training.rollout import Ids, Player, Rollout
 from slhf_training.rollout.server import ServerRollout
@@ -113,9 +113,17 @@ def trains(directory: Path, weights: str) -> None:
     assert max(gaps) < 1e-4
 
 
+def built_in(directory: Path, weights: str) -> None:
+    rollout = {"engine": "vllm", "vllm": ENGINE, "max_new_tokens": 4}
+    fit = tiny.settings(directory, model="builtin:smollm2-135m", weights=weights, rollout=rollout)
+    roles = build_roles(fit, load_model(fit)[1])
+    (sample,) = VLLMRollout(roles, fit, END).sample([(1, 2, 3)], "leader", [0])
+    assert sample.ids
+
+
 @pytest.mark.parametrize(
     ("case", "weights"),
-    [(in_process, "separate"), (in_process, "full"), (greedily, "separate"), (trains, "shared")],
+    [(in_process, "separate"), (in_process, "full"), (greedily, "separate"), (trains, "shared"), (built_in, "shared")],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_vllm_in_this_process_samples_by_the_current_weights_of_each_role(

@@ -42,6 +42,7 @@ def test_defaults_train_as_it_is_served(tmp_path: Path) -> None:
     settings = read(tmp_path / "fit.yaml")
     assert settings.follower_turn == FOLLOWER_TURN
     assert (settings.algorithm, settings.game.kl, settings.weights) == ("stackelberg", "to_go", "separate")
+    assert settings.game.importance_cap == 2.0
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,13 @@ def test_defaults_train_as_it_is_served(tmp_path: Path) -> None:
         ("game: {kappa: -1}", "game.kappa: .*greater than 0.*-1"),
         ("algorithm: dpo", "algorithm: .*dpo"),
         ("optimisation: {betas: [0.9]}", "optimisation.betas"),
+        ("game: {importance_cap: 0}", "game.importance_cap: .*greater than 0"),
+        ("lora: {layers: [2, 2]}", r"lora: .*layers: expected \[first, end\] with 0 <= first < end, got \[2, 2\]"),
+        ("lora: {layers: [-1, 2]}", r"lora: .*layers: .*got \[-1, 2\]"),
+        (
+            "lora: {layers: [0, 1], target_modules: '.*_proj'}",
+            "lora: .*layers: needs target_modules: all-linear or a list",
+        ),
         ("game: {kl_estimator: k3}", "kl_estimator: 'k3' needs kl: token"),
         ("rollout: {vllm: {max_model_len: 9}}", "rollout: .*vllm: needs engine: vllm, not hf"),
         ("rollout: {engine: vllm, vllm: {dtype: half}}", "rollout: .*vllm.dtype: follows from other settings"),

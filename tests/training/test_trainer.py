@@ -203,6 +203,33 @@ def test_what_samples_is_what_learns(tmp_path: Path) -> None:
     assert all(entry["sampler_gap"] < 1e-4 for entry in trainer.state.log_history[:-1])
 
 
+class Mistaken:
+    """A sampler that says of each token that it was less likely than the trainer finds it, by one nat."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        self._rollout = rollout
+
+    def sample(self, prompts: Sequence[Ids], player: Player, seeds: Sequence[int]) -> list[Sample]:
+        found = self._rollout.sample(prompts, player, seeds)
+        return [dataclasses.replace(sample, logps=tuple(logp - 1 for logp in sample.logps)) for sample in found]
+
+
+@pytest.mark.parametrize(
+    ("game", "weight"), [({}, 2.0), ({"importance_cap": 9}, math.e), ({"importance_cap": None}, 1)]
+)
+def test_a_sampler_that_is_not_the_trainer_is_corrected_for_and_shown(
+    game: dict[str, Any], weight: float, tmp_path: Path
+) -> None:
+    """Each token should have counted e times, and by default counts twice at most."""
+    once = {"steps": 1}
+    exact = finished(tmp_path / "exact", optimisation=once)
+    trainer = tiny.trainer(tiny.settings(tmp_path / "run", game=game, optimisation=once), fewer_as, CHATS)
+    trainer.seats = dataclasses.replace(trainer.seats, rollout=Mistaken(trainer.seats.rollout))
+    trainer.train()
+    assert losses(trainer) == pytest.approx([weight * loss for loss in losses(exact)], rel=1e-3)
+    assert trainer.state.log_history[0]["sampler_gap"] == pytest.approx(1.0, abs=1e-4)  # nats a token
+
+
 def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
     finished(tmp_path, report_to=["tensorboard"])
     assert list(tmp_path.rglob("events.out.tfevents.*"))

@@ -18,6 +18,7 @@ from slhf_training.chats import Chat
 from slhf_training.errors import SettingsError
 from slhf_training.packing import Reading, attention_bias, tables
 from slhf_training.rollout import Ids
+from slhf_training.sharding import this_process
 
 _LOG = logging.getLogger(__name__)
 ANSWERS = 4
@@ -38,7 +39,7 @@ class Backbone:
     def load(
         cls, name: str, layers: Sequence[int], max_tokens: int, batch_tokens: int, *, dtype: str | None = None
     ) -> Self:
-        """From a path, hub id or builtin, on the GPU where there is one. No layers: the last. `dtype` None: what is
+        """From a path, hub id or builtin, on this process's own device. No layers: the last. `dtype` None: what is
         fast here.
 
         Raises SettingsError naming the key.
@@ -54,7 +55,7 @@ class Backbone:
             raise SettingsError(f"layers: {name} has layers 1 to {count}, got {list(layers)}")
         if layers and isinstance(getattr(model, "layers", None), torch.nn.ModuleList):
             del model.layers[max(layers) + 1 :]  # nobody reads them (the last one kept is normed, so one more stays)
-        model.requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
+        model.requires_grad_(False).to(this_process().device)
         return cls(model, tokenizer, layers or (count,), max_tokens, batch_tokens)
 
     def encode(self, chat: Chat, answers: Sequence[str]) -> Reading | None:

@@ -23,17 +23,23 @@ class Draft:
 
 
 class Pile:
-    def __init__(self, drafts: Sequence[Draft], per_step: int, seed: int) -> None:
-        """Raises DataError where there are not enough for one step."""
-        if len(drafts) < per_step:
-            raise DataError(f"drafts: {len(drafts)} are fewer than the {per_step} of one step")
-        self._drafts, self._per_step, self._seed = drafts, per_step, seed
+    def __init__(self, drafts: Sequence[Draft], per_step: int, seed: int, process: int = 0, processes: int = 1) -> None:
+        """`per_step`: of this process. Raises DataError where there are not enough for one step of all processes."""
+        self._all = per_step * processes
+        if len(drafts) < self._all:
+            several = f" of {processes} processes" if processes > 1 else ""
+            raise DataError(f"drafts: {len(drafts)} are fewer than the {self._all} of one step{several}")
+        self._drafts, self._seed = drafts, seed
+        self._ours = slice(process * per_step, (process + 1) * per_step)
 
-    def at(self, step: int, process: int) -> list[Draft]:
-        """Drawn without replacement; a run that is resumed draws the same."""
-        chance = np.random.default_rng([self._seed, step, process])
-        chosen = chance.choice(len(self._drafts), self._per_step, replace=False)
-        return [self._drafts[i] for i in chosen]
+    def at(self, step: int) -> list[Draft]:
+        """This process's part of what all draw together, without replacement; a run that is resumed draws the same.
+
+        Two processes with one draft would answer it alike, and each would be the other's baseline.
+        """
+        chance = np.random.default_rng([self._seed, step])
+        chosen = chance.choice(len(self._drafts), self._all, replace=False)
+        return [self._drafts[i] for i in chosen[self._ours]]
 
 
 def drafts_of(

@@ -17,6 +17,7 @@ from slhf_training.rollout.hf import HFRollout
 from slhf_training.rollout.server import ServerRollout
 from slhf_training.rollout.vllm import VLLMRollout
 from slhf_training.settings import FitSettings, Run
+from slhf_training.sharding import this_process
 from slhf_training.trainer import PLAYERS, GameTrainer
 
 
@@ -33,7 +34,8 @@ def build_trainer(
     if settings.drafts is not None:
         most = settings.rollout.max_prompt_tokens + settings.rollout.max_new_tokens  # as with an answer of the Leader
         found = drafts_of(drafted, prompts, len(kept), most, settings.drafts.answers)
-        pile = Pile(found, settings.drafts.per_step, settings.seed)
+        ours = this_process()
+        pile = Pile(found, settings.drafts.per_step, settings.seed, ours.process_index, ours.num_processes)
     return GameTrainer(roles, prompts, kept, preference, _rollout(settings, roles, prompts), settings, pile=pile)
 
 

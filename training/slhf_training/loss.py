@@ -12,6 +12,12 @@ for one role. With A_t the advantage, log-ratio_t = log policy_t - log reference
     token     the estimator k1, k2 or k3 at t alone    biased: what published code does, for comparison
 
 k1 = log-ratio, k2 = k1^2 / 2, k3 = expm1(-k1) + k1.
+
+Where a sampler is not quite the trainer (its weights are rounded, its kernels are others), each token's term counts
+min(policy / sampler, importance_cap), detached: truncated importance weights (Ionides, 2008), per token. They correct
+the token's own probability. What stays is the bias of the tokens before and behind it, which are the sampler's
+(products over whole answers would take it, at a variance that grows with their length), and what the cap cuts off: a
+token that the sampler says less than 1 / cap times as often as the policy counts too little, never too much.
 """
 
 from dataclasses import dataclass

@@ -22,9 +22,11 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from safetensors.torch import save as dump
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from slhf.weights import write_weights
-from slhf_training.settings import Lora
+from slhf_training.errors import SettingsError
+from slhf_training.settings import ALL_LINEAR, Lora
 from slhf_training.sharding import like, whole, without_launcher
 
 Role = Literal["leader", "follower"]
@@ -208,15 +210,27 @@ class Roles:
 
 
 def _with_adapters(base: Any, names: Sequence[str], lora: Lora) -> Any:
+    where = {"target_modules": lora.target_modules} if lora.layers is None else _in_layers(base, lora, *lora.layers)
+
     def config() -> LoraConfig:
-        return LoraConfig(
-            r=lora.r, lora_alpha=lora.alpha, target_modules=lora.target_modules, lora_dropout=0.0, task_type="CAUSAL_LM"
-        )
+        return LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=0.0, task_type="CAUSAL_LM", **where)
 
     model = get_peft_model(base, config(), adapter_name=names[0])
     for name in names[1:]:
         model.add_adapter(name, config())
     return model
+
+
+def _in_layers(base: Any, lora: Lora, first: int, end: int) -> dict[str, Any]:
+    """Where peft puts adapters: it takes layers beside a list of names alone, so that `all-linear` is spelt out."""
+    if end > (count := base.config.get_text_config().num_hidden_layers):
+        raise SettingsError(f"lora.layers: the model has layers 0 to {count - 1}, got {[first, end]}")
+    names = lora.target_modules
+    if names == ALL_LINEAR:
+        head = base.get_output_embeddings()
+        linear = {name: module for name, module in base.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+        names = sorted({name.rpartition(".")[2] for name, module in linear.items() if module is not head})
+    return {"target_modules": names, "layers_to_transform": list(range(first, end))}
 
 
 def _without_dropout(model: nn.Module) -> None:

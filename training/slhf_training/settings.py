@@ -17,13 +17,28 @@ Algorithm = Literal["stackelberg", "rloo", "nash-md"]
 KL = Literal["to_go", "sequence", "token"]
 Estimator = Literal["k1", "k2", "k3"]
 DraftAnswers = Literal["all", "rejected"]
+ALL_LINEAR = "all-linear"
 
 
 class Lora(Section):
     r: int = Field(default=16, gt=0)
     alpha: float = Field(default=32, gt=0)
-    target_modules: str | list[str] = "all-linear"
+    target_modules: str | list[str] = ALL_LINEAR
     """peft's name: which layers get an adapter."""
+    layers: tuple[int, int] | None = None
+    """[first, end]: adapters in blocks first to end - 1 alone, counted from 0; [21, 28] are the upper 7 of 28. None: in
+    all. What the blocks below say of a text does not depend on training, and no gradient passes through them."""
+
+    @model_validator(mode="after")
+    def _layers_are_a_range(self) -> Self:
+        if self.layers is None:
+            return self
+        first, end = self.layers
+        if not 0 <= first < end:
+            raise ValueError(f"layers: expected [first, end] with 0 <= first < end, got {[first, end]}")
+        if isinstance(self.target_modules, str) and self.target_modules != ALL_LINEAR:
+            raise ValueError(f"layers: needs target_modules: {ALL_LINEAR} or a list, not {self.target_modules!r}")
+        return self
 
 
 class Game(Section):
@@ -47,8 +62,10 @@ class Game(Section):
     """The Follower's answers to each draft; of several, each is the others' baseline (`leave_one_out`)."""
     leader_update_every: int = Field(default=1, gt=0)
     """Steps of the Follower for each step of the Leader."""
-    importance_cap: float | None = Field(default=None, gt=0)
-    """Truncated importance weights per token for a sampler that is not quite the trainer; None: none."""
+    importance_cap: float | None = Field(default=2.0, gt=0)
+    """A token counts by min(its probability here / when sampled, this cap): 1 where the sampler is the trainer, and a
+    correction where it is not quite (rollout.dtype bfloat16, vLLM); slhf_training.loss says what stays biased. None:
+    every token counts 1."""
     samples_per_prompt: int = Field(default=2, gt=1)
     """rloo: answers per chat; each is the others' baseline."""
     mixture: float = Field(default=0.125, ge=0, le=1)
@@ -64,7 +81,7 @@ class Drafts(Section):
     answers: DraftAnswers = "all"
     """Each answer of a row is a draft, or only the worse one of a pair."""
     per_step: int = Field(default=8, gt=0)
-    """Drafts per step and process, beside the chats of `batch_size`."""
+    """Drafts per step and process, beside the chats of `batch_size`; no two processes have the same."""
 
 
 class Optimisation(Section):

@@ -17,10 +17,12 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed
+from accelerate import PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -30,6 +32,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from slhf_training.errors import SettingsError
 
 FSDP_SWITCH = "ACCELERATE_USE_FSDP"
+_PATIENCE = timedelta(minutes=30)  # transformers' own for the slowest process; torch's would be 10 where it is NCCL
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,17 @@ def from_launcher() -> Sharding | None:
     if _is_on("ACCELERATE_USE_PARALLELISM_CONFIG"):
         raise SettingsError("accelerate's parallelism_config is not supported")
     return _fsdp(FullyShardedDataParallelPlugin()) if _is_on(FSDP_SWITCH) else None
+
+
+def this_process() -> PartialState:
+    """Its device, its number and how many there are. Whoever asks first has the processes find each other."""
+    return PartialState(cpu=not has_accelerator(), timeout=_PATIENCE)
+
+
+def has_accelerator() -> bool:
+    """Apple's is left alone: it has no float64, by which tokens are drawn."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found is not None and found.type != "mps"
 
 
 def end_together() -> None:

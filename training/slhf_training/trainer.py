@@ -92,7 +92,7 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         examples = inputs["examples"]
         numbers, chats = [e["number"] for e in examples], [e["chat"] for e in examples]
         step = self.state.global_step
-        given = self._pile.at(step, self.args.process_index) if self._pile else []
+        given = self._pile.at(step) if self._pile else []
         table = ChatTable(self.seats, chats, numbers, step, given)
         rows = ALGORITHMS[self.settings.algorithm](table, self.settings.game)
         leader_too = self._is_leaders_turn()
@@ -230,5 +230,5 @@ def training_arguments(settings: Run) -> TrainingArguments:
         dataloader_pin_memory=False,
         disable_tqdm=True,  # Progress shows more
         ddp_find_unused_parameters=False,
-        use_cpu=not torch.accelerator.is_available(),  # which also makes processes on CPUs find each other
+        use_cpu=not sharding.has_accelerator(),  # which also makes processes on CPUs find each other
     )

@@ -91,6 +91,11 @@ class VLLMEngine:
         self._llm.shutdown(timeout=_SHUTDOWN_S)
 
 
+def sees_nvidia_gpu() -> bool:
+    """Whether it is one that vLLM runs on here."""
+    return bool(current_platform.is_cuda())
+
+
 def set_cpu_environment() -> None:
     """What the engine's process inherits, unless the operator has set it."""
     cores = len(os.sched_getaffinity(0))

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, get_peft_model
+from transformers import StaticCache
 
 from slhf import Bundle, RoleWeights, write_bundle
 from slhf_training.bundles import open_bundle
@@ -22,10 +23,14 @@ from slhf_training.evaluation.run import READABLE, REPORT
 from slhf_training.evaluation.settings import EvaluateSettings, GenerationSettings
 from slhf_training.preference import Probabilities
 from slhf_training.roles import ROLES
+from slhf_training.rollout import Player
+from slhf_training.rollout.hf import HFRollout
+from slhf_training.settings import Rollout
 from tests.training import tiny
 from tests.training.evaluation.fakes import jsonl, longer
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "training" / "examples" / "paper"
+PLAYERS: tuple[Player, ...] = ("leader", "follower", "reference")
 HOW = GenerationSettings(generator="hf", max_new_tokens=4, batch_size=2, temperature=1.0)
 
 
@@ -133,25 +138,59 @@ def test_what_finds_no_room_is_kept_or_refused(bundle: Path) -> None:
     assert found[2, 0] is not None
 
 
-def test_two_adapters_on_one_base_speak_differently(bundle: Path, tmp_path: Path) -> None:
-    for seed, role in enumerate(("leader", "follower")):
+@pytest.fixture
+def two_adapters(tmp_path: Path) -> Speaker:
+    """A speaker whose roles are adapters on one model."""
+    for seed, role in enumerate(ROLES):
         base = tiny.model()
         torch.manual_seed(seed)
-        adapted = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
-        adapted.save_pretrained(tmp_path / role)
+        config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+        get_peft_model(base, config).save_pretrained(tmp_path / role)
     tiny.model().save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
-    weights = {role: RoleWeights(adapter=role) for role in ("leader", "follower")}
+    weights = {role: RoleWeights(adapter=role) for role in ROLES}
     write_bundle(tmp_path, Bundle(name="two", leader=weights["leader"], follower=weights["follower"]))
-    speaker = Speaker(open_bundle("two", str(tmp_path)))
-    ids = torch.tensor([[1, 2, 3]])
+    return Speaker(open_bundle("two", str(tmp_path)))
+
+
+def test_two_adapters_on_one_base_speak_differently(two_adapters: Speaker) -> None:
+    speaker = two_adapters
+    ids = torch.tensor([[1, 2, 3]], device=speaker.device)
     logits = [speaker.merged(role)(ids).logits for role in ROLES]  # a model speaks so until the next call
     again = speaker.merged("leader")(ids).logits
     plain = speaker.sampling_reference()(ids).logits
     assert torch.equal(logits[0], again)
     assert not torch.allclose(logits[0], logits[1])
     assert not torch.allclose(logits[0], plain)
-    assert torch.allclose(plain, tiny.model()(ids).logits)
+    assert torch.allclose(plain.cpu(), tiny.model()(ids.cpu()).logits)
+
+
+def test_no_two_adapters_share_the_tensors_of_a_decoding_step(two_adapters: Speaker) -> None:
+    """A CUDA graph of the step goes on speaking as the adapter that was on when it was captured."""
+    rollout = HFRollout(two_adapters, Rollout(max_new_tokens=4, dtype="float32"), frozenset([tiny.END]), captured=True)
+    used: set[int] = set()
+
+    def note(module: Any, args: Any, kwargs: Any) -> None:
+        if isinstance(cache := kwargs["past_key_values"], StaticCache):
+            used.add(id(cache))
+
+    two_adapters.model.get_base_model().model.register_forward_pre_hook(note, with_kwargs=True)
+    caches: dict[Player, set[int]] = {}
+    for player in (*PLAYERS, *PLAYERS):
+        used.clear()
+        rollout.sample([(1, 2, 3)] * 2, player, range(2))
+        assert caches.setdefault(player, set(used)) == used
+    assert all(len(caches[player]) == 1 for player in PLAYERS)
+    assert len(set.union(*caches.values())) == len(PLAYERS)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
+def test_captured_steps_speak_as_each_adapter(two_adapters: Speaker) -> None:
+    settings = Rollout(max_new_tokens=8, dtype="float32")
+    usual, captured = (HFRollout(two_adapters, settings, frozenset([tiny.END]), captured=it) for it in (False, None))
+    for player in (*PLAYERS, *PLAYERS):
+        expected, found = (each.sample([(1, 2, 3)] * 16, player, range(16)) for each in (usual, captured))
+        assert [sample.ids for sample in found] == [sample.ids for sample in expected], player
 
 
 def test_transformers_know_no_bundles_defaults(

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     from slhf_training.preference.registry import preference_of
     from slhf_training.run import last_checkpoint, start_run
     from slhf_training.settings import FitSettings
-    from slhf_training.sharding import end_together
+    from slhf_training.sharding import end_together, from_launcher
 
     overriding = {"algorithm": arguments.algorithm, "output_dir": arguments.output_dir}
     instead = {key: value for key, value in overriding.items() if value is not None}
@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise SettingsError(f"--resume: there is no checkpoint in {settings.output_dir}")
     if last is not None and not arguments.resume:
         raise SettingsError(f"output_dir: {settings.output_dir} holds checkpoints; --resume goes on from the last")
+    from_launcher()  # what it refuses is said before processes find each other
     chats = [example.chat for example in load(settings.data)]
     drafted = [example for data in (settings.drafts.data if settings.drafts else ()) for example in load(data)]
     trainer = build_trainer(settings, chats, preference_of(settings.preference), drafted)

@@ -22,6 +22,7 @@ from slhf_training.roles import ROLES, Role
 from slhf_training.rollout import Ids
 from slhf_training.rollout.hf import HFRollout
 from slhf_training.settings import Rollout as RolloutSettings
+from slhf_training.sharding import this_process
 
 if TYPE_CHECKING:
     from slhf_training.bundles import OpenBundle
@@ -101,11 +102,10 @@ class Speaker:
     """A bundle's two roles on one model. Implements rollout.hf's `Speakers`."""
 
     def __init__(self, bundle: "OpenBundle") -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         base = AutoModelForCausalLM.from_pretrained(bundle.weights, dtype=fast_dtype())
         self.context = int(getattr(base.config, "max_position_embeddings", None) or 1 << 30)
         adapters = {role: path for role in ROLES if (path := bundle.adapter(role)) is not None}
-        self.model = (_with_adapters(base, adapters) if adapters else base).eval().to(device)
+        self.model = (_with_adapters(base, adapters) if adapters else base).eval().to(this_process().device)
         self._adapters = adapters
 
     @property

@@ -21,6 +21,7 @@ from slhf_training.preference.reward import sigmoid
 from slhf_training.prompts import Prompts
 from slhf_training.rollout import Ids
 from slhf_training.scoring import answer_log_probs, together
+from slhf_training.sharding import this_process
 
 BATCH = 64 if torch.cuda.is_available() else 8
 """Most answers that are read at once."""
@@ -40,7 +41,7 @@ class FluencySettings(Section):
 
 class Fluency:
     def __init__(self, model: Any, tokenizer: Any, settings: FluencySettings) -> None:
-        self._model, self._settings = model, settings
+        self.model, self._settings = model, settings
         self._prompts, self._end = Prompts(tokenizer), int(tokenizer.eos_token_id)
 
     def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
@@ -55,19 +56,18 @@ class Fluency:
         ]
         unique = [text for text in dict.fromkeys(texts) if sum(map(len, text)) <= self._settings.max_tokens]
         prompts, lengths = [prompt for prompt, _ in unique], [len(answer) for _, answer in unique]
-        batches = together(prompts, lengths, BATCH, self._model.device)
+        batches = together(prompts, lengths, BATCH, self.model.device)
         found = {text: score for batch in batches for text, score in self._read([unique[index] for index in batch])}
         return np.array([found.get(text, np.nan) for text in texts])
 
     @torch.no_grad()
     def _read(self, texts: Sequence[tuple[Ids, Ids]]) -> list[tuple[tuple[Ids, Ids], float]]:
         prompts, answers = zip(*texts, strict=True)
-        log_probs = answer_log_probs(self._model, prompts, answers, 1.0, self._model.device)
+        log_probs = answer_log_probs(self.model, prompts, answers, 1.0, self.model.device)
         capped = log_probs.clamp(max=-self._settings.floor)  # (B, T)
         return [(text, row[: len(text[1])].mean().item()) for text, row in zip(texts, capped, strict=True)]
 
 
 def fluency_of(settings: FluencySettings) -> Preference:
     tokenizer, model = load_causal(settings.model, fast_dtype())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Fluency(model.eval().requires_grad_(False).to(device), tokenizer, settings)
+    return Fluency(model.eval().requires_grad_(False).to(this_process().device), tokenizer, settings)

@@ -3,14 +3,16 @@
 A small model's step is hundreds of short kernels: the GPU waits for Python to launch them, and to ask after each token
 which answers have ended. A graph is launched at once, and wants fixed shapes: keys and values lie in transformers'
 `StaticCache`, of the most rows and tokens yet seen, and a batch that does not fit has a larger one captured. Batches of
-less than half the rows have a graph of their own.
+less than half the rows have a graph of their own, and so has each adapter of a model: a graph goes on speaking as the
+one that was on when it was captured.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import AttentionInterface, StaticCache
 
@@ -29,7 +31,7 @@ class Captured:
 
     def __init__(self, temperature: float, most: int, end_ids: frozenset[int]) -> None:
         self._temperature, self._most, self._end_ids = temperature, most, sorted(end_ids)
-        self._steps: dict[tuple[int, ...], _Step] = {}
+        self._steps: dict[Hashable, _Step] = {}
 
     def decode(
         self,
@@ -52,7 +54,7 @@ class Captured:
         return step.written[:rows, :done], step.log_probs[:rows, :done]
 
     def _step(self, voices: Sequence[Voice], rows: int, width: int, noise: torch.dtype) -> "_Step":
-        key = (rows.bit_length(), *(id(voice.model) for voice in voices))
+        key = (rows.bit_length(), *((id(voice.model), _adapters(voice.model)) for voice in voices))
         known = self._steps.get(key)
         if known is None or rows > known.rows or width > known.width:
             if known is not None:
@@ -154,6 +156,12 @@ def can_capture(model: Any) -> bool:
     slides = getattr(model.config, "sliding_window", None) is not None
     plain = model._can_compile_fullgraph and model._supports_sdpa
     return bool(plain) and sees_all(model) and not slides
+
+
+def _adapters(model: Any) -> Hashable:
+    """Which of its adapters speak, layer by layer; nothing for a model without any."""
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    return tuple((layer.disable_adapters, *layer.active_adapters) for layer in layers)
 
 
 def _empty(voice: Voice, rows: int, width: int) -> StaticCache:

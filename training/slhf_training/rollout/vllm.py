@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from slhf_training.bundles import located
 from slhf_training.errors import RolloutError, SettingsError
 from slhf_training.roles import DTYPES, Roles
 from slhf_training.rollout import SEEDS, Ids, Player, Sample
@@ -86,7 +87,7 @@ def _engine(settings: FitSettings) -> Any:
     # told by another logger.
     logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
     ours: dict[str, Any] = {
-        "model": settings.model,
+        "model": located(settings.model, "model"),
         "dtype": settings.rollout.dtype,
         "logprobs_mode": "processed_logprobs",  # at the sampling temperature
         "max_num_seqs": settings.rollout.batch_size,
