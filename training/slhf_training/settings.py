@@ -24,6 +24,8 @@ class Lora(Section):
     alpha: float = Field(default=32, gt=0)
     target_modules: str | list[str] = "all-linear"
     """peft's name: which layers get an adapter."""
+    layers: tuple[int, int] | None = None
+    """Only the blocks from the first number up to but without the second; None: all of them."""
 
 
 class Game(Section):
