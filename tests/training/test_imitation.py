@@ -130,7 +130,9 @@ def test_rows_that_are_too_long_are_dropped_and_counted(tmp_path: Path, caplog: 
     with pytest.raises(DataError, match="none of 3 rows fits in 2 tokens"):
         lessons_of(rows, prompts, tiny.END, 2)
     caplog.set_level(logging.INFO)
-    assert main(["imitate", str(configuration(tmp_path, max_tokens=12, optimisation={"steps": 1, "batch_size": 2}))]) == 0
+    assert (
+        main(["imitate", str(configuration(tmp_path, max_tokens=12, optimisation={"steps": 1, "batch_size": 2}))]) == 0
+    )
     assert "4 lessons of 12 rows" in caplog.text
 
 

@@ -2,7 +2,7 @@
 
 | format | columns | check |
 |---|---|---|
-| `gsm8k` | `answer` (a number), `solution` | `number` |
+| `gsm8k` | `answer` (a number), `solution`; of drafts, it is found in `tasks` by the prompt | `number` |
 | `code_tasks` | `entry_point`, `test_program`, `setup`; drafts: `task`, found in `tasks` | `tests` |
 | `qa_short` | `answers`, and `wrong` ones, of which the first is the draft | `accepted` |
 | `synth_exact` | `answer` | `exact`, or `number` where the prompt asks for no more than a number |
@@ -19,7 +19,7 @@ from slhf_training.instructions import KINDS
 from slhf_training.schemas import Row
 
 Format = Literal["gsm8k", "code_tasks", "qa_short", "synth_exact", "ifeval", "ifeval_loose"]
-_TASK_KEYS: Mapping[Format, str] = {"code_tasks": "task", "ifeval": "key", "ifeval_loose": "key"}
+_TASK_KEYS: Mapping[Format, str] = {"gsm8k": "prompt", "code_tasks": "task", "ifeval": "key", "ifeval_loose": "key"}
 
 
 def task_key(format: Format) -> str | None:
@@ -48,7 +48,7 @@ def formatted(row: Row, format: Format | None, tasks: Mapping[str, Row]) -> Row:
 
 
 def _gsm8k(row: Row, task: Row) -> Row:
-    solution = row.get("solution")  # which may end with another number than the answer
+    solution = task.get("solution")  # which may end with another number than the answer
     reference = None if solution is None else f"{solution}\nThe answer is {row['answer']}."
     return {"check": {"kind": "number", "answer": row["answer"]}, "reference": reference}
 

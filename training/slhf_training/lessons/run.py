@@ -64,7 +64,9 @@ def lessons(settings: LessonsSettings, opened: OpenModel | None = None) -> Path:
     """
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     with Store(settings.output_dir / TEXTS) as store:
-        sampler = Sampler(_teacher(settings, opened or open_model), settings.samples.count if settings.samples else 0, store)
+        sampler = Sampler(
+            _teacher(settings, opened or open_model), settings.samples.count if settings.samples else 0, store
+        )
         rows = [row for source in settings.leader for row in _of_leader(source, sampler)]
         for source in settings.follower:
             rows += _of_follower(source, sampler, random.Random(settings.seed))

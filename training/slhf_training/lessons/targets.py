@@ -4,7 +4,6 @@ import ast
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from slhf_training.checks.number import NumberSettings
 from slhf_training.checks.registry import CheckSettings
 from slhf_training.checks.tests import UnitTestsSettings
 
@@ -12,13 +11,9 @@ FENCE = "```python\n{code}\n```"
 
 
 def worded(reference: str, check: CheckSettings | None) -> str:
-    """A reference as an answer: a number stands at the end, and code is in one style, without a fence."""
+    """A reference as an answer: code is in one style, without a fence."""
     text = reference.strip("\n").rstrip()
-    if isinstance(check, NumberSettings):
-        return f"{text}\nAnswer: {check.answer}"
-    if isinstance(check, UnitTestsSettings):
-        return styled(text)
-    return text
+    return styled(text) if isinstance(check, UnitTestsSettings) else text
 
 
 def styled(code: str) -> str:
