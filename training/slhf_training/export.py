@@ -128,8 +128,8 @@ def _weights(
         if rank is not None:
             _truncate(staging / adapter, rank)
         if dtype is not None:
-            _cast(staging / adapter / "adapter_model.safetensors", DTYPES[dtype])
-        _name_base(staging / adapter / "adapter_config.json", settings.model)
+            cast(staging / adapter / "adapter_model.safetensors", DTYPES[dtype])
+        name_base(staging / adapter / "adapter_config.json", settings.model)
     parts: dict[str, Any] = {role: RoleWeights(adapter=adapter) for role, adapter in roles.adapter_of.items()}
     if not Path(settings.model).is_dir():
         return parts | {"base_model": settings.model}
@@ -178,11 +178,11 @@ def _nearest(a: torch.Tensor, b: torch.Tensor, rank: int) -> tuple[torch.Tensor,
     return found[0].to(a.dtype).contiguous(), found[1].to(b.dtype).contiguous()
 
 
-def _cast(file: Path, dtype: torch.dtype) -> None:
+def cast(file: Path, dtype: torch.dtype) -> None:
     save_file({name: tensor.to(dtype) for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
 
 
-def _name_base(adapter_config: Path, model: str) -> None:
+def name_base(adapter_config: Path, model: str) -> None:
     """A path of the machine that trained it says nothing elsewhere."""
     config = json.loads(adapter_config.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = "." if Path(model).is_dir() else model

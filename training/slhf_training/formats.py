@@ -2,7 +2,7 @@
 
 | format | columns | check |
 |---|---|---|
-| `gsm8k` | `answer` (a number), `solution` | `number` |
+| `gsm8k` | `answer` (a number), `solution`; of drafts, it is found in `tasks` by the prompt | `number` |
 | `code_tasks` | `entry_point`, `test_program`, `setup`; drafts: `task`, found in `tasks` | `tests` |
 | `qa_short` | `answers`, and `wrong` ones, of which the first is the draft | `accepted` |
 | `synth_exact` | `answer` | `exact`, or `number` where the prompt asks for no more than a number |
@@ -19,7 +19,12 @@ from slhf_training.instructions import KINDS
 from slhf_training.schemas import Row
 
 Format = Literal["gsm8k", "code_tasks", "qa_short", "synth_exact", "ifeval", "ifeval_loose"]
-TASK_KEYS: Mapping[Format | None, str] = {"code_tasks": "task", "ifeval": "key", "ifeval_loose": "key"}
+TASK_KEYS: Mapping[Format | None, str] = {
+    "gsm8k": "prompt",
+    "code_tasks": "task",
+    "ifeval": "key",
+    "ifeval_loose": "key",
+}
 """The column by which rows of drafts name their task, where they do not hold all of it."""
 
 
@@ -46,7 +51,7 @@ def formatted(row: Row, format: Format | None, tasks: Mapping[str, Row]) -> Row:
 
 
 def _gsm8k(row: Row, task: Row) -> Row:
-    solution = row.get("solution")  # which may end with another number than the answer
+    solution = task.get("solution")  # which may end with another number than the answer
     reference = None if solution is None else f"{solution}\nThe answer is {row['answer']}."
     return {"check": {"kind": "number", "answer": row["answer"]}, "reference": reference}
 

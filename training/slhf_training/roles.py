@@ -65,7 +65,7 @@ class Roles:
             return
         if self._copy is not None:
             self._copy.to(rollout_dtype or base.dtype)
-        self.model = _with_adapters(base, names, lora or Lora())
+        self.model = with_adapters(base, names, lora or Lora())
         injected = self.model.get_base_model().named_modules()
         self._layers = {name: module for name, module in injected if isinstance(module, LoraLayer)}
         self.trained = self._find_trained(names)
@@ -209,7 +209,7 @@ class Roles:
                 parameter.requires_grad_(True)
 
 
-def _with_adapters(base: Any, names: Sequence[str], lora: Lora) -> Any:
+def with_adapters(base: Any, names: Sequence[str], lora: Lora) -> Any:
     where = {"target_modules": lora.target_modules} if lora.layers is None else _in_layers(base, lora, *lora.layers)
 
     def config() -> LoraConfig:

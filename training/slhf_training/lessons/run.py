@@ -1,0 +1,165 @@
+"""From the configuration to rows of (prompt, draft or none, target)."""
+
+import json
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from slhf_training.bundles import fingerprint, open_bundle
+from slhf_training.checks.batch import passed_all
+from slhf_training.checks.registry import check_of
+from slhf_training.checks.tests import UnitTestsSettings
+from slhf_training.data import load
+from slhf_training.distillation.lessons import Teacher, Wanted
+from slhf_training.errors import DataError
+from slhf_training.evaluation.answers import Answer
+from slhf_training.evaluation.prompts import prompt_id
+from slhf_training.evaluation.run import OpenModel, open_model
+from slhf_training.evaluation.store import Store
+from slhf_training.examples import Example
+from slhf_training.lessons.settings import FollowerLessons, LeaderLessons, LessonsSettings
+from slhf_training.lessons.targets import FENCE, nearest, worded
+
+LESSONS, TEXTS = "lessons.jsonl", "texts.jsonl"
+_LOG = logging.getLogger(__name__)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    example: Example
+    is_right: bool
+
+
+class Sampler:
+    """Answers of the model that the settings name; none where they name none."""
+
+    def __init__(self, teacher: Teacher | None, count: int, store: Store) -> None:
+        self._teacher, self._count, self._store = teacher, count, store
+
+    def passing(self, examples: Sequence[Example], *, refined: bool) -> list[list[str]]:
+        """Of each example the answers (to its draft, if `refined`) that came to their end and pass."""
+        written = self.all(examples, refined=refined)
+        flat = [(example, text) for example, texts in zip(examples, written, strict=True) for text in texts]
+        right = iter(_passed([replace(example, draft=text) for example, text in flat]))
+        return [[text for text in texts if next(right)] for texts in written]
+
+    def all(self, examples: Sequence[Example], *, refined: bool) -> list[list[str]]:
+        if self._teacher is None:
+            return [[] for _ in examples]
+        numbers = range(self._count)
+        wanted = [Wanted(e.chat, e.draft if refined else None, number) for e in examples for number in numbers]
+        answers = self._teacher.write(wanted, self._store)
+        texts = [answers[i : i + self._count] for i in range(0, len(answers), self._count)]
+        return [list(dict.fromkeys(text for answer in of if (text := _finished(answer)))) for of in texts]
+
+
+def lessons(settings: LessonsSettings, opened: OpenModel | None = None) -> Path:
+    """Writes the rows, and returns their file. What was sampled is kept, and the next run goes on.
+
+    Raises SettingsError, DataError, EngineError and SandboxError.
+    """
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    with Store(settings.output_dir / TEXTS) as store:
+        sampler = Sampler(
+            _teacher(settings, opened or open_model), settings.samples.count if settings.samples else 0, store
+        )
+        rows = [row for source in settings.leader for row in _of_leader(source, sampler)]
+        for source in settings.follower:
+            rows += _of_follower(source, sampler, random.Random(settings.seed))
+    if not rows:
+        raise DataError("no lesson is left: no draft is right, and no sample or reference is right for a wrong one")
+    random.Random(settings.seed).shuffle(rows)
+    file = settings.output_dir / LESSONS
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def _teacher(settings: LessonsSettings, opened: OpenModel) -> Teacher | None:
+    samples = settings.samples
+    if samples is None:
+        return None
+    bundle = open_bundle("samples.bundle", samples.bundle)
+    return Teacher(
+        fingerprint(bundle, samples.generation),
+        settings.seed,
+        lambda: opened("samples", bundle, samples.bundle, samples.generation),
+    )
+
+
+def _of_leader(source: LeaderLessons, sampler: Sampler) -> list[Row]:
+    examples = _one_of_each(load(source.data))
+    targets = _targets(examples, sampler.passing(examples, refined=False), source.references)
+    rows = [_row(e, None, _fenced(e, target)) for e, target in zip(examples, targets, strict=True) if target]
+    _LOG.info("leader, %s: %d lessons of %d prompts", _names(source), len(rows), len(examples))
+    return rows
+
+
+def _of_follower(source: FollowerLessons, sampler: Sampler, chance: random.Random) -> list[Row]:
+    drafted = _drafted(source, _one_of_each(load(source.data), by_draft=True), sampler)
+    chance.shuffle(drafted)
+    judged = [Judged(*one) for one in zip(drafted, _passed(drafted), strict=True)]
+    right = _one_of_each(one.example for one in judged if one.is_right)[: source.right]
+    wrong = _one_of_each(one.example for one in judged if not one.is_right)[: source.wrong]
+    rows = [_row(one, one.draft, one.draft or "") for one in right]
+    targets = _targets(wrong, sampler.passing(wrong, refined=True), source.references)
+    rows += [_row(one, one.draft, target) for one, target in zip(wrong, targets, strict=True) if target]
+    _LOG.info("follower, %s: %d right drafts, %d of %d wrong ones have a target", _names(source), len(right),
+              len(rows) - len(right), len(wrong))  # fmt: skip
+    return rows
+
+
+def _drafted(source: FollowerLessons, examples: Sequence[Example], sampler: Sampler) -> list[Example]:
+    """The examples with the drafts that the source names."""
+    if source.drafts == "given":
+        return [example for example in examples if example.draft]
+    if source.drafts == "reference":
+        return [replace(e, draft=worded(e.reference, e.check)) for e in examples if e.reference]
+    written = sampler.all(examples, refined=False)
+    return [replace(e, draft=text) for e, texts in zip(examples, written, strict=True) for text in texts]
+
+
+def _targets(examples: Sequence[Example], passing: Sequence[Sequence[str]], references: bool) -> list[str | None]:
+    """The sample that passes and keeps most of the draft, else the reference if that passes, else None."""
+    known = [worded(e.reference, e.check) if references and e.reference else "" for e in examples]
+    good = _passed([replace(e, draft=text) for e, text in zip(examples, known, strict=True)])
+    return [
+        nearest(e.draft, texts) if texts else (text if is_good else None)
+        for e, texts, text, is_good in zip(examples, passing, known, good, strict=True)
+    ]
+
+
+def _passed(examples: Sequence[Example]) -> list[bool]:
+    """Whether each one's draft passes its check; a text without a check does if it is not empty."""
+    checkable = [example for example in examples if example.check is not None]
+    found = iter(passed_all([check_of(e.check) for e in checkable if e.check], [e.draft or "" for e in checkable]))
+    return [bool(e.draft) if e.check is None else next(found) for e in examples]
+
+
+def _one_of_each(examples: Iterable[Example], *, by_draft: bool = False) -> list[Example]:
+    """The first of each prompt, or of each prompt and draft."""
+    key: Callable[[Example], Any] = lambda e: (prompt_id(e.chat), e.draft if by_draft else None)  # noqa: E731
+    found: Mapping[Any, Example] = {key(example): example for example in reversed(list(examples))}
+    return list(found.values())[::-1]
+
+
+def _fenced(example: Example, target: str) -> str:
+    """A Leader's code stands in a fence, as chat models write it."""
+    is_code = isinstance(example.check, UnitTestsSettings) and "```" not in target
+    return FENCE.format(code=target) if is_code else target
+
+
+def _finished(answer: Answer) -> str | None:
+    return answer.text if answer.finish == "stop" else None
+
+
+def _row(example: Example, draft: str | None, target: str) -> Row:
+    row: Row = {"prompt": example.chat, "target": target, "source": example.source}
+    return row if draft is None else row | {"draft": draft}
+
+
+def _names(source: LeaderLessons | FollowerLessons) -> str:
+    return ", ".join(path.name for path in source.data.files)
