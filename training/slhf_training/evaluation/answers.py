@@ -85,6 +85,10 @@ class Answers:
         """None where there is none. All must be written."""
         return [self._known[slot].text if self.get(slot) else None for slot in slots]
 
+    def writer(self, slot: Slot) -> str:
+        """The fingerprint of the model that writes it."""
+        return self._fingerprints[slot.chain[-1]]
+
     def _find(self, slot: Slot) -> Answer | None:
         if slot.chain[0] in self._drafts and slot.before is None:
             text = self._drafts[slot.chain[0]].get(slot.prompt)
@@ -99,4 +103,4 @@ class Answers:
         return None if record is None else Answer(record["text"], record["finish"])
 
     def _key(self, slot: Slot, draft: str | None) -> str:
-        return digest([self._fingerprints[slot.chain[-1]], slot.chain, slot.prompt, slot.sample, draft])
+        return digest([self.writer(slot), slot.chain, slot.prompt, slot.sample, draft])

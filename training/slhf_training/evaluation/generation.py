@@ -6,12 +6,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 from tqdm import tqdm
 
 from slhf_training.chats import Chat
 from slhf_training.evaluation.answers import Answer, Answers, Slot
 from slhf_training.evaluation.prompts import Prompt
+from slhf_training.preference.cache import digest
 
 Keep = Callable[[int, int, Answer], None]
 """Takes an answer as soon as it is finished: the task's place, how many of the task's answers came before it, it."""
@@ -91,5 +91,9 @@ def _write(
 def _task(run: Sequence[Slot], answers: Answers, prompt: Prompt, seed: int) -> Task:
     first = run[0]
     draft = None if first.before is None else answers.texts([first.before])[0]
-    mixed = np.random.SeedSequence([seed, first.sample, int(first.prompt, 16)]).generate_state(1, np.uint32)
-    return Task(prompt.chat, draft, len(run), int(mixed[0]), len(first.chain) - 1)
+    return Task(prompt.chat, draft, len(run), _seed(seed, answers.writer(first), first), len(first.chain) - 1)
+
+
+def _seed(seed: int, writer: str, slot: Slot) -> int:
+    """Of all rounds of one writer to one prompt: another writer has luck of its own, and every run draws the same."""
+    return int(digest([seed, writer, slot.prompt, slot.sample])[:8], 16)
