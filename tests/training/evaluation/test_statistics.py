@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from slhf_training.evaluation.cycles import has_cycle, tournament
 from slhf_training.evaluation.edits import edit, language
 from slhf_training.evaluation.statistics import Bootstrap, length_controlled, preferred, regression
+from slhf_training.evaluation.tournament import has_cycle, tournament
 
 NO_RIDGE = 0.0
 
