@@ -2,29 +2,31 @@
 
 A JSONL(.gz) row asks by `prompt`, `messages`, `chat` or `instruction` (a text, or a list of messages that ends with the
 user's turn). It may hold `chosen` with `rejected`, `response` with or without `scores`, a `reference`, an `id` and a
-`source`. What others call these, `schemas.py` knows. Other keys serve `where` alone; those that hold text are logged.
+`source`. Where a program can say whether an answer is right, `check` says how (checks/); a `draft`, by `model`, is an
+answer to refine. What others call these, `schemas.py` and `formats.py` know. Other keys serve `where` alone; those that
+hold text are logged.
 """
 
-import gzip
 import hashlib
 import itertools
 import logging
 import random
 import unicodedata
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Annotated, Any, Final, Self, TypeVar, cast
+from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from slhf.json_text import read_json_lines
 from slhf_training.chats import Chat, Message
+from slhf_training.checks.registry import CheckSettings
 from slhf_training.config_file import RelativePath, Section
 from slhf_training.errors import DataError
 from slhf_training.examples import Example, Pair, Scores
+from slhf_training.formats import Format, FormatError, formatted, task_key
 from slhf_training.hub import HubData, hub_examples
+from slhf_training.rows import checked, read_rows
 from slhf_training.schemas import Columns, Row, log_unused, read
 
 __all__ = [
@@ -43,18 +45,23 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 Value = str | int | float | bool
-Checked = TypeVar("Checked", bound=BaseModel)
 
 
 class DataSettings(Section):
     files: tuple[RelativePath, ...] = ()
     """JSONL files, gzipped where the name ends with .gz."""
     hub: tuple[HubData, ...] = ()
+    format: Format | None = None
+    """Of the files: whose columns they have, where a program can check answers to them (formats.py). None: a row that
+    can be checked says how in its `check`."""
+    tasks: RelativePath | None = None
+    """JSONL with the tasks that the files' rows only name (by `task` or `key`): drafts of code_tasks and ifeval."""
     where: dict[str, Value | tuple[Value, ...]] = {}
     """Only rows whose key has this value, or one of these."""
     part: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(gt=0, le=1)]] = (0.0, 1.0)
     """Only these prompts: from where to where in an order of all possible prompts that is the same everywhere. Parts
-    that do not overlap share no prompt, so [0, 0.5] can train a judge and [0.5, 1] another that checks it."""
+    that do not overlap share no prompt, so [0, 0.5] can train a judge and [0.5, 1] another that checks it, and
+    [0, 0.9] is for training where [0.9, 1] is held out for every choice."""
     seed: int = 0
     """Of the order: the same seed and files give the same order."""
     limit: int | None = Field(default=None, gt=0)
@@ -66,12 +73,21 @@ class DataSettings(Section):
             raise ValueError("name at least one of files and hub")
         if self.part[0] >= self.part[1]:
             raise ValueError(f"part: {self.part[0]} is not below {self.part[1]}")
+        if self.format is not None and self.hub:
+            raise ValueError("format: is of files; of hub data sets the adapter says it")
+        if self.tasks is not None and (self.format is None or task_key(self.format) is None):
+            raise ValueError(f"tasks: rows of format {self.format} name none")
         return self
 
 
 def load(settings: DataSettings) -> list[Example]:
     """All examples of the sources in a shuffled order. Raises DataError naming file (or data set), line and key."""
-    examples = [example for path in settings.files for example in read_jsonl(path, settings.where)]
+    tasks = _tasks(settings)
+    examples = [
+        example
+        for path in settings.files
+        for example in read_jsonl(path, settings.where, lambda row: formatted(row, settings.format, tasks))
+    ]
     for source in settings.hub:
         found = list(hub_examples(source, lambda row: _matches(row, settings.where)))
         examples += [example for example in found if example is not None]
@@ -85,32 +101,22 @@ def load(settings: DataSettings) -> list[Example]:
     return examples[: settings.limit]
 
 
-def read_jsonl(path: Path, where: Mapping[str, Value | tuple[Value, ...]] | None = None) -> Iterator[Example]:
-    """The file's examples in its order. Raises DataError naming file, line and key."""
+def read_jsonl(
+    path: Path,
+    where: Mapping[str, Value | tuple[Value, ...]] | None = None,
+    schema: Callable[[Row], Row] = dict,
+) -> Iterator[Example]:
+    """The file's examples in its order, each row by `schema`. Raises DataError naming file, line and key."""
     unused: Counter[str] = Counter()
     for number, row in read_rows(path):
         if _matches(row, where or {}):
-            columns = Columns(row)
-            yield _example(columns, row, path, number)
+            try:
+                columns = Columns(schema(row))
+            except FormatError as exc:
+                raise DataError(f"{path}:{number}: {exc}") from exc
+            yield _example(columns, path, number)
             unused.update(columns.unused_texts())
     log_unused(str(path), {name: rows for name, rows in unused.items() if name not in (where or {})})
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """The objects of a JSONL file, gzipped or not, with the numbers of their lines; blank lines are left out.
-
-    Raises DataError naming file and line.
-    """
-    try:
-        with _open(path) as lines:
-            for number, row in read_json_lines(lines, str(path)):
-                if not isinstance(row, dict):
-                    raise DataError(f"{path}:{number}: not a JSON object")
-                yield number, row
-    except ValueError as exc:
-        raise DataError(str(exc)) from exc
-    except (OSError, EOFError, zlib.error) as exc:
-        raise DataError(f"{path}: {exc}") from exc
 
 
 def asked(row: Row, place: str) -> dict[str, Any]:
@@ -168,6 +174,9 @@ class _Row(Asked):
     reference: str | None = None
     id: str | int | None = None
     source: str | None = None
+    check: CheckSettings | None = None
+    draft: str | None = None
+    model: str | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -178,10 +187,6 @@ class _Row(Asked):
         return self
 
 
-def _open(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
-
-
 def _read(columns: Columns, place: str) -> dict[str, Any]:
     try:
         return read(columns)
@@ -189,17 +194,10 @@ def _read(columns: Columns, place: str) -> dict[str, Any]:
         raise DataError(f"{place}: {exc}") from exc
 
 
-def checked(kind: type[Checked], row: Row, place: str) -> Checked:
-    """The row as that kind. Raises DataError naming the place and each bad key."""
-    try:
-        return kind.model_validate(row)
-    except ValidationError as exc:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}" for e in exc.errors())
-        raise DataError(f"{place}: {problems}") from exc
-
-
-def _example(columns: Columns, row: Row, path: Path, number: int) -> Example:
+def _example(columns: Columns, path: Path, number: int) -> Example:
     known = {"id": columns.take("id", "prompt_id"), "source": columns.take("source")}
+    known |= {name: columns.take(name) for name in ("check", "draft")}
+    known |= {"model": columns.take("model")} if "draft" in columns.used else {}
     found = checked(_Row, known | _read(columns, f"{path}:{number}"), f"{path}:{number}")
     stem = path.name.partition(".")[0]
     pair = scores = None
@@ -208,7 +206,25 @@ def _example(columns: Columns, row: Row, path: Path, number: int) -> Example:
     if found.response is not None:
         scores = Scores(found.response, found.scores or {})
     name = f"{stem}-{number}" if found.id is None else str(found.id)
-    return Example(found.chat(), pair, scores, found.reference or "", id=name, source=found.source or stem)
+    return Example(
+        found.chat(),
+        pair,
+        scores,
+        found.reference or "",
+        id=name,
+        source=found.source or stem,
+        check=found.check,
+        draft=found.draft,
+        model=found.model or "",
+    )
+
+
+def _tasks(settings: DataSettings) -> Mapping[str, Row]:
+    """By the name that other rows call them."""
+    if settings.tasks is None or settings.format is None:
+        return {}
+    key = task_key(settings.format)
+    return {str(row[key]): row for _, row in read_rows(settings.tasks) if key in row}
 
 
 def _matches(row: Row, where: Mapping[str, Value | tuple[Value, ...]]) -> bool:

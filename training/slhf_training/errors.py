@@ -6,7 +6,8 @@ TrainingError
 ├── JudgeError       a preference source that failed too often
 ├── DivergedError    a training whose loss or weights are no finite numbers
 ├── EngineError      what writes answers for an evaluation has failed
-└── RolloutError     a sampler that failed
+├── RolloutError     a sampler that failed
+└── SandboxError     a host that cannot hold back the programs of answers, so that unit tests do not run
 """
 
 
@@ -35,4 +36,8 @@ class EngineError(TrainingError):
 
 
 class RolloutError(TrainingError):
+    pass
+
+
+class SandboxError(TrainingError):
     pass

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from slhf_training.chats import Chat
+from slhf_training.checks.registry import CheckSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,12 @@ class Example:
     """An answer that is known to be good; empty: none is."""
     id: str = ""
     source: str = ""
+    check: CheckSettings | None = None
+    """How a program says whether an answer is right; None: it cannot."""
+    draft: str | None = None
+    """An answer that is to be refined, right or wrong."""
+    model: str = ""
+    """Who wrote the draft; empty: nobody knows."""
 
     @property
     def best(self) -> str:
@@ -48,4 +55,6 @@ class Example:
     def answers(self) -> tuple[str, ...]:
         """Everything that is here as an answer to the chat, better or worse."""
         pair = (self.pair.chosen, self.pair.rejected) if self.pair else ()
-        return (*pair, self.scores.answer) if self.scores else pair
+        scored = (self.scores.answer,) if self.scores else ()
+        drafted = () if self.draft is None else (self.draft,)
+        return (*pair, *scored, *drafted)

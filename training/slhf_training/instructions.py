@@ -15,8 +15,8 @@ from typing import Any, Self
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from slhf_training.chats import Chat
-from slhf_training.data import checked, read_rows
 from slhf_training.errors import SettingsError
+from slhf_training.rows import checked, read_rows
 from slhf_training.schemas import Row
 
 Check = Callable[..., bool]

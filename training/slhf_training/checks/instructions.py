@@ -1,0 +1,38 @@
+"""All instructions of a prompt are followed: the kinds of IFEval that slhf_training.instructions knows."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from slhf_training.config_file import Section
+from slhf_training.instructions import KINDS, InstructedRow, follows, follows_loosely
+
+
+class InstructionsCheckSettings(Section):
+    """With the names of IFEval's columns."""
+
+    kind: Literal["instructions"]
+    instruction_id_list: tuple[str, ...] = Field(min_length=1)
+    kwargs: tuple[Mapping[str, Any], ...]
+    """The arguments of each, by name."""
+    loose: bool = False
+    """An answer without its first or last line, or without asterisks, counts as well."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if unknown := set(self.instruction_id_list) - KINDS.keys():
+            raise ValueError(f"there is no check for {', '.join(sorted(unknown))}")
+        if len(self.instruction_id_list) != len(self.kwargs):
+            raise ValueError(f"{len(self.instruction_id_list)} instructions and kwargs for {len(self.kwargs)}")
+        return self
+
+
+class Instructions:
+    def __init__(self, settings: InstructionsCheckSettings) -> None:
+        given = {"instruction_id_list": settings.instruction_id_list, "kwargs": settings.kwargs}
+        self._row = InstructedRow.model_validate({"prompt": "", **given})
+        self._rule = follows_loosely if settings.loose else follows
+
+    def passed(self, answer: str) -> bool:
+        return all(self._row.followed(answer, self._rule))

@@ -1,0 +1,86 @@
+"""Data sets whose answers a program can check, as rows with a `check`.
+
+| format | columns | check |
+|---|---|---|
+| `gsm8k` | `answer` (a number), `solution` | `number` |
+| `code_tasks` | `entry_point`, `test_program`, `setup`; drafts: `task`, found in `tasks` | `tests` |
+| `qa_short` | `answers`, and `wrong` ones, of which the first is the draft | `accepted` |
+| `synth_exact` | `answer` | `exact`, or `number` where the prompt asks for no more than a number |
+| `ifeval`, `ifeval_loose` | `instruction_id_list`, `kwargs`; drafts: `key`, found in `tasks` | `instructions` |
+
+All have `prompt`; drafts have `draft` and `model`. GSM8K's columns are those of other word problems, too, HumanEval's
+and MBPP's are one schema, and IFBench has IFEval's.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+
+from slhf_training.instructions import KINDS
+from slhf_training.schemas import Row
+
+Format = Literal["gsm8k", "code_tasks", "qa_short", "synth_exact", "ifeval", "ifeval_loose"]
+_TASK_KEYS: Mapping[Format, str] = {"code_tasks": "task", "ifeval": "key", "ifeval_loose": "key"}
+
+
+def task_key(format: Format) -> str | None:
+    """The column by which rows of drafts name their task; None: they hold all of it."""
+    return _TASK_KEYS.get(format)
+
+
+class FormatError(Exception):
+    """A row that does not have the format's columns."""
+
+
+def formatted(row: Row, format: Format | None, tasks: Mapping[str, Row]) -> Row:
+    """The row with its `check` and what else is known, under the names of the one schema; as it is without a format.
+
+    Raises FormatError naming what is missing.
+    """
+    if format is None:
+        return row
+    key = task_key(format)
+    known = {name: row[name] for name in ("prompt", "id", "source", "draft", "model") if name in row}
+    try:
+        task = tasks[str(row[key])] if key and tasks else row
+        return {**known, **_READERS[format](row, task)}
+    except KeyError as exc:
+        raise FormatError(f"format {format}: there is no {exc}") from exc
+
+
+def _gsm8k(row: Row, task: Row) -> Row:
+    return {"check": {"kind": "number", "answer": row["answer"]}, "reference": row.get("solution")}
+
+
+def _code(row: Row, task: Row) -> Row:
+    settings = {name: task[name] for name in ("entry_point", "test_program")}
+    check = {"kind": "tests", **settings, "setup": task.get("setup", "")}
+    return {"check": check, "reference": task.get("reference")}
+
+
+def _qa_short(row: Row, task: Row) -> Row:
+    wrong = {"draft": row["wrong"][0], "model": row.get("source", "")} if row.get("wrong") else {}
+    return {"check": {"kind": "accepted", "answers": row["answers"]}, "reference": row["answers"][0], **wrong}
+
+
+def _synth_exact(row: Row, task: Row) -> Row:
+    kind = "number" if row["prompt"].endswith("Answer with a number.") else "exact"
+    return {"check": {"kind": kind, "answer": row["answer"]}, "reference": row["answer"]}
+
+
+def _instructions(row: Row, task: Row, *, loose: bool) -> Row:
+    kinds = task["instruction_id_list"]
+    if not KINDS.keys() >= set(kinds):
+        return {}
+    check = {"kind": "instructions", "instruction_id_list": kinds, "kwargs": task["kwargs"], "loose": loose}
+    return {"check": check}
+
+
+_READERS: Mapping[Format, Callable[[Row, Row], Row]] = {
+    "gsm8k": _gsm8k,
+    "code_tasks": _code,
+    "qa_short": _qa_short,
+    "synth_exact": _synth_exact,
+    "ifeval": lambda row, task: _instructions(row, task, loose=False),
+    "ifeval_loose": lambda row, task: _instructions(row, task, loose=True),
+}
+assert set(_READERS) == set(get_args(Format))
