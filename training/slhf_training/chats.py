@@ -11,3 +11,9 @@ class Message(TypedDict):
 
 Chat = Sequence[Message]
 """A conversation as chat templates take it."""
+Turns = tuple[tuple[str, str], ...]
+
+
+def turns(chat: Chat) -> Turns:
+    """Roles and contents: what tells a chat from others, as a key."""
+    return tuple((message["role"], message["content"]) for message in chat)

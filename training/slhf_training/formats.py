@@ -48,7 +48,9 @@ def formatted(row: Row, format: Format | None, tasks: Mapping[str, Row]) -> Row:
 
 
 def _gsm8k(row: Row, task: Row) -> Row:
-    return {"check": {"kind": "number", "answer": row["answer"]}, "reference": row.get("solution")}
+    solution = row.get("solution")  # which may end with another number than the answer
+    reference = None if solution is None else f"{solution}\nThe answer is {row['answer']}."
+    return {"check": {"kind": "number", "answer": row["answer"]}, "reference": reference}
 
 
 def _code(row: Row, task: Row) -> Row:

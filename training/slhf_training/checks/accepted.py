@@ -1,7 +1,7 @@
-"""One of the accepted answers stands, as whole words, in the last sentence.
+"""One of the accepted answers stands, as whole words, in the last sentence, or at least ends there.
 
-In the last sentence alone, so that an answer that mentions everything does not win by its length. Both are compared
-without case, accents, articles and punctuation (as SQuAD's and NQ-open's exact match does, here after NFKC).
+In the last sentence, so that an answer that mentions everything does not win by its length. Both are compared without
+case, accents, articles and punctuation, as SQuAD's and NQ-open's exact match does.
 """
 
 import re
@@ -13,15 +13,16 @@ from pydantic import Field
 from slhf_training.config_file import Section
 
 _ARTICLES = frozenset(("a", "an", "the"))
-_ABBREVIATIONS = "mr|mrs|ms|dr|prof|rev|hon|gen|col|lt|sgt|capt|jr|sr|st|mt|ft|no|vol|fig|vs|inc|ltd|co|corp|ca|approx"
-_END = re.compile(r"[.!?…]+[\"'”’)\]*_`]*(?:\s+|$)|\n+")
-_UNENDED = re.compile(rf"(?:^|[^\w])(?:{_ABBREVIATIONS}|\w|(?:\w\.)+\w)\.$", re.IGNORECASE)
+_TITLES = "mr|mrs|ms|dr|prof|rev|hon|sen|rep|gov|gen|col|maj|lt|sgt|capt|jr|sr|esq"
+_OTHERS = "st|sta|mt|ft|no|vol|fig|vs|feat|inc|ltd|co|corp|bros|ca|approx"
+_END = re.compile(r"[.!?…]+[\"'”’)\]*_`]*\s+(?=[\"'“‘(\[*_`]*(?:[^\W\d_a-zß-ÿ]|\d))|\n+")  # before a capital or a digit
+_UNENDED = re.compile(rf"(?:^|[^\w])(?:{_TITLES}|{_OTHERS}|\w|(?:\w\.)+\w)\.$", re.IGNORECASE)
 
 
 class AcceptedSettings(Section):
     kind: Literal["accepted"]
     answers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
-    """Each is right."""
+    """Each is right. One of articles and punctuation alone is never found."""
 
 
 class Accepted:
@@ -29,8 +30,10 @@ class Accepted:
         self._right = [words for answer in settings.answers if (words := normalised(answer))]
 
     def passed(self, answer: str) -> bool:
-        said = f" {normalised(last_sentence(answer))} "
-        return any(f" {words} " in said for words in self._right)
+        before = len(normalised(answer[: start_of_last_sentence(answer)]))
+        said = f" {normalised(answer)} "
+        ends = [place + len(words) for words in self._right if (place := said.rfind(f" {words} ")) >= 0]
+        return any(end > before for end in ends)
 
 
 def normalised(text: str) -> str:
@@ -39,16 +42,13 @@ def normalised(text: str) -> str:
     letters = "".join(letter for letter in letters if not unicodedata.combining(letter))
     letters = re.sub(r"['’]s\b", " ", letters)
     letters = re.sub(r"['’]|(?<=\d),(?=\d{3}\b)|(?<=\b\w)\.(?=\w\b|\W|$)", "", letters)
-    words = re.sub(r"[\W_]+", " ", letters).split()
-    return " ".join([word for word in words if word not in _ARTICLES] or words)
+    return " ".join(word for word in re.sub(r"[\W_]+", " ", letters).split() if word not in _ARTICLES)
 
 
-def last_sentence(text: str) -> str:
-    """Empty where no sentence has a letter or a digit. A line is a sentence; an abbreviation's dot ends none."""
-    sentences, start = [], 0
+def start_of_last_sentence(text: str) -> int:
+    """A line is a sentence; an abbreviation's dot ends none, nor does what has no letter or digit."""
+    starts = [0]
     for end in _END.finditer(text):
-        if "\n" in end.group() or not _UNENDED.search(text[start : end.end()].rstrip()):
-            sentences.append(text[start : end.end()])
-            start = end.end()
-    said = [sentence for sentence in (*sentences, text[start:]) if any(map(str.isalnum, sentence))]
-    return said[-1].strip() if said else ""
+        if "\n" in end.group() or not _UNENDED.search(text[starts[-1] : end.end()].rstrip()):
+            starts.append(end.end())
+    return next((start for start in reversed(starts) if any(map(str.isalnum, text[start:]))), 0)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from slhf_training.chats import Chat
 from slhf_training.errors import DataError
 from slhf_training.evaluation.answers import Answer
+from slhf_training.evaluation.edits import edit
 from slhf_training.evaluation.generation import Generator, Task
 from slhf_training.evaluation.prompts import prompt_id
 from slhf_training.evaluation.store import Store
@@ -147,8 +148,9 @@ def ids_of(answer: Answer, prompts: Prompts, end: int) -> Ids:
     return (*ids, end) if answer.finish == "stop" else ids
 
 
-def choose(groups: Sequence[Group], preference: Preference) -> list[int | None]:
-    """Of each draft's refinements the one with the highest mean preference over the others.
+def choose(groups: Sequence[Group], preference: Preference, edit_cost: float = 0.0) -> list[int | None]:
+    """Of each draft's refinements the one with the highest mean preference over the others, less `edit_cost` times the
+    share of its words that are not the draft's.
 
     The draft itself is none of them: that it is best for one prompt in ten teaches the Follower to copy everywhere
     (docs/experiments.md). None: the source abstains from all, or there is nothing to compare.
@@ -168,13 +170,19 @@ def choose(groups: Sequence[Group], preference: Preference) -> list[int | None]:
     tables = [np.full((len(group.refined),) * 2, np.nan) for group in groups]
     for (number, a, b), p in zip(places, preference(chats, first, second), strict=True):
         tables[number][a, b], tables[number][b, a] = p, 1 - p
-    return [_best(table) for table in tables]
+    return [_best(table, edit_cost * _edits(group)) for group, table in zip(groups, tables, strict=True)]
 
 
-def _best(table: Probabilities) -> int | None:
+def _best(table: Probabilities, costs: Probabilities) -> int | None:
     judged = ~np.isnan(table)
     means = np.where(judged, table, 0).sum(axis=1) / judged.sum(axis=1).clip(min=1)
-    return int(means.argmax()) if judged.any() else None
+    return int((means - costs).argmax()) if judged.any() else None
+
+
+def _edits(group: Group) -> Probabilities:
+    """Of each refinement, (S,)."""
+    draft = group.drafted.draft.text or ""
+    return np.array([edit(draft, answer.text or "").ratio for answer in group.refined], dtype=np.float64)
 
 
 def _some(found: list[Lesson], asked: int, role: Role) -> list[Lesson]:

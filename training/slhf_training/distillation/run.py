@@ -121,7 +121,7 @@ def _lessons(settings: DistillSettings, teachers: Teachers, end_ids: list[int], 
         groups = _refined(settings, _writer("follower", follower, settings, opened), [*own, *given], rows, store)
     chosen: list[int | None] = [None] * len(groups)
     if settings.best_of:
-        chosen = choose(groups, preference_of(settings.best_of.preference))
+        chosen = choose(groups, preference_of(settings.best_of.preference), settings.best_of.edit_cost)
     prompts = Prompts(tokenizer, follower.manifest.follower_turn, end_ids)
     end, most = tokenizer.eos_token_id, settings.max_prompt_tokens
     lessons = lessons_of_leader(chats, answers, prompts, end, most) if settings.weights == "shared" else []

@@ -18,6 +18,9 @@ class BestOf(Section):
     preference: PreferenceSettings
     share: float = Field(default=0.5, gt=0, le=1)
     """Of the target that the chosen answer's own tokens are; the rest is the teacher's distribution."""
+    edit_cost: float = Field(default=0.0, ge=0, le=0.5)
+    """Taken off an answer's mean preference, times the share of words that are not the draft's: of answers that are as
+    good the nearest is chosen. Up to 0.5 none that fails its check wins over one that passes (kind: checked)."""
 
 
 class DistillSettings(Run):

@@ -13,14 +13,12 @@ import numpy as np
 from pydantic import Field
 from sacrebleu.metrics.chrf import CHRF
 
-from slhf_training.chats import Chat
+from slhf_training.chats import Chat, Turns, turns
 from slhf_training.config_file import Section
 from slhf_training.data import DataSettings, load
 from slhf_training.errors import SettingsError
 from slhf_training.preference import Preference, Probabilities
 from slhf_training.preference.reward import sigmoid
-
-Turns = tuple[tuple[str, str], ...]
 
 
 class ReferenceSettings(Section):
@@ -39,22 +37,18 @@ class Reference:
         self._chrf = CHRF()
 
     def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
-        asked = [[(_turns(chat), answer) for chat, answer in zip(chats, side, strict=True)] for side in (first, second)]
+        asked = [[(turns(chat), answer) for chat, answer in zip(chats, side, strict=True)] for side in (first, second)]
         scores = {text: self._score(*text) for side in asked for text in dict.fromkeys(side)}
         a, b = (np.array([scores[text] for text in side]) for side in asked)
         return sigmoid((a - b) / self._scale)
 
-    def _score(self, turns: Turns, answer: str) -> float:
-        reference = self._references.get(turns)
+    def _score(self, asked: Turns, answer: str) -> float:
+        reference = self._references.get(asked)
         return np.nan if reference is None else float(self._chrf.sentence_score(answer, [reference]).score)
 
 
 def reference_of(settings: ReferenceSettings) -> Preference:
-    found = {_turns(example.chat): example.best for data in settings.data for example in load(data) if example.best}
+    found = {turns(example.chat): example.best for data in settings.data for example in load(data) if example.best}
     if not found:
         raise SettingsError("data: no row has a reference or a pair")
     return Reference(found, settings.scale)
-
-
-def _turns(chat: Chat) -> Turns:
-    return tuple((message["role"], message["content"]) for message in chat)

@@ -7,6 +7,7 @@ from pydantic import Field
 from slhf_training.preference import Preference
 from slhf_training.preference.attributes import AttributesSettings, attributes_of
 from slhf_training.preference.callable import CallableSettings, callable_of
+from slhf_training.preference.checked import CheckedSettings, checked_of
 from slhf_training.preference.fluency import FluencySettings, fluency_of
 from slhf_training.preference.instructions import InstructionsSettings, instructions_of
 from slhf_training.preference.judge import JudgeSettings, judge_of
@@ -20,6 +21,7 @@ PreferenceSettings = Annotated[
     | FluencySettings
     | ReferenceSettings
     | InstructionsSettings
+    | CheckedSettings
     | JudgeSettings
     | CallableSettings
     | MixtureSettings,
@@ -27,6 +29,7 @@ PreferenceSettings = Annotated[
 ]
 Weighted.model_rebuild(_types_namespace={"PreferenceSettings": PreferenceSettings})
 MixtureSettings.model_rebuild()
+CheckedSettings.model_rebuild(_types_namespace={"PreferenceSettings": PreferenceSettings})
 
 
 def preference_of(settings: PreferenceSettings) -> Preference:
@@ -42,6 +45,8 @@ def preference_of(settings: PreferenceSettings) -> Preference:
             return reference_of(settings)
         case InstructionsSettings():
             return instructions_of(settings)
+        case CheckedSettings():
+            return checked_of(settings, preference_of)
         case JudgeSettings():
             return judge_of(settings)
         case CallableSettings():

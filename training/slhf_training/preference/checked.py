@@ -1,0 +1,87 @@
+"""Whether a program finds answers right: p = 1 where only the first passes its check, 0 where only the second does.
+
+Where both or neither pass, `tie` decides. A verifiable reward (Tulu 3, arXiv 2411.15124), and no judge that a policy
+could learn to please.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+from pydantic import Field
+
+from slhf_training.chats import Chat, Turns, turns
+from slhf_training.checks import Check
+from slhf_training.checks.batch import passed_all
+from slhf_training.checks.registry import check_of
+from slhf_training.checks.sandbox import confined_by
+from slhf_training.checks.tests import UnitTests
+from slhf_training.config_file import Section
+from slhf_training.data import DataSettings, load
+from slhf_training.errors import SettingsError
+from slhf_training.preference import Preference, Probabilities
+
+if TYPE_CHECKING:
+    from slhf_training.preference.registry import PreferenceSettings
+
+Tie = Literal["half", "shorter", "abstain"]
+
+
+class CheckedSettings(Section):
+    kind: Literal["checked"]
+    data: tuple[DataSettings, ...] = Field(min_length=1)
+    """Rows with a `check` (or of a `format` that makes one); others count for nothing."""
+    tie: Tie | PreferenceSettings = "half"
+    """Where both pass or neither does: 0.5 each, the one with fewer characters, NaN, or what another source says."""
+
+
+class Checked:
+    """NaN for a chat without a check."""
+
+    def __init__(self, checks: Mapping[Turns, Check], tie: Preference) -> None:
+        self._checks, self._tie = checks, tie
+
+    def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+        asked = [turns(chat) for chat in chats]
+        a, b = self._passed([[*zip(asked, answers, strict=True)] for answers in (first, second)])
+        p = (1 + a - b) / 2  # NaN stays NaN
+        ties = np.flatnonzero(a == b)
+        if len(ties):
+            p[ties] = self._tie(*([side[place] for place in ties] for side in (chats, first, second)))
+        return p
+
+    def _passed(self, sides: Sequence[Sequence[tuple[Turns, str]]]) -> list[Probabilities]:
+        """1, 0 or NaN, each side (B,). Each answer is checked once."""
+        known = [pair for pair in dict.fromkeys(pair for side in sides for pair in side) if pair[0] in self._checks]
+        found = passed_all([self._checks[chat] for chat, _ in known], [answer for _, answer in known])
+        verdicts = dict(zip(known, map(float, found), strict=True))
+        return [np.array([verdicts.get(pair, np.nan) for pair in side], dtype=np.float64) for side in sides]
+
+
+def half(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+    return np.full(len(chats), 0.5)
+
+
+def abstain(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+    return np.full(len(chats), np.nan)
+
+
+def shorter(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+    a, b = (np.array([len(answer) for answer in side]) for side in (first, second))
+    return np.asarray((1 + np.sign(b - a)) / 2, dtype=np.float64)
+
+
+TIES: Final[Mapping[Tie, Preference]] = {"half": half, "shorter": shorter, "abstain": abstain}
+
+
+def checked_of(settings: CheckedSettings, preference_of: Callable[[PreferenceSettings], Preference]) -> Preference:
+    """Raises SettingsError where no row has a check, and SandboxError where unit tests cannot run on this host."""
+    rows = [example for data in settings.data for example in load(data)]
+    checks = {turns(example.chat): check_of(example.check) for example in rows if example.check is not None}
+    if not checks:
+        raise SettingsError("data: no row has a check")
+    if any(isinstance(check, UnitTests) for check in checks.values()):
+        confined_by()
+    return Checked(checks, TIES[settings.tie] if isinstance(settings.tie, str) else preference_of(settings.tie))
