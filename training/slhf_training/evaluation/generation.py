@@ -1,6 +1,6 @@
 """Writing the answers that are missing, one model at a time: whatever generates is opened as seldom as it can be."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -51,11 +51,18 @@ def generate(answers: Answers, wanted: Sequence[Slot], prompts: Mapping[str, Pro
     missing = sum(answers.get(slot) is None for slot in wanted)
     with tqdm(total=missing, unit="answer", desc="generating", dynamic_ncols=True, disable=not missing) as bar:
         while ready := runs(answers, wanted):
-            model = max(ready, key=lambda name: sum(map(len, ready[name])))
+            model = _next(ready, [slot for slot in wanted if answers.get(slot) is None])
             with opened(model) as generator:
                 while todo := runs(answers, wanted).get(model, []):
                     _write(generator, todo, answers, prompts, seed, bar)
     return missing
+
+
+def _next(ready: Mapping[str, Sequence[Sequence[Slot]]], missing: Sequence[Slot]) -> str:
+    """Whoever waits for nobody is done when it is closed, and so goes first; then who can write most."""
+    of_model = Counter(slot.chain[-1] for slot in missing)
+    count = {name: sum(map(len, ready[name])) for name in ready}
+    return max(ready, key=lambda name: (count[name] == of_model[name], count[name]))
 
 
 def runs(answers: Answers, wanted: Iterable[Slot]) -> dict[str, list[list[Slot]]]:

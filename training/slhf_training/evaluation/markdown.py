@@ -41,6 +41,12 @@ def estimate(found: Row | None) -> str:
     return f"{found['value']:.3f} ({found['low']:.3f}–{found['high']:.3f})"
 
 
+def percent(found: Row | None) -> str:
+    if found is None:
+        return ABSENT
+    return f"{100 * found['value']:.1f} % ({100 * found['low']:.1f}–{100 * found['high']:.1f})"
+
+
 def number(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.1f}"
 

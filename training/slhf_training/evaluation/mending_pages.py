@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from slhf_training.evaluation.answers import GIVEN
-from slhf_training.evaluation.markdown import ABSENT, heading, number, table
+from slhf_training.evaluation.markdown import ABSENT, heading, number, percent, table
 
 Row = Mapping[str, Any]
 
@@ -74,18 +74,18 @@ def _summary_cells(player: tuple[str, Row]) -> list[Any]:
     task, row = player
     if not row["rounds"]:
         return [*_named(task, row), row["rows"], *[ABSENT] * 6]
-    return [*_named(task, row), row["rows"], _percent(row["right"]), *_round_cells(row["rounds"][0])]
+    return [*_named(task, row), row["rows"], percent(row["right"]), *_round_cells(row["rounds"][0])]
 
 
 def _round_cells(one: Row) -> list[str]:
     shares = (_count(one[key]) for key in ("mended", "broken", "unchanged_right"))
-    return [_percent(one["right"]), _points(one["gain"]), *shares]
+    return [percent(one["right"]), _points(one["gain"]), *shares]
 
 
 def _by_model(figures: Row) -> Iterator[str]:
     columns = ["task", "drafts by", "refined by", "drafts", "right before", "right after", "change, points", "mended"]
     rows = [
-        [task, model, row["follower"], one["rows"], _percent(one["right"]), *_round_cells(one["rounds"][0])]
+        [task, model, row["follower"], one["rows"], percent(one["right"]), *_round_cells(one["rounds"][0])]
         for task, row in _players(figures)
         for model, one in row["by_model"].items()
         if one["rounds"]
@@ -98,7 +98,7 @@ def _rounds(figures: Row) -> Iterator[str]:
     rows = [
         [
             *_named(task, row),
-            *(one["round"], one["rows"], _percent(one["right"]), _points(one["gain"]), _points(one["against_round_1"])),
+            *(one["round"], one["rows"], percent(one["right"]), _points(one["gain"]), _points(one["against_round_1"])),
             *(_count(one[key]) for key in ("mended", "broken")),
         ]
         for task, row in _players(figures)
@@ -120,7 +120,7 @@ def _two_answers(figures: Row) -> Iterator[str]:
         columns,
         (
             [
-                *(task, one["leader"], *(_percent(one[key]) for key in ("right", "chosen", "pass_at_2"))),
+                *(task, one["leader"], *(percent(one[key]) for key in ("right", "chosen", "pass_at_2"))),
                 *(_count(one["panel_spoke"]), number(one["words"]), number(one["tokens"])),
             ]
             for task, group in groups.items()
@@ -163,12 +163,6 @@ def _bare(found: Row | None) -> str:
     return ABSENT if found is None else f"{100 * found['value']:.1f} %"
 
 
-def _percent(found: Row | None) -> str:
-    if found is None:
-        return ABSENT
-    return f"{100 * found['value']:.1f} % ({100 * found['low']:.1f}–{100 * found['high']:.1f})"
-
-
 def _points(found: Row | None) -> str:
     if found is None:
         return ABSENT
@@ -177,4 +171,4 @@ def _points(found: Row | None) -> str:
 
 def _count(found: Row | None) -> str:
     """Of how many, too."""
-    return ABSENT if found is None else f"{found['count']} of {found['n']}: {_percent(found)}"
+    return ABSENT if found is None else f"{found['count']} of {found['n']}: {percent(found)}"
