@@ -28,8 +28,8 @@ class LongerOrSilent(Longer):
 
 
 def follower(name: str) -> Reply:
-    """The Leader's draft has five letters. The Follower's answer to questions 0 to 4 is longer, to 5 shorter, to 6 and 7
-    the same, and to 8 and 9 something of which the panel does not speak."""
+    """The Leader's draft has five letters. The Follower's answer to questions 0 to 4 is longer, to 5 shorter, to 6, 7
+    the same, and to 8, 9 something of which the panel does not speak."""
 
     def reply(task: Any, draft: str | None) -> str:
         number = int(task.chat[0]["content"].split()[1].rstrip("?"))
