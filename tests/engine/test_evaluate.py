@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from slhf_training.evaluation.run import ANSWERS, evaluate
-from slhf_training.evaluation.settings import EvaluateSettings
+from slhf_training.evaluation.settings import evaluate_settings
 from tests.training.evaluation.fakes import Longer, configuration
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -30,7 +30,7 @@ def test_the_engine_writes_what_the_report_needs(builtin: Path, tmp_path: Path) 
         round_robin={"players": ["smol", "smol > smol", "gpt > smol", "smol > other"]},
         rounds={"leaders": ["smol"], "followers": ["smol"], "rounds": 2},
     )
-    settings = EvaluateSettings.model_validate(how)
+    settings = evaluate_settings().model_validate(how)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # vLLM leaves zmq contexts behind
         report = evaluate(settings, judge=Longer().of)

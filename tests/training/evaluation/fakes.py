@@ -13,7 +13,7 @@ from slhf_server.bundles import OpenBundle
 from slhf_training.chats import Chat
 from slhf_training.evaluation.answers import NONE, Answer
 from slhf_training.evaluation.generation import Generator, Keep, Task
-from slhf_training.evaluation.settings import EvaluateSettings, GenerationSettings
+from slhf_training.evaluation.settings import EvaluateSettings, GenerationSettings, evaluate_settings
 from slhf_training.preference import Preference, Probabilities
 
 Reply = Callable[[Task, str | None], str | None]
@@ -120,4 +120,4 @@ def configuration(folder: Path, **sections: Any) -> dict[str, Any]:
 
 
 def settings(folder: Path, **sections: Any) -> EvaluateSettings:
-    return EvaluateSettings.model_validate(configuration(folder, **sections))
+    return evaluate_settings().model_validate(configuration(folder, **sections))

@@ -19,8 +19,8 @@ from slhf_training.cli import main
 from slhf_training.config_file import read_config
 from slhf_training.evaluation.generation import Task
 from slhf_training.evaluation.plain import Plain, Speaker
-from slhf_training.evaluation.run import READABLE, REPORT
-from slhf_training.evaluation.settings import EvaluateSettings, GenerationSettings
+from slhf_training.evaluation.report import READABLE, REPORT
+from slhf_training.evaluation.settings import GenerationSettings, evaluate_settings
 from slhf_training.preference import Probabilities
 from slhf_training.roles import ROLES
 from slhf_training.rollout import Player
@@ -51,7 +51,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def instead(folder: Path, config: Path, bundle: Path) -> Path:
     """What a dry run puts in place of real models, data and judges; the sections stay as they are shipped."""
-    shipped = read_config(config, EvaluateSettings)
+    shipped = read_config(config, evaluate_settings())
     prompts = jsonl(folder / "prompts.jsonl", [{"prompt": "which"}, {"prompt": "which A"}, {"prompt": "say B"}])
     changes: dict[str, Any] = {
         "output_dir": str(folder / "out"),
@@ -61,13 +61,14 @@ def instead(folder: Path, config: Path, bundle: Path) -> Path:
         "generation": HOW.model_dump(mode="json"),
         "resamples": 20,
     }
-    if shipped.ifeval is not None:
+    sections: dict[str, Any] = shipped.sections()
+    if "ifeval" in sections:
         row = {"key": 1, "prompt": "say", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
         asked = jsonl(folder / "ifeval.jsonl", [row])
-        players = list(shipped.ifeval.players)
+        players = list(sections["ifeval"].players)
         changes["ifeval"] = {"files": [str(asked)], "players": players, "checker": "exact"}
-    if shipped.alpaca_eval is not None:
-        changes["alpaca_eval"] = {"prompts": changes["prompts"], "players": list(shipped.alpaca_eval.players)}
+    if "alpaca_eval" in sections:
+        changes["alpaca_eval"] = {"prompts": changes["prompts"], "players": list(sections["alpaca_eval"].players)}
     path = folder / "instead.yaml"
     path.write_text(yaml.safe_dump(changes))
     return path
@@ -86,9 +87,9 @@ def test_every_shipped_configuration_runs_on_a_tiny_model(
     out = tmp_path / "out"
     assert capsys.readouterr().out == f"{out / READABLE}\n"
     report = json.loads((out / REPORT).read_text(encoding="utf-8"))
-    shipped = read_config(config, EvaluateSettings)
+    shipped = read_config(config, evaluate_settings())
     computed = {"round_robin", "refinement", "rounds", "cycles", "ifeval"}
-    assert set(report["sections"]) == {name for name in computed if getattr(shipped, name) is not None}
+    assert set(report["sections"]) == computed & set(shipped.sections())
     assert report["prompts"] == 2
     assert {model["trained"] for model in report["models"].values()} == {"no"}
 

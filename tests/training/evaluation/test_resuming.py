@@ -160,6 +160,14 @@ def test_each_model_is_opened_as_seldom_as_can_be(tmp_path: Path) -> None:
     assert models.opened == ["base", "slhf", "base"]
 
 
+def test_whoever_waits_for_nobody_is_opened_first(tmp_path: Path) -> None:
+    """base drafts and refines, slhf's drafts too: once slhf has drafted, base can do all of it at once."""
+    models = FakeModels()
+    players = ["base > base > base", "slhf > base"]
+    evaluate(settings(tmp_path, round_robin={"players": players}), opened=models, judge=Longer().of)
+    assert models.opened == ["slhf", "base"]
+
+
 def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "store.jsonl"
     path.write_bytes(b'{"key": "a", "text": "\xc3\xa4"}\n{"key": "b", "te')

@@ -96,6 +96,13 @@ def test_an_answer_cut_at_the_limit_says_so() -> None:
     assert written(engine, [task(None, 1)])[0][0].finish == "length"
 
 
+def test_what_an_answer_cost_is_counted_in_tokens() -> None:
+    """The fake engine's tokens are words."""
+    draft, refined = written(FakeEngine(), [task(None, 2)])[0]
+    assert draft.tokens is not None
+    assert refined.tokens == draft.tokens + 1  # "better" and the draft
+
+
 def follower_says(said: Any) -> Reply:
     """To drafts; the Leader drafts as ever."""
 

@@ -8,7 +8,7 @@ import yaml
 
 from slhf_training.config_file import read_config, read_mapping
 from slhf_training.errors import SettingsError
-from slhf_training.evaluation.settings import EvaluateSettings
+from slhf_training.evaluation.settings import evaluate_settings
 from tests.training.evaluation.fakes import configuration
 
 
@@ -37,7 +37,7 @@ def test_what_is_wrong_is_named(sections: dict[str, Any], message: str, tmp_path
     path = tmp_path / "evaluate.yaml"
     path.write_text(yaml.safe_dump({**configuration(tmp_path), **sections}))
     with pytest.raises(SettingsError, match=message):
-        read_config(path, EvaluateSettings)
+        read_config(path, evaluate_settings())
 
 
 def test_keys_of_another_file_stand_instead(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_keys_of_another_file_stand_instead(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(configuration(tmp_path)))
     other.parent.mkdir()
     other.write_text("output_dir: elsewhere\nresamples: 7\n")
-    found = read_config(path, EvaluateSettings, read_mapping(other))
+    found = read_config(path, evaluate_settings(), read_mapping(other))
     assert (found.output_dir, found.resamples) == (tmp_path / "elsewhere", 7)
     assert list(found.models) == ["base", "slhf"]
 
@@ -54,4 +54,4 @@ def test_a_file_that_is_no_mapping_is_named(tmp_path: Path) -> None:
     path = tmp_path / "list.yaml"
     path.write_text("- a\n")
     with pytest.raises(SettingsError, match="list.yaml: expected keys and values, got list"):
-        read_config(path, EvaluateSettings)
+        read_config(path, evaluate_settings())

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from slhf_training.evaluation.cycles import has_cycle, tournament
-from slhf_training.evaluation.edits import edit, language
-from slhf_training.evaluation.statistics import Bootstrap, length_controlled, preferred, regression
+from slhf_training.evaluation.edits import edit, language, loops
+from slhf_training.evaluation.statistics import Bootstrap, length_controlled, preferred, regression, share
+from slhf_training.evaluation.tournament import has_cycle, tournament
 
 NO_RIDGE = 0.0
 
@@ -39,6 +39,46 @@ def test_two_prompts_that_disagree_say_nothing() -> None:
     found = Bootstrap(1000).mean(np.array([0.0, 1.0]))
     assert found is not None
     assert (found.low, found.value, found.high) == (0, 0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"),
+    [
+        (0, 10, 0, 0.3085),
+        (10, 10, 0.6915, 1),
+        (2, 10, 0.0252, 0.5561),
+        (5, 10, 0.1871, 0.8129),
+        (1, 20, 0.0013, 0.2487),
+    ],
+)
+def test_a_share_has_the_interval_of_clopper_and_pearson(k: int, n: int, low: float, high: float) -> None:
+    """Published tables of exact binomial limits."""
+    found = share(k, n)
+    assert found is not None
+    assert (found.value, found.n) == (k / n, n)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_an_exact_interval_of_many_trials_is_as_exact() -> None:
+    """With no success in n the upper limit is 1 - 0.025 ** (1 / n), because no success has (1 - p) ** n."""
+    found = share(0, 700)
+    assert found is not None
+    assert found.high == pytest.approx(1 - 0.025 ** (1 / 700), rel=1e-9)
+    assert share(0, 0) is None
+
+
+def test_values_of_one_prompt_are_resampled_together() -> None:
+    """Each prompt's values are alike, so that three of each say what one of each does; a mean is of values."""
+    values = np.random.default_rng(0).random(20)
+    once = Bootstrap(200).mean_by(values, [f"{n:02}" for n in range(20)])
+    thrice = Bootstrap(200).mean_by(np.repeat(values, 3), [f"{n:02}" for n in np.repeat(range(20), 3)])
+    assert once is not None
+    assert thrice is not None
+    assert (thrice.low, thrice.high, thrice.n) == pytest.approx((once.low, once.high, 20))
+    unequal = Bootstrap(10).mean_by(np.array([1.0, 1.0, 1.0, 0.0, np.nan]), ["a", "a", "a", "b", "c"])
+    assert unequal is not None
+    assert (unequal.value, unequal.n) == (0.75, 2)
+    assert Bootstrap(10).mean_by(np.array([np.nan]), ["a"]) is None
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
@@ -179,6 +219,26 @@ def test_languages_are_told_by_script_and_by_common_words(text: str, expected: s
 def test_a_switch_needs_two_languages_that_can_be_told() -> None:
     assert edit(ENGLISH, GERMAN).switched
     assert not edit(ENGLISH, "42 + 17 = 59").switched
+
+
+EIGHT = "so it goes round and round and again "
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (EIGHT * 3, True),
+        (f"Well. {EIGHT * 4} And", True),
+        (EIGHT * 2, False),
+        ("ha " * 24, True),
+        ("ha " * 23, False),
+        (" ".join(f"{n}. A line of a list." for n in range(50)), False),
+        ("The same start. " * 2 + ENGLISH, False),
+        ("", False),
+    ],
+)
+def test_a_loop_is_the_same_words_three_times_in_a_row(text: str, expected: bool) -> None:
+    assert loops(text) is expected
 
 
 def test_numbers_stay_finite() -> None:

@@ -9,19 +9,20 @@ HELP = "write answers, have them judged and report: round robin, refinement, rou
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, help="YAML file; its keys are those of EvaluateSettings")
+    parser.add_argument("config", type=Path, help="YAML file; its keys are those of slhf_training/evaluation")
     parser.add_argument("--instead", type=Path, metavar="FILE.yaml", help="top keys that replace the configuration's")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N prompts of each part")
 
 
 def run(arguments: argparse.Namespace) -> None:
     from slhf_training.config_file import read_config, read_mapping
-    from slhf_training.evaluation.run import READABLE, evaluate
-    from slhf_training.evaluation.settings import EvaluateSettings
+    from slhf_training.evaluation.report import READABLE
+    from slhf_training.evaluation.run import evaluate
+    from slhf_training.evaluation.settings import evaluate_settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     instead = None if arguments.instead is None else read_mapping(arguments.instead)
-    settings = read_config(arguments.config, EvaluateSettings, instead)
+    settings = read_config(arguments.config, evaluate_settings(), instead)
     evaluate(settings, arguments.limit)
     sys.stdout.write(f"{settings.output_dir / READABLE}\n")
 

@@ -6,7 +6,7 @@ model that has changed does not inherit the answers of its predecessor.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from slhf_training.evaluation.chains import Chain, label
@@ -22,9 +22,13 @@ stands, as the server answers. `refused`: there is no text: the conversation fin
 class Answer:
     text: str | None
     finish: Finish = "stop"
+    tokens: int | None = field(default=None, compare=False)
+    """Generated for it; None: not counted."""
 
 
 NONE = Answer(None, "refused")
+GIVEN = "given"
+"""Who wrote the drafts that come with the data: a prompt that has one knows it, so that a chain may start with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class Answers:
             "prompt": slot.prompt,
             "sample": slot.sample,
             "finish": answer.finish,
+            "tokens": answer.tokens,
             "text": answer.text,
         }
         self._store.append(record)
@@ -84,6 +89,10 @@ class Answers:
     def texts(self, slots: Iterable[Slot]) -> list[str | None]:
         """None where there is none. All must be written."""
         return [self._known[slot].text if self.get(slot) else None for slot in slots]
+
+    def writer(self, slot: Slot) -> str:
+        """The fingerprint of the model that writes it."""
+        return self._fingerprints[slot.chain[-1]]
 
     def _find(self, slot: Slot) -> Answer | None:
         if slot.chain[0] in self._drafts and slot.before is None:
@@ -96,7 +105,7 @@ class Answers:
                 return None if before is None else NONE
             draft = before.text
         record = self._store.get(self._key(slot, draft))
-        return None if record is None else Answer(record["text"], record["finish"])
+        return None if record is None else Answer(record["text"], record["finish"], record.get("tokens"))
 
     def _key(self, slot: Slot, draft: str | None) -> str:
-        return digest([self._fingerprints[slot.chain[-1]], slot.chain, slot.prompt, slot.sample, draft])
+        return digest([self.writer(slot), slot.chain, slot.prompt, slot.sample, draft])

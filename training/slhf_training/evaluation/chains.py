@@ -5,8 +5,21 @@ slhf on its own draft. One model's name alone is its Leader's answer.
 """
 
 from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 Chain = tuple[str, ...]
+
+
+def _a_chain(text: str) -> str:
+    if not all(parsed(text)):
+        raise ValueError("a model's name is missing beside '>'")
+    return text
+
+
+Player = Annotated[str, AfterValidator(_a_chain)]
+"""In configurations: a model's name, or names joined by ">", each of which refines the text before it."""
 
 
 def parsed(text: str) -> Chain:

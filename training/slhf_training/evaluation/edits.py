@@ -1,15 +1,18 @@
-"""What a refinement does to a text: how much of it changes, and whether the language does."""
+"""What a refinement does to a text: how much of it changes, whether its language does, whether it goes in circles."""
 
 import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from rapidfuzz.distance import Indel
 
 _LETTERS = 20
 """Fewer letters than this are in no language that could be told."""
 _SAMPLE = 2000
+_LOOP_WORDS, _LOOP_TIMES, _LOOP_LENGTH = 64, 3, 24
 _WORDS = {
     "en": "the of and to in is that for it with as on are this be you not have from by",
     "de": "der die und das ist nicht ein eine zu den mit von für auf sich auch dem es im werden",
@@ -39,6 +42,27 @@ def edit(before: str, after: str) -> Edit:
         ratio=Indel.normalized_distance(before.split(), after.split()),
         switched=None not in languages and languages[0] != languages[1],
     )
+
+
+def loops(text: str) -> bool:
+    """Whether some run of up to 64 words stands at least three times in a row, in 24 words or more.
+
+    Words are compared to the letter, so a list whose numbers count up is none.
+    """
+    words = text.split()
+    ids = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    numbers = np.array([ids[word] for word in words])
+    longest = min(_LOOP_WORDS, len(words) // _LOOP_TIMES)
+    return any(
+        _longest_run(numbers[period:] == numbers[:-period]) >= max((_LOOP_TIMES - 1) * period, _LOOP_LENGTH - period)
+        for period in range(1, longest + 1)
+    )
+
+
+def _longest_run(flags: npt.NDArray[np.bool_]) -> int:
+    """Of true ones in a row: the widest gap between two false ones."""
+    edges = np.flatnonzero(np.concatenate([[True], ~flags, [True]]))
+    return int(np.diff(edges).max()) - 1
 
 
 def language(text: str) -> str | None:

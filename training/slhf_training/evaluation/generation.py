@@ -1,17 +1,17 @@
 """Writing the answers that are missing, one model at a time: whatever generates is opened as seldom as it can be."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 from tqdm import tqdm
 
 from slhf_training.chats import Chat
 from slhf_training.evaluation.answers import Answer, Answers, Slot
 from slhf_training.evaluation.prompts import Prompt
+from slhf_training.preference.cache import digest
 
 Keep = Callable[[int, int, Answer], None]
 """Takes an answer as soon as it is finished: the task's place, how many of the task's answers came before it, it."""
@@ -51,11 +51,18 @@ def generate(answers: Answers, wanted: Sequence[Slot], prompts: Mapping[str, Pro
     missing = sum(answers.get(slot) is None for slot in wanted)
     with tqdm(total=missing, unit="answer", desc="generating", dynamic_ncols=True, disable=not missing) as bar:
         while ready := runs(answers, wanted):
-            model = max(ready, key=lambda name: sum(map(len, ready[name])))
+            model = _next(ready, [slot for slot in wanted if answers.get(slot) is None])
             with opened(model) as generator:
                 while todo := runs(answers, wanted).get(model, []):
                     _write(generator, todo, answers, prompts, seed, bar)
     return missing
+
+
+def _next(ready: Mapping[str, Sequence[Sequence[Slot]]], missing: Sequence[Slot]) -> str:
+    """Whoever waits for nobody is done when it is closed, and so goes first; then who can write most."""
+    of_model = Counter(slot.chain[-1] for slot in missing)
+    count = {name: sum(map(len, ready[name])) for name in ready}
+    return max(ready, key=lambda name: (count[name] == of_model[name], count[name]))
 
 
 def runs(answers: Answers, wanted: Iterable[Slot]) -> dict[str, list[list[Slot]]]:
@@ -91,5 +98,9 @@ def _write(
 def _task(run: Sequence[Slot], answers: Answers, prompt: Prompt, seed: int) -> Task:
     first = run[0]
     draft = None if first.before is None else answers.texts([first.before])[0]
-    mixed = np.random.SeedSequence([seed, first.sample, int(first.prompt, 16)]).generate_state(1, np.uint32)
-    return Task(prompt.chat, draft, len(run), int(mixed[0]), len(first.chain) - 1)
+    return Task(prompt.chat, draft, len(run), _seed(seed, answers.writer(first), first), len(first.chain) - 1)
+
+
+def _seed(seed: int, writer: str, slot: Slot) -> int:
+    """Of all rounds of one writer to one prompt: another writer has luck of its own, and every run draws the same."""
+    return int(digest([seed, writer, slot.prompt, slot.sample])[:8], 16)

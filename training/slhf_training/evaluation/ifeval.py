@@ -2,17 +2,37 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from slhf_training.chats import Message
+from slhf_training.config_file import RelativePath, Section
 from slhf_training.data import read_rows
 from slhf_training.errors import DataError, SettingsError
+from slhf_training.evaluation.chains import Player
 from slhf_training.evaluation.prompts import Prompt
-from slhf_training.evaluation.settings import IFEvalSettings
 from slhf_training.evaluation.statistics import Bootstrap, Numbers
 from slhf_training.instructions import KINDS, InstructedRow, follows, follows_loosely, instructed_rows
+
+
+class IFEvalSettings(Section):
+    files: tuple[RelativePath, ...] = ()
+    """JSONL(.gz) with `key`, `prompt`, `instruction_id_list` and `kwargs`, as Google publishes them."""
+    hub: str | None = None
+    """A data set of the same columns, such as google/IFEval."""
+    players: tuple[Player, ...] = Field(min_length=1)
+    checker: Literal["lm-eval", "exact"] = "lm-eval"
+    """`lm-eval`: Google's checkers as lm-evaluation-harness ships them (the extra `ifeval`); `exact`: our own, for the
+    kinds of instruction that need no tokenizer or language detector (instructions.py); other prompts are left out.
+    """
+
+    @model_validator(mode="after")
+    def _some_source(self) -> Self:
+        if not self.files and self.hub is None:
+            raise ValueError("name at least one of files and hub")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

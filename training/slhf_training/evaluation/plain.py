@@ -95,7 +95,7 @@ class Plain:
 
     def _sample(self, prompts: dict[int, Ids], role: Role, seeds: Sequence[int]) -> list[Answer]:
         samples = self._rollout.sample(list(prompts.values()), role, seeds)
-        return [Answer(self._prompts.text(s.ids), "stop" if s.ended else "length") for s in samples]
+        return [Answer(self._prompts.text(s.ids), "stop" if s.ended else "length", len(s.ids)) for s in samples]
 
 
 class Speaker:

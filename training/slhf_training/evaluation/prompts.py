@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import AliasChoices, Field
 
 from slhf_training.chats import Chat
-from slhf_training.data import Asked, asked, checked, read_rows
+from slhf_training.data import Asked, DataSettings, asked, checked, load, read_rows
 from slhf_training.errors import DataError
 from slhf_training.preference.cache import digest
 
@@ -17,19 +17,28 @@ class Prompt:
     chat: Chat
     name: str = ""
     """As the data has it, for people."""
+    draft: str | None = None
+    """One that comes with it."""
     id: str = field(init=False)
-    """Depends on the chat alone: the same in every file and order."""
+    """Depends on the chat and the draft alone: the same in every file and order."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "id", prompt_id(self.chat))
+        object.__setattr__(self, "id", prompt_id(self.chat, self.draft))
 
 
-def prompt_id(chat: Chat) -> str:
-    return digest([[message["role"], message["content"]] for message in chat])[:16]
+def prompt_id(chat: Chat, draft: str | None = None) -> str:
+    said = [[message["role"], message["content"]] for message in chat]
+    return digest(said if draft is None else [said, draft])[:16]
 
 
 def each_once(prompts: Iterable[Prompt]) -> list[Prompt]:
     return list({prompt.id: prompt for prompt in prompts}.values())
+
+
+def read_prompts(data: DataSettings, limit: int | None) -> dict[str, Prompt]:
+    """By id, in the data's order. Raises DataError."""
+    prompts = each_once(Prompt(example.chat, example.id) for example in load(data))
+    return {prompt.id: prompt for prompt in prompts[:limit]}
 
 
 def read_drafts(path: Path, model: str | None) -> dict[str, str]:

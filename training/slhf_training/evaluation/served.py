@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from slhf_training.bundles import needing_the_server
 from slhf_training.errors import EngineError
-from slhf_training.evaluation.answers import NONE, Answer
+from slhf_training.evaluation.answers import NONE, Answer, Finish
 from slhf_training.evaluation.generation import Keep, Task
 from slhf_training.evaluation.settings import GenerationSettings
 
@@ -100,7 +100,8 @@ class Served:
             async with aclosing(refine(job)) as steps:
                 async for step in steps:
                     if isinstance(step, RoundCompleted) and step.role != "client":
-                        yield Answer(step.text, "length" if step.finish_reason == "length" else "stop")
+                        finish: Finish = "length" if step.finish_reason == "length" else "stop"
+                        yield Answer(step.text, finish, step.usage.completion_tokens)
             self._engine.check()
         except RequestError as exc:
             if not (isinstance(exc, BadRequest) and exc.param == "messages"):  # no room, or turns the model cannot take

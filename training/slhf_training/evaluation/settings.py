@@ -5,25 +5,17 @@ Relative paths start at the configuration's own folder.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from slhf_training.config_file import ModelName, RelativePath, Section
 from slhf_training.data import DataSettings
-from slhf_training.evaluation.chains import Chain, parsed, refined
+from slhf_training.evaluation.answers import GIVEN
+from slhf_training.evaluation.chains import Chain
+from slhf_training.evaluation.sections import registered
 from slhf_training.preference.registry import PreferenceSettings
 from slhf_training.yaml_text import EngineArguments
-
-
-def _a_chain(text: str) -> str:
-    if not all(parsed(text)):
-        raise ValueError("a model's name is missing beside '>'")
-    return text
-
-
-Player = Annotated[str, AfterValidator(_a_chain)]
-"""A model's name, or names joined by ">": each refines the text before it (chains.py)."""
 
 
 class ModelSettings(Section):
@@ -59,95 +51,45 @@ class GenerationSettings(Section):
     """vLLM's engine arguments under their own names."""
 
 
-class RoundRobinSettings(Section):
-    players: tuple[Player, ...] = Field(min_length=2)
-
-
-class RefinementSettings(Section):
-    """Every follower refines every leader's draft, once."""
-
-    leaders: tuple[str, ...] = Field(min_length=1)
-    followers: tuple[str, ...] = Field(min_length=1)
-
-
-class RoundsSettings(Section):
-    leaders: tuple[str, ...] = Field(min_length=1)
-    followers: tuple[str, ...] = Field(min_length=1)
-    rounds: int = Field(default=5, gt=0)
-
-
-class CyclesSettings(Section):
-    models: tuple[str, ...] = Field(min_length=1)
-    """Whose Leader is sampled."""
-    samples: int = Field(default=20, gt=1)
-
-
-class IFEvalSettings(Section):
-    files: tuple[RelativePath, ...] = ()
-    """JSONL(.gz) with `key`, `prompt`, `instruction_id_list` and `kwargs`, as Google publishes them."""
-    hub: str | None = None
-    """A data set of the same columns, such as google/IFEval."""
-    players: tuple[Player, ...] = Field(min_length=1)
-    checker: Literal["lm-eval", "exact"] = "lm-eval"
-    """`lm-eval`: Google's checkers as lm-evaluation-harness ships them (the extra `ifeval`); `exact`: our own, for the
-    kinds of instruction that need no tokenizer or language detector (instructions.py); other prompts are left out.
-    """
-
-    @model_validator(mode="after")
-    def _some_source(self) -> Self:
-        if not self.files and self.hub is None:
-            raise ValueError("name at least one of files and hub")
-        return self
-
-
-class AlpacaEvalSettings(Section):
-    """Answers for AlpacaEval's own annotators."""
-
-    prompts: DataSettings
-    players: tuple[Player, ...] = Field(min_length=1)
-
-
 class EvaluateSettings(Section):
+    """What all sections share; `evaluate_settings` adds a key for each of them."""
+
     output_dir: RelativePath
     models: dict[str, ModelSettings] = Field(min_length=1)
-    prompts: DataSettings
-    """Only the chats are used; each once."""
-    preference: PreferenceSettings
-    """Who judges: slhf_training.preference.registry."""
+    prompts: DataSettings | None = None
+    """Only the chats are used; each once. None: no section asks for them."""
+    preference: PreferenceSettings | None = None
+    """Who judges: slhf_training.preference.registry. None: nothing is judged."""
     generation: GenerationSettings = GenerationSettings()
     judge_batch_size: int = Field(default=256, gt=0)
     """Pairs that are judged, and then kept on disk, at once."""
     resamples: int = Field(default=1000, gt=0)
     """Of the bootstrap over prompts, whose 2.5 and 97.5 percentiles are the intervals."""
-    round_robin: RoundRobinSettings | None = None
-    refinement: RefinementSettings | None = None
-    rounds: RoundsSettings | None = None
-    cycles: CyclesSettings | None = None
-    ifeval: IFEvalSettings | None = None
-    alpaca_eval: AlpacaEvalSettings | None = None
 
-    def chains(self) -> dict[str, list[Chain]]:
-        """What has to be generated, by set of prompts: `prompts`, `ifeval`, `alpaca_eval`. Cycles sample besides."""
-        main: list[Chain] = [parsed(player) for player in self.round_robin.players] if self.round_robin else []
-        for section, rounds in ((self.refinement, 1), (self.rounds, self.rounds.rounds if self.rounds else 0)):
-            if section is not None:
-                main += [refined(one, two, rounds) for one in section.leaders for two in section.followers]
-        if self.cycles is not None:
-            main += [(name,) for name in self.cycles.models]
-        found = {"prompts": main}
-        for name, players in (("ifeval", self.ifeval), ("alpaca_eval", self.alpaca_eval)):
-            found[name] = [parsed(player) for player in players.players] if players is not None else []
-        return found
+    def sections(self) -> dict[str, Section]:
+        """Those that are to be computed, by name, in the report's order."""
+        return {name: how for name in registered() if (how := getattr(self, name, None)) is not None}
 
     @model_validator(mode="after")
     def _names_are_models(self) -> Self:
         if bad := next((name for name in self.models if ">" in name or name != name.strip() or not name), None):
             raise ValueError(f"models: {bad!r} is no name: it must not be blank, nor hold '>' or outer spaces")
-        for chains in self.chains().values():
-            for chain in chains:
+        if GIVEN in self.models:
+            raise ValueError(f"models: {GIVEN!r} is the name of drafts that come with the data")
+        return self
+
+    @model_validator(mode="after")
+    def _sections_find_what_they_need(self) -> Self:
+        for name, how in self.sections().items():
+            kind = registered()[name]
+            for chain in kind.chains(how):
                 self._check(chain)
-        if self.cycles and (bad := next((name for name in self.cycles.models if self.models[name].drafts), None)):
-            raise ValueError(f"cycles.models: {bad!r} is a file of drafts and cannot be sampled")
+            for model in kind.sampled(how):
+                self._check((model,))
+                if self.models[model].drafts is not None:
+                    raise ValueError(f"{name}: {model!r} is a file of drafts and cannot be sampled")
+            if missing := sorted(key for key in kind.needs if getattr(self, key) is None):
+                raise ValueError(f"{name} needs {' and '.join(missing)}")
         return self
 
     def _check(self, chain: Chain) -> None:
@@ -156,6 +98,12 @@ class EvaluateSettings(Section):
                 raise ValueError(f"{name!r} is none of the models {', '.join(self.models)}")
             if place > 0 and self.models[name].drafts is not None:
                 raise ValueError(f"{name!r} is a file of drafts and refines nothing")
+
+
+def evaluate_settings() -> type[EvaluateSettings]:
+    """With the sections that there are."""
+    fields: dict[str, Any] = {name: (kind.settings | None, None) for name, kind in registered().items()}
+    return create_model("EvaluateSettings", __base__=EvaluateSettings, **fields)
 
 
 def bundles_of(models: Mapping[str, ModelSettings]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Shares with intervals: bootstrap over prompts, win rates, and the same at equal length.
+"""Shares with intervals: bootstrap over prompts, exact ones of counts, win rates, and the same at equal length.
 
 Length control follows AlpacaEval 2 (Dubois et al. 2024, arXiv 2404.04475): a logistic regression
 
@@ -9,7 +9,8 @@ instruction's difficulty, has coefficients fitted over a whole leaderboard and i
 of precision `ridge` on both coefficients keeps them finite where one side always wins.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ LEVEL = 0.95
 RIDGE = 0.01
 _STEPS = 50
 _CLOSE = 1e-10
+_HALVINGS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,14 @@ class Bootstrap:
         values = values[~np.isnan(values)]
         return self.of(lambda weights: weights @ values / len(values), len(values))
 
+    def mean_by(self, values: Numbers, groups: Sequence[str]) -> Estimate | None:
+        """Of (N,) values of which several may belong to one prompt, whose id `groups` (N,) says: prompts are resampled,
+        and all values of one go together. NaN is left out; None where nothing is left."""
+        kept = ~np.isnan(values)
+        prompts, places = np.unique(np.array(groups)[kept], return_inverse=True)
+        sums, counts = np.bincount(places, values[kept]), np.bincount(places)
+        return self.of(lambda weights: np.asarray((weights @ sums) / (weights @ counts)), len(prompts))
+
     def of(self, statistic: Callable[[Numbers], Numbers], n: int) -> Estimate | None:
         """`statistic` takes (R, n) weights that sum to n in each row and gives (R,)."""
         if n == 0:
@@ -61,6 +71,32 @@ class Bootstrap:
         (value,) = statistic(np.ones((1, n)))
         low, high = np.quantile(statistic(self.weights(n)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return Estimate(float(value), float(low), float(high), n)
+
+
+def share(k: int, n: int) -> Estimate | None:
+    """k of n independent trials, with the exact interval of Clopper and Pearson (1934): the chances at which k or more,
+    and k or fewer, would have a probability of 2.5 %. None of no trials."""
+    if n == 0:
+        return None
+    tail = (1 - LEVEL) / 2
+    low = 0.0 if k == 0 else _root(lambda p: _at_least(k, n, p) - tail)
+    high = 1.0 if k == n else _root(lambda p: _at_least(k + 1, n, p) - (1 - tail))
+    return Estimate(k / n, low, high, n)
+
+
+def _at_least(k: int, n: int, p: float) -> float:
+    """The probability of k or more of n."""
+    ways = (math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(k, n + 1))
+    return math.fsum(math.exp(way + i * math.log(p) + (n - i) * math.log1p(-p)) for i, way in enumerate(ways, start=k))
+
+
+def _root(rising: Callable[[float], float]) -> float:
+    """Where a rising function of (0, 1) is zero."""
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if rising(middle) > 0 else (middle, high)
+    return (low + high) / 2
 
 
 def preferred(p: Numbers) -> Numbers:

@@ -1,7 +1,7 @@
-"""One evaluation: its prompts, answers and judge, and the two things that are said of pairs of answers."""
+"""What a section studies: its prompts, answers and judge, and the two things that are said of pairs of answers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,20 @@ Row = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Study:
     prompts: Mapping[str, Prompt]
-    """By id: those of `prompts`, in their order."""
+    """By id: those of the section, in their order."""
     answers: Answers
-    comparisons: Comparisons
+    comparisons: Comparisons | None
+    """None: nobody judges, and no section that is computed asks."""
     bootstrap: Bootstrap
+    samples: Mapping[str, int] = field(default_factory=dict)
+    """How many independent answers to `prompts` the Leaders have that were sampled."""
 
     def slots(self, chain: Chain, sample: int = 0) -> list[Slot]:
         """An answer of the chain to every prompt."""
         return [Slot(chain, prompt, sample) for prompt in self.prompts]
 
     def judged(self, pairs: Sequence[Pair]) -> Probabilities:
+        assert self.comparisons is not None
         return self.comparisons.judge(pairs, self.answers, self.prompts)
 
     def duel(self, first: Chain, second: Chain) -> Row:

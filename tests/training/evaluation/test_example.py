@@ -1,0 +1,64 @@
+"""The shipped configuration of checked tasks: its lists of rows are in the data that they were drawn from."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slhf_training.config_file import read_config
+from slhf_training.evaluation.cases import read_cases
+from slhf_training.evaluation.run import evaluate
+from slhf_training.evaluation.settings import evaluate_settings
+from tests.training.evaluation.fakes import FakeModels, empty_bundle, marked
+from tests.training.shared_data import FOLDER, ROOT, needs_shared_data
+
+EXAMPLE = ROOT / "training" / "examples" / "evaluate-checked.yaml"
+PROGRAMS = ("code_drafts",)
+"""Whose checks run programs, which not every host allows; tests/training/checks has them."""
+
+
+def example() -> Any:
+    return read_config(EXAMPLE, evaluate_settings())
+
+
+def test_every_task_has_its_list_of_rows_and_none_has_more_than_300() -> None:
+    tasks = example().checked.tasks
+    lists = {name: task.rows_file.read_text().splitlines() for name, task in tasks.items()}
+    assert {path.stem for path in (EXAMPLE.parent / "rows").glob("*.txt")} == set(lists)
+    assert {len(set(ids)) for ids in lists.values()} <= {280, 300}  # fewer short questions have a wrong answer
+
+
+@needs_shared_data
+@pytest.mark.parametrize("name", list(example().checked.tasks))
+def test_the_listed_rows_are_in_the_data_and_can_be_checked(name: str) -> None:
+    if FOLDER != ROOT.parent / "shared" / "data":
+        pytest.skip("the data lie elsewhere than the example says")
+    task = example().checked.tasks[name]
+    cases = read_cases(name, task, None)
+    assert [case.prompt.name for case in cases] == task.rows_file.read_text().splitlines()
+    assert all(case.check is not None for case in cases)
+    assert all(case.drafted.draft for case in cases) == (not task.leaders)
+
+
+@needs_shared_data
+def test_it_runs_on_the_real_rows_with_models_that_only_copy(tmp_path: Path) -> None:
+    """Followers who change nothing mend nothing and break nothing."""
+    shipped = example()
+    tasks = {name: task for name, task in shipped.checked.tasks.items() if name not in PROGRAMS}
+    models = {name: {"bundle": str(empty_bundle(tmp_path / name))} for name in shipped.models}
+    how = evaluate_settings().model_validate(
+        {
+            "output_dir": tmp_path / "out",
+            "models": models,
+            "resamples": 20,
+            "checked": {"followers": ["slhf", "base"], "two_answers": ["slhf"], "tasks": tasks},
+        }
+    )
+    copies = FakeModels(lambda name: lambda task, draft: draft or marked(name)(task, draft))
+    found = evaluate(how, limit=8, opened=copies)["sections"]["checked"]
+    assert copies.opened == ["slhf", "base", "slhf"]
+    for group in found["tasks"].values():
+        for player in group["players"]:
+            for one in player["rounds"]:
+                assert one["unchanged"]["value"] == 1
+                assert {(one[key] or {"count": 0})["count"] for key in ("mended", "broken")} == {0}

@@ -1,0 +1,94 @@
+"""Among several answers of one Leader to one prompt: preference cycles and Condorcet winners."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from slhf_training.config_file import Section
+from slhf_training.evaluation.answers import Slot
+from slhf_training.evaluation.chains import Chain
+from slhf_training.evaluation.markdown import estimate, heading, table
+from slhf_training.evaluation.measurement import Measurement
+from slhf_training.evaluation.statistics import Numbers
+from slhf_training.evaluation.study import Row, Study, row_of
+from slhf_training.evaluation.tournament import tournament
+
+
+class CyclesSettings(Section):
+    models: tuple[str, ...] = Field(min_length=1)
+    """Whose Leader is sampled."""
+    samples: int = Field(default=20, gt=1)
+
+
+class Cycles(Measurement[CyclesSettings]):
+    name: ClassVar[str] = "cycles"
+    place: ClassVar[int] = 50
+    settings: ClassVar[type[Section]] = CyclesSettings
+
+    @classmethod
+    def chains(cls, how: CyclesSettings) -> list[Chain]:
+        return [(name,) for name in how.models]
+
+    @classmethod
+    def sampled(cls, how: CyclesSettings) -> Mapping[str, int]:
+        return dict.fromkeys(how.models, how.samples)
+
+    def figures(self, study: Study) -> Row:
+        return {name: _of_model(study, name, self.how.samples) for name in self.how.models}
+
+    @staticmethod
+    def markdown(figures: Mapping[str, Any]) -> Iterator[str]:
+        yield from heading(
+            "Cycles",
+            "Of several answers of one Leader to one prompt: the share of prompts where some beat one another in a "
+            "circle, where none beats all others, and where each is beaten by some other.",
+        )
+        columns = ("with_cycle", "without_condorcet_winner", "without_unbeaten", "different_answers")
+        titles = ("cycle", "no Condorcet winner", "none unbeaten", "different answers")
+        yield from table(
+            ["model", "samples", *titles, "without verdict"],
+            (
+                [name, row["samples"], *(estimate(row[key]) for key in columns), row["without_verdict"]]
+                for name, row in figures.items()
+            ),
+        )
+
+
+def _of_model(study: Study, name: str, samples: int) -> Row:
+    groups = [
+        _different(study, [Slot((name,), prompt, number) for number in range(samples)]) for prompt in study.prompts
+    ]
+    pairs = [pair for group in groups for pair in combinations(group, 2)]
+    verdicts = iter(study.judged(pairs))
+    matrices = [_matrix([next(verdicts) for _ in combinations(group, 2)], len(group)) for group in groups]
+    whole = [tournament(p) for p in matrices if len(p) and not np.isnan(p).any()]
+    figures = {
+        "with_cycle": [one.cycle for one in whole],
+        "without_condorcet_winner": [not one.condorcet_winner for one in whole],
+        "without_unbeaten": [not one.unbeaten for one in whole],
+        "different_answers": [one.answers for one in whole],
+    }
+    shares = {what: study.bootstrap.mean(np.array(values, dtype=np.float64)) for what, values in figures.items()}
+    return {
+        "samples": samples,
+        "without_verdict": len(matrices) - len(whole),
+        **{what: row_of(estimate) for what, estimate in shares.items()},
+    }
+
+
+def _different(study: Study, slots: Sequence[Slot]) -> list[Slot]:
+    """The same text twice counts once; a slot without text does not count."""
+    first = {text: slot for slot, text in reversed(list(zip(slots, study.answers.texts(slots), strict=True)))}
+    return [slot for text, slot in reversed(first.items()) if text is not None]
+
+
+def _matrix(upper: Sequence[float], n: int) -> Numbers:
+    """(N, N) preferences from those above the diagonal, row by row."""
+    p = np.full((n, n), 0.5)
+    p[np.triu_indices(n, 1)] = upper
+    below = np.tril_indices(n, -1)
+    p[below] = 1 - p.T[below]
+    return p
