@@ -1,6 +1,7 @@
 """A language model's body as a reader of answers: hidden states of chosen layers, averaged over the answer's tokens.
 
-Answers to one chat share a row (packing.py), so the chat is read once. Each answer ends with EOS.
+Answers to one chat share a row (packing.py), so the chat is read once. Each answer ends with EOS; the special tokens that a
+text spells are plain text (prompts.py).
 """
 
 import logging
@@ -11,12 +12,14 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn import Module, ModuleList
 from transformers import AutoModel, AutoTokenizer
 
 from slhf_training.bundles import located
 from slhf_training.chats import Chat
 from slhf_training.errors import SettingsError
 from slhf_training.packing import Reading, attention_bias, tables
+from slhf_training.prompts import Prompts
 from slhf_training.rollout import Ids
 
 _LOG = logging.getLogger(__name__)
@@ -28,7 +31,9 @@ class Backbone:
     """`layers` counts from 1, the first block's output; the last one comes with the model's final norm."""
 
     def __init__(self, model: Any, tokenizer: Any, layers: Sequence[int], max_tokens: int, batch_tokens: int) -> None:
+        """Raises SettingsError where the tokenizer has no usable chat template."""
         self.model, self.tokenizer, self.layers = model, tokenizer, tuple(layers)
+        self._prompts = Prompts(tokenizer, key="backbone")
         self.max_tokens, self.batch_tokens = max_tokens, batch_tokens
         self.size: int = model.config.hidden_size * len(self.layers)
         self.autocast = False  # bf16 arithmetic on float32 weights
@@ -52,17 +57,14 @@ class Backbone:
         count = model.config.num_hidden_layers
         if not all(1 <= layer <= count for layer in layers):
             raise SettingsError(f"layers: {name} has layers 1 to {count}, got {list(layers)}")
-        if layers and isinstance(getattr(model, "layers", None), torch.nn.ModuleList):
-            del model.layers[max(layers) + 1 :]  # nobody reads them (the last one kept is normed, so one more stays)
+        _cut(model, max(layers, default=count))
         model.requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model, tokenizer, layers or (count,), max_tokens, batch_tokens)
 
     def encode(self, chat: Chat, answers: Sequence[str]) -> Reading | None:
         """None where the chat with any one of the answers has more than `max_tokens` tokens: nothing is cut."""
-        text = self.tokenizer.apply_chat_template(list(chat), add_generation_prompt=True, tokenize=False)
-        end = self.tokenizer.eos_token_id
-        prompt = tuple(self.tokenizer.encode(text, add_special_tokens=False))
-        ids = tuple((*self.tokenizer.encode(answer, add_special_tokens=False), end) for answer in answers)
+        prompt = self._prompts.leader(chat)
+        ids = tuple((*self._prompts.ids(answer), self.tokenizer.eos_token_id) for answer in answers)
         return Reading(prompt, ids) if len(prompt) + max(map(len, ids)) <= self.max_tokens else None
 
     def features(self, chats: Sequence[Chat], answers: Sequence[str]) -> Tensor:
@@ -113,6 +115,14 @@ class Backbone:
         present = answers.any(-1)  # (N, K)
         shares = answers.float() / answers.sum(-1, keepdim=True).clamp_min(1)
         return torch.cat([(shares @ states[layer].float())[present] for layer in self.layers], dim=1)
+
+
+def _cut(model: Any, last: int) -> None:
+    """Blocks behind the last one that is read go, and with them the final norm, which is for the whole model's end."""
+    blocks, norm = getattr(model, "layers", None), getattr(model, "norm", None)
+    if last < model.config.num_hidden_layers and isinstance(blocks, ModuleList) and isinstance(norm, Module):
+        del blocks[last:]
+        model.norm = torch.nn.Identity()
 
 
 def batches(readings: Sequence[Reading], tokens: int) -> Iterator[list[Reading]]:
