@@ -11,3 +11,8 @@ class Message(TypedDict):
 
 Chat = Sequence[Message]
 """A conversation as chat templates take it."""
+
+
+def as_text(chat: Chat) -> str:
+    """As judges read it, a role before each turn."""
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in chat)

@@ -10,7 +10,10 @@ from slhf_training.preference.callable import CallableSettings, callable_of
 from slhf_training.preference.fluency import FluencySettings, fluency_of
 from slhf_training.preference.instructions import InstructionsSettings, instructions_of
 from slhf_training.preference.judge import JudgeSettings, judge_of
+from slhf_training.preference.length import WithoutLengthSettings, without_length_of
 from slhf_training.preference.mixture import Mixture, MixtureSettings, Weighted
+from slhf_training.preference.model import ModelSettings, model_of
+from slhf_training.preference.panel import JudgeOfPanel, Panel, PanelSettings
 from slhf_training.preference.reference import ReferenceSettings, reference_of
 from slhf_training.preference.reward import RewardSettings, reward_of
 
@@ -21,12 +24,17 @@ PreferenceSettings = Annotated[
     | ReferenceSettings
     | InstructionsSettings
     | JudgeSettings
+    | ModelSettings
     | CallableSettings
-    | MixtureSettings,
+    | WithoutLengthSettings
+    | MixtureSettings
+    | PanelSettings,
     Field(discriminator="kind"),
 ]
-Weighted.model_rebuild(_types_namespace={"PreferenceSettings": PreferenceSettings})
+for nested in (Weighted, JudgeOfPanel, WithoutLengthSettings):
+    nested.model_rebuild(_types_namespace={"PreferenceSettings": PreferenceSettings})
 MixtureSettings.model_rebuild()
+PanelSettings.model_rebuild()
 
 
 def preference_of(settings: PreferenceSettings) -> Preference:
@@ -44,8 +52,14 @@ def preference_of(settings: PreferenceSettings) -> Preference:
             return instructions_of(settings)
         case JudgeSettings():
             return judge_of(settings)
+        case ModelSettings():
+            return model_of(settings)
         case CallableSettings():
             return callable_of(settings)
+        case WithoutLengthSettings():
+            return without_length_of(settings, preference_of(settings.preference))
         case MixtureSettings():
             sources = [(source.weight, preference_of(source.preference)) for source in settings.sources]
             return Mixture(sources, vote=settings.vote)
+        case PanelSettings():
+            return Panel({name: (preference_of(one.preference), one.least) for name, one in settings.judges.items()})
