@@ -1,14 +1,15 @@
 """A causal model in this process as judge: it is asked for one word, and the log-probs of two words are its verdict.
 
-`ask: better` asks which of two answers is better, A or B, in both orders: small models give much to a place. `ask: good`
-asks of each answer alone whether it is good, yes or no. The two err in different ways. What questions about one chat
-have in common is read once: they share a row (packing.py), each behind their common beginning.
+`ask: better` asks which of two answers is better, A or B, in both orders: small models give much to a place.
+`ask: good` asks of each answer alone whether it is good, yes or no. The two err in different ways. What questions about
+one chat have in common is read once: they share a row (packing.py), each behind their common beginning.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -191,7 +192,7 @@ def _behind(questions: Sequence[Ids]) -> Reading:
 
 def _ends(reading: Reading) -> list[int]:
     """Columns of the questions' last tokens."""
-    return (len(reading.prompt) - 1 + np.cumsum([len(answer) for answer in reading.answers])).tolist()
+    return list(accumulate(map(len, reading.answers), initial=len(reading.prompt) - 1))[1:]
 
 
 @cache

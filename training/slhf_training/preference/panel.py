@@ -43,9 +43,7 @@ class Panel:
     def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
         return self.verdict(self.votes(chats, first, second))
 
-    def votes(
-        self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]
-    ) -> dict[str, Probabilities]:
+    def votes(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> dict[str, Probabilities]:
         """(B,) of each judge, whatever the others say."""
         return {name: judge(chats, first, second) for name, judge in self._judges.items()}
 

@@ -1,9 +1,11 @@
 """From a configuration's `preference` section to the source that it describes."""
 
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from slhf_training.config_file import Section
 from slhf_training.preference import Preference
 from slhf_training.preference.attributes import AttributesSettings, attributes_of
 from slhf_training.preference.callable import CallableSettings, callable_of
@@ -37,29 +39,27 @@ MixtureSettings.model_rebuild()
 PanelSettings.model_rebuild()
 
 
+_PLAIN: Mapping[type[Section], Callable[[Any], Preference]] = {
+    AttributesSettings: attributes_of,
+    RewardSettings: reward_of,
+    FluencySettings: fluency_of,
+    ReferenceSettings: reference_of,
+    InstructionsSettings: instructions_of,
+    JudgeSettings: judge_of,
+    ModelSettings: model_of,
+    CallableSettings: callable_of,
+}
+"""Sources that hold no other ones."""
+
+
 def preference_of(settings: PreferenceSettings) -> Preference:
     """The source, ready to be asked. Raises SettingsError naming the key where something it needs is not there."""
     match settings:
-        case AttributesSettings():
-            return attributes_of(settings)
-        case RewardSettings():
-            return reward_of(settings)
-        case FluencySettings():
-            return fluency_of(settings)
-        case ReferenceSettings():
-            return reference_of(settings)
-        case InstructionsSettings():
-            return instructions_of(settings)
-        case JudgeSettings():
-            return judge_of(settings)
-        case ModelSettings():
-            return model_of(settings)
-        case CallableSettings():
-            return callable_of(settings)
-        case WithoutLengthSettings():
-            return without_length_of(settings, preference_of(settings.preference))
         case MixtureSettings():
             sources = [(source.weight, preference_of(source.preference)) for source in settings.sources]
             return Mixture(sources, vote=settings.vote)
         case PanelSettings():
             return Panel({name: (preference_of(one.preference), one.least) for name, one in settings.judges.items()})
+        case WithoutLengthSettings():
+            return without_length_of(settings, preference_of(settings.preference))
+    return _PLAIN[type(settings)](settings)
