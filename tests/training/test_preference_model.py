@@ -21,7 +21,7 @@ A, B = ("A", "a"), ("B", "b")
 """The tokens of a vocabulary of bytes that say the letters."""
 
 
-class Biased(LlamaForCausalLM):
+class Biased(LlamaForCausalLM):  # type: ignore[misc]
     """Adds `gift` nats to A, whatever stands there; counts what it reads."""
 
     gift = 0.0
@@ -31,7 +31,7 @@ class Biased(LlamaForCausalLM):
         self.read: list[int] = []
         self.passes = 0
 
-    def forward(self, input_ids: Any, **others: Any) -> Any:  # type: ignore[override]
+    def forward(self, input_ids: Any, **others: Any) -> Any:
         self.read += input_ids.flatten().tolist()
         self.passes += 1
         found = super().forward(input_ids, **others)
@@ -45,10 +45,10 @@ def ids_of(*tokens: str) -> tuple[int, ...]:
 
 def model(gift: float = 0.0, words: int = 257) -> Biased:
     torch.manual_seed(0)
-    made = Biased(tiny._config(words, 0, 32, 0.3))
-    made.config.max_position_embeddings = 4096
+    made = Biased(tiny.config(words, 0, 32, 0.3))
     made.gift = gift
-    return made.eval()
+    made.eval()
+    return made
 
 
 def settings(**changes: Any) -> ModelSettings:

@@ -7,7 +7,7 @@ one chat have in common is read once: they share a row (packing.py), each behind
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -35,6 +35,8 @@ from slhf_training.scoring import LONGEST_ROW
 
 QUESTIONS = 4
 """Most questions in a row; attention pays for each that another question does not see."""
+ROWS = 8
+"""Most rows of a pass: the head computes the places where one row's questions end for all of them."""
 _SPACES = "Ġ▁ "
 """What vocabularies write before a word: byte-level BPE, sentencepiece, and as it is."""
 
@@ -86,7 +88,7 @@ class Asked:
         found: dict[Ids, float] = {}
         ordered = sorted(rows, key=lambda reading: reading.length)
         with tqdm(total=sum(reading.length for reading in rows), unit="token", disable=None) as progress:
-            for batch in batches(ordered, self._settings.batch_tokens):
+            for batch in _passes(ordered, self._settings.batch_tokens):
                 asked = [reading.prompt + answer for reading in batch for answer in reading.answers]
                 judged = dict(zip(asked, self._pass(batch), strict=True))
                 self._cache.put_all({self._key(ids): odds for ids, odds in judged.items()})
@@ -180,6 +182,12 @@ def packed(questions: Sequence[Ids], most: int) -> list[Reading]:
         alone = together.length > LONGEST_ROW
         rows += [_behind([ids]) for ids in questions[start : start + most]] if alone else [together]
     return rows
+
+
+def _passes(rows: Sequence[Reading], tokens: int) -> Iterator[list[Reading]]:
+    for batch in batches(rows, tokens):
+        for start in range(0, len(batch), ROWS):
+            yield batch[start : start + ROWS]
 
 
 def _behind(questions: Sequence[Ids]) -> Reading:
