@@ -25,6 +25,7 @@ from slhf_training.rollout import Ids
 _LOG = logging.getLogger(__name__)
 ANSWERS = 4
 """Most answers in a row."""
+LOG_EVERY_S = 30.0
 
 
 class Backbone:
@@ -37,7 +38,7 @@ class Backbone:
         self.max_tokens, self.batch_tokens = max_tokens, batch_tokens
         self.size: int = model.config.hidden_size * len(self.layers)
         self.autocast = False  # bf16 arithmetic on float32 weights
-        self.log_every_s = 30.0
+        self.log_every_s = LOG_EVERY_S
 
     @classmethod
     def load(
@@ -80,23 +81,12 @@ class Backbone:
         rows: dict[tuple[Ids, Ids], Tensor] = {}
         readings = _gathered([text for text in texts if text])
         with torch.no_grad():
-            for batch in self._logged(list(batches(readings, self.batch_tokens))):
+            for batch in logged(list(batches(readings, self.batch_tokens)), self.log_every_s):
                 names = [(reading.prompt, answer) for reading in batch for answer in reading.answers]
                 rows.update(zip(names, self.pooled(batch).cpu(), strict=True))
         unread = torch.full((self.size,), torch.nan)
         found = [rows[text.prompt, text.answers[0]] if text else unread for text in texts]
         return torch.stack(found) if found else torch.empty(0, self.size)
-
-    def _logged(self, parts: Sequence[list[Reading]]) -> Iterator[list[Reading]]:
-        """The parts; from time to time the log says how much of them is read."""
-        tokens = [sum(reading.length for reading in part) for part in parts]
-        done, logged = 0, time.monotonic()
-        for part, size in zip(parts, tokens, strict=True):
-            yield part
-            done += size
-            if time.monotonic() - logged >= self.log_every_s:
-                _LOG.info("%d of %d tokens read", done, sum(tokens))
-                logged = time.monotonic()
 
     def pooled(self, readings: Sequence[Reading]) -> Tensor:
         """(answers of all readings, F) float32, from one forward pass. Masks come from lengths: pad may equal EOS."""
@@ -136,6 +126,18 @@ def batches(readings: Sequence[Reading], tokens: int) -> Iterator[list[Reading]]
         batch.append(reading)
     if batch:
         yield batch
+
+
+def logged(parts: Sequence[list[Reading]], every_s: float) -> Iterator[list[Reading]]:
+    """The parts; from time to time the log says how much of them is read."""
+    tokens = [sum(reading.length for reading in part) for part in parts]
+    done, last = 0, time.monotonic()
+    for part, size in zip(parts, tokens, strict=True):
+        yield part
+        done += size
+        if time.monotonic() - last >= every_s:
+            _LOG.info("%d of %d tokens read", done, sum(tokens))
+            last = time.monotonic()
 
 
 def bf16_is_fast() -> bool:

@@ -16,10 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from tqdm import tqdm
 
 from slhf.bundle import revision_of
-from slhf_training.backbone import batches, fast_dtype
+from slhf_training.backbone import LOG_EVERY_S, batches, fast_dtype, logged
 from slhf_training.chats import Chat, Message, as_text
 from slhf_training.config_file import ModelName, RelativePath, Section
 from slhf_training.errors import SettingsError
@@ -87,13 +86,11 @@ class Asked:
     def _read(self, rows: Sequence[Reading]) -> dict[Ids, float]:
         found: dict[Ids, float] = {}
         ordered = sorted(rows, key=lambda reading: reading.length)
-        with tqdm(total=sum(reading.length for reading in rows), unit="token", disable=None) as progress:
-            for batch in _passes(ordered, self._settings.batch_tokens):
-                asked = [reading.prompt + answer for reading in batch for answer in reading.answers]
-                judged = dict(zip(asked, self._pass(batch), strict=True))
-                self._cache.put_all({self._key(ids): odds for ids, odds in judged.items()})
-                found |= judged
-                progress.update(sum(reading.length for reading in batch))
+        for batch in logged(list(_passes(ordered, self._settings.batch_tokens)), LOG_EVERY_S):
+            asked = [reading.prompt + answer for reading in batch for answer in reading.answers]
+            judged = dict(zip(asked, self._pass(batch), strict=True))
+            self._cache.put_all({self._key(ids): odds for ids, odds in judged.items()})
+            found |= judged
         return found
 
     @torch.no_grad()
