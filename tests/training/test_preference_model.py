@@ -22,21 +22,20 @@ A, B = ("A", "a"), ("B", "b")
 
 
 class Biased(LlamaForCausalLM):  # type: ignore[misc]
-    """Adds `gift` nats to A, whatever stands there; counts what it reads."""
-
-    gift = 0.0
+    """Has a head with a bias, so that a letter can be given some nats whatever stands there; counts what it reads."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
+        self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size)
+        self.lm_head.weight.data.normal_(0, 0.3)
+        self.lm_head.bias.data.zero_()
         self.read: list[int] = []
         self.passes = 0
 
     def forward(self, input_ids: Any, **others: Any) -> Any:
         self.read += input_ids.flatten().tolist()
         self.passes += 1
-        found = super().forward(input_ids, **others)
-        found.logits[..., list(ids_of(*A))] += self.gift
-        return found
+        return super().forward(input_ids, **others)
 
 
 def ids_of(*tokens: str) -> tuple[int, ...]:
@@ -46,7 +45,7 @@ def ids_of(*tokens: str) -> tuple[int, ...]:
 def model(gift: float = 0.0, words: int = 257) -> Biased:
     torch.manual_seed(0)
     made = Biased(tiny.config(words, 0, 32, 0.3))
-    made.gift = gift
+    made.lm_head.bias.data[list(ids_of(*A))] = gift
     made.eval()
     return made
 
@@ -95,6 +94,23 @@ def test_what_a_judge_gives_to_a_place_cancels_out() -> None:
     blind = model(gift=3.0)
     blind.lm_head.weight.data.zero_()
     assert judge(blind)([ask("Why?")] * 2, ["mno", "x"], ["eau", "yy"]) == pytest.approx([0.5, 0.5])
+
+
+def test_a_model_in_bfloat16_is_heard_as_finely_as_in_float32() -> None:
+    """Beside logits of 24 nats its own are an eighth of a nat apart."""
+    fine, coarse = model(), model()
+    for one in (fine, coarse):
+        one.lm_head.bias.data.fill_(24.0)
+    chats, first, second = [ask("Why?")] * 6, list("mnoeau"), ["xyz"] * 6
+    p, q = judge(fine)(chats, first, second), judge(coarse.to(torch.bfloat16))(chats, first, second)
+    assert p == pytest.approx(q, abs=0.004)
+    assert len(set(q)) == 6
+
+
+def test_the_model_keeps_its_head() -> None:
+    reader = model()
+    judge(reader)([ask("Why?")], ["mno"], ["eau"])
+    assert reader.get_output_embeddings().weight.shape == (257, 32)
 
 
 def test_the_conversation_is_read_once_for_both_orders_and_all_pairs_of_it() -> None:

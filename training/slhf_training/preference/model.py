@@ -8,6 +8,7 @@ one chat have in common is read once: they share a row (packing.py), each behind
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from slhf.bundle import revision_of
 from slhf_training.backbone import LOG_EVERY_S, batches, fast_dtype, logged
@@ -34,8 +36,6 @@ from slhf_training.scoring import LONGEST_ROW
 
 QUESTIONS = 4
 """Most questions in a row; attention pays for each that another question does not see."""
-ROWS = 8
-"""Most rows of a pass: the head computes the places where one row's questions end for all of them."""
 _SPACES = "Ġ▁ "
 """What vocabularies write before a word: byte-level BPE, sentencepiece, and as it is."""
 
@@ -64,9 +64,11 @@ class Asked:
         self._model, self._settings = model, settings
         self._prompts, self._cache = Prompts(tokenizer), Cache(settings.cache)
         self._name = (name, *words)
-        self._yes, self._no = (spellings(tokenizer, word) for word in words)
-        if not self._yes or not self._no:
+        ids = [spellings(tokenizer, word) for word in words]
+        if not all(ids):
             raise SettingsError(f"model: {settings.model} has no token for {' or none for '.join(words)}")
+        self._spellings = [len(of_word) for of_word in ids]
+        self._head = Words(model.get_output_embeddings(), [*ids[0], *ids[1]])
 
     def log_odds(self, chats: Sequence[Chat], questions: Sequence[str]) -> Probabilities:
         """(B,) float64, in nats; NaN where a question is too long. `chats`: what each is about."""
@@ -86,7 +88,7 @@ class Asked:
     def _read(self, rows: Sequence[Reading]) -> dict[Ids, float]:
         found: dict[Ids, float] = {}
         ordered = sorted(rows, key=lambda reading: reading.length)
-        for batch in logged(list(_passes(ordered, self._settings.batch_tokens)), LOG_EVERY_S):
+        for batch in logged(list(batches(ordered, self._settings.batch_tokens)), LOG_EVERY_S):
             asked = [reading.prompt + answer for reading in batch for answer in reading.answers]
             judged = dict(zip(asked, self._pass(batch), strict=True))
             self._cache.put_all({self._key(ids): odds for ids, odds in judged.items()})
@@ -95,21 +97,44 @@ class Asked:
 
     @torch.no_grad()
     def _pass(self, readings: Sequence[Reading]) -> list[float]:
-        """Of all questions of the readings, in order. The head computes what follows their last tokens alone."""
+        """Of all questions of the readings, in order."""
         ids, positions, segments = (table.to(self._model.device) for table in tables(readings))  # (N, T) each
-        ends = [(row, column) for row, reading in enumerate(readings) for column in _ends(reading)]
-        columns = sorted({column for _, column in ends})
         packs = reads_packed(self._model)
-        logits = self._model(
-            input_ids=ids,
-            attention_mask=attention_bias(segments, self._model.dtype) if packs else (segments >= 0).long(),
-            position_ids=positions,
-            use_cache=False,
-            logits_to_keep=torch.tensor(columns, device=ids.device),
-        ).logits  # (N, C, V)
-        last = torch.stack([logits[row, columns.index(column)] for row, column in ends]).double()  # (Q, V)
-        odds: list[float] = (last[:, self._yes].logsumexp(-1) - last[:, self._no].logsumexp(-1)).tolist()
+        with _headed(self._model, self._head):
+            logits = self._model(
+                input_ids=ids,
+                attention_mask=attention_bias(segments, self._model.dtype) if packs else (segments >= 0).long(),
+                position_ids=positions,
+                use_cache=False,
+            ).logits  # (N, T, tokens of both words)
+        rows = [row for row, reading in enumerate(readings) for _ in reading.answers]
+        ends = [column for reading in readings for column in _ends(reading)]
+        yes, no = logits[rows, ends].double().split(self._spellings, dim=-1)  # (Q, tokens of one word) each
+        odds: list[float] = (yes.logsumexp(-1) - no.logsumexp(-1)).tolist()
         return odds
+
+
+class Words(torch.nn.Module):
+    """A model's head cut down to some tokens, in float32: logits about 20 in bfloat16 are an eighth of a nat apart."""
+
+    def __init__(self, head: Any, ids: Sequence[int]) -> None:
+        super().__init__()
+        self.weight = head.weight[ids].float()
+        self.bias = None if head.bias is None else head.bias[ids].float()
+
+    def forward(self, states: Tensor) -> Tensor:
+        return torch.nn.functional.linear(states.float(), self.weight, self.bias)
+
+
+@contextmanager
+def _headed(model: Any, head: Words) -> Iterator[None]:
+    """Several sources share a model, each with words of its own."""
+    whole = model.get_output_embeddings()
+    model.set_output_embeddings(head)
+    try:
+        yield
+    finally:
+        model.set_output_embeddings(whole)
 
 
 class Better:
@@ -179,12 +204,6 @@ def packed(questions: Sequence[Ids], most: int) -> list[Reading]:
         alone = together.length > LONGEST_ROW
         rows += [_behind([ids]) for ids in questions[start : start + most]] if alone else [together]
     return rows
-
-
-def _passes(rows: Sequence[Reading], tokens: int) -> Iterator[list[Reading]]:
-    for batch in batches(rows, tokens):
-        for start in range(0, len(batch), ROWS):
-            yield batch[start : start + ROWS]
 
 
 def _behind(questions: Sequence[Ids]) -> Reading:
