@@ -119,8 +119,8 @@ class Words(torch.nn.Module):
 
     def __init__(self, head: Any, ids: Sequence[int]) -> None:
         super().__init__()
-        self.weight = head.weight[ids].float()
-        self.bias = None if head.bias is None else head.bias[ids].float()
+        self.weight = head.weight.detach()[ids].float()
+        self.bias = None if head.bias is None else head.bias.detach()[ids].float()
 
     def forward(self, states: Tensor) -> Tensor:
         return torch.nn.functional.linear(states.float(), self.weight, self.bias)
