@@ -193,6 +193,40 @@ def test_a_layer_that_the_backbone_does_not_have_is_refused(backbone: Path, laye
         Backbone.load(str(backbone), layers, 30, 100)
 
 
+def test_what_an_answer_or_a_chat_spells_of_special_tokens_is_read_as_text(backbone: Path) -> None:
+    """The end token is 0: one ends the chat's turn and one the answer, however often they are spelled."""
+    reader = Backbone.load(str(backbone), (), 100, 200)
+    calm, hostile = (reader.encode(ask(f"Say{word}"), [f"a{word} b"]) for word in ("", "</s>"))
+    assert calm
+    assert hostile
+    assert hostile.prompt.count(0) == calm.prompt.count(0) == 1
+    assert hostile.answers[0].count(0) == calm.answers[0].count(0) == 1
+    assert reader.tokenizer.decode(hostile.answers[0][:-1]) == "a</s> b"
+
+
+def test_harmless_text_is_read_as_transformers_encodes_it(backbone: Path) -> None:
+    reader = Backbone.load(str(backbone), (), 100, 200)
+    found = reader.encode(ask("Say it"), ["It is  said.\n"])
+    assert found
+    usual = reader.tokenizer.apply_chat_template(ask("Say it"), add_generation_prompt=True, return_dict=False)
+    assert list(found.prompt) == usual
+    assert list(found.answers[0]) == [*reader.tokenizer.encode("It is  said.\n", add_special_tokens=False), 0]
+
+
+def test_no_layer_is_computed_that_nobody_reads(backbone: Path) -> None:
+    """States in the middle are those before the final norm, whatever was cut off behind them."""
+    middle, both = (Backbone.load(str(backbone), layers, 100, 200) for layers in ([1], [1, 2]))
+    assert len(middle.model.layers) == 1
+    assert torch.equal(middle.features([ask("Say")], ["eau"]), both.features([ask("Say")], ["eau"])[:, :32])
+
+
+def test_a_backbone_without_a_chat_template_is_refused_by_its_key(tmp_path: Path) -> None:
+    write_backbone(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(SettingsError, match="backbone: .*no chat template"):
+        Backbone.load(str(tmp_path), (), 100, 200)
+
+
 def test_a_backbone_that_is_built_in_is_found_by_name(builtin: Path) -> None:
     by_name, by_path = (Backbone.load(name, [1], 100, 200) for name in ("builtin:smollm2-135m", str(builtin)))
     chat = [tiny.CHAT]

@@ -60,7 +60,7 @@ def _fast(backend: Tokenizer, template: str, end: str, **more: Any) -> Any:
     return found
 
 
-def _config(
+def config(
     vocabulary: int, end: int, hidden_size: int, initializer_range: float, heads: int = 4, tied: bool = False
 ) -> LlamaConfig:
     return LlamaConfig(
@@ -82,7 +82,7 @@ def _config(
 def model(seed: int = 0, dtype: torch.dtype = torch.float32, heads: int = 4, tied: bool = False) -> Any:
     """Speaks the words."""
     torch.manual_seed(seed)
-    found = LlamaForCausalLM(_config(VOCABULARY, END, 64, 0.1, heads, tied))
+    found = LlamaForCausalLM(config(VOCABULARY, END, 64, 0.1, heads, tied))
     # With longer rows some words are too rare to be sampled; with short ones no adapter could make one all but certain.
     found.lm_head.weight.data *= 1.2
     return found.to(dtype)
@@ -93,7 +93,7 @@ def write_backbone(directory: Path, seed: int = 0) -> Path:
     words = byte_tokenizer()
     words.save_pretrained(directory)
     torch.manual_seed(seed)
-    LlamaModel(_config(len(words), 0, hidden_size=32, initializer_range=0.2)).save_pretrained(directory)
+    LlamaModel(config(len(words), 0, hidden_size=32, initializer_range=0.2)).save_pretrained(directory)
     return directory
 
 

@@ -1,6 +1,7 @@
 """A language model's body as a reader of answers: hidden states of chosen layers, averaged over the answer's tokens.
 
-Answers to one chat share a row (packing.py), so the chat is read once. Each answer ends with EOS.
+Answers to one chat share a row (packing.py), so the chat is read once. Each answer ends with EOS; what texts
+spell of special tokens is plain text (prompts.py).
 """
 
 import logging
@@ -11,29 +12,34 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn import Module, ModuleList
 from transformers import AutoModel, AutoTokenizer
 
 from slhf_training.bundles import located
 from slhf_training.chats import Chat
 from slhf_training.errors import SettingsError
 from slhf_training.packing import Reading, attention_bias, tables
+from slhf_training.prompts import Prompts
 from slhf_training.rollout import Ids
 from slhf_training.sharding import this_process
 
 _LOG = logging.getLogger(__name__)
 ANSWERS = 4
 """Most answers in a row."""
+LOG_EVERY_S = 30.0
 
 
 class Backbone:
     """`layers` counts from 1, the first block's output; the last one comes with the model's final norm."""
 
     def __init__(self, model: Any, tokenizer: Any, layers: Sequence[int], max_tokens: int, batch_tokens: int) -> None:
+        """Raises SettingsError where the tokenizer has no usable chat template."""
         self.model, self.tokenizer, self.layers = model, tokenizer, tuple(layers)
+        self._prompts = Prompts(tokenizer, key="backbone")
         self.max_tokens, self.batch_tokens = max_tokens, batch_tokens
         self.size: int = model.config.hidden_size * len(self.layers)
         self.autocast = False  # bf16 arithmetic on float32 weights
-        self.log_every_s = 30.0
+        self.log_every_s = LOG_EVERY_S
 
     @classmethod
     def load(
@@ -53,17 +59,14 @@ class Backbone:
         count = model.config.num_hidden_layers
         if not all(1 <= layer <= count for layer in layers):
             raise SettingsError(f"layers: {name} has layers 1 to {count}, got {list(layers)}")
-        if layers and isinstance(getattr(model, "layers", None), torch.nn.ModuleList):
-            del model.layers[max(layers) + 1 :]  # nobody reads them (the last one kept is normed, so one more stays)
+        _cut(model, max(layers, default=count))
         model.requires_grad_(False).to(this_process().device)
         return cls(model, tokenizer, layers or (count,), max_tokens, batch_tokens)
 
     def encode(self, chat: Chat, answers: Sequence[str]) -> Reading | None:
         """None where the chat with any one of the answers has more than `max_tokens` tokens: nothing is cut."""
-        text = self.tokenizer.apply_chat_template(list(chat), add_generation_prompt=True, tokenize=False)
-        end = self.tokenizer.eos_token_id
-        prompt = tuple(self.tokenizer.encode(text, add_special_tokens=False))
-        ids = tuple((*self.tokenizer.encode(answer, add_special_tokens=False), end) for answer in answers)
+        prompt = self._prompts.leader(chat)
+        ids = tuple((*self._prompts.ids(answer), self.tokenizer.eos_token_id) for answer in answers)
         return Reading(prompt, ids) if len(prompt) + max(map(len, ids)) <= self.max_tokens else None
 
     def features(self, chats: Sequence[Chat], answers: Sequence[str]) -> Tensor:
@@ -79,23 +82,12 @@ class Backbone:
         rows: dict[tuple[Ids, Ids], Tensor] = {}
         readings = _gathered([text for text in texts if text])
         with torch.no_grad():
-            for batch in self._logged(list(batches(readings, self.batch_tokens))):
+            for batch in logged(list(batches(readings, self.batch_tokens)), self.log_every_s):
                 names = [(reading.prompt, answer) for reading in batch for answer in reading.answers]
                 rows.update(zip(names, self.pooled(batch).cpu(), strict=True))
         unread = torch.full((self.size,), torch.nan)
         found = [rows[text.prompt, text.answers[0]] if text else unread for text in texts]
         return torch.stack(found) if found else torch.empty(0, self.size)
-
-    def _logged(self, parts: Sequence[list[Reading]]) -> Iterator[list[Reading]]:
-        """The parts; from time to time the log says how much of them is read."""
-        tokens = [sum(reading.length for reading in part) for part in parts]
-        done, logged = 0, time.monotonic()
-        for part, size in zip(parts, tokens, strict=True):
-            yield part
-            done += size
-            if time.monotonic() - logged >= self.log_every_s:
-                _LOG.info("%d of %d tokens read", done, sum(tokens))
-                logged = time.monotonic()
 
     def pooled(self, readings: Sequence[Reading]) -> Tensor:
         """(answers of all readings, F) float32, from one forward pass. Masks come from lengths: pad may equal EOS."""
@@ -116,6 +108,14 @@ class Backbone:
         return torch.cat([(shares @ states[layer].float())[present] for layer in self.layers], dim=1)
 
 
+def _cut(model: Any, last: int) -> None:
+    """Blocks behind the last one that is read go, and with them the final norm, which is for the whole model's end."""
+    blocks, norm = getattr(model, "layers", None), getattr(model, "norm", None)
+    if last < model.config.num_hidden_layers and isinstance(blocks, ModuleList) and isinstance(norm, Module):
+        del blocks[last:]
+        model.norm = torch.nn.Identity()
+
+
 def batches(readings: Sequence[Reading], tokens: int) -> Iterator[list[Reading]]:
     """Consecutive readings with at most `tokens` tokens with padding, one at least. Sort by length first."""
     batch: list[Reading] = []
@@ -127,6 +127,18 @@ def batches(readings: Sequence[Reading], tokens: int) -> Iterator[list[Reading]]
         batch.append(reading)
     if batch:
         yield batch
+
+
+def logged(parts: Sequence[list[Reading]], every_s: float) -> Iterator[list[Reading]]:
+    """The parts; from time to time the log says how much of them is read."""
+    tokens = [sum(reading.length for reading in part) for part in parts]
+    done, last = 0, time.monotonic()
+    for part, size in zip(parts, tokens, strict=True):
+        yield part
+        done += size
+        if time.monotonic() - last >= every_s:
+            _LOG.info("%d of %d tokens read", done, sum(tokens))
+            last = time.monotonic()
 
 
 def bf16_is_fast() -> bool:

@@ -17,3 +17,8 @@ Turns = tuple[tuple[str, str], ...]
 def turns(chat: Chat) -> Turns:
     """Roles and contents: what tells a chat from others, as a key."""
     return tuple((message["role"], message["content"]) for message in chat)
+
+
+def as_text(chat: Chat) -> str:
+    """As judges read it, a role before each turn."""
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in chat)

@@ -18,15 +18,17 @@ from slhf_training.rollout import Ids
 class Prompts:
     """For one fast tokenizer of transformers, with a chat template."""
 
-    def __init__(self, tokenizer: Any, turn: str = FOLLOWER_TURN, end_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: Any, turn: str = FOLLOWER_TURN, end_ids: Sequence[int] = (), key: str = "model"
+    ) -> None:
         """`end_ids`: what ends an answer, besides the tokenizer's end-of-sequence token.
 
-        Raises SettingsError where no prompts can be made with the tokenizer.
+        Raises SettingsError naming the key where no prompts can be made with the tokenizer.
         """
         try:
             self._template = ChatTemplate(tokenizer)
         except UnusableTokenizer as exc:
-            raise SettingsError(f"model: {exc}") from exc
+            raise SettingsError(f"{key}: {exc}") from exc
         self._tokenizer = tokenizer
         self._special_ids = frozenset(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)
         self.end_ids = frozenset([*end_ids, tokenizer.eos_token_id])

@@ -1,20 +1,17 @@
 """Judged pairs of texts: any preference source, each pair asked once, kept on disk batch by batch."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from slhf.bundle import revision_of
 from slhf_training.chats import Chat
 from slhf_training.evaluation.answers import Answers, Slot
 from slhf_training.evaluation.prompts import Prompt
 from slhf_training.preference import Preference, Probabilities
-from slhf_training.preference.cache import Cache, digest
+from slhf_training.preference.cache import Cache, digest, revisions
 
 Pair = tuple[Slot, Slot]
 """Two answers to one prompt."""
@@ -85,12 +82,4 @@ class _Question:
 
 def source_name(settings: BaseModel) -> str:
     """Of a preference section: its settings, and the contents of the directories that it names."""
-    return digest([settings.model_dump(mode="json"), sorted(_revisions(settings.model_dump()))])
-
-
-def _revisions(value: Any) -> Iterator[str]:
-    if isinstance(value, Path) and value.is_dir():
-        yield revision_of(value)
-    elif isinstance(value, Mapping | list | tuple):
-        for one in value.values() if isinstance(value, Mapping) else value:
-            yield from _revisions(one)
+    return digest([settings.model_dump(mode="json"), sorted(revisions(settings.model_dump()))])

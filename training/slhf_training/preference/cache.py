@@ -3,10 +3,11 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from slhf.bundle import revision_of
 from slhf_training.errors import SettingsError
 
 
@@ -46,3 +47,12 @@ class Cache:
 def digest(content: Any) -> str:
     """A key for anything that JSON can say."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def revisions(value: Any) -> Iterator[str]:
+    """Of the contents of the directories that settings name, however deep."""
+    if isinstance(value, Path) and value.is_dir():
+        yield revision_of(value)
+    elif isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from revisions(one)

@@ -15,7 +15,7 @@ import httpx2
 import numpy as np
 from pydantic import Field
 
-from slhf_training.chats import Chat
+from slhf_training.chats import Chat, as_text
 from slhf_training.config_file import RelativePath, Section
 from slhf_training.endpoints import authorization, client_of
 from slhf_training.errors import JudgeError
@@ -127,8 +127,7 @@ class Judge:
         raise _Failed(reason)
 
     def _request(self, chat: Chat, a: str, b: str) -> Any:
-        conversation = "\n\n".join(f"{message['role']}: {message['content']}" for message in chat)
-        slots = {"{chat}": conversation, "{a}": a, "{b}": b}
+        slots = {"{chat}": as_text(chat), "{a}": a, "{b}": b}
         return {
             "model": self._settings.model,
             "messages": [{"role": "user", "content": _filled(self._settings.prompt, slots)}],

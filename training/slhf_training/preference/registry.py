@@ -1,9 +1,11 @@
 """From a configuration's `preference` section to the source that it describes."""
 
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from slhf_training.config_file import Section
 from slhf_training.preference import Preference
 from slhf_training.preference.attributes import AttributesSettings, attributes_of
 from slhf_training.preference.callable import CallableSettings, callable_of
@@ -11,7 +13,10 @@ from slhf_training.preference.checked import CheckedSettings, checked_of
 from slhf_training.preference.fluency import FluencySettings, fluency_of
 from slhf_training.preference.instructions import InstructionsSettings, instructions_of
 from slhf_training.preference.judge import JudgeSettings, judge_of
+from slhf_training.preference.length import WithoutLengthSettings, without_length_of
 from slhf_training.preference.mixture import Mixture, MixtureSettings, Weighted
+from slhf_training.preference.model import ModelSettings, model_of
+from slhf_training.preference.panel import JudgeOfPanel, Panel, PanelSettings
 from slhf_training.preference.reference import ReferenceSettings, reference_of
 from slhf_training.preference.reward import RewardSettings, reward_of
 
@@ -23,34 +28,43 @@ PreferenceSettings = Annotated[
     | InstructionsSettings
     | CheckedSettings
     | JudgeSettings
+    | ModelSettings
     | CallableSettings
-    | MixtureSettings,
+    | WithoutLengthSettings
+    | MixtureSettings
+    | PanelSettings,
     Field(discriminator="kind"),
 ]
-Weighted.model_rebuild(_types_namespace={"PreferenceSettings": PreferenceSettings})
+for nested in (Weighted, JudgeOfPanel, WithoutLengthSettings):
+    nested.model_rebuild(_types_namespace={"PreferenceSettings": PreferenceSettings})
 MixtureSettings.model_rebuild()
 CheckedSettings.model_rebuild(_types_namespace={"PreferenceSettings": PreferenceSettings})
+PanelSettings.model_rebuild()
+
+
+_PLAIN: Mapping[type[Section], Callable[[Any], Preference]] = {
+    AttributesSettings: attributes_of,
+    RewardSettings: reward_of,
+    FluencySettings: fluency_of,
+    ReferenceSettings: reference_of,
+    InstructionsSettings: instructions_of,
+    JudgeSettings: judge_of,
+    ModelSettings: model_of,
+    CallableSettings: callable_of,
+}
+"""Sources that hold no other ones."""
 
 
 def preference_of(settings: PreferenceSettings) -> Preference:
     """The source, ready to be asked. Raises SettingsError naming the key where something it needs is not there."""
     match settings:
-        case AttributesSettings():
-            return attributes_of(settings)
-        case RewardSettings():
-            return reward_of(settings)
-        case FluencySettings():
-            return fluency_of(settings)
-        case ReferenceSettings():
-            return reference_of(settings)
-        case InstructionsSettings():
-            return instructions_of(settings)
         case CheckedSettings():
             return checked_of(settings, preference_of)
-        case JudgeSettings():
-            return judge_of(settings)
-        case CallableSettings():
-            return callable_of(settings)
         case MixtureSettings():
             sources = [(source.weight, preference_of(source.preference)) for source in settings.sources]
             return Mixture(sources, vote=settings.vote)
+        case PanelSettings():
+            return Panel({name: (preference_of(one.preference), one.least) for name, one in settings.judges.items()})
+        case WithoutLengthSettings():
+            return without_length_of(settings, preference_of(settings.preference))
+    return _PLAIN[type(settings)](settings)

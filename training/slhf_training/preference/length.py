@@ -1,0 +1,124 @@
+"""A judge with length taken out: the log-odds that the answers' lengths alone predict are subtracted.
+
+    log-odds(first beats second) - slope * log((1 + words of first) / (1 + words of second))
+
+Small judges, and those who learn from them, take longer for better. The slope is given, or fitted: least squares
+through the origin of the judge's own log-odds, on pairs of which nobody needs to know the better answer; so it takes
+what length deserves, too. A fit is kept as JSON, and made again where the judge or the pairs have changed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from slhf.json_text import read_json
+from slhf_training.chats import Chat
+from slhf_training.config_file import RelativePath, Section, portable
+from slhf_training.data import DataSettings, load
+from slhf_training.errors import DataError, SettingsError
+from slhf_training.preference import Preference, Probabilities
+from slhf_training.preference.cache import digest, revisions
+from slhf_training.preference.reward import sigmoid
+
+if TYPE_CHECKING:
+    from slhf_training.preference.registry import PreferenceSettings
+
+_LOG = logging.getLogger(__name__)
+CERTAIN = 1e-6
+"""No judge is taken to be surer than by so much; log-odds stay finite."""
+
+
+class FittedSettings(Section):
+    pairs: tuple[DataSettings, ...] = Field(min_length=1)
+    """Rows with pairs; which answer is the better one is not looked at."""
+    file: RelativePath
+    """JSON, written where it is not there or was fitted for something else."""
+
+
+class WithoutLengthSettings(Section):
+    kind: Literal["without_length"]
+    preference: PreferenceSettings
+    slope: float | None = None
+    """Log-odds that the judge gives to an answer that is e times as long."""
+    fitted: FittedSettings | None = None
+    """Where the slope comes from, instead."""
+
+    @model_validator(mode="after")
+    def _one_slope(self) -> Self:
+        if (self.slope is None) == (self.fitted is None):
+            raise ValueError("slope or fitted: one of the two")
+        return self
+
+
+class WithoutLength:
+    """NaN where the judge abstains."""
+
+    def __init__(self, source: Preference, slope: float) -> None:
+        self._source, self.slope = source, slope
+
+    def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+        odds = log_odds(self._source(chats, first, second))
+        return sigmoid(odds - self.slope * length_ratios(first, second))
+
+
+def length_ratios(first: Sequence[str], second: Sequence[str]) -> Probabilities:
+    """(B,): of words, as logs; above 0 where the first has more."""
+    a, b = (np.array([len(text.split()) for text in side], dtype=np.float64) for side in (first, second))
+    return np.asarray(np.log1p(a) - np.log1p(b))
+
+
+def log_odds(p: Probabilities) -> Probabilities:
+    """Finite; NaN stays."""
+    kept = np.clip(p, CERTAIN, 1 - CERTAIN)
+    return np.asarray(np.log(kept) - np.log1p(-kept))
+
+
+def fit_slope(odds: Probabilities, ratios: Probabilities) -> tuple[float, float]:
+    """The slope through the origin, and its standard error. Raises DataError where the pairs tell none."""
+    known = ~np.isnan(odds)
+    x, y = ratios[known], odds[known]
+    if len(x) < 2 or not x.any():
+        raise DataError(f"fitted.pairs: {len(x)} of {len(odds)} pairs were judged, and their lengths tell no slope")
+    slope = float(x @ y / (x @ x))
+    spread = float(((y - slope * x) ** 2).sum() / (len(x) - 1))
+    return slope, float(np.sqrt(spread / (x @ x)))
+
+
+def without_length_of(settings: WithoutLengthSettings, source: Preference) -> Preference:
+    """`source`: what `preference` describes. Raises DataError, and SettingsError naming a file that is none."""
+    if settings.fitted is None:
+        assert settings.slope is not None
+        return WithoutLength(source, settings.slope)
+    return WithoutLength(source, _fitted(settings, settings.fitted, source)["slope"])
+
+
+def _fitted(settings: WithoutLengthSettings, how: FittedSettings, source: Preference) -> dict[str, Any]:
+    judge = [portable(settings.preference), sorted(revisions(settings.preference.model_dump()))]
+    name = digest([judge, [portable(data) for data in how.pairs]])
+    try:
+        known = read_json(how.file.read_bytes()) if how.file.exists() else {}
+        if known.get("of") != name:
+            known = _fit(how, source) | {"of": name}
+            how.file.parent.mkdir(parents=True, exist_ok=True)
+            how.file.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        return dict(known)
+    except (OSError, ValueError, AttributeError) as exc:
+        raise SettingsError(f"fitted.file: {how.file}: {exc}") from exc
+
+
+def _fit(how: FittedSettings, source: Preference) -> dict[str, Any]:
+    examples = [example for data in how.pairs for example in load(data)]
+    pairs = [(example.chat, example.pair) for example in examples if example.pair]
+    chats = [chat for chat, _ in pairs]
+    chosen, rejected = [pair.chosen for _, pair in pairs], [pair.rejected for _, pair in pairs]
+    odds = log_odds(source(chats, chosen, rejected))
+    slope, error = fit_slope(odds, length_ratios(chosen, rejected))
+    found = {"slope": slope, "standard_error": error, "pairs": len(pairs), "judged": int((~np.isnan(odds)).sum())}
+    _LOG.info("%s: %s", how.file, found)
+    return found
