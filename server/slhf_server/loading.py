@@ -51,7 +51,7 @@ def _load(settings: Settings) -> "VLLMEngine":
     from slhf_server.engine import VLLMEngine, int8_obstacle  # imports vLLM: seconds
 
     times.append(time.perf_counter())
-    bundle = quantized(bundle, settings, int8_obstacle())
+    bundle = quantized(bundle, settings, int8_obstacle(settings))
     times.append(time.perf_counter())
     engine = VLLMEngine.load(bundle, settings, encoder)
     times.append(time.perf_counter())
