@@ -203,10 +203,11 @@ def rounded(weight: "Tensor") -> tuple["Tensor", "Tensor"]:
     return steps.to(torch.int8), scale
 
 
-def _raw(tensor: "Tensor") -> memoryview:
+def _raw(tensor: "Tensor") -> Any:
+    """Its bytes, as a buffer over its own memory."""
     import torch
 
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 @contextmanager

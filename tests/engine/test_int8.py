@@ -8,25 +8,25 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
 from vllm import _custom_ops as ops
-from vllm.platforms import current_platform
 
 from slhf import Client
 from slhf_server.bundles import open_bundle
 from slhf_server.engine import cpu_obstacle, engine_arguments, int8_obstacle
-from slhf_server.model import Sampling, Turn
+from slhf_server.model import Sampling
 from slhf_server.quantization import quantized, rounded
 from slhf_server.settings import Settings
 from tests.engine.conftest import ExactEngine, exact_engine, live_server
 from tests.engine.test_speculation import (
     DRAFT,
+    FILTERS,
     REPEATED,
     SAMPLES,
     TOKENS,
@@ -53,8 +53,11 @@ def int8() -> Iterator[ExactEngine]:
         yield engine
 
 
-def layer(inputs: int, outputs: int, dtype: torch.dtype) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
-    """A random int8 layer by vLLM's kernel, as its CPUInt8ScaledMMLinearKernel calls it; and the weights it stands for."""
+Multiply = Callable[[torch.Tensor], torch.Tensor]
+
+
+def layer(inputs: int, outputs: int, dtype: torch.dtype) -> tuple[Multiply, torch.Tensor]:
+    """A random layer by vLLM's kernel, as its CPUInt8ScaledMMLinearKernel calls it; and the weights it stands for."""
     torch.manual_seed(inputs)
     weight, scale = rounded(torch.randn(outputs, inputs))
     handler = ops.create_onednn_scaled_mm(weight.t(), scale, dtype, True, False, 32)
@@ -62,7 +65,8 @@ def layer(inputs: int, outputs: int, dtype: torch.dtype) -> tuple[Callable[[torc
     def multiply(x: torch.Tensor) -> torch.Tensor:
         steps, scales, _ = ops.onednn_scaled_int8_quant(x, None, None, True)
         out = torch.empty((len(x), outputs), dtype=dtype)
-        return ops.onednn_scaled_mm(handler, steps, out, scales, None, torch.zeros(1, outputs), None)
+        ops.onednn_scaled_mm(handler, steps, out, scales, None, torch.zeros(1, outputs), None)
+        return out
 
     return multiply, weight.double() * scale.double()
 
@@ -163,9 +167,58 @@ def simulated(builtin: Path) -> Reference:
     weights = quantized(open_bundle(INT8), INT8, obstacle=None).weights
     stored = load_file(weights / "model.safetensors")
     reference = Reference(builtin)
-    for name, module in list(reference.model.named_modules()):
+    for name in [name for name, _ in reference.model.named_modules()]:
         if f"{name}.weight_scale" in stored:
             parent, child = name.rsplit(".", 1)
             linear = Simulated(stored[f"{name}.weight"], stored[f"{name}.weight_scale"])
             setattr(reference.model.get_submodule(parent), child, linear)
     return reference
+
+
+def test_at_temperature_zero_guesses_change_no_token(int8: ExactEngine) -> None:
+    sampling = Sampling(temperature=0, max_tokens=32)
+    guessed = [int8.complete(refining(draft), sampling) for draft in REPEATED]
+    alone = [int8.complete(refining(draft), replace(sampling, **UNGUESSED)) for draft in REPEATED]
+    assert sum(chunk.accepted_tokens for chunk in guessed) > 20
+    assert guesses(alone) == 0
+    assert [chunk.token_ids for chunk in guessed] == [chunk.token_ids for chunk in alone]
+
+
+@pytest.mark.parametrize(("top_p", "top_k"), FILTERS)
+def test_sampled_tokens_follow_the_distribution_of_the_rounded_model(
+    int8: ExactEngine, simulated: Reference, top_p: float, top_k: int
+) -> None:
+    sampling = Sampling(temperature=0.9, top_p=top_p, top_k=top_k % VOCAB, max_tokens=TOKENS)
+    chunks = int8.completions([(refining(DRAFT), sampling)] * SAMPLES)
+    assert guesses(chunks) > SAMPLES
+    assert_distributed(chunks, simulated, sampling)
+
+
+def test_what_the_engine_says_is_off_by_no_more_than_rounding_explains(
+    int8: ExactEngine, simulated: Reference, plain: Reference
+) -> None:
+    """Nats, over the tokens of greedy answers: KL of the rounded model to its base, and the engine to both."""
+    sampling = Sampling(temperature=0, max_tokens=24, logprobs=1)
+    divergences, from_simulated, from_plain = [], [], []
+    for draft in REPEATED:
+        chunk = int8.complete(refining(draft), sampling)
+        ids = list(chunk.token_ids or ())
+        due, rounded_ = (model.logits(refining(draft), ids)[: len(ids)].log_softmax(-1) for model in (plain, simulated))
+        divergences.append((due.exp() * (due - rounded_)).sum(-1))
+        said = torch.tensor([entry.logprob for entry in chunk.logprobs])
+        from_simulated.append((said - rounded_[range(len(ids)), ids]).abs())
+        from_plain.append((said - due[range(len(ids)), ids]).abs())
+    assert torch.cat(divergences).mean() < 0.05
+    assert torch.cat(from_simulated).mean() < torch.cat(from_plain).mean()
+
+
+def test_a_server_in_int8_says_so_and_both_roles_talk_sense_and_share_the_prefix(tmp_path: Path) -> None:
+    flags = ["--bundle", "builtin:smollm2-135m", "--cpu-quantization", "int8"]
+    with live_server(tmp_path, *flags) as server, Client(server.url, timeout=300) as client:
+        assert "int8 (W8A8), made from" in server.log.read_text()
+        result = client.refine("What is the capital of France?", rounds=1, max_tokens=48, temperature=0.0)
+    draft, refined = result.refinement.rounds
+    cached = result.refinement.usage.rounds[0].prompt_tokens_details.cached_tokens
+    assert "Paris" in draft.text
+    assert "Paris" in refined.text
+    assert cached >= 32

@@ -1,5 +1,6 @@
 """int8 for CPUs: what is rounded, how far, what stays as it is, and what a setting refuses."""
 
+import importlib
 import json
 import logging
 import signal
@@ -37,7 +38,7 @@ def written(directory: Path, *, qwen: bool = False, tied: bool = True, **how: An
     torch.manual_seed(0)
     sizes = SIZES | {"tie_word_embeddings": tied}
     model: PreTrainedModel = Qwen2ForCausalLM(Qwen2Config(**sizes)) if qwen else LlamaForCausalLM(LlamaConfig(**sizes))
-    model.to(torch.bfloat16).save_pretrained(directory, **how)  # type: ignore[arg-type]  # its stub takes no dtype
+    model.to(torch.bfloat16).save_pretrained(directory, **how)
     (directory / "tokenizer.json").write_bytes(b'{ "odd":  "spacing" }\r\n')
     (directory / "additional_chat_templates").mkdir()
     (directory / "additional_chat_templates" / "tools.jinja").write_bytes(b"{{ 1 }}\n")
@@ -91,9 +92,8 @@ def test_the_configuration_says_so_in_the_form_of_compressed_tensors(bundle: Ope
     config = json.loads((in_int8(bundle, tmp_path) / "config.json").read_bytes())
     said = config.pop("quantization_config")
     assert config == json.loads((bundle.weights / "config.json").read_bytes())
-    from compressed_tensors.quantization import QuantizationConfig
-
-    (group,) = QuantizationConfig.model_validate(said).config_groups.values()
+    quantization = importlib.import_module("compressed_tensors.quantization")  # it has no types
+    (group,) = quantization.QuantizationConfig.model_validate(said).config_groups.values()
     assert (said["quant_method"], said["format"], said["ignore"]) == (
         "compressed-tensors",
         "int-quantized",
