@@ -11,6 +11,7 @@ from slhf_server.advice import advice
 from slhf_server.bundles import open_bundle
 from slhf_server.merging import merged
 from slhf_server.prompt import PromptEncoder
+from slhf_server.quantization import quantized
 from slhf_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,13 +49,15 @@ def _load(settings: Settings) -> "VLLMEngine":
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())  # vLLM does so too, but late
-    from slhf_server.engine import VLLMEngine, sees_nvidia_gpu  # imports vLLM: seconds
+    from slhf_server.engine import VLLMEngine, int8_obstacle, sees_nvidia_gpu  # imports vLLM: seconds
 
     times.append(time.perf_counter())
     if said := advice(settings.bundle, sees_nvidia_gpu=sees_nvidia_gpu()):
         _logger.info(said)
+    bundle = quantized(bundle, settings, int8_obstacle(settings))
+    times.append(time.perf_counter())
     engine = VLLMEngine.load(bundle, settings, encoder)
     times.append(time.perf_counter())
     spans = (after - before for before, after in zip(times, times[1:], strict=False))
-    _logger.info("start: bundle %.1f s, import of vLLM %.1f s, engine processes and weights %.1f s", *spans)
+    _logger.info("start: bundle %.1f s, import of vLLM %.1f s, int8 %.1f s, engine and weights %.1f s", *spans)
     return engine

@@ -251,6 +251,9 @@ class Settings(BaseSettings):
     speculation: Literal["auto", "on", "off"] = Field(
         default="auto", description="draft as speculation (n-gram); auto: where tests prove it exact"
     )
+    cpu_quantization: Literal["auto", "none", "int8"] = Field(
+        default="auto", description="weights of a bundle on a CPU; auto: int8 from 0.5B up, where the CPU multiplies it"
+    )
     engine: dict[str, Any] = Field(default={}, description="vLLM engine arguments by vLLM's names, passed through")
     grace_period_s: float = Field(default=30.0, ge=0, description="time for running requests after SIGTERM, seconds")
     ping_interval_s: float = Field(default=10.0, gt=0, le=10, description="comment in silent streams, seconds")

@@ -18,9 +18,10 @@ import httpx2
 import pytest
 
 from slhf_server.bundles import open_bundle
-from slhf_server.engine import VLLMEngine
+from slhf_server.engine import VLLMEngine, int8_obstacle
 from slhf_server.model import Chunk, Sampling, Turn
 from slhf_server.prompt import PromptEncoder
+from slhf_server.quantization import quantized
 from slhf_server.settings import Settings
 
 START_S = 240
@@ -136,10 +137,11 @@ class ExactEngine:
         return [c async for c in self._engine.follower.stream(*ask, request_id=f"test-{self._asked}", deltas=deltas)]
 
 
-@pytest.fixture(scope="session")
-def exact() -> Iterator[ExactEngine]:
-    settings = Settings(bundle="builtin:smollm2-135m", engine=EXACT)
-    bundle = open_bundle(settings)
+@contextlib.contextmanager
+def exact_engine(**changes: Any) -> Iterator[ExactEngine]:
+    """The untrained built-in model on an engine with EXACT's arguments; keyword arguments are further settings."""
+    settings = Settings(bundle="builtin:smollm2-135m", engine=EXACT, **changes)
+    bundle = quantized(open_bundle(settings), settings, int8_obstacle(settings))
     encoder = PromptEncoder.open(bundle.weights)
     runner = asyncio.Runner()
     engine = ExactEngine(runner, runner.run(asyncio.to_thread(lambda: VLLMEngine.load(bundle, settings, encoder))))
@@ -149,3 +151,9 @@ def exact() -> Iterator[ExactEngine]:
         engine.close()
         runner.close()
         gc.collect()
+
+
+@pytest.fixture(scope="session")
+def exact() -> Iterator[ExactEngine]:
+    with exact_engine() as engine:
+        yield engine

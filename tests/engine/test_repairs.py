@@ -1,15 +1,18 @@
 """vLLM's CPU rejection sampler, repaired: the unit, and the exactness of what it samples.
 
-The five `test_upstream_still_...` tests fail when vLLM no longer needs the repair they name.
+The six `test_upstream_still_...` tests fail when vLLM no longer needs the repair they name.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import util
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 from vllm import SamplingParams, _custom_ops  # noqa: F401  the latter loads the C++ operators
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.layers import LoRAMapping
@@ -19,7 +22,7 @@ from vllm.triton_utils.dispatcher import _registry
 from vllm.v1.sample.logits_processor import MinTokensLogitsProcessor, build_logitsprocs
 from vllm.v1.sample.logits_processor.state import LogitsProcessors
 from vllm.v1.sample.metadata import SamplingMetadata
-from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
+from vllm.v1.sample.ops import topk_topp_sampler
 from vllm.v1.sample.rejection_sampler import RejectionSampler, expand_batch_to_tokens
 from vllm.v1.sample.sampler import Sampler
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
@@ -61,19 +64,25 @@ def test_each_requests_value_is_repeated_for_its_tokens(dtype: torch.dtype) -> N
     assert replaced.equal(torch.ones(6, dtype=dtype))
 
 
-def test_upstream_still_drops_what_it_expands() -> None:
-    spec = util.find_spec("vllm.utils.cpu_triton_utils")
+def unrepaired(module: str) -> ModuleType:
+    """A fresh copy of a module of vLLM's."""
+    spec = util.find_spec(module)
     assert spec is not None
     assert spec.loader is not None
-    upstream = util.module_from_spec(spec)  # a fresh copy, without the repair
-    spec.loader.exec_module(upstream)
+    copy = util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    return copy
+
+
+def test_upstream_still_drops_what_it_expands() -> None:
+    upstream = unrepaired("vllm.utils.cpu_triton_utils")
     assert not expands(upstream._expand_kernel_impl)
     assert expands(expand)
 
 
 def test_upstream_still_dies_of_a_step_without_proposals() -> None:
     with pytest.raises(RuntimeError, match="max"):
-        apply_top_k_top_p(torch.empty(0, VOCAB), torch.tensor([], dtype=torch.int32), None)
+        topk_topp_sampler.apply_top_k_top_p(torch.empty(0, VOCAB), torch.tensor([], dtype=torch.int32), None)
 
 
 def test_upstream_still_rewinds_generators() -> None:
@@ -128,16 +137,68 @@ def test_an_adapter_speaks_for_its_own_tokens_alone(adapters: list[int]) -> None
 
 
 def test_upstream_still_adapts_who_has_no_adapter() -> None:
-    spec = util.find_spec("vllm.lora.punica_wrapper.punica_cpu")
-    assert spec is not None
-    assert spec.loader is not None
-    upstream = util.module_from_spec(spec)  # a fresh copy, without the repair
-    spec.loader.exec_module(upstream)
+    upstream = unrepaired("vllm.lora.punica_wrapper.punica_cpu")
     add = upstream.PunicaWrapperCPU.add_lora_linear
     torch.testing.assert_close(*adapted(add, [0, 1, 1, 0]))
     found, wanted = adapted(add, [1, -1])
     torch.testing.assert_close(found[0], wanted[0])
     assert not torch.allclose(found[1], wanted[1])
+
+
+WIDE = 6000
+
+
+@contextmanager
+def sorting() -> Iterator[list[int]]:
+    """How many numbers each sort within has sorted."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+        sizes: list[int] = []
+        yield sizes
+    sizes += [math.prod(event.input_shapes[0]) for event in seen.events() if event.name == "aten::sort"]
+
+
+def filtered(upstream: ModuleType, logits: torch.Tensor, filters: list[tuple[float, int]]) -> torch.Tensor:
+    """What remains of each row, by a module of vLLM's, of its own top_p and top_k."""
+    k = torch.tensor([k for _, k in filters], dtype=torch.int32)
+    found: torch.Tensor = upstream.apply_top_k_top_p(logits.clone(), k, torch.tensor([p for p, _ in filters]))
+    return found
+
+
+def test_each_row_keeps_what_its_top_p_and_top_k_leave_and_no_vocabulary_is_sorted() -> None:
+    """Rows with both, with one, with none; a nucleus of one token and one of hundreds."""
+    torch.manual_seed(3)
+    filters = [(0.8, 20), (0.9, WIDE), (1.0, 50), (1.0, WIDE), (0.95, 5), (0.01, WIDE), (0.9, 1), (0.7, WIDE)]
+    logits = torch.randn(len(filters), WIDE) * 4
+    with sorting() as sizes:
+        found = filtered(topk_topp_sampler, logits, filters)
+    assert sizes == []
+    for row, kept, (top_p, top_k) in zip(logits, found, filters, strict=True):
+        due = exact_probabilities(row, 1.0, top_p, top_k)
+        assert kept.isfinite().equal(due > 0), (top_p, top_k)
+        assert kept[due > 0].equal(row[due > 0])
+
+
+def test_a_nucleus_of_most_of_the_vocabulary_is_found_too_and_equals_stay_in() -> None:
+    """A flat row beside a steep one; and logits of which many are equal, at the edge of top_k."""
+    torch.manual_seed(4)
+    flat = torch.stack([torch.randn(WIDE) * 0.1, torch.randn(WIDE) * 6])
+    found = filtered(topk_topp_sampler, flat, [(0.9, WIDE), (0.9, WIDE)])
+    for row, kept in zip(flat, found, strict=True):
+        due = exact_probabilities(row, 1.0, 0.9, WIDE)
+        differ = kept.isfinite() != (due > 0)
+        assert differ.sum() <= 1  # float32's rounding moves the last one
+    equal = (torch.randn(4, WIDE) * 4).round()
+    equal[:, 100:130] = 40
+    filters = [(1.0, 20), (1.0, 50), (0.9999, 20), (1.0, WIDE)]
+    due = filtered(unrepaired("vllm.v1.sample.ops.topk_topp_sampler"), equal, filters)
+    assert filtered(topk_topp_sampler, equal, filters).isfinite().equal(due.isfinite())
+    assert due.isfinite().sum(-1)[0] == 30
+
+
+def test_upstream_still_sorts_the_vocabulary() -> None:
+    with sorting() as sizes:
+        filtered(unrepaired("vllm.v1.sample.ops.topk_topp_sampler"), torch.randn(2, WIDE), [(0.9, 20), (0.8, 20)])
+    assert 2 * WIDE in sizes
 
 
 def speculation(draft: list[int]) -> tuple[SpecDecodeMetadata, list[int]]:

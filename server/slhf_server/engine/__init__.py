@@ -11,6 +11,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from vllm.config.lora import MaxLoRARanks
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.lora.request import LoRARequest
@@ -102,6 +103,26 @@ def set_cpu_environment() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(cores if cores <= 4 else cores - 1))
     # The n-gram proposer's numba, on OpenMP, would cut torch down to one thread.
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
+
+
+def int8_obstacle(settings: Settings) -> str | None:
+    """Why this device is not to compute in int8 (quantization.py), or None."""
+    if not current_platform.is_cpu():
+        return "it is for CPUs, and this is none; a GPU has --engine quantization=fp8"
+    return cpu_obstacle(torch.cpu.get_capabilities(), settings.engine.get("dtype", "auto"))
+
+
+def cpu_obstacle(features: Mapping[str, Any], dtype: str) -> str | None:
+    """Of a CPU with such instructions, by torch's names.
+
+    oneDNN multiplies int8 without VNNI too, but adds pairs of products in 16 bits, which overflow. With AMX, vLLM takes
+    another kernel, which knows no float32.
+    """
+    if not any(features.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
+        return "this CPU has neither VNNI (AVX512 or AVX) nor AMX"
+    if features.get("amx_int8") and dtype in ("float32", "float"):
+        return "with AMX, engine.dtype cannot be float32"
+    return None
 
 
 def engine_arguments(bundle: OpenBundle, settings: Settings) -> dict[str, Any]:

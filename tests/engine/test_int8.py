@@ -1,0 +1,224 @@
+"""int8 on a CPU: the kernel is exact and blind to its batch, so what the engine says is what rounding explains.
+
+The model is the built-in one of 135M parameters, in which rounding weighs more than in any that `auto` rounds.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from vllm import _custom_ops as ops
+
+from slhf import Client
+from slhf_server.bundles import open_bundle
+from slhf_server.engine import cpu_obstacle, engine_arguments, int8_obstacle
+from slhf_server.model import Sampling
+from slhf_server.quantization import quantized, rounded
+from slhf_server.settings import Settings
+from tests.engine.conftest import ExactEngine, exact_engine, live_server
+from tests.engine.test_speculation import (
+    DRAFT,
+    FILTERS,
+    REPEATED,
+    SAMPLES,
+    TOKENS,
+    VOCAB,
+    Reference,
+    assert_distributed,
+    guesses,
+    refining,
+)
+
+INT8 = Settings(bundle="builtin:smollm2-135m", cpu_quantization="int8", engine={"dtype": "float32"})
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(int8_obstacle(INT8) is not None, reason=f"no int8 here: {int8_obstacle(INT8)}"),
+]
+# Without guesses for the request: the engine gives none to requests with min_p (repairs.py).
+UNGUESSED: dict[str, Any] = {"min_p": 1e-9}
+
+
+@pytest.fixture(scope="module")
+def int8() -> Iterator[ExactEngine]:
+    with exact_engine(cpu_quantization="int8") as engine:
+        yield engine
+
+
+Multiply = Callable[[torch.Tensor], torch.Tensor]
+
+
+def layer(inputs: int, outputs: int, dtype: torch.dtype) -> tuple[Multiply, torch.Tensor]:
+    """A random layer by vLLM's kernel, as its CPUInt8ScaledMMLinearKernel calls it; and the weights it stands for."""
+    torch.manual_seed(inputs)
+    weight, scale = rounded(torch.randn(outputs, inputs))
+    handler = ops.create_onednn_scaled_mm(weight.t(), scale, dtype, True, False, 32)
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        steps, scales, _ = ops.onednn_scaled_int8_quant(x, None, None, True)
+        out = torch.empty((len(x), outputs), dtype=dtype)
+        ops.onednn_scaled_mm(handler, steps, out, scales, None, torch.zeros(1, outputs), None)
+        return out
+
+    return multiply, weight.double() * scale.double()
+
+
+SHAPES = [(576, 1536), (1536, 2048), (8960, 192), (33, 17)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
+def test_the_kernel_multiplies_exactly_and_the_same_in_a_batch_of_any_size(
+    inputs: int, outputs: int, dtype: torch.dtype
+) -> None:
+    """Of a token's activations the largest is 127 steps; nothing else of the batch has a part in that."""
+    multiply, weights = layer(inputs, outputs, dtype)
+    x = (torch.randn(65, inputs) * 3).to(dtype)
+    whole = multiply(x)
+    scale = x.double().abs().amax(-1, keepdim=True) / 127
+    due = (x.double() / scale).round() * scale @ weights.T
+    allowed = 1e-5 if dtype == torch.float32 else 1e-2
+    assert float((whole.double() - due).norm() / due.norm()) < allowed
+    for rows in (1, 2, 3, 5, 6, 8, 16, 31, 64):
+        assert multiply(x[:rows].contiguous()).equal(whole[:rows]), rows
+        assert multiply(x[-rows:].contiguous()).equal(whole[-rows:]), rows
+
+
+WITHOUT_VNNI = """
+import torch
+from vllm.platforms import current_platform
+current_platform.import_kernels()
+from tests.engine.test_int8 import layer
+multiply, weights = layer(576, 1536, torch.float32)
+x = torch.randn(8, 576)
+scale = x.double().abs().amax(-1, keepdim=True) / 127
+due = (x.double() / scale).round() * scale @ weights.T
+print("off by", float((multiply(x).double() - due).norm() / due.norm()))
+"""
+
+
+def test_without_vnni_upstreams_sums_still_overflow() -> None:
+    """When this fails, `cpu_obstacle` may let such CPUs in."""
+    told = subprocess.run(
+        [sys.executable, "-c", WITHOUT_VNNI],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    found = re.search(r"off by (\S+)", told.stdout)
+    assert found is not None
+    assert float(found[1]) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("features", "dtype", "obstacle"),
+    [
+        ({"avx512_f": True, "avx512_vnni": True}, "float32", None),
+        ({"avx2": True, "avx_vnni": True}, "auto", None),
+        ({"avx512_vnni": True, "amx_int8": True}, "bfloat16", None),
+        ({"avx512_vnni": True, "amx_int8": True}, "float32", "engine.dtype"),
+        ({"avx512_f": True, "avx512_vnni": False}, "auto", "VNNI"),
+        ({"avx2": True}, "auto", "VNNI"),
+        ({}, "auto", "VNNI"),
+    ],
+)
+def test_which_cpus_compute_in_int8(features: dict[str, bool], dtype: str, obstacle: str | None) -> None:
+    found = cpu_obstacle(features, dtype)
+    assert found is None if obstacle is None else found is not None and obstacle in found
+
+
+def test_a_gpus_own_quantization_reaches_vllm() -> None:
+    settings = Settings(bundle="builtin:smollm2-135m", engine={"quantization": "fp8"})
+    bundle = open_bundle(settings)
+    assert quantized(bundle, settings, "it is for CPUs") is bundle
+    assert engine_arguments(bundle, settings)["quantization"] == "fp8"
+
+
+class Simulated(torch.nn.Module):
+    """A Linear layer in int8, written independently of vLLM: each token rounded by its own scale."""
+
+    def __init__(self, weight: torch.Tensor, scale: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = weight.float() * scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
+        return (x / scale).round() * scale @ self.weight.T
+
+
+@pytest.fixture(scope="module")
+def plain(builtin: Path) -> Reference:
+    return Reference(builtin)
+
+
+@pytest.fixture(scope="module")
+def simulated(builtin: Path) -> Reference:
+    """The model of the files that the engine reads, in transformers."""
+    weights = quantized(open_bundle(INT8), INT8, obstacle=None).weights
+    stored = load_file(weights / "model.safetensors")
+    reference = Reference(builtin)
+    for name in [name for name, _ in reference.model.named_modules()]:
+        if f"{name}.weight_scale" in stored:
+            parent, child = name.rsplit(".", 1)
+            linear = Simulated(stored[f"{name}.weight"], stored[f"{name}.weight_scale"])
+            setattr(reference.model.get_submodule(parent), child, linear)
+    return reference
+
+
+def test_at_temperature_zero_guesses_change_no_token(int8: ExactEngine) -> None:
+    sampling = Sampling(temperature=0, max_tokens=32)
+    guessed = [int8.complete(refining(draft), sampling) for draft in REPEATED]
+    alone = [int8.complete(refining(draft), replace(sampling, **UNGUESSED)) for draft in REPEATED]
+    assert sum(chunk.accepted_tokens for chunk in guessed) > 20
+    assert guesses(alone) == 0
+    assert [chunk.token_ids for chunk in guessed] == [chunk.token_ids for chunk in alone]
+
+
+@pytest.mark.parametrize(("top_p", "top_k"), FILTERS)
+def test_sampled_tokens_follow_the_distribution_of_the_rounded_model(
+    int8: ExactEngine, simulated: Reference, top_p: float, top_k: int
+) -> None:
+    sampling = Sampling(temperature=0.9, top_p=top_p, top_k=top_k % VOCAB, max_tokens=TOKENS)
+    chunks = int8.completions([(refining(DRAFT), sampling)] * SAMPLES)
+    assert guesses(chunks) > SAMPLES
+    assert_distributed(chunks, simulated, sampling)
+
+
+def test_what_the_engine_says_is_off_by_no_more_than_rounding_explains(
+    int8: ExactEngine, simulated: Reference, plain: Reference
+) -> None:
+    """Nats, over the tokens of greedy answers: KL of the rounded model to its base, and the engine to both."""
+    sampling = Sampling(temperature=0, max_tokens=24, logprobs=1)
+    divergences, from_simulated, from_plain = [], [], []
+    for draft in REPEATED:
+        chunk = int8.complete(refining(draft), sampling)
+        ids = list(chunk.token_ids or ())
+        due, rounded_ = (model.logits(refining(draft), ids)[: len(ids)].log_softmax(-1) for model in (plain, simulated))
+        divergences.append((due.exp() * (due - rounded_)).sum(-1))
+        said = torch.tensor([entry.logprob for entry in chunk.logprobs])
+        from_simulated.append((said - rounded_[range(len(ids)), ids]).abs())
+        from_plain.append((said - due[range(len(ids)), ids]).abs())
+    assert torch.cat(divergences).mean() < 0.05
+    assert torch.cat(from_simulated).mean() < torch.cat(from_plain).mean()
+
+
+def test_a_server_in_int8_says_so_and_both_roles_talk_sense_and_share_the_prefix(tmp_path: Path) -> None:
+    flags = ["--bundle", "builtin:smollm2-135m", "--cpu-quantization", "int8"]
+    with live_server(tmp_path, *flags) as server, Client(server.url, timeout=300) as client:
+        assert "int8 (W8A8), made from" in server.log.read_text()
+        result = client.refine("What is the capital of France?", rounds=1, max_tokens=48, temperature=0.0)
+    draft, refined = result.refinement.rounds
+    cached = result.refinement.usage.rounds[0].prompt_tokens_details.cached_tokens
+    assert "Paris" in draft.text
+    assert "Paris" in refined.text
+    assert cached >= 32
