@@ -1,5 +1,6 @@
 """How far a download is: a bar on a terminal, and elsewhere a line in the log every ten seconds."""
 
+import io
 import logging
 import sys
 from typing import Any
@@ -15,8 +16,9 @@ class Progress(tqdm):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._is_seen = sys.stderr.isatty()
-        every = {} if self._is_seen else {"mininterval": _EVERY_S, "maxinterval": _EVERY_S}
-        super().__init__(*args, **{"unit": "B", "unit_scale": True, **options, "disable": False, **every})
+        lines = {"mininterval": _EVERY_S, "maxinterval": _EVERY_S, "file": io.StringIO()}
+        options |= {"unit": "B", "unit_scale": True, "disable": False, **({} if self._is_seen else lines)}
+        super().__init__(*args, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Called by tqdm, as often as its interval says."""

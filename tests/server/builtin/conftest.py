@@ -54,7 +54,7 @@ class Fetching:
         """Where it puts what it fetches."""
         return self.cache / "fake.fetched"
 
-    def start(self, **environment: str) -> subprocess.Popen[str]:
+    def start(self, stderr: int = subprocess.PIPE, **environment: str) -> subprocess.Popen[str]:
         if not (self.directory / "weights.json").exists():
             listing(self.directory)
         return subprocess.Popen(
@@ -62,7 +62,7 @@ class Fetching:
             cwd=self.directory,
             env=self.environment | environment,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             start_new_session=True,  # to be killed with its pip
         )

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from slhf_server.builtin import built_in
+from slhf_server.builtin import NAME, built_in
 from slhf_server.builtin.weights import WEIGHTS
 from slhf_server.errors import SettingsError
 from slhf_server.settings import Settings
 from tests.server.builtin.conftest import Fetching
 from tests.server.builtin.files import CONTENT, FILE, REVISION, Served, listing, wheel
+from tests.server.conftest import Run
 
 WRONG = b"x" * len(CONTENT)
 
@@ -113,3 +114,21 @@ def test_an_unknown_name_is_refused_with_all_there_are(tmp_path: Path) -> None:
     untrained = {f"builtin:{name}" for name in ("qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b", "smollm2-135m")}
     assert untrained < {*told}
     assert "builtin:smollm2-135m-slhf" in told
+
+
+def test_a_command_puts_files_into_a_folder_that_weights_dir_can_name(python: Run, tmp_path: Path) -> None:
+    """The second time it finds the file there, checks it, and leaves it."""
+    command = "import runpy, sys; sys.argv[0] = 'x'; runpy.run_module('slhf_server.builtin', run_name='__main__')"
+    weights, folder = WEIGHTS[NAME], tmp_path / "weights"
+    for _ in range(2):
+        ended = python(command, NAME, str(folder), HF_HUB_OFFLINE="1")
+        assert ended.returncode == 0, ended.stderr
+        assert [path.name for path in folder.iterdir()] == [weights.file]
+        assert hashlib.sha256((folder / weights.file).read_bytes()).hexdigest() == weights.sha256
+
+
+@pytest.mark.parametrize("arguments", [[], ["smollm2-135m"], ["gpt-9", "folder"]])
+def test_the_command_lists_the_names_there_are(python: Run, arguments: list[str]) -> None:
+    ended = python("from slhf_server.builtin.__main__ import main; import sys; main(sys.argv[1:])", *arguments)
+    assert ended.returncode == 1
+    assert "NAME: qwen2.5-coder-1.5b, qwen2.5-coder-0.5b, smollm2-135m" in ended.stderr

