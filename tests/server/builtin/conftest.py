@@ -54,7 +54,7 @@ class Fetching:
         """Where it puts what it fetches."""
         return self.cache / "fake.fetched"
 
-    def start(self, stderr: int = subprocess.PIPE, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *, to: int = subprocess.PIPE, **environment: str) -> subprocess.Popen[str]:
         if not (self.directory / "weights.json").exists():
             listing(self.directory)
         return subprocess.Popen(
@@ -62,13 +62,13 @@ class Fetching:
             cwd=self.directory,
             env=self.environment | environment,
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=to,
             text=True,
             start_new_session=True,  # to be killed with its pip
         )
 
     def run(self, **environment: str) -> subprocess.CompletedProcess[str]:
-        with self.start(**environment) as process:
+        with self.start(to=subprocess.PIPE, **environment) as process:
             out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 

