@@ -37,7 +37,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.prompts import SENTENCES, TASKS, prompts
 from benchmarks.report import write
-from slhf_server.builtin import builtin_bundle
+from slhf_server.builtin import NAME, built_in
 from slhf_server.settings import Settings
 from slhf_training.algorithms import Array
 from slhf_training.backbone import bf16_is_fast
@@ -208,7 +208,7 @@ PARTS = ("one_adapter", "two_adapters", "attributes", "rollouts")
 
 
 def run_part(name: str, repeats: int) -> None:
-    model = builtin_bundle(Settings().cache_dir)
+    model = built_in(f"builtin:{NAME}", Settings())
     with tempfile.TemporaryDirectory() as directory:
         match name:
             case "one_adapter":

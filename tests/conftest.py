@@ -15,7 +15,7 @@ from starlette.routing import Mount
 
 from slhf_server.api.protocol import protocol
 from slhf_server.app import create_app
-from slhf_server.builtin import builtin_bundle
+from slhf_server.builtin import NAME, built_in
 from slhf_server.cli import bind
 from slhf_server.fake import FakeEngine
 from slhf_server.settings import Settings
@@ -88,4 +88,4 @@ def serve() -> Iterator[Serve]:
 @pytest.fixture(scope="session")
 def builtin() -> Path:
     """The built-in bundle's directory, converted on first use into the user's cache as `slhf-server` does."""
-    return builtin_bundle(Settings().cache_dir)
+    return built_in(f"builtin:{NAME}", Settings())

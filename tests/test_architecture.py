@@ -74,7 +74,7 @@ def test_the_service_imports_upstreams() -> None:
 
 def test_torch_is_imported_by_the_conversion_and_the_engine_alone() -> None:
     found = importers("torch", SERVER)
-    assert {path for path in found if not path.startswith("slhf_server/engine/")} == {"slhf_server/builtin.py"}
+    assert {path for path in found if not path.startswith("slhf_server/engine/")} == {"slhf_server/builtin/convert.py"}
 
 
 @pytest.mark.parametrize(

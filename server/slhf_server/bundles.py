@@ -36,36 +36,36 @@ class OpenBundle:
 def open_bundle(settings: Settings) -> OpenBundle:
     """Find the bundle that the settings name and check it. Raises SettingsError naming the setting."""
     try:
-        return _found(settings.bundle, settings.cache_dir)
+        return _found(settings.bundle, settings)
     except OSError as exc:
         raise SettingsError(f"bundle {settings.bundle!r}: {exc}") from exc
 
 
-def _found(spec: str, cache_dir: Path) -> OpenBundle:
+def _found(spec: str, settings: Settings) -> OpenBundle:
     if spec.startswith(BUILTIN_PREFIX):
-        return _read(built_in(spec, cache_dir), spec, cache_dir)
+        return _read(built_in(spec, settings), spec, settings)
     directory = Path(os.path.expanduser(spec))
     if directory.is_dir():
-        return _read(directory, spec, cache_dir)
+        return _read(directory, spec, settings)
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1:
         raise SettingsError(f"bundle: {spec!r} is no directory, and no hub id (owner/name) either")
-    return _read(_download(spec), spec, cache_dir, name=spec.split("/")[1])
+    return _read(_download(spec), spec, settings, name=spec.split("/")[1])
 
 
-def _read(directory: Path, spec: str, cache_dir: Path, *, name: str | None = None) -> OpenBundle:
+def _read(directory: Path, spec: str, settings: Settings, *, name: str | None = None) -> OpenBundle:
     try:
         manifest = read_bundle(directory, name=name)
     except BundleError as exc:
         raise SettingsError(f"bundle {spec!r}: {exc}") from exc
-    weights = _base(directory, manifest.base_model, cache_dir)
+    weights = _base(directory, manifest.base_model, settings)
     if not (weights / "config.json").exists():
         raise SettingsError(f"bundle {spec!r}: base_model {manifest.base_model!r} holds no model (no config.json)")
     return OpenBundle(directory, manifest, weights)
 
 
-def _base(directory: Path, name: str, cache_dir: Path) -> Path:
+def _base(directory: Path, name: str, settings: Settings) -> Path:
     if name.startswith(BUILTIN_PREFIX):
-        return built_in(name, cache_dir)
+        return built_in(name, settings)
     beside = directory / name
     return beside if beside.is_dir() else _download(name)
 

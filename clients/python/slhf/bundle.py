@@ -41,6 +41,10 @@ class SamplingDefaults(_Strict):
 
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1, lt=2**31)
+    """0 or -1: all tokens, also where the model's own `generation_config.json` says otherwise."""
+    repetition_penalty: float | None = Field(default=None, gt=0, le=2)
+    """1: none. vLLM's counts the prompt's tokens too, and so a draft's."""
     max_tokens: int | None = Field(default=None, gt=0)
     """Per round; None: whatever the context leaves."""
 

