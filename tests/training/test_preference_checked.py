@@ -12,10 +12,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from slhf_training.chats import Chat, turns
 from slhf_training.checks.registry import CheckSettings, check_of
+from slhf_training.distillation.lessons import Drafted, Group, choose
 from slhf_training.errors import SettingsError
+from slhf_training.evaluation.answers import Answer
 from slhf_training.preference import Preference
 from slhf_training.preference.checked import TIES, Checked, Tie
 from slhf_training.preference.registry import PreferenceSettings, preference_of
+from tests.training import tiny
 
 
 def ask(text: str) -> Chat:
@@ -30,8 +33,11 @@ def source(directory: Path, **settings: Any) -> Preference:
     file = directory / "rows.jsonl"
     row = {"prompt": "2 + 2?", "check": {"kind": "number", "answer": "4"}}
     file.write_text("".join(json.dumps(each) + "\n" for each in (row, {"prompt": "No check?"})))
-    chosen = {"kind": "checked", "data": [{"files": [str(file)]}], **settings}
-    return preference_of(TypeAdapter[Any](PreferenceSettings).validate_python(chosen))
+    return described({"kind": "checked", "data": [{"files": [str(file)]}], **settings})
+
+
+def described(settings: dict[str, Any]) -> Preference:
+    return preference_of(TypeAdapter[Any](PreferenceSettings).validate_python(settings))
 
 
 @pytest.mark.parametrize(
@@ -70,8 +76,7 @@ def test_a_chat_without_a_check_is_left_to_others(tmp_path: Path) -> None:
             {"preference": voters},
         ],
     }
-    both = preference_of(TypeAdapter[Any](PreferenceSettings).validate_python(mixed))
-    assert both([SUM, OTHER], [WRONG, WRONG], [RIGHT, RIGHT]) == pytest.approx([0.5, 1])
+    assert described(mixed)([SUM, OTHER], [WRONG, WRONG], [RIGHT, RIGHT]) == pytest.approx([0.5, 1])
 
 
 def first_always(chats: Any, first: Any, second: Any) -> Any:
@@ -99,12 +104,36 @@ def test_data_without_a_check_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "p", "reference": "r"}\n')
     with pytest.raises(SettingsError, match="data: no row has a check"):
-        preference_of(
-            TypeAdapter[Any](PreferenceSettings).validate_python({"kind": "checked", "data": [{"files": [str(file)]}]})
-        )
+        described({"kind": "checked", "data": [{"files": [str(file)]}]})
 
 
 @pytest.mark.parametrize("changes", [{"tie": "longer"}, {"tie": {"kind": "guess"}}, {"data": []}, {"loose": True}])
 def test_a_bad_setting_is_named(changes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match=next(iter(changes))):
         source(tmp_path, **changes)
+
+
+def test_it_chooses_the_refinement_that_passes_and_of_several_the_nearest(tmp_path: Path) -> None:
+    """As `distill` does: `best_of` with `edit_cost`, which lets nothing that fails win."""
+    refined = tuple(map(Answer, ("2 + 2 is 5", "So I say with all my heart 4", "2 + 2 is 4", "5")))
+    group = Group(Drafted(SUM, Answer("2 + 2 is 5")), refined, refined)
+    assert choose([group], source(tmp_path)) == [1]
+    assert choose([group], source(tmp_path), edit_cost=0.5) == [2]
+    assert choose([group], source(tmp_path, tie="shorter")) == [2]
+    other = Group(Drafted(OTHER, Answer("5")), refined, refined)
+    assert choose([other], source(tmp_path)) == [None]
+
+
+def test_a_game_is_played_by_it(tmp_path: Path) -> None:
+    """Two steps of `fit`; where nothing can be checked the judge abstains, and that is counted."""
+    row = {"prompt": "which", "check": {"kind": "accepted", "answers": ["B"]}}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    preference = {"kind": "checked", "data": [{"files": [str(file)]}]}
+    chats = [tiny.CHAT, ask("say")] * 8
+    trainer = tiny.trainer(tiny.settings(tmp_path / "run"), described(preference), chats)
+    trainer.train()
+    said = [entry for entry in trainer.state.log_history if "judge/abstained" in entry]
+    assert len(said) == 2
+    assert all(entry["judge/abstained"] > 0 for entry in said)
+    assert all(np.isfinite(entry["follower/reward"]) for entry in said)

@@ -13,6 +13,7 @@ from slhf_training.checks.registry import CheckSettings, check_of
 from slhf_training.data import DataSettings, load, read_rows
 from slhf_training.errors import DataError
 from slhf_training.examples import Example
+from tests.training.checks.hosts import needs_sandbox
 from tests.training.shared_data import FOLDER, ROOT, needs_shared_data
 
 TASK = {
@@ -88,6 +89,7 @@ def test_a_number_has_a_reference_that_ends_with_it(tmp_path: Path) -> None:
     assert (draft.reference, draft.draft, draft.model) == ("", "13", "m")
 
 
+@needs_sandbox
 def test_code_is_tested_and_a_draft_finds_its_task(tmp_path: Path) -> None:
     tasks = rows(tmp_path, TASK, {**TASK, "task": "MBPP/2", "test_program": "assert 0"}, name="tasks.jsonl")
     assert passed(one(tmp_path, TASK, format="code_tasks"), TASK["reference"])
@@ -229,6 +231,7 @@ def test_numbers_agree_with_real_flags(part: str) -> None:
 
 
 @needs_shared_data
+@needs_sandbox
 def test_unit_tests_agree_with_real_flags() -> None:
     examples = shared("code_drafts_train", "code_tasks", "code_tasks_train", limit=100)
     assert agreement("code_drafts_train", "passes", examples) >= 0.98
@@ -254,6 +257,7 @@ def test_real_references_pass_their_own_checks(name: str, format: str, least: fl
 
 
 @needs_shared_data
+@needs_sandbox
 def test_real_programs_pass_their_own_tests_and_fail_where_they_return_nothing() -> None:
     found = random.Random(0).sample(shared("code_tasks_test", "code_tasks"), 20)
     checks = [check_of(example.check) for example in found if example.check is not None]
