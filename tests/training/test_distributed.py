@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from slhf_training.algorithms import Array
+from slhf_training.backbone import Backbone
 from slhf_training.chats import Chat
 from slhf_training.drafts import Pile, drafts_of
 from slhf_training.errors import SettingsError
 from slhf_training.examples import Example, Pair
+from slhf_training.models import load_causal
 from slhf_training.prompts import Prompts
 from slhf_training.sharding import end_together, from_launcher, this_process
 from slhf_training.trainer import GameTrainer
@@ -46,7 +48,13 @@ RESUMED = ("separate", "full")
 def train(directory: str, names: Sequence[str]) -> None:
     """In one or more processes: each game from its start, and some once more from the checkpoint of step 2."""
     torch.set_num_threads(1)
-    atexit.register(Path(directory, f"ended-{os.environ.get('RANK', '0')}").touch)
+    rank = this_process().process_index  # as a judge asks before there is a trainer
+    Path(directory).mkdir(exist_ok=True)
+    atexit.register(Path(directory, f"ended-{rank}").touch)
+    _, loaded = load_causal(str(Path(directory).parent / "base"), torch.float32)
+    judge = Backbone.load(str(Path(directory).parent / "base"), (), 64, 64, dtype="float32").model
+    weights = loaded.state_dict() | {f"judge.{name}": weight for name, weight in judge.state_dict().items()}
+    save_file(weights, Path(directory, f"loaded-{rank}.safetensors"))
     for name in names:
         trainer(Path(directory) / name, name).train()
         if name in RESUMED:
@@ -90,6 +98,8 @@ def run(directory: Path, configuration: str | None = None, names: Sequence[str] 
     """In two processes by a shipped configuration, or in one."""
     script = directory.parent / "train.py"
     script.write_text(SCRIPT)
+    tiny.model().save_pretrained(directory.parent / "base")
+    tiny.tokenizer().save_pretrained(directory.parent / "base")
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
         "OMP_NUM_THREADS": "1",
@@ -147,6 +157,15 @@ def test_two_processes_give_the_loss_curve_of_one_with_twice_the_batch(one: Path
 @pytest.mark.parametrize("name", GAMES)
 def test_a_sharded_model_gives_the_loss_curve_of_a_whole_one(name: str, one: Path, sharded: Path) -> None:
     assert_same_curve(sharded / name, one / name)
+
+
+def test_each_process_reads_the_whole_model(sharded: Path) -> None:
+    """transformers leaves all but the first without weights, once processes know of each other."""
+    model = tiny.model()
+    expected = model.state_dict() | {f"judge.{name}": weight for name, weight in model.model.state_dict().items()}
+    for rank in (0, 1):
+        loaded = load_file(sharded / f"loaded-{rank}.safetensors")
+        assert all(torch.equal(loaded[name], weight) for name, weight in expected.items()), rank
 
 
 def test_each_process_ends_with_what_was_registered_for_its_end(sharded: Path) -> None:

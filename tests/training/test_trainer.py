@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,14 +204,21 @@ def test_what_samples_is_what_learns(tmp_path: Path) -> None:
 
 
 class Mistaken:
-    """A sampler that says of each token that it was less likely than the trainer finds it, by one nat."""
+    """A sampler that says of each token that it was less likely than the trainer finds it, by so many nats."""
 
-    def __init__(self, rollout: Rollout) -> None:
-        self._rollout = rollout
+    def __init__(self, rollout: Rollout, nats: Callable[[Sample], float]) -> None:
+        self._rollout, self._nats = rollout, nats
 
     def sample(self, prompts: Sequence[Ids], player: Player, seeds: Sequence[int]) -> list[Sample]:
         found = self._rollout.sample(prompts, player, seeds)
-        return [dataclasses.replace(sample, logps=tuple(logp - 1 for logp in sample.logps)) for sample in found]
+        return [dataclasses.replace(s, logps=tuple(logp - self._nats(s) for logp in s.logps)) for s in found]
+
+
+def mistaken(directory: Path, nats: Callable[[Sample], float], **changes: Any) -> GameTrainer:
+    trainer = tiny.trainer(tiny.settings(directory, **changes), fewer_as, CHATS)
+    trainer.seats = dataclasses.replace(trainer.seats, rollout=Mistaken(trainer.seats.rollout, nats))
+    trainer.train()
+    return trainer
 
 
 @pytest.mark.parametrize(
@@ -223,11 +230,20 @@ def test_a_sampler_that_is_not_the_trainer_is_corrected_for_and_shown(
     """Each token should have counted e times, and by default counts twice at most."""
     once = {"steps": 1}
     exact = finished(tmp_path / "exact", optimisation=once)
-    trainer = tiny.trainer(tiny.settings(tmp_path / "run", game=game, optimisation=once), fewer_as, CHATS)
-    trainer.seats = dataclasses.replace(trainer.seats, rollout=Mistaken(trainer.seats.rollout))
-    trainer.train()
+    trainer = mistaken(tmp_path / "run", lambda sample: 1.0, game=game, optimisation=once)
     assert losses(trainer) == pytest.approx([weight * loss for loss in losses(exact)], rel=1e-3)
     assert trainer.state.log_history[0]["sampler_gap"] == pytest.approx(1.0, abs=1e-4)  # nats a token
+
+
+def test_the_gap_to_the_sampler_is_a_mean_over_tokens_however_they_are_batched(tmp_path: Path) -> None:
+    one, eight = (
+        mistaken(
+            tmp_path / str(size), lambda sample: len(sample.ids), optimisation={"micro_batch_size": size, "steps": 1}
+        )
+        for size in (1, 8)
+    )
+    gaps = [trainer.state.log_history[0]["sampler_gap"] for trainer in (one, eight)]
+    assert gaps[0] == pytest.approx(gaps[1], rel=1e-4)
 
 
 def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:

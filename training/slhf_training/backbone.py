@@ -21,7 +21,7 @@ from slhf_training.errors import SettingsError
 from slhf_training.packing import Reading, attention_bias, tables
 from slhf_training.prompts import Prompts
 from slhf_training.rollout import Ids
-from slhf_training.sharding import this_process
+from slhf_training.sharding import this_process, without_launcher
 
 _LOG = logging.getLogger(__name__)
 ANSWERS = 4
@@ -52,7 +52,8 @@ class Backbone:
         """
         source = located(name, "backbone")
         try:
-            model = AutoModel.from_pretrained(source, dtype=dtype or fast_dtype()).eval()
+            with without_launcher():
+                model = AutoModel.from_pretrained(source, dtype=dtype or fast_dtype()).eval()
             tokenizer = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as exc:
             raise SettingsError(f"backbone: {name}: {exc}") from exc

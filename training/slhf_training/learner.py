@@ -36,15 +36,19 @@ class Learnt:
     """By id() of the answer."""
     kl: dict[Role, list[float]] = field(default_factory=dict)
     grad_norm: dict[str, float] = field(default_factory=dict)
-    gaps: list[float] = field(default_factory=list)
-    """Mean |log-prob here - when sampled| per token, of each micro-batch."""
+    drift: float = 0.0
+    """Sum of |log-prob here - when sampled| over all tokens that were learnt from, in nats."""
+    tokens: int = 0
+    """How many those are."""
     abstained: int = 0
     is_skipped: bool = False
     """The gradient was not finite."""
 
     def add(self, role: Role, rows: Sequence[Row], loss: Loss) -> None:
         self.loss += loss.loss.item()
-        self.gaps.append(loss.gap.item())
+        tokens = sum(len(row.answer.sample.ids) for row in rows)
+        self.tokens += tokens
+        self.drift += loss.gap.item() * tokens
         ratios = loss.log_ratio.tolist()
         self.log_ratio.update((id(row.answer), ratio) for row, ratio in zip(rows, ratios, strict=True))
         self.kl.setdefault(role, []).extend(loss.kl.tolist())

@@ -29,8 +29,8 @@ def of_step(table: ChatTable, rows: Sequence[Row], learnt: Learnt) -> dict[str, 
     found["judge/abstained"] = float(learnt.abstained)
     found["skipped"] = float(learnt.is_skipped)
     found["tokens"] = float(sum(len(answer.sample.ids) for _, answer in table.answered))
-    if learnt.gaps:
-        found["sampler_gap"] = _mean(learnt.gaps)
+    if learnt.tokens:
+        found["sampler_gap"] = learnt.drift / learnt.tokens  # nats a token
     return found
 
 

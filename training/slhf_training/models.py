@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slhf_training.bundles import located
 from slhf_training.errors import SettingsError
+from slhf_training.sharding import without_launcher
 
 
 def load_causal(name: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
@@ -17,7 +18,8 @@ def load_causal(name: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
     source = located(name, "model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        with without_launcher():
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     except (OSError, ValueError) as exc:
         raise SettingsError(f"model: {name!r} cannot be loaded: {exc}") from exc
     return tokenizer, model
