@@ -255,6 +255,14 @@ def test_the_most_preferred_is_chosen_and_an_abstention_chooses_nothing() -> Non
     assert choose(groups, lambda chats, first, second: np.full(len(first), np.nan)) == [None, None, None]
 
 
+def test_of_answers_that_are_as_good_the_one_nearest_to_the_draft_is_chosen() -> None:
+    """And a better one wins however much it changes."""
+    refined = (Answer("A C C C"), Answer("A B B"), Answer("B B"), Answer("A A C C C C"))
+    assert choose([group(Answer("B B B"), refined[:3])], more_as, edit_cost=0.5) == [1]
+    assert choose([group(Answer("B B B"), refined[:2])], more_as) == [0]
+    assert choose([group(Answer("B B B"), refined)], more_as, edit_cost=0.5) == [3]
+
+
 def test_the_draft_is_not_chosen_however_good_it_is() -> None:
     """It would teach to copy."""
     assert choose([group(Answer("A A A"), (Answer("B"), Answer("B A")))], more_as) == [1]

@@ -24,7 +24,7 @@ from slhf_training.checks.registry import CheckSettings
 from slhf_training.config_file import RelativePath, Section
 from slhf_training.errors import DataError
 from slhf_training.examples import Example, Pair, Scores
-from slhf_training.formats import Format, FormatError, formatted, task_key
+from slhf_training.formats import TASK_KEYS, Format, FormatError, formatted
 from slhf_training.hub import HubData, hub_examples
 from slhf_training.rows import checked, read_rows
 from slhf_training.schemas import Columns, Row, log_unused, read
@@ -75,7 +75,7 @@ class DataSettings(Section):
             raise ValueError(f"part: {self.part[0]} is not below {self.part[1]}")
         if self.format is not None and self.hub:
             raise ValueError("format: is of files; of hub data sets the adapter says it")
-        if self.tasks is not None and (self.format is None or task_key(self.format) is None):
+        if self.tasks is not None and (self.format not in TASK_KEYS):
             raise ValueError(f"tasks: rows of format {self.format} name none")
         return self
 
@@ -221,9 +221,9 @@ def _example(columns: Columns, path: Path, number: int) -> Example:
 
 def _tasks(settings: DataSettings) -> Mapping[str, Row]:
     """By the name that other rows call them."""
-    if settings.tasks is None or settings.format is None:
+    if settings.tasks is None:
         return {}
-    key = task_key(settings.format)
+    key = TASK_KEYS[settings.format]
     return {str(row[key]): row for _, row in read_rows(settings.tasks) if key in row}
 
 

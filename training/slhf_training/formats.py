@@ -19,12 +19,8 @@ from slhf_training.instructions import KINDS
 from slhf_training.schemas import Row
 
 Format = Literal["gsm8k", "code_tasks", "qa_short", "synth_exact", "ifeval", "ifeval_loose"]
-_TASK_KEYS: Mapping[Format, str] = {"code_tasks": "task", "ifeval": "key", "ifeval_loose": "key"}
-
-
-def task_key(format: Format) -> str | None:
-    """The column by which rows of drafts name their task; None: they hold all of it."""
-    return _TASK_KEYS.get(format)
+TASK_KEYS: Mapping[Format | None, str] = {"code_tasks": "task", "ifeval": "key", "ifeval_loose": "key"}
+"""The column by which rows of drafts name their task, where they do not hold all of it."""
 
 
 class FormatError(Exception):
@@ -34,17 +30,19 @@ class FormatError(Exception):
 def formatted(row: Row, format: Format | None, tasks: Mapping[str, Row]) -> Row:
     """The row with its `check` and what else is known, under the names of the one schema; as it is without a format.
 
-    Raises FormatError naming what is missing.
+    Raises FormatError naming what is missing or of another type.
     """
     if format is None:
         return row
-    key = task_key(format)
+    key = TASK_KEYS.get(format)
     known = {name: row[name] for name in ("prompt", "id", "source", "draft", "model") if name in row}
     try:
         task = tasks[str(row[key])] if key and tasks else row
         return {**known, **_READERS[format](row, task)}
     except KeyError as exc:
         raise FormatError(f"format {format}: there is no {exc}") from exc
+    except (IndexError, TypeError, AttributeError) as exc:
+        raise FormatError(f"format {format}: {exc}") from exc
 
 
 def _gsm8k(row: Row, task: Row) -> Row:
@@ -61,7 +59,11 @@ def _code(row: Row, task: Row) -> Row:
 
 def _qa_short(row: Row, task: Row) -> Row:
     wrong = {"draft": row["wrong"][0], "model": row.get("source", "")} if row.get("wrong") else {}
-    return {"check": {"kind": "accepted", "answers": row["answers"]}, "reference": row["answers"][0], **wrong}
+    return {
+        "check": {"kind": "accepted", "answers": row["answers"]},
+        "reference": next(iter(row["answers"]), None),
+        **wrong,
+    }
 
 
 def _synth_exact(row: Row, task: Row) -> Row:

@@ -10,6 +10,7 @@ from slhf_training.checks.batch import passed_all
 from slhf_training.checks.registry import CheckSettings, check_of
 from slhf_training.checks.tests import program_of
 from slhf_training.errors import SettingsError
+from tests.training.checks.hosts import needs_sandbox
 
 
 def check(**settings: Any) -> Check:
@@ -116,6 +117,9 @@ def test_a_row_may_give_its_number_as_a_number(right: Any) -> None:
         ("Rockefeller", "It was Rockefeller\N{RIGHT SINGLE QUOTATION MARK}s idea."),
         ("1,000", "About 1000 of them."),
         ("Jean-Paul Sartre", "jean paul sartre"),
+        ("Vitamin A", "You need vitamin A to see."),
+        ("A", "It is type A."),
+        ("A Beautiful Mind", "beautiful mind"),
         ("January 17, 2006", "on January\N{NO-BREAK SPACE}17, 2006"),
     ],
 )
@@ -135,6 +139,8 @@ def test_an_accepted_answer_stands_in_the_last_sentence(right: str, answer: str)
         ("Portugal. The Man", "It was Portugal. The Man was nice. So was she."),
         ("---", "---"),
         ("1987", "In 19870."),
+        ("Vitamin A", "You need vitamin C to see."),
+        ("A", "It is type B."),
     ],
 )
 def test_an_accepted_answer_elsewhere_is_no_answer(right: str, answer: str) -> None:
@@ -267,6 +273,7 @@ def test_the_program_of_an_answer(answer: str, program: str | None) -> None:
     assert program_of(answer, "add") == program
 
 
+@needs_sandbox
 @pytest.mark.parametrize(
     ("answer", "passes"),
     [
@@ -282,11 +289,13 @@ def test_a_program_passes_its_unit_tests(answer: str, passes: bool) -> None:
     assert check(**TESTS).passed(answer) == passes
 
 
+@needs_sandbox
 def test_what_stands_between_program_and_tests_runs_there() -> None:
     program = {"kind": "tests", "entry_point": "Node", "setup": "root = Node(1)", "test_program": "assert root.x == 1"}
     assert check(**program).passed("class Node:\n    def __init__(self, x): self.x = x")
 
 
+@needs_sandbox
 def test_many_are_checked_in_their_own_order() -> None:
     asked = [
         (check(**TESTS), CODE),

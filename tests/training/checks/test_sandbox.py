@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slhf_training.checks.sandbox import By, confined_by, ran
+from slhf_training.checks.sandbox import By, ran
 from slhf_training.errors import SandboxError
 
 TESTS = "assert f(1) == 2"
@@ -41,11 +41,6 @@ def outside(tmp_path: Path) -> Path:
     file.write_text("kept")
     file.chmod(0o600)
     return file
-
-
-def test_this_host_holds_programs_back() -> None:
-    """All supported ones do: an ordinary user, root, and a container without namespaces."""
-    assert confined_by() in ("namespaces", "landlock")
 
 
 @pytest.mark.parametrize(

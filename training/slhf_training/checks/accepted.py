@@ -6,6 +6,7 @@ case, accents, articles and punctuation, as SQuAD's and NQ-open's exact match do
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -22,27 +23,38 @@ _UNENDED = re.compile(rf"(?:^|[^\w])(?:{_TITLES}|{_OTHERS}|\w|(?:\w\.)+\w)\.$", 
 class AcceptedSettings(Section):
     kind: Literal["accepted"]
     answers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
-    """Each is right. One of articles and punctuation alone is never found."""
+    """Each is right. One of punctuation alone is never found."""
 
 
 class Accepted:
     def __init__(self, settings: AcceptedSettings) -> None:
-        self._right = [words for answer in settings.answers if (words := normalised(answer))]
+        right = [words for answer in settings.answers if (words := words_of(answer))]
+        self._letters = [words for words in right if words[-1] in _ARTICLES]  # vitamin A
+        self._others = [without_articles(words) for words in right if words[-1] not in _ARTICLES]
 
     def passed(self, answer: str) -> bool:
-        before = len(normalised(answer[: start_of_last_sentence(answer)]))
-        said = f" {normalised(answer)} "
-        ends = [place + len(words) for words in self._right if (place := said.rfind(f" {words} ")) >= 0]
-        return any(end > before for end in ends)
+        before, said = words_of(answer[: start_of_last_sentence(answer)]), words_of(answer)
+        return _ends_behind(before, said, self._letters) or _ends_behind(
+            without_articles(before), without_articles(said), self._others
+        )
 
 
-def normalised(text: str) -> str:
-    """Words parted by one space each."""
+def words_of(text: str) -> list[str]:
     letters = unicodedata.normalize("NFKD", text).casefold()
     letters = "".join(letter for letter in letters if not unicodedata.combining(letter))
     letters = re.sub(r"['’]s\b", " ", letters)
     letters = re.sub(r"['’]|(?<=\d),(?=\d{3}\b)|(?<=\b\w)\.(?=\w\b|\W|$)", "", letters)
-    return " ".join(word for word in re.sub(r"[\W_]+", " ", letters).split() if word not in _ARTICLES)
+    return re.sub(r"[\W_]+", " ", letters).split()
+
+
+def without_articles(words: Sequence[str]) -> list[str]:
+    return [word for word in words if word not in _ARTICLES]
+
+
+def _ends_behind(before: Sequence[str], said: Sequence[str], right: Sequence[Sequence[str]]) -> bool:
+    """Whether one of them is a part of what was said that ends behind what was said before."""
+    ends = range(len(before) + 1, len(said) + 1)
+    return any(said[end - len(words) : end] == words for words in right for end in ends if end >= len(words))
 
 
 def start_of_last_sentence(text: str) -> int:

@@ -1,17 +1,18 @@
 """The answer, or its one fenced block, is JSON that is valid against a JSON schema."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from slhf.json_text import read_json
 from slhf_training.checks.fences import fenced_blocks
 from slhf_training.config_file import Section
 from slhf_training.errors import SettingsError
 
 
 class SchemaSettings(Section):
+    model_config = ConfigDict(serialize_by_alias=True)
     kind: Literal["schema"]
     json_schema: Mapping[str, Any] = Field(alias="schema")
 
@@ -31,7 +32,7 @@ class Schema:
     def passed(self, answer: str) -> bool:
         blocks = fenced_blocks(answer)
         try:
-            value = json.loads(blocks[0] if len(blocks) == 1 else answer)
+            value = read_json(blocks[0] if len(blocks) == 1 else answer)
         except (ValueError, RecursionError):
             return False
         return bool(self._schema.is_valid(value))

@@ -8,7 +8,7 @@ import errno
 import struct
 from collections.abc import Mapping, Sequence
 
-_ALLOWED = """
+ALLOWED = """
 read 0 63, write 1 64, readv 19 65, writev 20 66, pread64 17 67, pwrite64 18 68, open 2 -, openat 257 56, close 3
 57, close_range 436 436, lseek 8 62, stat 4 -, fstat 5 80, lstat 6 -, newfstatat 262 79, statx 332 291, access 21 -,
 faccessat 269 48, faccessat2 439 439, readlink 89 -, readlinkat 267 78, getcwd 79 17, chdir 80 49, getdents64 217
@@ -50,7 +50,7 @@ def filter_for(machine: str) -> bytes | None:
         return None
     column, architecture = _MACHINES[machine]
     found = [_step(_LOAD, _ARCHITECTURE), _step(_IS, architecture, 1), _step(_RETURN, _KILL), _step(_LOAD, _NUMBER)]
-    for entry in _ALLOWED.split(","):
+    for entry in ALLOWED.split(","):
         if (number := entry.split()[1 + column]) != "-":
             found += [_step(_IS, int(number), 0, 1), _step(_RETURN, _ALLOW)]
     for *numbers, place, values in _WITH.values():

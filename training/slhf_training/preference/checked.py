@@ -49,7 +49,7 @@ class Checked:
         p = (1 + a - b) / 2  # NaN stays NaN
         ties = np.flatnonzero(a == b)
         if len(ties):
-            p[ties] = self._tie(*([side[place] for place in ties] for side in (chats, first, second)))
+            p[ties] = self._tie([chats[i] for i in ties], [first[i] for i in ties], [second[i] for i in ties])
         return p
 
     def _passed(self, sides: Sequence[Sequence[tuple[Turns, str]]]) -> list[Probabilities]:
