@@ -94,6 +94,34 @@ def test_every_shipped_configuration_runs_on_a_tiny_model(
     assert {model["trained"] for model in report["models"].values()} == {"no"}
 
 
+def test_checked_tasks_run_from_the_command_on_a_tiny_model(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its answers are noise, so that drafts which are right are broken, and each has its tokens counted."""
+    check = {"kind": "exact", "answer": "A"}
+    rows = [{"prompt": prompt, "draft": "A", "model": "gpt", "check": check} for prompt in ("say A", "which A")]
+    task = {"data": {"files": [str(jsonl(tmp_path / "drafts.jsonl", rows))]}}
+    how = {
+        "output_dir": str(tmp_path / "out"),
+        "models": {"tiny": {"bundle": str(bundle)}},
+        "generation": HOW.model_dump(mode="json"),
+        "resamples": 20,
+        "checked": {"tasks": {"letters": task}, "followers": ["tiny"], "rounds": 2, "two_answers": ["tiny"]},
+    }
+    (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(how))
+    assert main(["evaluate", str(tmp_path / "evaluate.yaml")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out' / READABLE}\n"
+    group = json.loads((tmp_path / "out" / REPORT).read_text(encoding="utf-8"))["sections"]["checked"]["tasks"][
+        "letters"
+    ]
+    (player,) = group["players"]
+    assert player["right"]["value"] == 1
+    assert [row["rows"] for row in player["rounds"]] == [2, 2]
+    assert player["rounds"][0]["mended"] is None
+    assert 0 < player["rounds"][0]["tokens"][1] <= 4
+    assert 0 < group["two_answers"][0]["tokens"] <= 8
+
+
 def answers(generator: Plain, tasks: Sequence[Task]) -> dict[tuple[int, int], str | None]:
     found: dict[tuple[int, int], str | None] = {}
     generator.write(tasks, lambda task, place, answer: found.update({(task, place): answer.text}))

@@ -1,4 +1,4 @@
-"""The shipped configuration of checked tasks: its lists of rows are in the data that they were drawn from."""
+"""The shipped configurations of tasks: their lists of rows are in the data that they were drawn from."""
 
 from pathlib import Path
 from typing import Any
@@ -7,25 +7,46 @@ import pytest
 
 from slhf_training.config_file import read_config
 from slhf_training.evaluation.cases import read_cases
+from slhf_training.evaluation.prompts import read_drafts
 from slhf_training.evaluation.run import evaluate
 from slhf_training.evaluation.settings import evaluate_settings
 from tests.training.evaluation.fakes import FakeModels, empty_bundle, marked
 from tests.training.shared_data import FOLDER, ROOT, needs_shared_data
 
-EXAMPLE = ROOT / "training" / "examples" / "evaluate-checked.yaml"
+EXAMPLES = ROOT / "training" / "examples"
 PROGRAMS = ("code_drafts",)
 """Whose checks run programs, which not every host allows; tests/training/checks has them."""
 
 
 def example() -> Any:
-    return read_config(EXAMPLE, evaluate_settings())
+    return read_config(EXAMPLES / "evaluate-checked.yaml", evaluate_settings())
+
+
+def open_prompts() -> Any:
+    """With another judge than the panel, whose models lie in runs/."""
+    judge = {"preference": {"kind": "callable", "function": "tests.training.evaluation.fakes:longer"}}
+    return read_config(EXAMPLES / "evaluate-open.yaml", evaluate_settings(), judge)
 
 
 def test_every_task_has_its_list_of_rows_and_none_has_more_than_300() -> None:
-    tasks = example().checked.tasks
+    tasks = example().checked.tasks | open_prompts().panel.tasks
     lists = {name: task.rows_file.read_text().splitlines() for name, task in tasks.items()}
-    assert {path.stem for path in (EXAMPLE.parent / "rows").glob("*.txt")} == set(lists)
-    assert {len(set(ids)) for ids in lists.values()} <= {280, 300}  # fewer short questions have a wrong answer
+    assert {path.stem for path in (EXAMPLES / "rows").glob("*.txt")} == set(lists)
+    assert all(len(set(ids)) == len(ids) <= 300 for ids in lists.values())
+    assert sum(len(lists[name]) for name in open_prompts().panel.tasks) >= 400
+
+
+@needs_shared_data
+def test_open_prompts_are_in_the_data_and_other_models_have_answered_them() -> None:
+    if FOLDER != ROOT.parent / "shared" / "data":
+        pytest.skip("the data lie elsewhere than the example says")
+    how = open_prompts()
+    for name, task in how.panel.tasks.items():
+        assert len(read_cases(name, task, None, checked=False)) == len(task.rows_file.read_text().splitlines())
+    asked = {case.prompt.id for case in read_cases("alpaca_eval", how.panel.tasks["alpaca_eval"], None, checked=False)}
+    others = [model for model in how.models.values() if model.drafts is not None]
+    assert len(others) == 10
+    assert all(len(asked & read_drafts(model.drafts, model.model).keys()) > 100 for model in others)
 
 
 @needs_shared_data

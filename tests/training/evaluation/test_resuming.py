@@ -144,9 +144,14 @@ def test_refinements_follow_a_draft_that_has_changed(tmp_path: Path) -> None:
     assert models.written == {"slhf": 1}
 
 
-def test_another_temperature_writes_anew_and_another_batch_size_does_not(tmp_path: Path) -> None:
+def test_another_sampling_or_precision_writes_anew_and_another_batch_size_does_not(tmp_path: Path) -> None:
     evaluate(settings(tmp_path, **ROUNDS), opened=FakeModels(), judge=Longer().of)
-    for changed, expected in (({"batch_size": 3}, []), ({"temperature": 0.5}, ["base", "slhf"])):
+    both = ["base", "slhf"]
+    for changed, expected in (
+        ({"batch_size": 3}, []),
+        ({"temperature": 0.5}, both),
+        ({"cpu_quantization": "int8"}, both),
+    ):
         models = FakeModels()
         evaluate(settings(tmp_path, generation=changed, **ROUNDS), opened=models, judge=Longer().of)
         assert models.opened == expected

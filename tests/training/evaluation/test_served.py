@@ -10,6 +10,7 @@ import pytest
 from slhf_server.errors import EngineFailed, EngineUnavailable
 from slhf_server.fake import FakeEngine, Reply, improve
 from slhf_server.model import Turn
+from slhf_server.settings import Settings
 from slhf_training.bundles import open_bundle
 from slhf_training.errors import EngineError, SettingsError
 from slhf_training.evaluation.answers import NONE, Answer
@@ -89,6 +90,21 @@ def test_without_a_temperature_it_samples_as_it_is_served() -> None:
     written(engine, [task(None, 1)], GenerationSettings(temperature=None, max_new_tokens=None))
     ((_, sampling),) = engine.leader.calls
     assert (sampling.temperature, sampling.top_p, sampling.max_tokens) == (None, None, None)
+
+
+@pytest.mark.skipif("cpu_quantization" not in Settings.model_fields, reason="this server has no cpu_quantization")
+def test_weights_are_rounded_as_the_configuration_says() -> None:
+    seen: list[Settings] = []
+
+    async def opened(settings: Settings) -> Any:
+        seen.append(settings)
+        return await FakeEngine().open(settings)
+
+    for said in ("none", "int8"):
+        how = GenerationSettings.model_validate({"cpu_quantization": said})
+        with Served("slhf", "builtin:smollm2-135m", how, opened):
+            pass
+    assert [getattr(settings, "cpu_quantization", None) for settings in seen] == ["none", "int8"]
 
 
 def test_an_answer_cut_at_the_limit_says_so() -> None:

@@ -1,11 +1,11 @@
-"""`slhf-train evaluate CONFIG.yaml`: the paper's evaluations, as one report."""
+"""`slhf-train evaluate CONFIG.yaml`: does refining help, and the paper's evaluations, as one report."""
 
 import argparse
 import logging
 import sys
 from pathlib import Path
 
-HELP = "write answers, have them judged and report: round robin, refinement, rounds, cycles, IFEval"
+HELP = "write answers, have programs and judges look at them, and report: mended and broken, duels, rounds, and more"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

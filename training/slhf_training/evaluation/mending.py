@@ -54,7 +54,7 @@ def draft_row(study: Study, marks: Marks, cases: Sequence[Case], writer: str) ->
 def round_row(study: Study, marks: Marks, cases: Sequence[Case], chain: Chain) -> Row:
     """One round, `chain`, against the draft that it started from, over cases that have one."""
     draft, first, after = (marks.of(cases, one) for one in (chain[:1], chain[:2], chain))
-    texts = [marks.answers(cases, one) for one in (chain[:1], chain)]
+    before, answers = marks.answers(cases, chain[:1]), marks.answers(cases, chain)
     return {
         "round": len(chain) - 1,
         "rows": len(cases),
@@ -63,7 +63,7 @@ def round_row(study: Study, marks: Marks, cases: Sequence[Case], chain: Chain) -
         "against_round_1": _mean_of(study, cases, after - first) if len(chain) > 2 else None,
         "mended": counted(after[draft == 0] == 1),
         "broken": counted(after[draft == 1] == 0),
-        **_style(study, cases, *texts, draft == 1),
+        **_style(study, cases, before, answers, draft == 1),
     }
 
 
@@ -156,4 +156,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _total(values: Sequence[float | None]) -> float | None:
-    return None if None in values else float(sum(values))  # type: ignore[arg-type]
+    """None where one is not known."""
+    known = [value for value in values if value is not None]
+    return float(sum(known)) if len(known) == len(values) else None

@@ -49,6 +49,9 @@ class GenerationSettings(Section):
     """Answers at once for hf, refinements at once for vllm."""
     engine: EngineArguments = {}
     """vLLM's engine arguments under their own names."""
+    cpu_quantization: Literal["auto", "none", "int8"] | None = None
+    """The server's key of this name, for vllm. None: as the server decides. What is said here is part of who wrote an
+    answer, so that int8 and bfloat16 can be compared in one output directory, one run after the other."""
 
 
 class EvaluateSettings(Section):
