@@ -16,6 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from vllm import _custom_ops as ops
+from vllm.lora.layers.utils import _get_lora_device
+from vllm.model_executor.kernels.linear import CPUInt8ScaledMMLinearKernel
+from vllm.model_executor.kernels.linear.scaled_mm import Int8ScaledMMLinearLayerConfig
 
 from slhf import Client
 from slhf_server.bundles import open_bundle
@@ -136,6 +139,22 @@ def test_without_vnni_upstreams_sums_still_overflow() -> None:
 def test_which_cpus_compute_in_int8(features: dict[str, bool], dtype: str, obstacle: str | None) -> None:
     found = cpu_obstacle(features, dtype)
     assert found is None if obstacle is None else found is not None and obstacle in found
+
+
+@pytest.mark.skipif(torch.cpu._is_amx_tile_supported(), reason="of the kernel without AMX")
+def test_upstream_still_cannot_put_adapters_on_int8_layers() -> None:
+    """When this fails, bundles that keep adapters may be rounded too (quantization.py)."""
+    names = ["weight", "weight_scale", "input_scale", "input_zero_point", "azp_adj"]
+    found: Any = torch.nn.Module()
+    found.logical_widths = [16]
+    weight, scale = rounded(torch.randn(16, 32))
+    found.weight = torch.nn.Parameter(weight, requires_grad=False)
+    found.weight_scale = torch.nn.Parameter(scale, requires_grad=False)
+    found.input_scale = found.input_zero_point = found.azp_adj = None
+    config = Int8ScaledMMLinearLayerConfig(is_channelwise=True, is_static_input_scheme=False, input_symmetric=True)
+    CPUInt8ScaledMMLinearKernel(config, names).process_weights_after_loading(found)
+    with pytest.raises(AttributeError, match="device"):
+        _get_lora_device(found)
 
 
 def test_a_gpus_own_quantization_reaches_vllm() -> None:
