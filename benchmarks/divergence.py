@@ -24,7 +24,7 @@ _HEADS = ("lm_head.weight", "model.embed_tokens.weight")
 def divergence(exact: Path, rounded: Path, sequences: Sequences) -> list[float]:
     """KL(exact || rounded) before each token of each answer, both engines having read what stands before it."""
     first, second = (_apart(weights, sequences) for weights in (exact, rounded))
-    head = _head(exact).float()
+    head = head_of(exact).float()
     found: list[float] = []
     for one, other in zip(first, second, strict=True):
         for start in range(0, len(one), _AT_ONCE):
@@ -76,7 +76,7 @@ def _listen(model: Any, seen: list[torch.Tensor]) -> None:
     model.compute_logits = listening
 
 
-def _head(weights: Path) -> torch.Tensor:
+def head_of(weights: Path) -> torch.Tensor:
     index = weights / "model.safetensors.index.json"
     places: dict[str, str] = json.loads(index.read_bytes())["weight_map"] if index.exists() else {}
     for name in _HEADS:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.int8 PROMPTS.jsonl --bundle BUNDLE [--answers 200] [--repeats 3]
 
-A row of PROMPTS has a `prompt` or an `instruction`: a text, or messages of which the first user's is taken. The server in
-bfloat16 answers them, and these answers are what is compared and refined. Ratios are medians over the repeats. Writes
-benchmarks/int8.json and the table of docs/benchmarks.md.
+A row of PROMPTS has a `prompt` or an `instruction`: a text, or messages of which the first user's is taken. The server
+in bfloat16 answers them, and these answers are what is compared and refined. Ratios are medians over the repeats.
+Writes benchmarks/int8.json and the table of docs/benchmarks.md.
 
     (a) KL(bfloat16 || int8) of the next token, over the answers' tokens, nats
     (b) tokens/s of Leader answers of 64 tokens, int8 / bfloat16, 1 to 32 at once      at least 3 at 16

@@ -16,6 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from vllm import _custom_ops as ops
+from vllm.lora.layers.utils import _get_lora_device
+from vllm.model_executor.kernels.linear import CPUInt8ScaledMMLinearKernel
+from vllm.model_executor.kernels.linear.scaled_mm import Int8ScaledMMLinearLayerConfig
 
 from slhf import Client
 from slhf_server.bundles import open_bundle
@@ -63,6 +66,7 @@ def layer(inputs: int, outputs: int, dtype: torch.dtype) -> tuple[Multiply, torc
     handler = ops.create_onednn_scaled_mm(weight.t(), scale, dtype, True, False, 32)
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
+        assert len(scale) == outputs  # it lives as long as this function: the handler keeps a bare pointer to it
         steps, scales, _ = ops.onednn_scaled_int8_quant(x, None, None, True)
         out = torch.empty((len(x), outputs), dtype=dtype)
         ops.onednn_scaled_mm(handler, steps, out, scales, None, torch.zeros(1, outputs), None)
@@ -83,8 +87,8 @@ def test_the_kernel_multiplies_exactly_and_the_same_in_a_batch_of_any_size(
     multiply, weights = layer(inputs, outputs, dtype)
     x = (torch.randn(65, inputs) * 3).to(dtype)
     whole = multiply(x)
-    scale = x.double().abs().amax(-1, keepdim=True) / 127
-    due = (x.double() / scale).round() * scale @ weights.T
+    scale = x.float().abs().amax(-1, keepdim=True) / 127
+    due = (x.float() / scale).round().double() * scale.double() @ weights.T
     allowed = 1e-5 if dtype == torch.float32 else 1e-2
     assert float((whole.double() - due).norm() / due.norm()) < allowed
     for rows in (1, 2, 3, 5, 6, 8, 16, 31, 64):
@@ -135,6 +139,22 @@ def test_without_vnni_upstreams_sums_still_overflow() -> None:
 def test_which_cpus_compute_in_int8(features: dict[str, bool], dtype: str, obstacle: str | None) -> None:
     found = cpu_obstacle(features, dtype)
     assert found is None if obstacle is None else found is not None and obstacle in found
+
+
+@pytest.mark.skipif(torch.cpu._is_amx_tile_supported(), reason="of the kernel without AMX")
+def test_upstream_still_cannot_put_adapters_on_int8_layers() -> None:
+    """When this fails, bundles that keep adapters may be rounded too (quantization.py)."""
+    names = ["weight", "weight_scale", "input_scale", "input_zero_point", "azp_adj"]
+    found: Any = torch.nn.Module()
+    found.logical_widths = [16]
+    weight, scale = rounded(torch.randn(16, 32))
+    found.weight = torch.nn.Parameter(weight, requires_grad=False)
+    found.weight_scale = torch.nn.Parameter(scale, requires_grad=False)
+    found.input_scale = found.input_zero_point = found.azp_adj = None
+    config = Int8ScaledMMLinearLayerConfig(is_channelwise=True, is_static_input_scheme=False, input_symmetric=True)
+    CPUInt8ScaledMMLinearKernel(config, names).process_weights_after_loading(found)
+    with pytest.raises(AttributeError, match="device"):
+        _get_lora_device(found)
 
 
 def test_a_gpus_own_quantization_reaches_vllm() -> None:
