@@ -8,7 +8,7 @@ import httpx2
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented there
 
 from slhf_server.builtin.attempt import Unavailable, begin
 from slhf_server.builtin.progress import Progress
@@ -72,10 +72,17 @@ def _download(url: str, weights: Weights, place: Path) -> Path:
         partial.unlink()
     begun = partial.stat().st_size if partial.exists() else 0
     begin(weights, place, constants.ENDPOINT, weights.bytes - begun)
-    options = {"headers": build_hf_headers(), "expected_size": weights.bytes, "displayed_filename": weights.file}
     try:
         with partial.open("ab") as file:
-            http_get(url, file, resume_size=begun, tqdm_class=Progress, **options)
+            http_get(
+                url,
+                file,
+                resume_size=begun,
+                headers=build_hf_headers(),
+                expected_size=weights.bytes,
+                displayed_filename=weights.file,
+                tqdm_class=Progress,
+            )
     except _FAILURES as exc:
         if isinstance(exc, OSError) and exc.errno is not None:  # a full disk, say
             raise
