@@ -1,5 +1,6 @@
 """The Hugging Face hub as a source, or what HF_ENDPOINT names; always at the pinned commit."""
 
+import os
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -68,8 +69,8 @@ def _await_answer(url: str) -> None:
 
 def _download(url: str, weights: Weights, place: Path) -> Path:
     partial = place / "hub.partial"
-    if partial.exists() and partial.stat().st_size > weights.bytes:
-        partial.unlink()
+    if partial.exists() and (partial.stat().st_size > weights.bytes or not os.access(partial, os.W_OK)):
+        partial.unlink()  # it is another file, or another user's
     begun = partial.stat().st_size if partial.exists() else 0
     begin(weights, place, constants.ENDPOINT, weights.bytes - begun)
     try:
