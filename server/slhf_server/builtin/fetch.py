@@ -27,7 +27,7 @@ def fetched(weights: Weights, place: Path, settings: Settings) -> Path:
     """
     said = []
     for name, source in SOURCES.items():
-        place.mkdir(parents=True, exist_ok=True)
+        _open(place)
         try:
             return _verified(source(weights, place, settings), weights, place)
         except Unavailable as exc:
@@ -38,6 +38,13 @@ def fetched(weights: Weights, place: Path, settings: Settings) -> Path:
         f"{weights.sha256}): {'; '.join(said)}. If you have the file, name its folder by weights_dir "
         "(--weights-dir, SLHF_WEIGHTS_DIR)"
     )
+
+
+def _open(place: Path) -> None:
+    """Who may write in the cache may go on with what another user's process began."""
+    if not place.exists():
+        place.mkdir(parents=True)
+        place.chmod(place.parent.stat().st_mode & 0o7777)
 
 
 def _verified(file: Path, weights: Weights, place: Path) -> Path:

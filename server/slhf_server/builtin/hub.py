@@ -1,5 +1,6 @@
 """The Hugging Face hub as a source, or what HF_ENDPOINT names; always at the pinned commit."""
 
+import os
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -8,7 +9,7 @@ import httpx2
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented there
 
 from slhf_server.builtin.attempt import Unavailable, begin
 from slhf_server.builtin.progress import Progress
@@ -68,14 +69,21 @@ def _await_answer(url: str) -> None:
 
 def _download(url: str, weights: Weights, place: Path) -> Path:
     partial = place / "hub.partial"
-    if partial.exists() and partial.stat().st_size > weights.bytes:
-        partial.unlink()
+    if partial.exists() and (partial.stat().st_size > weights.bytes or not os.access(partial, os.W_OK)):
+        partial.unlink()  # it is another file, or another user's
     begun = partial.stat().st_size if partial.exists() else 0
     begin(weights, place, constants.ENDPOINT, weights.bytes - begun)
-    options = {"headers": build_hf_headers(), "expected_size": weights.bytes, "displayed_filename": weights.file}
     try:
         with partial.open("ab") as file:
-            http_get(url, file, resume_size=begun, tqdm_class=Progress, **options)
+            http_get(
+                url,
+                file,
+                resume_size=begun,
+                headers=build_hf_headers(),
+                expected_size=weights.bytes,
+                displayed_filename=weights.file,
+                tqdm_class=Progress,
+            )
     except _FAILURES as exc:
         if isinstance(exc, OSError) and exc.errno is not None:  # a full disk, say
             raise

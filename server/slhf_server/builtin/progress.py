@@ -5,7 +5,7 @@ import logging
 import sys
 from typing import Any
 
-from huggingface_hub.utils import tqdm
+from huggingface_hub.utils.tqdm import tqdm
 
 from slhf_server import abandoning
 
@@ -13,14 +13,14 @@ _EVERY_S = 10
 _logger = logging.getLogger(__name__)
 
 
-class Progress(tqdm):  # type: ignore[misc]
+class Progress(tqdm):
     """Bytes of a file. What huggingface_hub would choose otherwise (it shows nothing in a log) is overruled."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._is_seen = sys.stderr.isatty()
         lines = {"mininterval": _EVERY_S, "maxinterval": _EVERY_S, "file": io.StringIO()}
         options |= {"unit": "B", "unit_scale": True, "disable": False, **({} if self._is_seen else lines)}
-        super().__init__(*args, **options)
+        super().__init__(*args, **options)  # type: ignore[no-untyped-call]
 
     def update(self, n: float | None = 1) -> bool | None:
         """Raises SettingsError where the download is no longer wanted."""

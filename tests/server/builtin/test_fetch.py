@@ -107,6 +107,15 @@ def test_every_listed_file_is_pinned_and_free() -> None:
         assert len({*weights.mirrors.requirements}) == len(weights.mirrors.requirements)
 
 
+def test_the_documentation_lists_every_model_with_its_size() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = {
+        name: next(line for line in text.splitlines() if line.startswith(f"| `builtin:{name}` |")) for name in WEIGHTS
+    }
+    assert all(f" | {weights.bytes:,} bytes | " in rows[name] for name, weights in WEIGHTS.items())
+    assert all(f" | {weights.converted_bytes / 1e9:.1f} GB | " in rows[name] for name, weights in WEIGHTS.items())
+
+
 def test_an_unknown_name_is_refused_with_all_there_are(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as refused:
         built_in("builtin:../trained", Settings(cache_dir=tmp_path))

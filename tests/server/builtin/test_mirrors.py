@@ -66,10 +66,13 @@ def test_a_killed_download_goes_on_with_the_part_that_was_missing(
     fetching: Fetching, wheels: Path, server: Served
 ) -> None:
     server.wheels, server.stalls_at = wheels, "fake_part2"
+    fetching.cache.mkdir()
+    fetching.cache.chmod(0o2775)  # a group's
     with fetching.start(PIP_FIND_LINKS=server.url) as killed:
         assert server.stalled.wait(100), killed.communicate(timeout=1)
         os.killpg(killed.pid, signal.SIGKILL)
     assert (fetching.place / "001-fake-part1==1.0.part").read_bytes() == split(CONTENT)[0]
+    assert fetching.place.stat().st_mode & 0o7777 == 0o2775
 
     server.stalls_at = ""
     assert fetching.content(fetching.run(PIP_FIND_LINKS=server.url)) == CONTENT
@@ -151,8 +154,7 @@ def test_a_folder_named_pip_where_the_server_is_started_is_not_run(fetching: Fet
 def test_an_index_without_the_package_is_said_without_its_password(fetching: Fetching) -> None:
     listing(fetching.directory)
     (fetching.directory / "wheels").mkdir()
-    fetching.environment |= {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": "http://me:hunter2@127.0.0.1:9/simple"}
-    fetching.environment |= {"PIP_RETRIES": "0"}
+    fetching.environment |= {"PIP_FIND_LINKS": "http://me:hunter2@127.0.0.1:9/", "PIP_RETRIES": "0"}
     told = refusal(fetching)
     assert "pip did not get fake-part1==1.0: " in told
     assert "hunter2" not in told
