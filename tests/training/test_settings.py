@@ -8,7 +8,10 @@ from slhf import FOLLOWER_TURN
 from slhf_training.config_file import Section, read_config
 from slhf_training.distillation.settings import DistillSettings
 from slhf_training.errors import SettingsError
+from slhf_training.evaluation.settings import EvaluateSettings
+from slhf_training.imitation.settings import ImitateSettings
 from slhf_training.judging import JudgingSettings
+from slhf_training.lessons.settings import LessonsSettings
 from slhf_training.reward_settings import RewardTraining
 from slhf_training.run import settings_of, start_run
 from slhf_training.settings import FitSettings
@@ -16,8 +19,11 @@ from slhf_training.settings import FitSettings
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "training" / "examples").glob("*.yaml"))
 COMMANDS: dict[str, type[Section]] = {
     "distill": DistillSettings,
+    "evaluate": EvaluateSettings,
     "fit": FitSettings,
+    "imitate": ImitateSettings,
     "judge": JudgingSettings,
+    "lessons": LessonsSettings,
     "preference": RewardTraining,
 }
 SERVERS = "rollout: {engine: vllm-server, servers: {urls: ['http://a'], adapters: shared}}"
