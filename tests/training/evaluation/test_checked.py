@@ -223,6 +223,7 @@ def test_the_report_begins_with_what_a_reader_wants_to_know(tmp_path: Path) -> N
     assert table[2].startswith("| sums | other models | slhf | 10 | 40.0 % (")
     assert "6 of 6: 100.0 %" in table[2]
     assert "0 of 4: 0.0 %" in table[2]
+    assert not [line for line in lines if "judge abstained" in line or line.startswith("0 prompts")]
     assert (tmp_path / "out" / "checked.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -33,12 +33,13 @@ def markdown(report: Row) -> str:
 
 
 def _facts(report: Row) -> Iterator[str]:
-    judged = report["judgements"]
-    yield (
-        f"{report['prompts']} prompts. A figure is followed by its 95 % interval from {report['resamples']} resamples "
-        "of the prompts. *Preference* is the mean of p, *preferred* counts p > 1/2 as one and ties as half, "
-        "*length-controlled* is the win rate at equal length (logistic regression, as AlpacaEval 2). "
-        f"The judge abstained from {judged['abstained']} of the pairs."
+    prompts = f"{report['prompts']} prompts. " if report["prompts"] else ""
+    yield f"{prompts}A figure is followed by its 95 % interval from {report['resamples']} resamples of the prompts." + (
+        " *Preference* is the mean of p, *preferred* counts p > 1/2 as one and ties as half, *length-controlled* is "
+        "the win rate at equal length (logistic regression, as AlpacaEval 2). "
+        f"The judge abstained from {report['judgements']['abstained']} of the pairs."
+        if report["settings"]["preference"] is not None
+        else ""
     )
     yield ""
     yield from table(
