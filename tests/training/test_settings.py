@@ -8,7 +8,7 @@ from slhf import FOLLOWER_TURN
 from slhf_training.config_file import Section, read_config
 from slhf_training.distillation.settings import DistillSettings
 from slhf_training.errors import SettingsError
-from slhf_training.evaluation.settings import EvaluateSettings
+from slhf_training.evaluation.settings import evaluate_settings
 from slhf_training.imitation.settings import ImitateSettings
 from slhf_training.judging import JudgingSettings
 from slhf_training.lessons.settings import LessonsSettings
@@ -19,7 +19,7 @@ from slhf_training.settings import FitSettings
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "training" / "examples").glob("*.yaml"))
 COMMANDS: dict[str, type[Section]] = {
     "distill": DistillSettings,
-    "evaluate": EvaluateSettings,
+    "evaluate": evaluate_settings(),
     "fit": FitSettings,
     "imitate": ImitateSettings,
     "judge": JudgingSettings,
