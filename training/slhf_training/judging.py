@@ -44,13 +44,14 @@ def judge(settings: JudgingSettings, limit: int | None = None) -> str:
     source = preference_of(settings.preference)
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     report: dict[str, dict[str, Any]] = {}
-    with (settings.output_dir / SCORES).open("w", encoding="utf-8") as scores:
+    scored = settings.output_dir / f".{SCORES}"  # an earlier run's verdicts stay until these are whole
+    with scored.open("w", encoding="utf-8") as scores:
         for name, examples in sets.items():
             _LOG.info("%s: %d pairs", name, len(examples))
             verdicts = _verdicts(source, settings.preference.kind, examples)
             scores.writelines(_scores(name, examples, verdicts))
-            scores.flush()
             report[name] = {judge: pair_report(p, examples) for judge, p in verdicts.items()}
+    scored.rename(settings.output_dir / SCORES)
     readable = "\n".join(_table(report)) + "\n"
     written = {"settings": settings.model_dump(mode="json"), "limit": limit, "sets": report}
     (settings.output_dir / REPORT).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")

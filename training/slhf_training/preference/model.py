@@ -33,6 +33,7 @@ from slhf_training.preference.reward import sigmoid
 from slhf_training.prompts import Prompts
 from slhf_training.rollout import Ids
 from slhf_training.scoring import LONGEST_ROW
+from slhf_training.sharding import this_process
 
 QUESTIONS = 4
 """Most questions in a row; attention pays for each that another question does not see."""
@@ -225,8 +226,7 @@ def _loaded(name: str) -> tuple[Any, Any, str]:
     tokenizer, model = load_causal(name, fast_dtype())
     source = Path(model.name_or_path)
     revision = revision_of(source) if source.is_dir() else f"{name}@{model.config._commit_hash}"
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return tokenizer, model.eval().requires_grad_(False).to(device), revision
+    return tokenizer, model.eval().requires_grad_(False).to(this_process().device), revision
 
 
 def model_of(settings: ModelSettings) -> Preference:
