@@ -47,6 +47,7 @@ def configuration(directory: Path, **changes: Any) -> Path:
         "optimisation": {"steps": 60, "batch_size": 6, "learning_rate": 3e-2},
         "save_every": 30,
         "report_to": [],
+        "sampling": {"temperature": 0.5, "max_tokens": 64},
     }
     file = directory / "imitate.yaml"
     file.write_text(yaml.safe_dump(settings | changes), encoding="utf-8")
@@ -69,6 +70,7 @@ def test_both_roles_say_what_they_were_taught(tmp_path: Path) -> None:
     assert main(["imitate", str(configuration(tmp_path)), "--name", "taught"]) == 0
     bundle = tmp_path / "run" / BUNDLE
     manifest = read_bundle(bundle)
+    assert (manifest.sampling.temperature, manifest.sampling.max_tokens) == (0.5, 64)
     assert (manifest.name, manifest.trained) == ("taught", "imitation")
     assert manifest.leader == manifest.follower
     for row in ROWS:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from slhf import Bundle, RoleWeights, SamplingDefaults, write_bundle
+from slhf import Bundle, RoleWeights, write_bundle
 from slhf_training.config_file import portable
 from slhf_training.errors import SettingsError
 from slhf_training.export import cast, name_base
@@ -75,7 +75,7 @@ def _bundle(settings: ImitateSettings, name: str, model: Any, target: Path) -> B
         leader=role,
         follower=role,
         follower_turn=settings.follower_turn,
-        sampling=SamplingDefaults(),
+        sampling=settings.sampling,
         trained="imitation",
         training={key: value for key, value in portable(settings).items() if key != "output_dir"},
     )

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from slhf import FOLLOWER_TURN
+from slhf import FOLLOWER_TURN, SamplingDefaults
 from slhf_training.config_file import ModelName, RelativePath
 from slhf_training.settings import Lora, Run
 
@@ -23,3 +23,5 @@ class ImitateSettings(Run):
     follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
     max_tokens: int = Field(default=1024, gt=0)
     """Of a lesson's prompt and target; what needs more is counted and dropped."""
+    sampling: SamplingDefaults = SamplingDefaults(temperature=0.3, max_tokens=1024)
+    """How the bundle is served where a request is silent."""
