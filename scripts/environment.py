@@ -4,7 +4,7 @@ usage: scripts/environment serve|test|image  make or update it; prints its folde
        scripts/environment uv ARGUMENT...    run its uv with pip's configuration (scripts/pin does)
 
   serve   slhf-server and the built-in model's package
-  test    the same, slhf[cli], slhf-training and the development tools
+  test    the same, slhf[cli], slhf-training[ifbench] and the development tools
   image   as serve, but it needs this folder no longer, and on a CPU leaves out what no text model uses (Dockerfile)
 
 environment variables:
@@ -176,7 +176,7 @@ def requirements(purpose: str, extra: str) -> list[str]:
         return ["./clients/python", f"./server[{extra}]"]
     if purpose == "serve":
         return ["-e", "clients/python", "-e", f"server[{extra}]"]
-    editable = ["-e", "clients/python[cli]", "-e", f"server[{extra}]", "-e", "training"]
+    editable = ["-e", "clients/python[cli]", "-e", f"server[{extra}]", "-e", "training[ifbench]"]
     return [*editable, "--group", "pyproject.toml:dev"]
 
 

@@ -24,7 +24,7 @@ from slhf_training.checks.registry import CheckSettings
 from slhf_training.config_file import RelativePath, Section
 from slhf_training.errors import DataError
 from slhf_training.examples import Example, Pair, Scores
-from slhf_training.formats import TASK_KEYS, Format, FormatError, formatted
+from slhf_training.formats import TASK_KEYS, Format, FormatError, formatted, without_check
 from slhf_training.hub import HubData, hub_examples
 from slhf_training.rows import checked, read_rows
 from slhf_training.schemas import Columns, Row, log_unused, read
@@ -83,11 +83,7 @@ class DataSettings(Section):
 def load(settings: DataSettings) -> list[Example]:
     """All examples of the sources in a shuffled order. Raises DataError naming file (or data set), line and key."""
     tasks = _tasks(settings)
-    examples = [
-        example
-        for path in settings.files
-        for example in read_jsonl(path, settings.where, lambda row: formatted(row, settings.format, tasks))
-    ]
+    examples = [example for path in settings.files for example in _of_file(path, settings, tasks)]
     for source in settings.hub:
         found = list(hub_examples(source, lambda row: _matches(row, settings.where)))
         examples += [example for example in found if example is not None]
@@ -99,6 +95,21 @@ def load(settings: DataSettings) -> list[Example]:
         raise DataError(f"no rows in {_names(settings)} where {settings.where}, part {first} to {end}")
     random.Random(settings.seed).shuffle(examples)
     return examples[: settings.limit]
+
+
+def _of_file(path: Path, settings: DataSettings, tasks: Mapping[str, Row]) -> list[Example]:
+    left_out: Counter[tuple[str, str]] = Counter()
+
+    def schema(row: Row) -> Row:
+        found = formatted(row, settings.format, tasks)
+        left_out.update(without_check(row, settings.format, tasks).items())
+        return found
+
+    examples = list(read_jsonl(path, settings.where, schema))
+    for why in {why: None for _, why in left_out}:
+        kinds = ", ".join(f"{kind} ({rows} rows)" for (kind, reason), rows in sorted(left_out.items()) if reason == why)
+        _LOG.warning("%s: rows without a check: %s: %s", path, why, kinds)
+    return examples
 
 
 def read_jsonl(

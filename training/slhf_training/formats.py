@@ -9,13 +9,13 @@
 | `ifeval`, `ifeval_loose` | `instruction_id_list`, `kwargs`; drafts: `key`, found in `tasks` | `instructions` |
 
 All have `prompt`; drafts have `draft` and `model`. GSM8K's columns are those of other word problems, too, HumanEval's
-and MBPP's are one schema, and IFBench has IFEval's.
+and MBPP's are one schema, and IFBench has IFEval's. Rows with instructions that nothing here can check have no check.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from slhf_training.instructions import KINDS
+from slhf_training.instructions import given_arguments, unchecked
 from slhf_training.schemas import Row
 
 Format = Literal["gsm8k", "code_tasks", "qa_short", "synth_exact", "ifeval", "ifeval_loose"]
@@ -39,15 +39,26 @@ def formatted(row: Row, format: Format | None, tasks: Mapping[str, Row]) -> Row:
     """
     if format is None:
         return row
-    key = TASK_KEYS.get(format)
     known = {name: row[name] for name in ("prompt", "id", "source", "draft", "model") if name in row}
     try:
-        task = tasks[str(row[key])] if key and tasks else row
-        return {**known, **_READERS[format](row, task)}
+        return {**known, **_READERS[format](row, _task(row, format, tasks))}
     except KeyError as exc:
         raise FormatError(f"format {format}: there is no {exc}") from exc
     except (IndexError, TypeError, AttributeError) as exc:
         raise FormatError(f"format {format}: {exc}") from exc
+
+
+def without_check(row: Row, format: Format | None, tasks: Mapping[str, Row]) -> Mapping[str, str]:
+    """Of a row that `formatted` could read the kinds of instruction that leave it without a check, with the reasons."""
+    if format not in ("ifeval", "ifeval_loose"):
+        return {}
+    task = _task(row, format, tasks)
+    return unchecked(task["instruction_id_list"], _given(task))
+
+
+def _task(row: Row, format: Format, tasks: Mapping[str, Row]) -> Row:
+    key = TASK_KEYS.get(format)
+    return tasks[str(row[key])] if key and tasks else row
 
 
 def _gsm8k(row: Row, task: Row) -> Row:
@@ -78,10 +89,14 @@ def _synth_exact(row: Row, task: Row) -> Row:
 
 def _instructions(row: Row, task: Row, *, loose: bool) -> Row:
     kinds = task["instruction_id_list"]
-    if not KINDS.keys() >= set(kinds):
+    if unchecked(kinds, _given(task)):
         return {}
     check = {"kind": "instructions", "instruction_id_list": kinds, "kwargs": task["kwargs"], "loose": loose}
     return {"check": check}
+
+
+def _given(task: Row) -> list[Mapping[str, Any]]:
+    return [given_arguments(each) for each in task["kwargs"]]
 
 
 _READERS: Mapping[Format, Callable[[Row, Row], Row]] = {

@@ -1,11 +1,12 @@
 """Instructions that can be checked by looking: the kinds of IFEval (Zhou et al. 2023, arXiv 2311.07911) that need
-neither a sentence or word tokenizer nor a language detector.
+neither a sentence or word tokenizer nor a language detector, and, through ifbench.py, those of IFBench.
 
 Not here, because they need one: language:response_language, change_case:english_capital, change_case:english_lowercase,
 change_case:capital_word_frequency and length_constraints:number_sentences. `loose` tries an answer without its first or
-last line and without asterisks, as the paper does.
+last line and without asterisks, as both papers do.
 """
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from slhf_training import ifbench
 from slhf_training.chats import Chat
 from slhf_training.errors import SettingsError
 from slhf_training.rows import checked, read_rows
@@ -39,8 +41,7 @@ class InstructedRow(BaseModel):
     @field_validator("arguments")
     @classmethod
     def _given(cls, arguments: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-        """Published files have every argument of every kind, and null for those of others."""
-        return tuple({name: value for name, value in each.items() if value is not None} for each in arguments)
+        return tuple(map(given_arguments, arguments))
 
     @model_validator(mode="after")
     def _as_many(self) -> Self:
@@ -53,6 +54,11 @@ class InstructedRow(BaseModel):
         return tuple(by(kind, answer, given) for kind, given in zip(self.kinds, self.arguments, strict=True))
 
 
+def given_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Published files have every argument of every kind, and null for those of others."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
 def instructed_rows(rows: Iterable[tuple[int, Row]], place: str) -> Iterator[InstructedRow]:
     """Of numbered rows. Raises DataError naming the place, the number and the key."""
     for number, row in rows:
@@ -62,8 +68,9 @@ def instructed_rows(rows: Iterable[tuple[int, Row]], place: str) -> Iterator[Ins
 def rows_by_prompt(files: Iterable[Path], setting: str) -> dict[str, InstructedRow]:
     """Raises SettingsError naming the setting where a row has no check or there is no row, and DataError as above."""
     rows = {row.prompt: row for path in files for row in instructed_rows(read_rows(path), str(path))}
-    if unknown := {kind for row in rows.values() for kind in row.kinds} - KINDS.keys():
-        raise SettingsError(f"{setting}: there is no check for {', '.join(sorted(unknown))}")
+    reasons = {kind: why for row in rows.values() for kind, why in unchecked(row.kinds, row.arguments).items()}
+    if reasons:
+        raise SettingsError(f"{setting}: {refusal(reasons)}")
     if not rows:
         raise SettingsError(f"{setting}: no row")
     return rows
@@ -74,9 +81,33 @@ def row_of(chat: Chat, rows: Mapping[str, InstructedRow]) -> InstructedRow | Non
     return rows.get(chat[0]["content"]) if len(chat) == 1 else None
 
 
+def unchecked(kinds: Iterable[str], arguments: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Of these instructions the kinds that nothing here can check, each with the reason."""
+    found = ((kind, _obstacle(kind, given)) for kind, given in zip(kinds, arguments, strict=False))
+    return {kind: reason for kind, reason in found if reason is not None}
+
+
+def refusal(reasons: Mapping[str, str]) -> str:
+    """What `unchecked` found, as a sentence."""
+    kinds = {why: ", ".join(sorted(kind for kind in reasons if reasons[kind] == why)) for why in reasons.values()}
+    return "there is no check for " + "; ".join(f"{names} ({why})" for why, names in kinds.items())
+
+
+def _obstacle(kind: str, arguments: Mapping[str, Any]) -> str | None:
+    if kind not in KINDS:
+        return ifbench.obstacle(kind, arguments)
+    try:
+        inspect.signature(KINDS[kind]).bind("", **arguments)
+    except TypeError as exc:
+        return f"its arguments do not fit: {exc}"
+    return None
+
+
 def follows(kind: str, answer: str, arguments: Mapping[str, Any]) -> bool:
-    """Whether the answer follows an instruction of `KINDS`. An empty answer follows none."""
-    return bool(answer.strip()) and KINDS[kind](answer, **arguments)
+    """Whether the answer follows an instruction that is not `unchecked`. An empty answer follows none."""
+    if not answer.strip():
+        return False
+    return KINDS[kind](answer, **arguments) if kind in KINDS else ifbench.follows(kind, answer, arguments)
 
 
 def follows_loosely(kind: str, answer: str, arguments: Mapping[str, Any]) -> bool:

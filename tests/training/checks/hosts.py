@@ -1,6 +1,7 @@
-"""Whether this host can hold programs back at all."""
+"""What checks need of a host: that it can hold programs back, and the package with IFBench's checkers."""
 
 import functools
+import importlib.util
 
 import pytest
 
@@ -18,3 +19,10 @@ def _refusal() -> str:
 
 
 needs_sandbox = pytest.mark.skipif(bool(_refusal()), reason=_refusal())
+
+
+def has_ifbench() -> bool:
+    return importlib.util.find_spec("if_verifiable") is not None
+
+
+needs_ifbench = pytest.mark.skipif(not has_ifbench(), reason="if-verifiable is not installed (slhf-training[ifbench])")

@@ -174,7 +174,7 @@ def test_a_draft_whose_task_is_not_there_is_named(tmp_path: Path) -> None:
     [
         ({"files": ["a"], "format": "csv"}, "format"),
         ({"files": ["a"], "tasks": "b"}, "tasks: rows of format None name none"),
-        ({"files": ["a"], "tasks": "b", "format": "gsm8k"}, "tasks: rows of format gsm8k name none"),
+        ({"files": ["a"], "tasks": "b", "format": "qa_short"}, "tasks: rows of format qa_short name none"),
         ({"hub": [{"name": "a", "adapter": "tulu-3"}], "format": "gsm8k"}, "format: is of files"),
     ],
 )

@@ -10,12 +10,15 @@ from slhf_training.evaluation.cases import read_cases
 from slhf_training.evaluation.prompts import read_drafts
 from slhf_training.evaluation.run import evaluate
 from slhf_training.evaluation.settings import evaluate_settings
+from tests.training.checks.hosts import has_ifbench, needs_ifbench
 from tests.training.evaluation.fakes import FakeModels, empty_bundle, marked
 from tests.training.shared_data import FOLDER, ROOT, needs_shared_data
 
 EXAMPLES = ROOT / "training" / "examples"
 PROGRAMS = ("code_drafts",)
 """Whose checks run programs, which not every host allows; tests/training/checks has them."""
+IFBENCH = ("ifbench_drafts",)
+"""Whose checks are of a package that may not be here."""
 
 
 def example() -> Any:
@@ -50,7 +53,10 @@ def test_open_prompts_are_in_the_data_and_other_models_have_answered_them() -> N
 
 
 @needs_shared_data
-@pytest.mark.parametrize("name", list(example().checked.tasks))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[needs_ifbench] if name in IFBENCH else []) for name in example().checked.tasks],
+)
 def test_the_listed_rows_are_in_the_data_and_can_be_checked(name: str) -> None:
     if FOLDER != ROOT.parent / "shared" / "data":
         pytest.skip("the data lie elsewhere than the example says")
@@ -65,7 +71,8 @@ def test_the_listed_rows_are_in_the_data_and_can_be_checked(name: str) -> None:
 def test_it_runs_on_the_real_rows_with_models_that_only_copy(tmp_path: Path) -> None:
     """Followers who change nothing mend nothing and break nothing."""
     shipped = example()
-    tasks = {name: task for name, task in shipped.checked.tasks.items() if name not in PROGRAMS}
+    absent = () if has_ifbench() else IFBENCH
+    tasks = {name: task for name, task in shipped.checked.tasks.items() if name not in (*PROGRAMS, *absent)}
     models = {name: {"bundle": str(empty_bundle(tmp_path / name))} for name in shipped.models}
     how = evaluate_settings().model_validate(
         {

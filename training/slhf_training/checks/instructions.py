@@ -1,4 +1,4 @@
-"""All instructions of a prompt are followed: the kinds of IFEval that slhf_training.instructions knows."""
+"""All instructions of a prompt are followed: the kinds of IFEval and IFBench that slhf_training.instructions knows."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from slhf_training.config_file import Section
-from slhf_training.instructions import KINDS, InstructedRow, follows, follows_loosely
+from slhf_training.instructions import InstructedRow, follows, follows_loosely, refusal, unchecked
 
 
 class InstructionsCheckSettings(Section):
@@ -21,17 +21,20 @@ class InstructionsCheckSettings(Section):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if unknown := set(self.instruction_id_list) - KINDS.keys():
-            raise ValueError(f"there is no check for {', '.join(sorted(unknown))}")
         if len(self.instruction_id_list) != len(self.kwargs):
             raise ValueError(f"{len(self.instruction_id_list)} instructions and kwargs for {len(self.kwargs)}")
+        if reasons := unchecked(self.instruction_id_list, self.row().arguments):
+            raise ValueError(refusal(reasons))
         return self
+
+    def row(self) -> InstructedRow:
+        given = {"instruction_id_list": self.instruction_id_list, "kwargs": self.kwargs}
+        return InstructedRow.model_validate({"prompt": "", **given})
 
 
 class Instructions:
     def __init__(self, settings: InstructionsCheckSettings) -> None:
-        given = {"instruction_id_list": settings.instruction_id_list, "kwargs": settings.kwargs}
-        self._row = InstructedRow.model_validate({"prompt": "", **given})
+        self._row = settings.row()
         self._rule = follows_loosely if settings.loose else follows
 
     def passed(self, answer: str) -> bool:

@@ -14,7 +14,7 @@ from slhf_training.errors import DataError, SettingsError
 from slhf_training.evaluation.chains import Player
 from slhf_training.evaluation.prompts import Prompt
 from slhf_training.evaluation.statistics import Bootstrap, Numbers
-from slhf_training.instructions import KINDS, InstructedRow, follows, follows_loosely, instructed_rows
+from slhf_training.instructions import InstructedRow, follows, follows_loosely, instructed_rows, unchecked
 
 
 class IFEvalSettings(Section):
@@ -25,7 +25,8 @@ class IFEvalSettings(Section):
     players: tuple[Player, ...] = Field(min_length=1)
     checker: Literal["lm-eval", "exact"] = "lm-eval"
     """`lm-eval`: Google's checkers as lm-evaluation-harness ships them (the extra `ifeval`); `exact`: our own, for the
-    kinds of instruction that need no tokenizer or language detector (instructions.py); other prompts are left out.
+    kinds of instruction that need no tokenizer or language detector, and IFBench's (instructions.py); other prompts are
+    left out.
     """
 
     @model_validator(mode="after")
@@ -61,7 +62,7 @@ def read_instructed(settings: IFEvalSettings, limit: int | None = None) -> list[
     if settings.hub is not None:
         every += _of_rows(enumerate(_hub_rows(settings.hub), start=1), settings.hub)
     if settings.checker == "exact":
-        every = [one for one in every if KINDS.keys() >= set(one.row.kinds)]
+        every = [one for one in every if not unchecked(one.row.kinds, one.row.arguments)]
     if not every:
         raise DataError("ifeval: no prompt whose instructions can be checked")
     return every[:limit]
