@@ -21,6 +21,7 @@ import httpx2
 import pytest
 
 from slhf import Client
+from slhf_server.builtin import TRAINED
 from tests.deploy import containers
 from tests.deploy.containers import PYTHON_IMAGE, Containers
 
@@ -84,7 +85,8 @@ def server(podman: Containers, image: dict[str, Any], tmp_path_factory: pytest.T
     places = ["--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp"]
     rights = ["--cap-drop=ALL", "--security-opt=no-new-privileges", *containers.limits()]
     network = ["--network=host", f"--env=SLHF_PORT={port}", "--env=SLHF_HOST=127.0.0.1"]
-    command = podman.podman("run", "--rm", "--name", name, *places, *rights, *network, TAG)
+    bundle = f"--env=SLHF_BUNDLE=builtin:{TRAINED}"
+    command = podman.podman("run", "--rm", "--name", name, *places, *rights, *network, bundle, TAG)
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=podman.environ, stdout=out, stderr=subprocess.STDOUT)
     running = Running(process, name, f"http://127.0.0.1:{port}", log)
@@ -146,9 +148,9 @@ def test_a_ready_server_passes_its_own_check(podman: Containers, server: Running
     assert checked.returncode == 0, checked.stdout
 
 
-def test_without_arguments_the_built_in_bundle_refines(server: Running) -> None:
+def test_the_built_in_bundle_whose_weights_every_image_has_refines(server: Running) -> None:
     with Client(server.url, timeout=300) as client:
-        assert [model.id for model in client.models()] == ["smollm2-135m-slhf"]
+        assert [model.id for model in client.models()] == [TRAINED]
         answer = client.refine("Why is the sky blue?", draft="Because it is.", rounds=1, max_tokens=32)
     assert answer.refinement.rounds_run == 1
     assert answer.output
