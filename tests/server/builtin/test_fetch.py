@@ -137,7 +137,7 @@ def test_a_command_puts_files_into_a_folder_that_weights_dir_can_name(python: Ru
 
 
 def test_the_command_runs_where_nothing_of_the_engine_is_installed(python: Run, tmp_path: Path) -> None:
-    """As in the image's stage that fetches, and on a small machine that has a network: the server without its extras."""
+    """As in the image's stage that fetches, and on a small machine with a network: no extra of the server."""
     absent = "accelerate gguf numpy peft safetensors tokenizers torch transformers vllm".split()
     ended = python(
         f"import sys; sys.modules |= dict.fromkeys({absent})\n"
