@@ -57,6 +57,12 @@ def test_weights_are_built_in_only_where_they_are_asked_for(dockerfile: str) -> 
     assert re.findall(r"^ARG BUILTIN=(.*)$", dockerfile, re.MULTILINE) == ['""']
 
 
+def test_every_argument_of_a_build_is_explained(dockerfile: str) -> None:
+    explained = (ROOT / "docs" / "deployment.md").read_text()
+    names = re.findall(r"^ARG (\w+)=", dockerfile, re.MULTILINE)
+    assert [name for name in names if f"--build-arg {name}=" not in explained] == []
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_image_finds_the_weights_that_are_built_into_it(stages: dict[str, str], target: str) -> None:
     """Without any, the variable is empty, which is not set: a file's weights_dir counts then."""
