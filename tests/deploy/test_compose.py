@@ -14,9 +14,20 @@ from tests.deploy.programs import DEPLOY, run
 GPU = ("-f", "compose.gpu.yaml")
 
 
-def compose(*arguments: str) -> dict[str, Any]:
+FETCHING = {
+    "HF_ENDPOINT": "https://hub.example",
+    "HF_HUB_OFFLINE": "0",
+    "HF_TOKEN": "hf_1",
+    "SLHF_CPU_QUANTIZATION": "none",
+    "SLHF_WEIGHTS_MIRRORS": "true",
+}
+"""How weights are had and held: the same for every server of the host."""
+
+
+def compose(*arguments: str, **variables: str) -> dict[str, Any]:
     """The configuration as Docker Compose understands it."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("SLHF_", "COMPOSE_"))}
+    unwanted = ("SLHF_", "COMPOSE_", "HF_", "BUILTIN")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)} | variables
     command = ("docker-compose", "-f", "compose.yaml", *arguments, "config", "--format", "json")
     done = run(*command, folder=DEPLOY, environ=plain)
     assert done.returncode == 0, done.stderr
@@ -48,6 +59,26 @@ def test_the_gpu_file_gives_the_server_the_gpus_and_keeps_the_rest() -> None:
         key: value for key, value in plain["server"].items() if key not in changed
     }
     assert gpu["grafana"] == plain["grafana"]
+
+
+@pytest.mark.parametrize("name", ["server", "with-upstream"])
+def test_what_fetches_and_holds_weights_is_passed_on_where_it_is_set(name: str) -> None:
+    environment = compose("--profile", "upstream", **FETCHING)["services"][name]["environment"]
+    assert {variable: environment.get(variable) for variable in FETCHING} == FETCHING
+
+
+@pytest.mark.parametrize("gpu", [(), GPU])
+def test_weights_are_built_into_the_image_where_they_are_asked_for(gpu: tuple[str, ...]) -> None:
+    build = compose(*gpu, BUILTIN="qwen2.5-coder-1.5b")["services"]["server"]["build"]
+    assert build["args"] == {"BUILTIN": "qwen2.5-coder-1.5b"}
+
+
+def test_the_images_own_variables_hold_where_nothing_is_set() -> None:
+    """A variable that is there and empty would hide the folder of weights that the image names."""
+    for service in compose("--profile", "upstream")["services"].values():
+        passed = service.get("environment", {})
+        assert {name for name in passed if name in FETCHING and passed[name] is not None} == set()
+        assert "SLHF_WEIGHTS_DIR" not in passed
 
 
 def test_every_port_is_open_to_this_host_alone() -> None:

@@ -53,6 +53,25 @@ def test_an_image_runs_without_rights_and_says_whether_it_is_ready(stages: dict[
     assert instructions[-1] == 'ENTRYPOINT ["slhf-server"]'
 
 
+def test_weights_are_built_in_only_where_they_are_asked_for(dockerfile: str) -> None:
+    assert re.findall(r"^ARG BUILTIN=(.*)$", dockerfile, re.MULTILINE) == ['""']
+
+
+def test_every_argument_of_a_build_is_explained(dockerfile: str) -> None:
+    explained = (ROOT / "docs" / "deployment.md").read_text()
+    names = re.findall(r"^ARG (\w+)=", dockerfile, re.MULTILINE)
+    assert [name for name in names if f"--build-arg {name}=" not in explained] == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_finds_the_weights_that_are_built_into_it(stages: dict[str, str], target: str) -> None:
+    """Without any, the variable is empty, which is not set: a file's weights_dir counts then."""
+    (folder,) = re.findall(r"^COPY --from=weights /weights (\S+)$", stages[target], re.MULTILINE)
+    assert re.findall(r"SLHF_WEIGHTS_DIR=(\S+)", stages[target]) == [f"${{BUILTIN:+{folder}}}"]
+    assert "ARG BUILTIN\n" in stages[target]
+    assert not folder.startswith("/cache")  # a volume hides what an image has there
+
+
 def test_the_context_holds_sources_and_no_secrets() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert lines[0] == "*"

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,15 @@ import httpx2
 import pytest
 
 from slhf import Client
+from slhf_server.builtin import NAME, TRAINED
+from slhf_server.builtin.weights import WEIGHTS
 from tests.deploy import containers
 from tests.deploy.containers import PYTHON_IMAGE, Containers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 TAG = "localhost/slhf-server:test-cpu"
+WEIGHTS_TAG = "localhost/slhf-server:test-weights"
 LARGEST = 2_500_000_000
 """Bytes, unpacked."""
 START_S = 300
@@ -54,12 +57,19 @@ def base(podman: Containers, tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="module")
-def image(podman: Containers, base: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The built image, as podman describes it."""
+def build(podman: Containers, base: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """`build(tag, *options)`: from the Dockerfile, with this host's pip configuration."""
     context = tmp_path_factory.mktemp("context")
     containers.copy_context(context)
+    pip = containers.pip_options(tmp_path_factory.mktemp("pip"))
+    return lambda tag, *options: podman.build(context, tag, *options, *pip)
+
+
+@pytest.fixture(scope="module")
+def image(podman: Containers, build: Callable[..., None]) -> dict[str, Any]:
+    """The built image, as podman describes it."""
     began = time.monotonic()
-    podman.build(context, TAG, "--target", "cpu", *containers.pip_options(tmp_path_factory.mktemp("pip")))
+    build(TAG, "--target", "cpu")
     figure(f"built in {time.monotonic() - began:.0f} s")
     (described,) = json.loads(podman.say("image", "inspect", TAG).stdout)
     return dict(described)
@@ -84,7 +94,8 @@ def server(podman: Containers, image: dict[str, Any], tmp_path_factory: pytest.T
     places = ["--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp"]
     rights = ["--cap-drop=ALL", "--security-opt=no-new-privileges", *containers.limits()]
     network = ["--network=host", f"--env=SLHF_PORT={port}", "--env=SLHF_HOST=127.0.0.1"]
-    command = podman.podman("run", "--rm", "--name", name, *places, *rights, *network, TAG)
+    bundle = f"--env=SLHF_BUNDLE=builtin:{TRAINED}"
+    command = podman.podman("run", "--rm", "--name", name, *places, *rights, *network, bundle, TAG)
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=podman.environ, stdout=out, stderr=subprocess.STDOUT)
     running = Running(process, name, f"http://127.0.0.1:{port}", log)
@@ -112,6 +123,21 @@ def wait_until_ready(running: Running) -> None:
 def test_the_image_is_no_larger_than_promised(image: dict[str, Any]) -> None:
     figure(f"{image['Size'] / 1e9:.2f} GB unpacked")
     assert image["Size"] <= LARGEST
+
+
+def test_the_stage_that_fetches_weights_holds_the_file_that_was_asked_for(
+    podman: Containers, build: Callable[..., None]
+) -> None:
+    """Of the smallest model: the stage's command is the same for each."""
+    build(WEIGHTS_TAG, "--target", "weights", "--build-arg", f"BUILTIN={NAME}")
+    file = f"/weights/{WEIGHTS[NAME].file}"
+    told = podman.say("run", "--rm", *containers.limits(), WEIGHTS_TAG, "sha256sum", file)
+    assert told.stdout.split() == [WEIGHTS[NAME].sha256, file]
+
+
+def test_no_weights_are_built_in_unless_they_are_asked_for(podman: Containers, server: Running) -> None:
+    told = inside(podman, server, "sh", "-c", "ls /usr/share/slhf/weights; echo weights_dir is [$SLHF_WEIGHTS_DIR]")
+    assert told.stdout.strip() == "weights_dir is []"
 
 
 def test_the_image_runs_as_a_user_without_rights(image: dict[str, Any]) -> None:
@@ -146,9 +172,9 @@ def test_a_ready_server_passes_its_own_check(podman: Containers, server: Running
     assert checked.returncode == 0, checked.stdout
 
 
-def test_without_arguments_the_built_in_bundle_refines(server: Running) -> None:
+def test_the_built_in_bundle_whose_weights_every_image_has_refines(server: Running) -> None:
     with Client(server.url, timeout=300) as client:
-        assert [model.id for model in client.models()] == ["smollm2-135m-slhf"]
+        assert [model.id for model in client.models()] == [TRAINED]
         answer = client.refine("Why is the sky blue?", draft="Because it is.", rounds=1, max_tokens=32)
     assert answer.refinement.rounds_run == 1
     assert answer.output

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import os
 import re
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from slhf_server.builtin import TRAINED
 from slhf_server.bundles import open_bundle
 from slhf_server.engine import VLLMEngine, int8_obstacle
 from slhf_server.model import Chunk, Sampling, Turn
@@ -40,6 +42,9 @@ EXACT: dict[str, Any] = {
     },
 }
 Ask = tuple[Sequence[Turn], Sampling]
+
+SMALL = {"SLHF_BUNDLE": f"builtin:{TRAINED}"}
+"""What a server without `--bundle` serves here, whatever the default is: no test fetches a gigabyte."""
 
 
 @dataclass
@@ -69,8 +74,9 @@ def live_server(tmp: Path, *flags: str) -> Iterator[LiveServer]:
     """Start `slhf-server` with these flags on a free port, wait until it is ready, and end it."""
     log = tmp / "server.log"
     command = [str(Path(sys.executable).with_name("slhf-server")), "--port", "0", *flags]
+    environ = os.environ | SMALL
     with log.open("wb") as file:
-        server = LiveServer(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT), log)
+        server = LiveServer(subprocess.Popen(command, env=environ, stdout=file, stderr=subprocess.STDOUT), log)
     try:
         wait_until_ready(server)
         yield server
@@ -100,7 +106,7 @@ def wait_until_ready(server: LiveServer) -> None:
 
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """The built-in bundle as `scripts/serve` serves it; started once per session."""
+    """The small built-in bundle as `scripts/serve` serves it; started once per session."""
     with live_server(tmp_path_factory.mktemp("live")) as server:
         yield server
 

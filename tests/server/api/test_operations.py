@@ -8,7 +8,7 @@ import httpx2
 from slhf_server.app import create_app
 from slhf_server.errors import SettingsError
 from slhf_server.fake import FakeEngine
-from slhf_server.settings import ServedModel, Settings
+from slhf_server.settings import BUILTIN, ServedModel, Settings
 from tests.conftest import Serve, running
 from tests.standstill import watching
 
@@ -94,7 +94,7 @@ def test_the_engine_is_shut_down_with_the_server() -> None:
 def test_version_names_build_and_bundle(serve: Serve) -> None:
     told = httpx2.get(f"{serve()}/version").json()
     assert told["revision"] == "0"
-    assert told["bundle"] == "builtin:smollm2-135m-slhf"
+    assert told["bundle"] == BUILTIN
 
 
 def test_metrics_add_up_with_what_the_client_saw(serve: Serve) -> None:

