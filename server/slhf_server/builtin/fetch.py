@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from slhf.bundle import BUILTIN_PREFIX
-from slhf_server.builtin.attempt import Unavailable
+from slhf_server.builtin.attempt import QUICK, Unavailable
 from slhf_server.builtin.sources import SOURCES
 from slhf_server.builtin.weights import Weights
 from slhf_server.errors import SettingsError
@@ -33,10 +33,11 @@ def fetched(weights: Weights, place: Path, settings: Settings) -> Path:
         except Unavailable as exc:
             said.append(f"{name}: {exc}")
             _logger.log(logging.WARNING if exc.is_wrong else logging.DEBUG, "%s: %s", name, exc)
+    smaller = f"; {BUILTIN_PREFIX}{QUICK}-slhf is smaller, and may be had" if weights.name != QUICK else ""
     raise SettingsError(
         f"bundle {BUILTIN_PREFIX}{weights.name}: no source gave {weights.file} ({weights.bytes:,} bytes, sha256 "
         f"{weights.sha256}): {'; '.join(said)}. If you have the file, name its folder by weights_dir "
-        "(--weights-dir, SLHF_WEIGHTS_DIR)"
+        f"(--weights-dir, SLHF_WEIGHTS_DIR){smaller}"
     )
 
 

@@ -80,6 +80,7 @@ def test_where_nothing_has_it_each_place_says_why_and_the_way_to_give_it_is_name
         "hub: HF_HUB_OFFLINE is set",
         "mirrors: off; weights_mirrors turns them on",
         "SLHF_WEIGHTS_DIR",
+        "builtin:smollm2-135m-slhf is smaller",
     ):
         assert part in line
 
