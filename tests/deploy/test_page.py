@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from slhf_server.settings import load_settings
+from slhf_server.settings import Settings, load_settings
 from tests.deploy.programs import DEPLOY, ROOT, run
 
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
@@ -38,7 +38,7 @@ def test_compose_takes_its_commands(command: list[str]) -> None:
 def test_images_are_built_from_targets_with_their_tags() -> None:
     targets = re.findall(r" AS (\w+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     table = dict(re.findall(r"^\| `(\w+)` \| `slhf-server:[\d.]+-(\w+)` ", PAGE, re.MULTILINE))
-    assert set(table) == set(targets) - {"installed"}
+    assert set(table) == set(targets) - {"installed", "weights"}  # which only give files to the images
     assert [target for target, tag in table.items() if target != tag] == []
     for command in commands("docker build"):
         assert command[command.index("-t") + 1].endswith(f"0.1.0-{command[command.index('--target') + 1]}")
@@ -72,7 +72,9 @@ def test_the_chart_has_every_value_named() -> None:
     rows = re.findall(r"^\| (`.*?`) \|", PAGE.partition("## Kubernetes")[2], re.MULTILINE)
     named = [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
     assert "gpu.count" in named
-    for name in [*named, *re.findall(r"`(autoscaling\.\w+)", PAGE)]:
+    of_the_server = [name.removeprefix("settings.") for name in named if name.startswith("settings.")]
+    assert set(of_the_server) <= Settings.model_fields.keys()
+    for name in [*set(named) - {f"settings.{one}" for one in of_the_server}, *re.findall(r"`(autoscaling\.\w+)", PAGE)]:
         value: Any = chart
         for key in name.split("."):
             value = value[key]
