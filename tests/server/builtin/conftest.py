@@ -33,6 +33,7 @@ try:
     made_once(cache / "fake", make)
 except SettingsError as exc:
     sys.exit(f"refused: {exc}")
+import setuptools  # as vLLM does after the download; on Python 3.11 who looks for the module pip breaks it
 """
 """In a process of its own: huggingface_hub reads its environment when it is imported, and a process can be killed."""
 
