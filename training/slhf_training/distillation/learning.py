@@ -1,24 +1,20 @@
-"""The adapter learns: transformers' Trainer with a loss of whole distributions."""
+"""The adapter learns from teachers: a loss of whole distributions."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer
 
-from slhf_training.clipping import Clip
+from slhf_training.adapter_trainer import AdapterTrainer
 from slhf_training.distillation.lessons import Lesson
 from slhf_training.evaluation.plain import Speaker
-from slhf_training.progress import Progress
 from slhf_training.roles import Role
 from slhf_training.scoring import answer_logits, right_padded, together
 from slhf_training.settings import Run
-from slhf_training.trainer import training_arguments
 
 
-class Distiller(Trainer):  # type: ignore[misc]
+class Distiller(AdapterTrainer):
     """A step is `optimisation.batch_size` lessons, both roles' together, in passes of like length."""
 
     def __init__(
@@ -29,32 +25,18 @@ class Distiller(Trainer):  # type: ignore[misc]
         settings: Run,
         temperature: float,
     ) -> None:
-        super().__init__(
-            model=student,
-            args=training_arguments(settings),
-            train_dataset=[{"lesson": lesson} for lesson in lessons],
-            data_collator=lambda rows: {"lessons": [row["lesson"] for row in rows]},
-            callbacks=[Progress()],
-        )
-        self.remove_callback(PrinterCallback)
+        super().__init__(student, lessons, settings)
         self._teachers, self._temperature = teachers, temperature
         self._optimisation = settings.optimisation
         self._length = sum(len(lesson.answer) for lesson in lessons) / len(lessons)
-        self._clip = Clip(settings.optimisation.max_grad_norm, settings.output_dir)
-        self._pending: dict[str, list[float]] = defaultdict(list)
 
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        lessons = inputs["lessons"]
-        prompts, lengths = [one.prompt for one in lessons], [len(one.answer) for one in lessons]
+    def learn(self, items: Sequence[Lesson]) -> Tensor:
+        prompts, lengths = [one.prompt for one in items], [len(one.answer) for one in items]
         total = torch.zeros((), device=self.args.device)
         for part in together(prompts, lengths, self._optimisation.micro_batch_size, self.args.device):
-            loss = self._loss([lessons[place] for place in part]) / len(lessons)
+            loss = self._loss([items[place] for place in part]) / len(items)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        (norm,) = self._clip({"policy": trained}, self.state.global_step + 1).values()
-        self._pending["grad_norm"].append(norm)
-        self._pending["skipped"].append(float(self._clip.has_skipped))
         return total
 
     def _loss(self, lessons: Sequence[Lesson]) -> Tensor:
@@ -93,19 +75,6 @@ class Distiller(Trainer):  # type: ignore[misc]
         """KL of an answer without what a program changed; nats of a chosen token, and of a changed one."""
         of_teacher = kl.masked_fill(shares == 1, 0.0).sum(dim=1).tolist()
         for lesson, nats in zip(lessons, of_teacher, strict=True):
-            self._pending[f"{lesson.role}/kl"].append(nats)
+            self.pending[f"{lesson.role}/kl"].append(nats)
         for name, tokens in (("chosen", (shares > 0) & (shares < 1)), ("repaired", shares == 1)):
-            self._pending[f"{name}/nats_per_token"] += surprise[tokens].tolist()
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        logs.pop("grad_norm", None)  # after clipping: ours is before
-        logs |= {key: sum(values) / len(values) for key, values in self._pending.items() if values}
-        self._pending.clear()
-        super().log(logs, start_time)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The adapter alone: peft would look for the base model's configuration on the hub to see if it has grown."""
-        self.model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
-
-    def floating_point_ops(self, inputs: Any) -> int:
-        return 0  # transformers' estimate reads tensors
+            self.pending[f"{name}/nats_per_token"] += surprise[tokens].tolist()
