@@ -1,10 +1,11 @@
 """From the configuration to rows of (prompt, draft or none, target)."""
 
+import itertools
 import json
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,6 @@ _LOG = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    example: Example
-    is_right: bool
-
-
 class Sampler:
     """Answers of the model that the settings name; none where they name none."""
 
@@ -43,8 +38,8 @@ class Sampler:
     def passing(self, examples: Sequence[Example], *, refined: bool) -> list[list[str]]:
         """Of each example the answers (to its draft, if `refined`) that came to their end and pass."""
         written = self.all(examples, refined=refined)
-        flat = [(example, text) for example, texts in zip(examples, written, strict=True) for text in texts]
-        right = iter(_passed([replace(example, draft=text) for example, text in flat]))
+        asked = [example for example, texts in zip(examples, written, strict=True) for _ in texts]
+        right = iter(_passed(asked, [text for texts in written for text in texts]))
         return [[text for text in texts if next(right)] for texts in written]
 
     def all(self, examples: Sequence[Example], *, refined: bool) -> list[list[str]]:
@@ -101,9 +96,9 @@ def _of_leader(source: LeaderLessons, sampler: Sampler) -> list[Row]:
 def _of_follower(source: FollowerLessons, sampler: Sampler, chance: random.Random) -> list[Row]:
     drafted = _drafted(source, _one_of_each(load(source.data), by_draft=True), sampler)
     chance.shuffle(drafted)
-    judged = [Judged(*one) for one in zip(drafted, _passed(drafted), strict=True)]
-    right = _one_of_each(one.example for one in judged if one.is_right)[: source.right]
-    wrong = _one_of_each(one.example for one in judged if not one.is_right)[: source.wrong]
+    passed = _passed(drafted, [example.draft or "" for example in drafted])
+    right = _one_of_each(itertools.compress(drafted, passed))[: source.right]
+    wrong = _one_of_each(itertools.compress(drafted, (not is_right for is_right in passed)))[: source.wrong]
     rows = [_row(one, one.draft, one.draft or "") for one in right]
     targets = _targets(wrong, sampler.passing(wrong, refined=True), source.references)
     rows += [_row(one, one.draft, target) for one, target in zip(wrong, targets, strict=True) if target]
@@ -125,25 +120,26 @@ def _drafted(source: FollowerLessons, examples: Sequence[Example], sampler: Samp
 def _targets(examples: Sequence[Example], passing: Sequence[Sequence[str]], references: bool) -> list[str | None]:
     """The sample that passes and keeps most of the draft, else the reference if that passes, else None."""
     known = [worded(e.reference, e.check) if references and e.reference else "" for e in examples]
-    good = _passed([replace(e, draft=text) for e, text in zip(examples, known, strict=True)])
+    good = _passed(examples, known)
     return [
         nearest(e.draft, texts) if texts else (text if is_good else None)
         for e, texts, text, is_good in zip(examples, passing, known, good, strict=True)
     ]
 
 
-def _passed(examples: Sequence[Example]) -> list[bool]:
-    """Whether each one's draft passes its check; a text without a check does if it is not empty."""
-    checkable = [example for example in examples if example.check is not None]
-    found = iter(passed_all([check_of(e.check) for e in checkable if e.check], [e.draft or "" for e in checkable]))
-    return [bool(e.draft) if e.check is None else next(found) for e in examples]
+def _passed(examples: Sequence[Example], texts: Sequence[str]) -> list[bool]:
+    """Whether each text passes its example's check; without a check it does if it is not empty."""
+    pairs = [(check_of(e.check), text) for e, text in zip(examples, texts, strict=True) if e.check is not None]
+    found = iter(passed_all([check for check, _ in pairs], [text for _, text in pairs]))
+    return [bool(text) if e.check is None else next(found) for e, text in zip(examples, texts, strict=True)]
 
 
 def _one_of_each(examples: Iterable[Example], *, by_draft: bool = False) -> list[Example]:
     """The first of each prompt, or of each prompt and draft."""
-    key: Callable[[Example], Any] = lambda e: (prompt_id(e.chat), e.draft if by_draft else None)  # noqa: E731
-    found: Mapping[Any, Example] = {key(example): example for example in reversed(list(examples))}
-    return list(found.values())[::-1]
+    found: dict[tuple[str, str | None], Example] = {}
+    for example in examples:
+        found.setdefault((prompt_id(example.chat), example.draft if by_draft else None), example)
+    return list(found.values())
 
 
 def _fenced(example: Example, target: str) -> str:
