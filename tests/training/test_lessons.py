@@ -164,7 +164,12 @@ def test_nothing_to_learn_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"), [({}, "leader and follower"), ({"follower": {"drafts": "sampled"}}, "needs samples")]
+    ("changes", "named"),
+    [
+        ({}, "leader and follower"),
+        ({"follower": {"drafts": "sampled"}}, "needs samples"),
+        ({"follower": {"thoughts": True}}, "need samples"),
+    ],
 )
 def test_settings_that_cannot_work_name_themselves(changes: dict[str, Any], named: str, tmp_path: Path) -> None:
     with pytest.raises((SettingsError, ValueError), match=named):
@@ -180,3 +185,92 @@ def test_code_keeps_its_comments_and_what_does_not_parse_stays() -> None:
     assert styled("def f( a ):\n  return(a)") == "def f(a):\n    return a"
     assert styled("x=1 # one") == "x=1 # one"
     assert styled("def f(:") == "def f(:"
+
+
+TWO = [row("What is 1 + 1?", "2", draft="It is 2."), row("What is 1 + 1?", "2", draft="It is 3.")]
+
+
+def thought(directory: Path, bundle: str, *own: str, **changes: Any) -> list[tuple[str | None, str]]:
+    """Drafts and what follows the thoughts, where the Leader answers so, one answer after the other."""
+    samples = {"bundle": bundle, "count": len(own)}
+    asked = settings(directory, TWO, follower={"thoughts": True, **changes}, samples=samples)
+    return [(draft, target.split("</think>\n")[1]) for _, draft, target in written(lessons(asked, answers(*own)))]
+
+
+def test_with_thoughts_a_wrong_draft_changes_where_two_own_answers_agree_and_a_right_one_stays(
+    tmp_path: Path, bundle: str
+) -> None:
+    (kept, mended) = thought(tmp_path, bundle, "2!", "2!!")
+    assert kept == ("It is 2.", "It is 2.")
+    assert mended in [("It is 3.", "2!"), ("It is 3.", "2!!")]
+
+
+@pytest.mark.parametrize(
+    ("own", "learnt"),
+    [
+        (("5!", "5!!"), []),  # against the right draft, and not right either
+        (("2!", "5!"), [("It is 2.", "It is 2.")]),  # of the wrong draft nothing is certain
+        (("3!", "3!!"), []),  # the wrong draft seems right
+    ],
+)
+def test_with_thoughts_nothing_is_learnt_where_they_do_not_lead_to_what_is_right(
+    tmp_path: Path, bundle: str, own: tuple[str, ...], learnt: list[tuple[str, str]]
+) -> None:
+    if learnt:
+        assert thought(tmp_path, bundle, *own) == learnt
+    else:
+        with pytest.raises(DataError, match="no lesson is left"):
+            thought(tmp_path, bundle, *own)
+
+
+def test_a_draft_that_the_leader_wrote_is_not_its_own_thought(tmp_path: Path, bundle: str) -> None:
+    found = thought(tmp_path, bundle, "2!", "2!!", "5!", drafts="sampled")
+    assert ("5!", "2!") in found or ("5!", "2!!") in found
+    samples = {"bundle": bundle, "count": 1}
+    alone = settings(tmp_path, TWO, follower={"thoughts": True, "drafts": "sampled"}, samples=samples)
+    with pytest.raises(DataError, match="no lesson is left"):
+        lessons(alone, answers("4!"))
+
+
+def test_half_of_the_right_drafts_are_ones_that_the_first_thought_doubts(tmp_path: Path, bundle: str) -> None:
+    rows = [row(f"What is {n} + 0?", str(n), draft=f"It is {n}.") for n in range(40)]
+    asked = {"follower": {"thoughts": True, "right": 10}, "samples": {"bundle": bundle, "count": 2}}
+
+    def one(task: Task, draft: str | None) -> str:
+        number = task.chat[-1]["content"].split()[2]
+        return f"I say {number}." if task.seed % 2 else "I say 99."
+
+    found = written(lessons(settings(tmp_path, rows, **asked), FakeModels(lambda name: one)))
+    assert sum("Once more" in target for _, _, target in found) == 5
+    assert len(found) == 10
+
+
+def test_checks_that_look_for_no_result_cannot_be_thought_about(tmp_path: Path, bundle: str) -> None:
+    check = {"kind": "tests", "entry_point": "one", "test_program": "assert one() == 1"}
+    rows = [{"prompt": "Write one().", "check": check, "draft": "def one(): return 2"}]
+    asked = settings(tmp_path, rows, follower={"thoughts": True}, samples={"bundle": bundle, "count": 2})
+    with pytest.raises(DataError, match="a check of kind tests"):
+        lessons(asked, answers("def one(): return 1"))
+
+
+def test_turns_stand_before_what_the_leader_is_asked_and_not_in_what_is_learnt(tmp_path: Path, bundle: str) -> None:
+    turns = [{"role": "system", "content": "Be brief."}]
+    seen = []
+
+    def one(task: Task, draft: str | None) -> str:
+        seen.append(([turn["content"] for turn in task.chat], draft))
+        return "It is 2."
+
+    samples = {"bundle": bundle, "count": 1, "turns": turns}
+    asked = settings(tmp_path, TWO, leader={}, follower={}, samples=samples)
+    rows = map(json.loads, lessons(asked, FakeModels(lambda name: one)).read_text("utf-8").splitlines())
+    assert (["Be brief.", "What is 1 + 1?"], None) in seen
+    assert (["What is 1 + 1?"], "It is 3.") in seen
+    assert all(len(one["prompt"]) == 1 for one in rows)
+
+
+def test_the_leader_is_asked_once_for_all_drafts_of_a_prompt(tmp_path: Path, bundle: str) -> None:
+    models = answers("2!", "2!!")
+    asked = settings(tmp_path, TWO, follower={"thoughts": True}, samples={"bundle": bundle, "count": 2})
+    lessons(asked, models)
+    assert models.written == {"samples": 2}

@@ -1,6 +1,6 @@
 """What a program can say of an answer: right or wrong. One kind of check, one file."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Check(Protocol):
@@ -9,3 +9,11 @@ class Check(Protocol):
 
         Raises SandboxError where it cannot be said on this host.
         """
+
+
+@runtime_checkable
+class ReadableCheck(Check, Protocol):
+    """One that looks for a result: two answers with one result say the same to it."""
+
+    def read(self, answer: str) -> str | None:
+        """The result, written in one way; None: there is none."""

@@ -38,6 +38,10 @@ class Accepted:
             without_articles(before), without_articles(said), self._others
         )
 
+    def read(self, answer: str) -> str | None:
+        """The words of the last sentence."""
+        return " ".join(without_articles(words_of(answer[start_of_last_sentence(answer) :]))) or None
+
 
 def words_of(text: str) -> list[str]:
     letters = unicodedata.normalize("NFKD", text).casefold()

@@ -6,6 +6,7 @@ spaced; words, case and order do.
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -27,9 +28,18 @@ class Exact:
         self._right = _plain(settings.answer)
 
     def passed(self, answer: str) -> bool:
-        lines = [line for line in _FENCE.sub("", answer).splitlines() if line.strip()]
-        last = lines[-self._right.count("\n") - 1 :]
-        return self._right in (_plain("\n".join(lines)), _plain("\n".join(last)))
+        lines = _lines(answer)
+        return self._right in (_plain("\n".join(lines)), self._last(lines))
+
+    def read(self, answer: str) -> str | None:
+        return self._last(_lines(answer)) or None
+
+    def _last(self, lines: Sequence[str]) -> str:
+        return _plain("\n".join(lines[-self._right.count("\n") - 1 :]))
+
+
+def _lines(answer: str) -> list[str]:
+    return [line for line in _FENCE.sub("", answer).splitlines() if line.strip()]
 
 
 def _plain(text: str) -> str:

@@ -66,7 +66,22 @@ class Number:
         self._places = decimals if decimals >= _ROUNDED else None
 
     def passed(self, answer: str) -> bool:
+        return self._rounded(answer) == self._right
+
+    def read(self, answer: str) -> str | None:
+        found = self._rounded(answer)
+        return None if found is None else written(found)
+
+    def _rounded(self, answer: str) -> Fraction | None:
         found = last_number(answer)
-        if found is not None and self._places is not None:
-            found = round(found, self._places)
-        return found == self._right
+        return found if found is None or self._places is None else round(found, self._places)
+
+
+def written(number: Fraction) -> str:
+    """As a whole number or with its decimals, and as a fraction where these do not end: -3, 0.25, 1/3."""
+    decimals = next((n for n in range(_DIGITS) if (number * 10**n).denominator == 1), None)
+    if decimals is None:
+        return str(number)
+    digits = f"{abs(int(number * 10**decimals)):0{decimals + 1}d}"
+    whole, part = digits[: len(digits) - decimals], digits[len(digits) - decimals :]
+    return ("-" if number < 0 else "") + whole + (f".{part}" if part else "")

@@ -4,12 +4,14 @@ import itertools
 import json
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from slhf_training.bundles import fingerprint, open_bundle
+from slhf_training.chats import Message
+from slhf_training.checks import ReadableCheck
 from slhf_training.checks.batch import passed_all
 from slhf_training.checks.registry import check_of
 from slhf_training.checks.tests import UnitTestsSettings
@@ -21,8 +23,9 @@ from slhf_training.evaluation.prompts import prompt_id
 from slhf_training.evaluation.run import OpenModel, open_model
 from slhf_training.evaluation.store import Store
 from slhf_training.examples import Example
-from slhf_training.lessons.settings import FollowerLessons, LeaderLessons, LessonsSettings
+from slhf_training.lessons.settings import FollowerLessons, LeaderLessons, LessonsSettings, Samples
 from slhf_training.lessons.targets import FENCE, nearest, worded
+from slhf_training.lessons.thoughts import considered
 
 LESSONS, TEXTS = "lessons.jsonl", "texts.jsonl"
 _LOG = logging.getLogger(__name__)
@@ -32,8 +35,10 @@ Row = dict[str, Any]
 class Sampler:
     """Answers of the model that the settings name; none where they name none."""
 
-    def __init__(self, teacher: Teacher | None, count: int, store: Store) -> None:
-        self._teacher, self._count, self._store = teacher, count, store
+    def __init__(self, teacher: Teacher | None, samples: Samples | None, store: Store) -> None:
+        self._teacher, self._store = teacher, store
+        self._count = samples.count if samples else 0
+        self._turns = [Message(role=turn.role, content=turn.content) for turn in samples.turns] if samples else []
 
     def passing(self, examples: Sequence[Example], *, refined: bool) -> list[list[str]]:
         """Of each example the answers (to its draft, if `refined`) that came to their end and pass."""
@@ -46,7 +51,8 @@ class Sampler:
         if self._teacher is None:
             return [[] for _ in examples]
         numbers = range(self._count)
-        wanted = [Wanted(e.chat, e.draft if refined else None, number) for e in examples for number in numbers]
+        asked = [(e.chat, e.draft) if refined else ([*self._turns, *e.chat], None) for e in examples]
+        wanted = [Wanted(chat, draft, number) for chat, draft in asked for number in numbers]
         answers = self._teacher.write(wanted, self._store)
         texts = [answers[i : i + self._count] for i in range(0, len(answers), self._count)]
         return [list(dict.fromkeys(text for answer in of if (text := _finished(answer)))) for of in texts]
@@ -59,9 +65,7 @@ def lessons(settings: LessonsSettings, opened: OpenModel | None = None) -> Path:
     """
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     with Store(settings.output_dir / TEXTS) as store:
-        sampler = Sampler(
-            _teacher(settings, opened or open_model), settings.samples.count if settings.samples else 0, store
-        )
+        sampler = Sampler(_teacher(settings, opened or open_model), settings.samples, store)
         rows = [row for source in settings.leader for row in _of_leader(source, sampler)]
         for source in settings.follower:
             rows += _of_follower(source, sampler, random.Random(settings.seed))
@@ -97,6 +101,8 @@ def _of_follower(source: FollowerLessons, sampler: Sampler, chance: random.Rando
     drafted = _drafted(source, _one_of_each(load(source.data), by_draft=True), sampler)
     chance.shuffle(drafted)
     passed = _passed(drafted, [example.draft or "" for example in drafted])
+    if source.thoughts:
+        return _thought(source, drafted, passed, sampler, chance)
     right = _one_of_each(itertools.compress(drafted, passed))[: source.right]
     wrong = _one_of_each(itertools.compress(drafted, (not is_right for is_right in passed)))[: source.wrong]
     rows = [_row(one, one.draft, one.draft or "") for one in right]
@@ -105,6 +111,52 @@ def _of_follower(source: FollowerLessons, sampler: Sampler, chance: random.Rando
     _LOG.info("follower, %s: %d right drafts, %d of %d wrong ones have a target", _names(source), len(right),
               len(rows) - len(right), len(wrong))  # fmt: skip
     return rows
+
+
+def _thought(
+    source: FollowerLessons, drafted: Sequence[Example], passed: Sequence[bool], sampler: Sampler, chance: random.Random
+) -> list[Row]:
+    """Where what the Follower thinks leads to a right answer: nothing is learnt of thoughts that do not tell.
+
+    At most one lesson of a prompt keeps a right draft, and one mends a wrong one. Of the right drafts those come first
+    that the first own answer doubts, up to a half: they are few, and what is to be learnt is not to trust one doubt.
+    """
+    kept: dict[bool, list[tuple[Example, str]]] = {True: [], False: []}  # by doubted
+    mended: list[tuple[Example, str]] = []
+    asked = _one_of_each(drafted)
+    written = dict(zip((prompt_id(one.chat) for one in asked), sampler.all(asked, refined=False), strict=True))
+    for example, is_right in zip(drafted, passed, strict=True):
+        own = [text.strip() for text in written[prompt_id(example.chat)] if text != example.draft]
+        chance.shuffle(own)
+        found = considered(example.draft or "", own, _reader(source, example)) if own else None
+        if found is None:
+            continue
+        if is_right and found.answer == example.draft:
+            kept[found.doubted].append((example, found.target))
+        elif not is_right and found.answer != example.draft and _passed([example], [found.answer])[0]:
+            mended.append((example, found.target))
+    doubted = _one_lesson_of_each(kept[True])[: source.right // 2]
+    right = _one_lesson_of_each([*doubted, *kept[False]])[: source.right]
+    wrong = _one_lesson_of_each(mended)[: source.wrong]
+    _LOG.info("follower, %s, with thoughts: %d right drafts, %d of them doubted, and %d wrong ones, of %d",
+              _names(source), len(right), len(doubted), len(wrong), len(drafted))  # fmt: skip
+    return [_row(example, example.draft, target) for example, target in right + wrong]
+
+
+def _reader(source: FollowerLessons, example: Example) -> Callable[[str], str | None]:
+    check = None if example.check is None else check_of(example.check)
+    if not isinstance(check, ReadableCheck):
+        kind = "no check" if example.check is None else f"a check of kind {example.check.kind}"
+        raise DataError(f"{_names(source)}: thoughts need checks that look for a result, and there is {kind}")
+    return check.read
+
+
+def _one_lesson_of_each(lessons: Sequence[tuple[Example, str]]) -> list[tuple[Example, str]]:
+    """The first of each prompt."""
+    found: dict[str, tuple[Example, str]] = {}
+    for example, target in lessons:
+        found.setdefault(prompt_id(example.chat), (example, target))
+    return list(found.values())
 
 
 def _drafted(source: FollowerLessons, examples: Sequence[Example], sampler: Sampler) -> list[Example]:

@@ -9,6 +9,11 @@ from slhf_training.data import DataSettings
 from slhf_training.evaluation.settings import GenerationSettings
 
 
+class Turn(Section):
+    role: Literal["system", "user", "assistant"]
+    content: str = Field(min_length=1)
+
+
 class Samples(Section):
     """Answers of a model, of which those that pass their check are targets, before any reference."""
 
@@ -16,6 +21,9 @@ class Samples(Section):
     count: int = Field(default=4, gt=0)
     """Of each prompt and of each wrong draft."""
     generation: GenerationSettings = GenerationSettings()
+    turns: tuple[Turn, ...] = ()
+    """Stand before each prompt that is answered without a draft: how to answer (`system`), and worked examples. What is
+    learnt is the answer to the prompt alone. Prompts that begin with a system turn of their own do not go with one."""
 
 
 class LeaderLessons(Section):
@@ -36,6 +44,9 @@ class FollowerLessons(Section):
     """At most so many wrong drafts, one of a prompt: their target is a sample that passes, or the reference."""
     references: bool = True
     """Whether a reference is the target where no sample passes."""
+    thoughts: bool = False
+    """The Follower learns to work the question out before it decides (thoughts.py): samples of the Leader are what it
+    thinks, and the target of a wrong draft. Of checks that look for a result: number, exact, accepted."""
 
 
 class LessonsSettings(Section):
@@ -53,4 +64,6 @@ class LessonsSettings(Section):
             raise ValueError("name at least one of leader and follower")
         if self.samples is None and any(source.drafts == "sampled" for source in self.follower):
             raise ValueError("follower: drafts: sampled needs samples")
+        if self.samples is None and any(source.thoughts for source in self.follower):
+            raise ValueError("follower: thoughts need samples")
         return self
