@@ -246,11 +246,27 @@ def test_half_of_the_right_drafts_are_ones_that_the_first_thought_doubts(tmp_pat
 
 
 def test_checks_that_look_for_no_result_cannot_be_thought_about(tmp_path: Path, bundle: str) -> None:
-    check = {"kind": "tests", "entry_point": "one", "test_program": "assert one() == 1"}
-    rows = [{"prompt": "Write one().", "check": check, "draft": "def one(): return 2"}]
+    check = {"kind": "instructions", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    rows = [{"prompt": "Write without commas.", "check": check, "draft": "So, so.", "source": "ours"}]
     asked = settings(tmp_path, rows, follower={"thoughts": True}, samples={"bundle": bundle, "count": 2})
-    with pytest.raises(DataError, match="a check of kind tests"):
-        lessons(asked, answers("def one(): return 1"))
+    with pytest.raises(DataError, match="ours.*a check of kind instructions"):
+        lessons(asked, answers("So."))
+
+
+def test_of_a_program_the_thought_is_what_it_gives_for_the_example(tmp_path: Path, bundle: str) -> None:
+    tests = {"kind": "tests", "entry_point": "twice", "test_program": "assert twice(2) == 4 and twice(3) == 6"}
+    check = {**tests, "example": "assert twice(2)==4"}
+    kept, mended, hidden = (f"def twice(x):\n    return x {rest}" for rest in ("+ x", "+ 1", "** 2"))
+    right = "def twice(x):\n    return 2 * x"
+    rows = [
+        {"prompt": "Double it.", "check": check, "draft": one, "reference": right} for one in (kept, mended, hidden)
+    ]
+    asked = settings(tmp_path, rows, follower={"thoughts": True}, samples={"bundle": bundle, "count": 1})
+    thought = "<think>\nThe example: twice(2)\nThe draft gives: {}\nIt should be: 4\nIt {}.\n</think>\n{}"
+    assert written(lessons(asked, answers("I cannot."))) == [
+        ("Double it.", mended, thought.format(3, "changes", right)),
+        ("Double it.", kept, thought.format(4, "stays", kept)),
+    ]  # of the hidden fault the thought does not tell
 
 
 def test_turns_stand_before_what_the_leader_is_asked_and_not_in_what_is_learnt(tmp_path: Path, bundle: str) -> None:

@@ -5,7 +5,9 @@ import pytest
 from slhf_training.checks.accepted import Accepted, AcceptedSettings
 from slhf_training.checks.exact import Exact, ExactSettings
 from slhf_training.checks.number import Number, NumberSettings
+from slhf_training.checks.tests import UnitTestsSettings
 from slhf_training.lessons.thoughts import considered
+from slhf_training.lessons.traced import traced
 
 READ = Number(NumberSettings(kind="number", answer="1")).read
 SIX, SEVEN, EIGHT = "3 + 3 = 6", "3 + 4 = 7", "4 + 4 = 8"
@@ -30,7 +32,7 @@ def test_two_answers_that_agree_take_the_drafts_place_and_nothing_else_does(
     found = considered(draft, own, READ)
     assert found is not None
     assert (found.answer, found.doubted) == (answer, doubted)
-    assert found.target == f"<think>\n{found.thoughts}\n</think>\n{answer}"
+    assert found.before(answer) == f"<think>\n{found.thoughts}\n</think>\n{answer}"
 
 
 def test_a_doubt_without_a_second_answer_says_nothing() -> None:
@@ -70,3 +72,36 @@ def test_of_words_the_last_line_or_sentence_is_read() -> None:
     assert exact.read(" ") is None
     assert accepted.read("I think so. It is the city of Rome!") == accepted.read("it is city of rome")
     assert accepted.read("…") is None
+
+
+@pytest.mark.parametrize(
+    ("example", "draft", "thought"),
+    [
+        ("assert f(1) == 2", "def f(x): return x", "gives: 1\nIt should be: 2\nIt changes."),
+        ("assert f(1) == 1.0", "def f(x): return x", "gives: 1\nIt should be: 1.0\nIt stays."),
+        ("assert f(1) == 2", "```python\ndef f(x): return 2 * x\n```", "gives: 2\nIt should be: 2\nIt stays."),
+        ("assert f(1) == 2", "def g(x): return 2", "gives: raises NameError\nIt should be: 2\nIt changes."),
+    ],
+)
+def test_a_programs_thought_is_the_value_that_it_really_gives(example: str, draft: str, thought: str) -> None:
+    found = traced(draft, UnitTestsSettings(kind="tests", entry_point="f", test_program="f", example=example))
+    assert found is not None
+    assert found.thoughts.endswith(f"The draft {thought}")
+    assert found.answer == (draft if thought.endswith("stays.") else None)
+
+
+@pytest.mark.parametrize(
+    ("example", "draft"),
+    [
+        ("", "def f(x): return x"),
+        ("assert f(1)", "def f(x): return x"),
+        ("f(1) == 1", "def f(x): return x"),
+        ("assert f(", "def f(x): return x"),
+        ("assert f(1) == 1", "I do not know!"),
+        ("assert f(1) == 1", "def f(x): raise SystemExit"),
+        ("assert f(1) == 1", "def f(x): return 'x' * 1000"),
+    ],
+)
+def test_without_an_example_a_program_or_a_short_value_there_is_no_thought(example: str, draft: str) -> None:
+    check = UnitTestsSettings(kind="tests", entry_point="f", test_program="f", example=example)
+    assert traced(draft, check) is None

@@ -45,8 +45,9 @@ class FollowerLessons(Section):
     references: bool = True
     """Whether a reference is the target where no sample passes."""
     thoughts: bool = False
-    """The Follower learns to work the question out before it decides (thoughts.py): samples of the Leader are what it
-    thinks, and the target of a wrong draft. Of checks that look for a result: number, exact, accepted."""
+    """The Follower learns to think before it decides. Where a check looks for a result (number, exact, accepted), it
+    works the question out (thoughts.py): samples of the Leader are what it thinks, and the target of a wrong draft. Of
+    programs it thinks what they give for the example that the prompt shows (traced.py)."""
 
 
 class LessonsSettings(Section):

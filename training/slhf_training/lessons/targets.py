@@ -6,8 +6,20 @@ from difflib import SequenceMatcher
 
 from slhf_training.checks.registry import CheckSettings
 from slhf_training.checks.tests import UnitTestsSettings
+from slhf_training.examples import Example
+from slhf_training.lessons.sampler import passed
 
 FENCE = "```python\n{code}\n```"
+
+
+def targets_of(examples: Sequence[Example], passing: Sequence[Sequence[str]], references: bool) -> list[str | None]:
+    """The sample that passes and keeps most of the draft, else the reference if that passes, else None."""
+    known = [worded(e.reference, e.check) if references and e.reference else "" for e in examples]
+    good = passed(examples, known)
+    return [
+        nearest(e.draft, texts) if texts else (text if is_good else None)
+        for e, texts, text, is_good in zip(examples, passing, known, good, strict=True)
+    ]
 
 
 def worded(reference: str, check: CheckSettings | None) -> str:

@@ -18,14 +18,13 @@ _NOTHING = "none"
 @dataclass(frozen=True, slots=True)
 class Considered:
     thoughts: str
-    answer: str
-    """The draft, or the own answer that takes its place."""
+    answer: str | None
+    """The draft, or the own answer that takes its place; None: the draft changes, and this does not say to what."""
     doubted: bool
     """The first own answer has another result than the draft."""
 
-    @property
-    def target(self) -> str:
-        return _THOUGHTS.format(thoughts=self.thoughts, answer=self.answer)
+    def before(self, answer: str) -> str:
+        return _THOUGHTS.format(thoughts=self.thoughts, answer=answer)
 
 
 def considered(draft: str, own: Sequence[str], read: Callable[[str], str | None]) -> Considered | None:
