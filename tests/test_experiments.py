@@ -1,4 +1,4 @@
-"""docs/experiments/: one form for all pages, one table that finds them; and every link of our documents leads somewhere."""
+"""docs/experiments/: all pages have one form, one table finds them, and every link of our documents leads somewhere."""
 
 import re
 from pathlib import Path
