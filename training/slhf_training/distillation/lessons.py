@@ -153,7 +153,7 @@ def choose(groups: Sequence[Group], preference: Preference, edit_cost: float = 0
     share of its words that are not the draft's.
 
     The draft itself is none of them: that it is best for one prompt in ten teaches the Follower to copy everywhere
-    (docs/experiments.md). None: the source abstains from all, or there is nothing to compare.
+    (docs/experiments/repairs-and-choice.md). None: the source abstains from all, or there is nothing to compare.
     """
     chats: list[Chat] = []
     first: list[str] = []

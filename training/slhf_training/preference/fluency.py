@@ -1,8 +1,8 @@
 """How plausible a frozen language model finds an answer: p(first beats second) = sigmoid((f(first) - f(second)) / s).
 
 With s the `scale`, f is the mean over the answer's tokens, its end included, of min(log-prob, -floor), in nats. Heads
-on pooled states hear little of incoherence (docs/experiments.md); likelihood does. The floor keeps it from paying for
-text that repeats itself: tokens that are all but certain count no more than those of ordinary text.
+on pooled states hear little of incoherence (docs/experiments/incoherence.md); likelihood does. The floor keeps it from
+paying for text that repeats itself: tokens that are all but certain count no more than those of ordinary text.
 """
 
 from collections.abc import Sequence
