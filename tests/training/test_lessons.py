@@ -245,12 +245,26 @@ def test_half_of_the_right_drafts_are_ones_that_the_first_thought_doubts(tmp_pat
     assert len(found) == 10
 
 
-def test_checks_that_look_for_no_result_cannot_be_thought_about(tmp_path: Path, bundle: str) -> None:
-    check = {"kind": "instructions", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
-    rows = [{"prompt": "Write without commas.", "check": check, "draft": "So, so.", "source": "ours"}]
+def test_checks_that_nobody_can_think_about_are_named(tmp_path: Path, bundle: str) -> None:
+    check = {"kind": "schema", "schema": {"type": "object"}}
+    rows = [{"prompt": "Write JSON.", "check": check, "draft": "{}", "source": "ours"}]
     asked = settings(tmp_path, rows, follower={"thoughts": True}, samples={"bundle": bundle, "count": 2})
-    with pytest.raises(DataError, match="ours.*a check of kind instructions"):
-        lessons(asked, answers("So."))
+    with pytest.raises(DataError, match="ours.*a check of kind schema"):
+        lessons(asked, answers("{}"))
+
+
+def test_of_instructions_the_thought_is_which_of_them_the_draft_follows(tmp_path: Path, bundle: str) -> None:
+    kinds = ["punctuation:no_comma", "keywords:existence"]
+    given = [{}, {"keywords": ["sun", "sea"]}]
+    check = {"kind": "instructions", "instruction_id_list": kinds, "kwargs": given}
+    drafts = ["Sun and sea.", "Sun, sea."]
+    rows = [{"prompt": "Write without commas of sun and sea.", "check": check, "draft": draft} for draft in drafts]
+    asked = settings(tmp_path, rows, follower={"thoughts": True}, samples={"bundle": bundle, "count": 1})
+    thought = "<think>\nno comma: {}\nexistence (sun, sea): yes\nIt {}.\n</think>\n{}"
+    assert [target for _, _, target in written(lessons(asked, answers("Sea and sun.")))] == [
+        thought.format("yes", "stays", drafts[0]),
+        thought.format("no", "changes", "Sea and sun."),
+    ]
 
 
 def test_of_a_program_the_thought_is_what_it_gives_for_the_example(tmp_path: Path, bundle: str) -> None:

@@ -38,4 +38,8 @@ class Instructions:
         self._rule = follows_loosely if settings.loose else follows
 
     def passed(self, answer: str) -> bool:
-        return all(self._row.followed(answer, self._rule))
+        return all(self.followed(answer))
+
+    def followed(self, answer: str) -> tuple[bool, ...]:
+        """Of each instruction."""
+        return self._row.followed(answer, self._rule)

@@ -47,7 +47,8 @@ class FollowerLessons(Section):
     thoughts: bool = False
     """The Follower learns to think before it decides. Where a check looks for a result (number, exact, accepted), it
     works the question out (thoughts.py): samples of the Leader are what it thinks, and the target of a wrong draft. Of
-    programs it thinks what they give for the example that the prompt shows (traced.py)."""
+    programs it thinks what they give for the example that the prompt shows (traced.py), and of instructions which ones
+    the draft follows (listed.py)."""
 
 
 class LessonsSettings(Section):

@@ -5,11 +5,13 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 from slhf_training.checks import ReadableCheck
+from slhf_training.checks.instructions import InstructionsCheckSettings
 from slhf_training.checks.registry import check_of
 from slhf_training.checks.tests import UnitTestsSettings
 from slhf_training.errors import DataError
 from slhf_training.evaluation.prompts import prompt_id
 from slhf_training.examples import Example
+from slhf_training.lessons.listed import listed
 from slhf_training.lessons.sampler import Sampler, one_of_each, passed
 from slhf_training.lessons.settings import FollowerLessons
 from slhf_training.lessons.targets import targets_of
@@ -48,24 +50,28 @@ def thought(
 
 def _considered(drafted: Sequence[Example], sampler: Sampler, chance: random.Random) -> Iterator[Considered | None]:
     """Of each draft what the Follower is to think; None where that comes to nothing."""
-    solved = one_of_each([one for one in drafted if not isinstance(one.check, UnitTestsSettings)])
+    solved = one_of_each(one for one in drafted if _reading(one))
     answers = dict(zip((prompt_id(one.chat) for one in solved), sampler.all(solved, refined=False), strict=True))
     for example in drafted:
-        if isinstance(example.check, UnitTestsSettings):
-            yield traced(example.draft or "", example.check)
-        else:
-            read = _reading(example)
-            own = [text.strip() for text in answers[prompt_id(example.chat)] if text != example.draft]
-            chance.shuffle(own)
-            yield considered(example.draft or "", own, read) if own else None
+        draft = example.draft or ""
+        match example.check:
+            case UnitTestsSettings() as check:
+                yield traced(draft, check)
+            case InstructionsCheckSettings() as check:
+                yield listed(draft, check)
+            case _ if read := _reading(example):
+                own = [text.strip() for text in answers[prompt_id(example.chat)] if text != example.draft]
+                chance.shuffle(own)
+                yield considered(draft, own, read) if own else None
+            case check:
+                kind = "no check" if check is None else f"a check of kind {check.kind}"
+                raise DataError(f"{example.source or 'a row'}: nobody can think about {kind}; take thoughts: false")
 
 
-def _reading(example: Example) -> Callable[[str], str | None]:
+def _reading(example: Example) -> Callable[[str], str | None] | None:
+    """How a result is read out of an answer; None: the check looks for none."""
     check = None if example.check is None else check_of(example.check)
-    if isinstance(check, ReadableCheck):
-        return check.read
-    kind = "no check" if example.check is None else f"a check of kind {example.check.kind}"
-    raise DataError(f"{example.source or 'a row'}: nobody can think about {kind}; take thoughts: false")
+    return check.read if isinstance(check, ReadableCheck) else None
 
 
 def _mended(changed: Sequence[tuple[Example, Considered]], sampler: Sampler, references: bool) -> list[Taught]:

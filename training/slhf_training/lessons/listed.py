@@ -1,0 +1,21 @@
+"""What a Follower thinks of a text with instructions: each of them, and whether the draft follows it."""
+
+from slhf_training.checks.instructions import Instructions, InstructionsCheckSettings
+from slhf_training.lessons.thoughts import Considered
+
+
+def listed(draft: str, check: InstructionsCheckSettings) -> Considered:
+    """A line for each instruction: its kind and arguments in words, and what the check says of the draft."""
+    names = [
+        " ".join([kind.partition(":")[2].replace("_", " "), *(f"({value})" for value in map(_said, given.values()))])
+        for kind, given in zip(check.row().kinds, check.row().arguments, strict=True)
+    ]
+    followed = Instructions(check).followed(draft)
+    stays = all(followed)
+    lines = [f"{name}: {'yes' if is_so else 'no'}" for name, is_so in zip(names, followed, strict=True)]
+    verdict = "It stays." if stays else "It changes."
+    return Considered("\n".join([*lines, verdict]), draft if stays else None, doubted=False)
+
+
+def _said(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else " ".join(str(value).split())
