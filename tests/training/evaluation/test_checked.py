@@ -181,6 +181,29 @@ def test_the_panel_chooses_of_the_two_where_it_speaks(tmp_path: Path) -> None:
     assert [row["against_two_answers"]["gain"]["value"] for row in group["players"]] == [-0.5, -0.5]
 
 
+def answering_in_turn(name: str) -> Callable[[Task, str | None], str | None]:
+    """Of four answers to a question the second and the fourth are right, and the others differ."""
+    count: dict[str, int] = {}
+
+    def reply(task: Task, draft: str | None) -> str | None:
+        question = task.chat[-1]["content"]
+        if draft is not None:
+            return draft
+        count[question] = count.get(question, -1) + 1
+        return f"It is {SUMS[question] if count[question] % 2 else -1000 - count[question]}."
+
+    return reply
+
+
+def test_more_answers_vote_where_a_check_reads_a_result(tmp_path: Path) -> None:
+    how = own(tmp_path, two_answers=["slhf"], votes=4)
+    group = checked(tmp_path, FakeModels(answering_in_turn), **how)["tasks"]["sums"]
+    (both,) = group["two_answers"]
+    assert (both["right"]["value"], both["pass_at_2"]["value"]) == (0, 1)
+    assert (both["vote"]["answers"], both["vote"]["right"]["value"]) == (4, 1)
+    assert "majority right" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
 def test_rows_of_several_tasks_are_pooled_and_chosen_by_model(tmp_path: Path) -> None:
     """Of the strong model's 10 drafts all are right, of the weak one's 10 none, and in the other task 3 of 10."""
     models = FakeModels(says(lambda right, draft, task: draft))

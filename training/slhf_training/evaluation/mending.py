@@ -1,10 +1,12 @@
 """Right and wrong before and after refinement, as a program sees it: what is mended, what is broken."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from slhf_training.checks import ReadableCheck
 from slhf_training.checks.batch import passed_all
 from slhf_training.checks.tests import program_of
 from slhf_training.evaluation.answers import GIVEN, Answer, Answers
@@ -92,8 +94,9 @@ def _style(
     }
 
 
-def two_answers(study: Study, marks: Marks, cases: Sequence[Case], leader: str) -> tuple[Row, Numbers]:
-    """What as many tokens buy without refinement: two independent answers of one Leader, of which one is chosen.
+def two_answers(study: Study, marks: Marks, cases: Sequence[Case], leader: str, votes: int = 2) -> tuple[Row, Numbers]:
+    """What as many tokens buy without refinement: two independent answers of one Leader, of which one is chosen, and a
+    vote of more.
 
     The panel chooses where it speaks; elsewhere, and without a panel, the first stands. Also returned: 1 where the
     chosen one is right, (N,).
@@ -112,8 +115,32 @@ def two_answers(study: Study, marks: Marks, cases: Sequence[Case], leader: str) 
         "panel_spoke": counted(~np.isnan(p)) if study.comparisons is not None else None,
         "words": _total([_mean(len((answer.text or "").split()) for answer in one) for one in written]),
         "tokens": _total([_mean(answer.tokens for answer in one) for one in written]),
+        "vote": _vote(study, marks, cases, leader, votes) if votes > 2 else None,
     }
     return row, chosen
+
+
+def _vote(study: Study, marks: Marks, cases: Sequence[Case], leader: str, votes: int) -> Row | None:
+    """The result that most of these answers have, the earlier one of two; None where no check reads results."""
+    read = [case for case in cases if isinstance(case.check, ReadableCheck)]
+    if not read:
+        return None
+    written = [marks.answers(read, (leader,), sample) for sample in range(votes)]
+    right = np.array([marks.of(read, (leader,), sample) for sample in range(votes)])  # (votes, N)
+    winners = [_most_common(case, answers) for case, answers in zip(read, zip(*written, strict=True), strict=True)]
+    return {
+        "answers": votes,
+        "right": _mean_of(study, read, right[winners, np.arange(len(read))]),
+        "tokens": _total([_mean(answer.tokens for answer in one) for one in written]),
+    }
+
+
+def _most_common(case: Case, answers: Sequence[Answer]) -> int:
+    """Which of the answers is the first that has the most common result; the first of all where none has one."""
+    assert isinstance(case.check, ReadableCheck)
+    results = [case.check.read(answer.text or "") for answer in answers]
+    common = Counter(result for result in results if result is not None).most_common(1)
+    return results.index(common[0][0]) if common else 0
 
 
 def against(study: Study, marks: Marks, cases: Sequence[Case], chain: Chain, leader: str, chosen: Numbers) -> Row:

@@ -116,6 +116,7 @@ def _two_answers(figures: Row) -> Iterator[str]:
     yield ""
     columns = ["task", "answers of", "first right", "chosen right", "either right", "panel spoke", "words", "tokens"]
     groups = figures["tasks"] | figures["pooled"]
+    votes = [(task, row, row["vote"]) for task, group in groups.items() for row in group["two_answers"] if row["vote"]]
     yield from table(
         columns,
         (
@@ -128,6 +129,17 @@ def _two_answers(figures: Row) -> Iterator[str]:
         ),
     )
     yield ""
+    if votes:
+        yield "More of them, where a check reads a result: the one that most of them have (self-consistency)."
+        yield ""
+        yield from table(
+            ["task", "answers of", "answers", "majority right", "tokens"],
+            [
+                [task, row["leader"], vote["answers"], percent(vote["right"]), number(vote["tokens"])]
+                for task, row, vote in votes
+            ],
+        )
+        yield ""
     yield from table(
         ["task", "drafts by", "refined by", "against two of", "refined less chosen, points", "words", "tokens"],
         (

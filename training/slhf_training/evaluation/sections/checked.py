@@ -37,6 +37,9 @@ class CheckedSettings(Section):
     two_answers: tuple[str, ...] = ()
     """Leaders that also answer every prompt twice: what as many tokens buy without refinement. Of the two the
     configuration's `preference` chooses where it speaks, else the first stands."""
+    votes: int = Field(default=2, ge=2)
+    """How many answers these write. With more than two, all of them vote where a check reads a result: as many as cost
+    a refinement's tokens show whether it is worth more than self-consistency (Wang et al., ICLR 2023)."""
     pooled: dict[str, PoolSettings] = {}
 
     @model_validator(mode="after")
@@ -70,7 +73,7 @@ class Checked(Measurement[CheckedSettings]):
 
     @classmethod
     def sampled(cls, how: CheckedSettings) -> Mapping[str, int]:
-        return dict.fromkeys(how.two_answers, 2)
+        return dict.fromkeys(how.two_answers, how.votes)
 
     def given(self) -> Mapping[str, str]:
         return {prompt.id: prompt.draft for prompt in self.prompts.values() if prompt.draft is not None}
@@ -85,8 +88,9 @@ class Checked(Measurement[CheckedSettings]):
             for follower in self.how.followers
         ]
         cases = [case for task in self._cases.values() for case in task]
-        both = [Slot((leader,), case.prompt.id, n) for leader in self.how.two_answers for case in cases for n in (0, 1)]
-        return [*found, *both]
+        votes = range(self.how.votes)
+        more = [Slot((leader,), case.prompt.id, n) for leader in self.how.two_answers for case in cases for n in votes]
+        return [*found, *more]
 
     def _reaching(self, cases: Sequence[Case], rounds: int) -> Sequence[Case]:
         """Those that get so many rounds."""
@@ -109,7 +113,8 @@ class Checked(Measurement[CheckedSettings]):
 
     def _group(self, study: Study, marks: Marks, writers: Sequence[str], cases: Sequence[Case]) -> Row:
         """A task, or a pool of tasks."""
-        instead = {leader: two_answers(study, marks, cases, leader) for leader in self.how.two_answers}
+        votes = self.how.votes
+        instead = {leader: two_answers(study, marks, cases, leader, votes) for leader in self.how.two_answers}
         chosen = {leader: right for leader, (_, right) in instead.items()}
         return {
             "rows": len(cases),
