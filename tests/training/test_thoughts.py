@@ -32,7 +32,9 @@ def test_two_answers_that_agree_take_the_drafts_place_and_nothing_else_does(
     found = considered(draft, own, READ)
     assert found is not None
     assert (found.answer, found.doubted) == (answer, doubted)
-    assert found.before(answer) == f"<think>\n{found.thoughts}\n</think>\n{answer}"
+    target = found.before(answer)
+    assert target.text == f"<think>\n{found.thoughts}\n</think>\n{answer}"
+    assert [target.text[start:end] for start, end in target.sampled] == own[: len(target.sampled)]
 
 
 def test_a_doubt_without_a_second_answer_says_nothing() -> None:

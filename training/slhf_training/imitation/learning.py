@@ -22,7 +22,7 @@ class Imitator(AdapterTrainer):
         self._halved = HalvedModel(student.get_base_model(), first_layer)
         self._states: dict[int, Tensor] = {}  # by lesson: (T, H), of the layers that do not learn
         self._keeps = first_layer > 0
-        self._length = sum(len(lesson.target) for lesson in lessons) / len(lessons)
+        self._length = sum(sum(lesson.weights) for lesson in lessons) / len(lessons)
         self._autocast = settings.optimisation.autocast == "bfloat16"
 
     def learn(self, items: Sequence[int]) -> Tensor:
@@ -40,11 +40,13 @@ class Imitator(AdapterTrainer):
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._autocast):
             logits = self._halved.logits(self._states_of(number), len(lesson.target))
         target = torch.tensor(lesson.target, device=device)
+        weights = torch.tensor(lesson.weights, device=device)
         nats = torch.nn.functional.cross_entropy(logits, target, reduction="none")  # (T,)
         self.pending[f"{lesson.role}/nats_per_token"] += nats.tolist()
         self.pending[f"{lesson.role}/first_token_nats"].append(nats[0].item())
-        # By the mean length of all targets and not by each one's own, which would make a short one's tokens count more.
-        return nats.sum() * lesson.weight / self._length
+        self.pending[f"{lesson.role}/weighted_nats"].append((nats @ weights / weights.sum()).item())
+        # By the mean weight of all targets and not by each one's own, which would make a short one's tokens count more.
+        return nats @ weights / self._length
 
     def _states_of(self, number: int) -> Tensor:
         if number not in self._states:

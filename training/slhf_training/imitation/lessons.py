@@ -1,6 +1,7 @@
 """Lessons from JSONL rows: what asks (as in data.py), a `draft` or none, and the `target`.
 
-A row with a draft teaches the Follower, one without the Leader. `weight` says how much it counts (default 1).
+A row with a draft teaches the Follower, one without the Leader. `weight` says how much it counts (default 1), and
+`sampled` which parts of the target, from character to character, are samples of the model that learns.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ class LessonRow(Asked):
     target: str = Field(min_length=1)
     draft: str | None = None
     weight: float = Field(default=1.0, gt=0)
+    sampled: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,8 @@ class Lesson:
     prompt: Ids
     target: Ids
     """With the token that ends it."""
-    weight: float = 1.0
+    weights: tuple[float, ...] = ()
+    """Of each token of the target."""
 
     @property
     def ids(self) -> Ids:
@@ -42,16 +45,21 @@ def read_lessons(files: Sequence[Path]) -> Iterator[LessonRow]:
             yield checked(LessonRow, asked(row, f"{path}:{number}"), f"{path}:{number}")
 
 
-def lessons_of(rows: Sequence[LessonRow], prompts: Prompts, end: int, most: int) -> list[Lesson]:
-    """Those of at most `most` tokens. Raises DataError where none is left."""
-    found = [lesson for row in rows if len((lesson := _lesson(row, prompts, end)).ids) <= most]
+def lessons_of(rows: Sequence[LessonRow], prompts: Prompts, end: int, most: int, sampled: float = 1) -> list[Lesson]:
+    """Those of at most `most` tokens. `sampled`: the weight of a token that the model itself has written, where that of
+    others is 1. Raises DataError where none is left."""
+    found = [lesson for row in rows if len((lesson := _lesson(row, prompts, end, sampled)).ids) <= most]
     if not found:
         raise DataError(f"lessons: none of {len(rows)} rows fits in {most} tokens")
     return found
 
 
-def _lesson(row: LessonRow, prompts: Prompts, end: int) -> Lesson:
+def _lesson(row: LessonRow, prompts: Prompts, end: int, sampled: float) -> Lesson:
     target = (*prompts.ids(row.target), end)
+    weights = [row.weight] * len(target)
+    for start, stop in row.sampled:
+        first, last = (len(prompts.ids(row.target[:place])) for place in (start, stop))  # but for what grows together
+        weights[first:last] = [row.weight * sampled] * (last - first)
     if row.draft is None:
-        return Lesson("leader", prompts.leader(row.chat()), target, row.weight)
-    return Lesson("follower", prompts.follower(row.chat(), prompts.ids(row.draft)), target, row.weight)
+        return Lesson("leader", prompts.leader(row.chat()), target, tuple(weights))
+    return Lesson("follower", prompts.follower(row.chat(), prompts.ids(row.draft)), target, tuple(weights))

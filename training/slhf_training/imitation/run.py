@@ -38,7 +38,7 @@ def imitate(settings: ImitateSettings, name: str) -> Bundle:
     tokenizer, base = load_causal(settings.model, DTYPES[settings.dtype])
     prompts = Prompts(tokenizer, settings.follower_turn, end_ids_of(base))
     rows = list(read_lessons(settings.lessons))
-    lessons = lessons_of(rows, prompts, tokenizer.eos_token_id, settings.max_tokens)
+    lessons = lessons_of(rows, prompts, tokenizer.eos_token_id, settings.max_tokens, settings.sampled_weight)
     _LOG.info("%d lessons of %d rows, %d tokens", len(lessons), len(rows), sum(len(one.ids) for one in lessons))
     trainer = Imitator(_student(base, settings), _first_layer(settings), lessons, settings)
     last = last_checkpoint(settings.output_dir)

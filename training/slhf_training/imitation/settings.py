@@ -23,5 +23,8 @@ class ImitateSettings(Run):
     follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
     max_tokens: int = Field(default=1024, gt=0)
     """Of a lesson's prompt and target; what needs more is counted and dropped."""
+    sampled_weight: float = Field(default=0.1, ge=0, le=1)
+    """Of a token that the model itself has written (`sampled` in a row), where that of others is 1: it teaches how the
+    model's own answers look, and nothing else. What follows from them is in the tokens between."""
     sampling: SamplingDefaults = SamplingDefaults(temperature=0.3, max_tokens=1024)
     """How the bundle is served where a request is silent."""

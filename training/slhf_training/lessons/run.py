@@ -21,6 +21,7 @@ from slhf_training.lessons.sampler import Sampler, one_of_each, passed
 from slhf_training.lessons.settings import FollowerLessons, LeaderLessons, LessonsSettings
 from slhf_training.lessons.targets import FENCE, targets_of, worded
 from slhf_training.lessons.thinking import Taught, thought
+from slhf_training.lessons.thoughts import Target
 
 LESSONS, TEXTS = "lessons.jsonl", "texts.jsonl"
 _LOG = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def _teacher(settings: LessonsSettings, opened: OpenModel) -> Teacher | None:
 def _of_leader(source: LeaderLessons, sampler: Sampler) -> list[Row]:
     examples = one_of_each(load(source.data))
     targets = targets_of(examples, sampler.passing(examples, refined=False), source.references)
-    rows = [_row(e, None, _fenced(e, target)) for e, target in zip(examples, targets, strict=True) if target]
+    rows = [_row(e, None, Target(_fenced(e, target))) for e, target in zip(examples, targets, strict=True) if target]
     _LOG.info("leader, %s: %d lessons of %d prompts", _names(source), len(rows), len(examples))
     return rows
 
@@ -86,8 +87,8 @@ def _plain(
     wrong = one_of_each(itertools.compress(drafted, (not is_right for is_right in right)))[: source.wrong]
     targets = targets_of(wrong, sampler.passing(wrong, refined=True), source.references)
     return (
-        [(one, one.draft or "") for one in kept],
-        [(one, target) for one, target in zip(wrong, targets, strict=True) if target],
+        [(one, Target(one.draft or "")) for one in kept],
+        [(one, Target(target)) for one, target in zip(wrong, targets, strict=True) if target],
     )
 
 
@@ -111,6 +112,7 @@ def _names(source: LeaderLessons | FollowerLessons) -> str:
     return ", ".join(path.name for path in source.data.files)
 
 
-def _row(example: Example, draft: str | None, target: str) -> Row:
-    row: Row = {"prompt": example.chat, "target": target, "source": example.source}
+def _row(example: Example, draft: str | None, target: Target) -> Row:
+    row: Row = {"prompt": example.chat, "target": target.text, "source": example.source}
+    row |= {"sampled": target.sampled} if target.sampled else {}
     return row if draft is None else row | {"draft": draft}

@@ -15,10 +15,10 @@ from slhf_training.lessons.listed import listed
 from slhf_training.lessons.sampler import Sampler, one_of_each, passed
 from slhf_training.lessons.settings import FollowerLessons
 from slhf_training.lessons.targets import targets_of
-from slhf_training.lessons.thoughts import Considered, considered
+from slhf_training.lessons.thoughts import Considered, Target, considered
 from slhf_training.lessons.traced import traced
 
-Taught = tuple[Example, str]
+Taught = tuple[Example, Target]
 """A draft and its target."""
 
 

@@ -11,8 +11,16 @@ Thoughts stand in `<think>...</think>`, which the server takes out of an answer.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+Span = tuple[int, int]
 _THOUGHTS = "<think>\n{thoughts}\n</think>\n{answer}"
 _NOTHING = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    text: str
+    sampled: tuple[Span, ...] = ()
+    """From where to where it is a sample of the model that learns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +30,32 @@ class Considered:
     """The draft, or the own answer that takes its place; None: the draft changes, and this does not say to what."""
     doubted: bool
     """The first own answer has another result than the draft."""
+    sampled: Sequence[str] = ()
+    """Parts of the thoughts, in their order, that are samples of the model that learns."""
 
-    def before(self, answer: str) -> str:
-        return _THOUGHTS.format(thoughts=self.thoughts, answer=answer)
+    def before(self, answer: str) -> Target:
+        """The thoughts, and then this answer."""
+        spans, end = [], 0
+        text = _THOUGHTS.format(thoughts=self.thoughts, answer=answer)
+        for part in self.sampled:
+            start = text.index(part, end)
+            end = start + len(part)
+            spans.append((start, end))
+        return Target(text, tuple(spans))
 
 
 def considered(draft: str, own: Sequence[str], read: Callable[[str], str | None]) -> Considered | None:
     """`own`: independent answers to the question, of which two are used; None where there is no second one to ask."""
     results = [read(answer) or _NOTHING for answer in own[:2]]
     drafts = read(draft) or _NOTHING
-    stays = f"The draft: {drafts}. It stays."
+    first = f"{own[0]}\nMine: {results[0]}. The draft: {drafts}."
     if results[0] == drafts:
-        return Considered(f"{own[0]}\n{stays}", draft, doubted=False)
+        return Considered(f"{first} The same: it stays.", draft, doubted=False, sampled=own[:1])
     if len(own) < 2:
         return None
-    thoughts = f"{own[0]}\nThe draft: {drafts}. Once more:\n{own[1]}\n"
+    both = f"{first} Once more:\n{own[1]}\nMine: {results[0]}, {results[1]}. The draft: {drafts}."
     if results[1] == drafts:
-        return Considered(thoughts + stays, draft, doubted=True)
+        return Considered(f"{both} One of mine is the draft's: it stays.", draft, doubted=True, sampled=own[:2])
     if results[0] == results[1] != _NOTHING:
-        return Considered(f"{thoughts}Twice {results[0]}, and the draft: {drafts}. It changes.", own[0], doubted=True)
-    unsure = f"{results[0]}, {results[1]}, and the draft: {drafts}. Not sure: it stays."
-    return Considered(thoughts + unsure, draft, doubted=True)
+        return Considered(f"{both} Both of mine are {results[0]}: it changes.", own[0], doubted=True, sampled=own[:2])
+    return Considered(f"{both} All differ: it stays.", draft, doubted=True, sampled=own[:2])
