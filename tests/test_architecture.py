@@ -46,7 +46,7 @@ def importers(prefix: str, *folders: Path) -> set[str]:
 
 def test_one_package_imports_vllm() -> None:
     found = importers("vllm", SERVER)
-    assert "slhf_server/engine/__init__.py" in found
+    assert "slhf_server/engine/vllm.py" in found
     assert {path for path in found if not path.startswith("slhf_server/engine/")} == set()
 
 
@@ -60,7 +60,7 @@ def test_one_module_of_training_imports_vllm_and_does_so_late() -> None:
 
 def test_one_module_imports_that_package() -> None:
     found = importers("slhf_server.engine", SERVER)
-    assert {path for path in found if not path.startswith("slhf_server/engine/")} == {"slhf_server/loading.py"}
+    assert {path for path in found if not path.startswith("slhf_server/engine/")} == {"slhf_server/loading/start.py"}
 
 
 def test_the_server_needs_no_sdk_of_a_provider() -> None:
@@ -68,14 +68,14 @@ def test_the_server_needs_no_sdk_of_a_provider() -> None:
 
 
 def test_the_service_imports_upstreams() -> None:
-    found = importers("slhf_server.upstream", SERVER)
-    assert {path for path in found if not path.startswith("slhf_server/upstream/")} == {"slhf_server/service.py"}
+    found = importers("slhf_server.models.upstream", SERVER)
+    assert {path for path in found if not path.startswith("slhf_server/models/upstream/")} == {"slhf_server/service.py"}
 
 
 def test_torch_is_imported_by_what_converts_weights_and_the_engine_alone() -> None:
     found = importers("torch", SERVER)
     elsewhere = {path for path in found if not path.startswith("slhf_server/engine/")}
-    assert elsewhere == {"slhf_server/builtin/convert.py", "slhf_server/quantization.py"}
+    assert elsewhere == {"slhf_server/builtin/convert.py", "slhf_server/bundles/quantization.py"}
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,16 @@ from types import FrameType
 
 import uvicorn
 
-from slhf_server import logs
+from slhf_server.access.keys import Keyring
 from slhf_server.api.protocol import protocol
 from slhf_server.app import create_app
 from slhf_server.errors import EngineUnavailable, SettingsError
-from slhf_server.keys import Keyring
-from slhf_server.loading import open_vllm
-from slhf_server.model import Engine
+from slhf_server.loading.start import open_vllm
+from slhf_server.models.base import Engine
+from slhf_server.observability import logs
 from slhf_server.service import OpenEngine, Service
-from slhf_server.settings import Settings, load_settings
-from slhf_server.variables import service_links
+from slhf_server.settings.server import Settings, load_settings
+from slhf_server.settings.variables import service_links
 
 _TELLTALES = ("httpx2", "httpcore2")
 """Their loggers would show addresses (info) and prompts (debug)."""

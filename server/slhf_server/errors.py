@@ -1,6 +1,6 @@
 """What a request can be answered with instead of text. Each class is one row of the contract's error table.
 
-RequestError                      status, type, code, param: becomes OpenAI's error object (api/failures.py)
+RequestError                      status, type, code, param: becomes OpenAI's error object (api/error_handlers.py)
 ├── BadRequest               400  invalid_request_error
 │   └── ContextLengthExceeded   400  context_length_exceeded
 │       └── UpstreamContextExceeded      the same, said by an upstream, which keeps the lengths to itself

@@ -9,23 +9,23 @@ from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import TYPE_CHECKING
 
 from slhf.wire import RoundCompleted, RoundDelta
-from slhf_server import logs
-from slhf_server.abandoning import may_be_abandoned
-from slhf_server.admission import Admission
-from slhf_server.chain import Outcome
-from slhf_server.choices import played
+from slhf_server.access.admission import Admission
+from slhf_server.bundles.abandoning import may_be_abandoned
 from slhf_server.errors import EngineUnavailable, InternalError, RequestError, UpstreamUnavailable
-from slhf_server.job import Job
-from slhf_server.metrics import Metrics
-from slhf_server.model import Engine
-from slhf_server.planner import Planner
-from slhf_server.refinement import Step, refine
-from slhf_server.settings import Settings
-from slhf_server.workers import Workers
+from slhf_server.models.base import Engine
+from slhf_server.models.structured_output.workers import Workers
+from slhf_server.observability import logs
+from slhf_server.observability.metrics import Metrics
+from slhf_server.refinement.choices import played
+from slhf_server.refinement.job import Job
+from slhf_server.refinement.loop import Step, refine
+from slhf_server.refinement.planner import Planner
+from slhf_server.refinement.state import Outcome
+from slhf_server.settings.server import Settings
 
 if TYPE_CHECKING:
-    from slhf_server.tracing import Tracing
-    from slhf_server.upstream import Upstream
+    from slhf_server.models.upstream.client import Upstream
+    from slhf_server.observability.tracing import Tracing
 
 OpenEngine = Callable[[Settings], Awaitable[Engine]]
 
@@ -220,7 +220,7 @@ class Service:
 def _upstreams(settings: Settings, metrics: Metrics) -> "dict[str, Upstream]":
     if not settings.upstreams:
         return {}
-    from slhf_server.upstream import Upstream  # imports an HTTP client, which only upstreams need
+    from slhf_server.models.upstream.client import Upstream  # imports an HTTP client, which only upstreams need
 
     return {name: Upstream(name, upstream, metrics) for name, upstream in settings.upstreams.items()}
 
@@ -234,6 +234,6 @@ def _writes_guidance(settings: Settings) -> bool:
 def _tracing(settings: Settings) -> "Tracing | None":
     if settings.otlp_endpoint is None:
         return None
-    from slhf_server.tracing import Tracing  # imports OpenTelemetry's SDK, which only traces need
+    from slhf_server.observability.tracing import Tracing  # imports OpenTelemetry's SDK, which only traces need
 
     return Tracing(settings.otlp_endpoint, content=settings.trace_content)

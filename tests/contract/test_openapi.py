@@ -9,10 +9,10 @@ from jsonschema import Draft202012Validator
 from pydantic import SecretStr
 from schemathesis import GenerationMode
 
+from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter
 from slhf_server.app import create_app
-from slhf_server.fake import FakeEngine
-from slhf_server.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter
-from slhf_server.settings import Settings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.server import Settings
 from tests.conftest import running
 from tests.contract.bodies import BODIES
 from tests.contract.histories import HISTORIES

@@ -7,9 +7,9 @@ import httpx2
 import openai
 import pytest
 
-from slhf_server.fake import FakeEngine
-from slhf_server.parameters import CHAT
-from slhf_server.seeds import seed_of
+from slhf_server.api.openai.parameters import CHAT
+from slhf_server.models.fake import FakeEngine
+from slhf_server.refinement.seeds import seed_of
 from tests.conftest import Serve
 from tests.server.upstream.faulty import (
     HELLO,

@@ -18,13 +18,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from slhf_server.builtin import TRAINED
-from slhf_server.bundles import open_bundle
-from slhf_server.engine import VLLMEngine, int8_obstacle
-from slhf_server.model import Chunk, Sampling, Turn
-from slhf_server.prompt import PromptEncoder
-from slhf_server.quantization import quantized
-from slhf_server.settings import Settings
+from slhf_server.builtin.catalogue import TRAINED
+from slhf_server.bundles.quantization import quantized
+from slhf_server.engine.prompt import PromptEncoder
+from slhf_server.engine.vllm import VLLMEngine, int8_obstacle
+from slhf_server.loading.opening import open_bundle
+from slhf_server.models.base import Chunk, Sampling, Turn
+from slhf_server.settings.server import Settings
 
 START_S = 240
 EXACT: dict[str, Any] = {

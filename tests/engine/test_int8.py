@@ -21,11 +21,11 @@ from vllm.model_executor.kernels.linear import CPUInt8ScaledMMLinearKernel
 from vllm.model_executor.kernels.linear.scaled_mm import Int8ScaledMMLinearLayerConfig
 
 from slhf import Client
-from slhf_server.bundles import open_bundle
-from slhf_server.engine import cpu_obstacle, engine_arguments, int8_obstacle
-from slhf_server.model import Sampling
-from slhf_server.quantization import quantized, rounded
-from slhf_server.settings import Settings
+from slhf_server.bundles.quantization import quantized, rounded
+from slhf_server.engine.vllm import cpu_obstacle, engine_arguments, int8_obstacle
+from slhf_server.loading.opening import open_bundle
+from slhf_server.models.base import Sampling
+from slhf_server.settings.server import Settings
 from tests.engine.conftest import ExactEngine, exact_engine, live_server
 from tests.engine.test_speculation import (
     DRAFT,

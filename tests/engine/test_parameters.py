@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 
 from slhf_server.errors import BadRequest
-from slhf_server.model import Sampling, Turn
-from slhf_server.structure import structure_of
-from slhf_server.workers import Workers
+from slhf_server.models.base import Sampling, Turn
+from slhf_server.models.structured_output.response_format import structure_of
+from slhf_server.models.structured_output.workers import Workers
 from tests.engine.conftest import ExactEngine
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]

@@ -14,13 +14,13 @@ from transformers import AutoTokenizer
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineGenerateError
 
-from slhf_server.engine.parameters import engine_params
+from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.engine.role import VLLMRole
+from slhf_server.engine.sampling import engine_params
 from slhf_server.errors import BadRequest, ContextLengthExceeded, EngineFailed
-from slhf_server.model import Sampling, Turn
-from slhf_server.prompt import PromptEncoder
-from slhf_server.structure import structure_of
-from slhf_server.workers import Workers
+from slhf_server.models.base import Sampling, Turn
+from slhf_server.models.structured_output.response_format import structure_of
+from slhf_server.models.structured_output.workers import Workers
 
 CONTEXT = 512
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm.platforms import current_platform
 
-from slhf_server.model import Chunk, Sampling, Turn
+from slhf_server.models.base import Chunk, Sampling, Turn
 from tests.engine.conftest import ExactEngine
 from tests.engine.exactness import chi_square_p, exact_probabilities
 

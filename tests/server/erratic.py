@@ -8,7 +8,7 @@ from typing import Any
 
 from slhf.wire import FinishReason, TokenLogprob
 from slhf_server.errors import ContextLengthExceeded, TokenBudgetExceeded
-from slhf_server.model import Chunk, Sampling, Turn
+from slhf_server.models.base import Chunk, Sampling, Turn
 
 SECRET = "SECRET"
 """Stands in every thought and in no text."""

@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from slhf_server.cached import made_once
+from slhf_server.bundles.cached import made_once
 from tests.server.conftest import Run
 
 MAKE = """
 import os, sys
 from pathlib import Path
-from slhf_server.cached import made_once
+from slhf_server.bundles.cached import made_once
 os.setegid(0); os.seteuid(int(sys.argv[2])); os.umask(0o022)
 found = made_once(Path(sys.argv[1]), lambda target: (target / "weights").write_text("made by " + sys.argv[2]))
 print((found / "weights").read_text())
@@ -109,7 +109,7 @@ def test_it_is_made_once_for_all_who_ask_at_once(tmp_path: Path) -> None:
 MAKE_AND_WEIGH = """
 import sys
 from pathlib import Path
-from slhf_server.cached import made_once
+from slhf_server.bundles.cached import made_once
 
 def resident():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))

@@ -5,11 +5,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from slhf_server.chat import ChatRequest
-from slhf_server.fake import FakeEngine
-from slhf_server.model import Sampling
-from slhf_server.parameters import CHAT
-from slhf_server.seeds import seed_of
+from slhf_server.api.openai.chat_request import ChatRequest
+from slhf_server.api.openai.parameters import CHAT
+from slhf_server.models.base import Sampling
+from slhf_server.models.fake import FakeEngine
+from slhf_server.refinement.seeds import seed_of
 from tests.conftest import Serve
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "what is it"}]}

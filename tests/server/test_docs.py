@@ -14,11 +14,11 @@ from openai.resources.responses import Responses
 from pydantic import BaseModel
 
 from slhf.wire import RefineOptions, StopReason
-from slhf_server.admission import Admission
+from slhf_server.access.admission import Admission
+from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter, rows
 from slhf_server.errors import RequestError
-from slhf_server.metrics import Metrics
-from slhf_server.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter, rows
-from slhf_server.settings import ServedModel, Settings, UpstreamSettings, load_settings
+from slhf_server.observability.metrics import Metrics
+from slhf_server.settings.server import ServedModel, Settings, UpstreamSettings, load_settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

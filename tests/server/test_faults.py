@@ -14,8 +14,6 @@ from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 
 from slhf.wire import RoundCompleted, RoundDelta
-from slhf_server.chain import Outcome
-from slhf_server.choices import played
 from slhf_server.deadline import Deadline
 from slhf_server.errors import (
     BadRequest,
@@ -32,11 +30,13 @@ from slhf_server.errors import (
     UpstreamFailed,
     UpstreamUnavailable,
 )
-from slhf_server.job import Deltas, Endpoint, Job, Player
-from slhf_server.model import Sampling, Turn
-from slhf_server.refinement import Step, refine
-from slhf_server.stops.unchanged import unchanged
-from slhf_server.structure import Structure
+from slhf_server.models.base import Sampling, Turn
+from slhf_server.models.structured_output.response_format import Structure
+from slhf_server.refinement.choices import played
+from slhf_server.refinement.job import Deltas, Endpoint, Job, Player
+from slhf_server.refinement.loop import Step, refine
+from slhf_server.refinement.state import Outcome
+from slhf_server.refinement.stops.unchanged import unchanged
 from tests.server.erratic import SECRET, Act, Erratic, VirtualLoop
 from tests.server.verdict import Answer, Wish, read_by_the_follower, verdict
 

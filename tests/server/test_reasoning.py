@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from slhf.history import Message
 from slhf.wire import StopReason
-from slhf_server.conversation import as_text
 from slhf_server.errors import ContextLengthExceeded, EngineFailed
-from slhf_server.fake import FakeEngine, Said
-from slhf_server.job import Deltas, Player
-from slhf_server.model import Sampling
-from slhf_server.reasoning import Thoughts, is_blank, refinable, without_thoughts
-from slhf_server.stops.unchanged import unchanged
+from slhf_server.models.base import Sampling
+from slhf_server.models.fake import FakeEngine, Said
+from slhf_server.models.reasoning import Thoughts, is_blank, refinable, without_thoughts
+from slhf_server.refinement.conversation import as_text
+from slhf_server.refinement.job import Deltas, Player
+from slhf_server.refinement.stops.unchanged import unchanged
 from tests.server.test_refinement import outcome, play
 
 TEXTS = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from slhf_server.settings import Settings, UpstreamSettings
+from slhf_server.settings.server import Settings, UpstreamSettings
 from tests.server.conftest import Run
 
 CANARY = "canary-that-nobody-may-see"

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slhf.wire import RoundCompleted, RoundDelta, RoundStarted
-from slhf_server.chain import Outcome
 from slhf_server.deadline import Deadline
 from slhf_server.errors import (
     BadRequest,
@@ -19,11 +18,12 @@ from slhf_server.errors import (
     RequestError,
     TokenBudgetExceeded,
 )
-from slhf_server.fake import FakeEngine, Reply
-from slhf_server.job import Deltas, Job, Player
-from slhf_server.model import Sampling, Turn
-from slhf_server.refinement import Step, refine
-from slhf_server.stops.unchanged import unchanged
+from slhf_server.models.base import Sampling, Turn
+from slhf_server.models.fake import FakeEngine, Reply
+from slhf_server.refinement.job import Deltas, Job, Player
+from slhf_server.refinement.loop import Step, refine
+from slhf_server.refinement.state import Outcome
+from slhf_server.refinement.stops.unchanged import unchanged
 
 QUESTION = (Turn("user", "what is it"),)
 

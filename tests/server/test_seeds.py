@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from slhf.history import Message
 from slhf.wire import RefineOptions
-from slhf_server.fake import FakeEngine
-from slhf_server.model import Sampling
-from slhf_server.planner import Ask, Planner
-from slhf_server.refinement import refine
-from slhf_server.seeds import seed_of
-from slhf_server.settings import Settings
+from slhf_server.models.base import Sampling
+from slhf_server.models.fake import FakeEngine
+from slhf_server.refinement.loop import refine
+from slhf_server.refinement.planner import Ask, Planner
+from slhf_server.refinement.seeds import seed_of
+from slhf_server.settings.server import Settings
 from tests.conftest import Serve
 
 INT64 = st.integers(-(2**63), 2**63 - 1)

@@ -8,8 +8,8 @@ import uvicorn
 from slhf_server.app import create_app
 from slhf_server.cli import Server
 from slhf_server.errors import EngineUnavailable
-from slhf_server.fake import FakeEngine
-from slhf_server.settings import Settings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.server import Settings
 
 
 def test_a_server_whose_engine_dies_ends_by_itself_and_knows_why() -> None:

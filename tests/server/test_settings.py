@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from slhf_server.errors import SettingsError
-from slhf_server.settings import RefineLimits, ServedModel, ServerLimits, Settings, load_settings
+from slhf_server.settings.server import RefineLimits, ServedModel, ServerLimits, Settings, load_settings
 
 
 @pytest.mark.parametrize(

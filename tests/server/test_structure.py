@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.hostile_inputs import nested
-from slhf_server import validator
-from slhf_server.chain import Outcome
 from slhf_server.errors import BadRequest
-from slhf_server.fake import FakeEngine, Reply
-from slhf_server.model import Turn
-from slhf_server.refinement import refine
-from slhf_server.structure import Structure, structure_of
-from slhf_server.workers import Workers
+from slhf_server.models.base import Turn
+from slhf_server.models.fake import FakeEngine, Reply
+from slhf_server.models.structured_output import validator
+from slhf_server.models.structured_output.response_format import Structure, structure_of
+from slhf_server.models.structured_output.workers import Workers
+from slhf_server.refinement.loop import refine
+from slhf_server.refinement.state import Outcome
 from tests.conftest import Serve
 from tests.server.test_refinement import a_job
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from slhf_server.errors import SettingsError
-from slhf_server.settings import Settings, load_settings
+from slhf_server.settings.server import Settings, load_settings
 from tests.server.conftest import Run
 
 

@@ -12,7 +12,7 @@ from slhf_training.errors import SettingsError
 from slhf_training.preference.cache import digest
 
 if TYPE_CHECKING:
-    from slhf_server.bundles import OpenBundle as OpenBundle
+    from slhf_server.loading.opening import OpenBundle as OpenBundle
     from slhf_training.evaluation.settings import GenerationSettings
 
 
@@ -34,8 +34,8 @@ def needing_the_server(what: str) -> Iterator[None]:
 def open_bundle(key: str, spec: str) -> "OpenBundle":
     """A builtin, a directory or a hub id, on local disk. Raises SettingsError naming the key."""
     with needing_the_server(key):
-        from slhf_server.bundles import open_bundle as opened
-        from slhf_server.settings import Settings
+        from slhf_server.loading.opening import open_bundle as opened
+        from slhf_server.settings.server import Settings
 
         return opened(Settings(bundle=spec))
 

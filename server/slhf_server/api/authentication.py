@@ -6,10 +6,10 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from slhf_server.api.failures import answer
+from slhf_server.access.keys import Keyring
+from slhf_server.api.error_handlers import answer
 from slhf_server.api.route import is_open
 from slhf_server.errors import RequestError
-from slhf_server.keys import Keyring
 
 
 class Authentication:

@@ -2,7 +2,7 @@
 
 from starlette.datastructures import Headers
 
-from slhf_server.chain import Outcome
+from slhf_server.refinement.state import Outcome
 
 _TRACE_CONTEXT = ("traceparent", "tracestate")  # W3C Trace Context
 

@@ -10,7 +10,7 @@ from starlette.routing import Route
 from slhf import Bundle
 from slhf.bundle import BUILTIN_PREFIX
 from slhf.wire import ModelCard, ModelList
-from slhf_server.api.failures import errors
+from slhf_server.api.error_handlers import errors
 from slhf_server.service import Service
 
 router = APIRouter()

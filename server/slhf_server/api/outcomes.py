@@ -6,9 +6,9 @@ from dataclasses import replace
 from itertools import zip_longest
 
 from slhf.wire import Refinement, RefinementUsage, StopReason, Usage
-from slhf_server.chain import Outcome
 from slhf_server.errors import RequestError
-from slhf_server.refinement import Step
+from slhf_server.refinement.loop import Step
+from slhf_server.refinement.state import Outcome
 
 _AS_ASKED: tuple[StopReason, ...] = ("rounds_done", "disabled")
 

@@ -22,7 +22,7 @@ import httptools
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from slhf_server.api.failures import body_of, error_bytes
+from slhf_server.api.error_handlers import body_of, error_bytes
 from slhf_server.api.middleware import MOST_HEADER_BYTES, MOST_HEADERS
 from slhf_server.errors import BadRequest, HeadersTooLarge, RequestError, RequestTimeout
 

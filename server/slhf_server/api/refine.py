@@ -9,17 +9,17 @@ from slhf.history import Message
 from slhf.wire import ErrorEvent, Event, RefinementCompleted, RefineRequest, RefineResponse
 from slhf_server.api.body import JsonRoute
 from slhf_server.api.disconnect import unless_disconnected
-from slhf_server.api.failures import RESPONSES, body_of
+from slhf_server.api.error_handlers import RESPONSES, body_of
 from slhf_server.api.headers import refinement_headers, trace_headers
 from slhf_server.api.outcomes import outcomes
 from slhf_server.api.sse import frame
 from slhf_server.api.streaming import stream
-from slhf_server.chain import Outcome
 from slhf_server.errors import RequestError
-from slhf_server.job import Job
-from slhf_server.model import Sampling
-from slhf_server.planner import Ask
-from slhf_server.refinement import Step
+from slhf_server.models.base import Sampling
+from slhf_server.refinement.job import Job
+from slhf_server.refinement.loop import Step
+from slhf_server.refinement.planner import Ask
+from slhf_server.refinement.state import Outcome
 from slhf_server.service import Service
 
 router = APIRouter(route_class=JsonRoute)

@@ -8,8 +8,8 @@ from typing import Protocol
 from slhf.wire import RoundCompleted, RoundStarted
 from slhf_server.api.sse import PING, EventStream, Paced
 from slhf_server.errors import InternalError, RequestError
-from slhf_server.job import Job
-from slhf_server.refinement import Step
+from slhf_server.refinement.job import Job
+from slhf_server.refinement.loop import Step
 from slhf_server.service import Service
 
 Steps = AsyncGenerator[tuple[int, Step], None]

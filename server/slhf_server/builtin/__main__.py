@@ -14,7 +14,7 @@ from pathlib import Path
 from slhf_server.builtin.fetch import fetched
 from slhf_server.builtin.weights import WEIGHTS, Weights
 from slhf_server.errors import SettingsError
-from slhf_server.settings import Settings, load_settings
+from slhf_server.settings.server import Settings, load_settings
 
 
 def main(arguments: list[str]) -> None:

@@ -19,7 +19,8 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from slhf.wire import FinishReason, TokenLogprob
 from slhf_server.engine.logprobs import token_logprobs
-from slhf_server.engine.parameters import EngineParams, engine_params, refusal
+from slhf_server.engine.prompt import THINK, PromptEncoder
+from slhf_server.engine.sampling import EngineParams, engine_params, refusal
 from slhf_server.errors import (
     BadRequest,
     ContextLengthExceeded,
@@ -28,8 +29,7 @@ from slhf_server.errors import (
     QueueFull,
     TokenBudgetExceeded,
 )
-from slhf_server.model import Chunk, Sampling, Turn
-from slhf_server.prompt import THINK, PromptEncoder
+from slhf_server.models.base import Chunk, Sampling, Turn
 
 _logger = logging.getLogger(__name__)
 _SMALL, _FEW = 8 << 10, 32  # characters and turns that are encoded in a millisecond or two

@@ -16,12 +16,12 @@ from slhf.wire import RefineOptions, RoundDelta
 from slhf_server.api.streaming import stream
 from slhf_server.app import create_app
 from slhf_server.errors import DeadlineExceeded, EngineFailed, RequestError
-from slhf_server.fake import FakeEngine, Said
-from slhf_server.model import Chunk, Sampling, Turn
-from slhf_server.planner import Ask
-from slhf_server.refinement import Step
+from slhf_server.models.base import Chunk, Sampling, Turn
+from slhf_server.models.fake import FakeEngine, Said
+from slhf_server.refinement.loop import Step
+from slhf_server.refinement.planner import Ask
 from slhf_server.service import Service
-from slhf_server.settings import Settings
+from slhf_server.settings.server import Settings
 from tests.conftest import Serve, until
 from tests.server.conftest import Play, eventually
 

@@ -17,11 +17,11 @@ from starlette.types import Message
 
 from slhf_server.app import create_app
 from slhf_server.errors import RequestError
-from slhf_server.fake import FakeEngine
-from slhf_server.job import Deltas, Endpoint
-from slhf_server.model import Chunk, Sampling, Turn
-from slhf_server.seeds import seed_of
-from slhf_server.settings import Settings
+from slhf_server.models.base import Chunk, Sampling, Turn
+from slhf_server.models.fake import FakeEngine
+from slhf_server.refinement.job import Deltas, Endpoint
+from slhf_server.refinement.seeds import seed_of
+from slhf_server.settings.server import Settings
 from tests.server.erratic import SECRET, Act, Erratic, VirtualLoop
 from tests.server.test_faults import DRAFTS, acts
 from tests.server.verdict import Answer, Wish, verdict

@@ -18,9 +18,9 @@ import httpx2
 import pytest
 
 from slhf_server.app import create_app
-from slhf_server.fake import FakeEngine, FakeModel
-from slhf_server.model import Chunk, Sampling, Turn
-from slhf_server.settings import Settings
+from slhf_server.models.base import Chunk, Sampling, Turn
+from slhf_server.models.fake import FakeEngine, FakeModel
+from slhf_server.settings.server import Settings
 from tests.conftest import running
 
 ASK = [{"role": "user", "content": "what is it"}]

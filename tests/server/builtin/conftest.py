@@ -16,9 +16,9 @@ import logging, sys
 from pathlib import Path
 from slhf_server.builtin.fetch import fetched
 from slhf_server.builtin.weights import read_weights
-from slhf_server.cached import made_once
+from slhf_server.bundles.cached import made_once
 from slhf_server.errors import SettingsError
-from slhf_server.settings import Settings
+from slhf_server.settings.server import Settings
 
 logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
 (weights,) = read_weights(Path(sys.argv[1])).values()

@@ -5,10 +5,10 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from slhf_server.metrics import Metrics
-from slhf_server.model import Chunk, Sampling, Turn
-from slhf_server.settings import UpstreamSettings
-from slhf_server.upstream import Upstream
+from slhf_server.models.base import Chunk, Sampling, Turn
+from slhf_server.models.upstream.client import Upstream
+from slhf_server.observability.metrics import Metrics
+from slhf_server.settings.server import UpstreamSettings
 from tests.server.upstream.faulty import Faulty, Reply, serving
 
 KEY = "sk-SECRET-KEY"

@@ -6,7 +6,7 @@ import pytest
 
 from slhf_server.deadline import Deadline
 from slhf_server.errors import DeadlineExceeded
-from slhf_server.model import Sampling
+from slhf_server.models.base import Sampling
 from tests.server.conftest import Play
 from tests.server.upstream.faulty import error, hello, pieces, silent
 from tests.server.upstream.stage import ASK, staged

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from slhf_server.errors import UpstreamFailed
-from slhf_server.model import Chunk, Sampling, Turn
-from slhf_server.structure import structure_of
-from slhf_server.workers import Workers
+from slhf_server.models.base import Chunk, Sampling, Turn
+from slhf_server.models.structured_output.response_format import structure_of
+from slhf_server.models.structured_output.workers import Workers
 from tests.server.conftest import Play
 from tests.server.upstream.faulty import HELLO, USAGE, hello, pieces, says, streams
 from tests.server.upstream.stage import ASK, KEY, staged

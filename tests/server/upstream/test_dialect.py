@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from slhf_server.errors import BadRequest, ContextLengthExceeded, RequestError, UpstreamUnavailable
-from slhf_server.model import Sampling, Turn
-from slhf_server.upstream.refusal import read_refusal
+from slhf_server.models.base import Sampling, Turn
+from slhf_server.models.upstream.refusal import read_refusal
 from tests.server.conftest import Play
 from tests.server.upstream.faulty import HELLO, Reply, error, hello, says
 from tests.server.upstream.stage import ASK, PLAIN, Stage, staged

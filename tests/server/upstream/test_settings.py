@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from slhf_server.errors import SettingsError
-from slhf_server.settings import Settings, load_settings
+from slhf_server.settings.server import Settings, load_settings
 
 SECRET = "sk-SECRET"
 

@@ -1,0 +1,116 @@
+"""What can go wrong in an attempt, in one place: failures of HTTP, of JSON and of what an upstream says become ours.
+
+Nothing of theirs enters a message or the log but a status and the names of exceptions.
+"""
+
+import math
+import time
+from collections.abc import Collection
+from email.utils import parsedate_to_datetime
+
+import httpx2
+
+from slhf_server.errors import BadRequest, RequestError, UpstreamContextExceeded, UpstreamFailed, UpstreamUnavailable
+from slhf_server.models.upstream.answer import ErrorInAnswer, UnusableAnswer
+from slhf_server.models.upstream.dialect import Request
+from slhf_server.models.upstream.refusal import NOTHING_SAID, Refusal, read_refusal
+
+
+class StatusError(Exception):
+    """An HTTP status that is no answer."""
+
+    def __init__(self, status: int, retry_after: str = "", content: object = b"") -> None:
+        super().__init__(f"HTTP {status}")
+        self.status = status
+        self.retry_after = retry_after
+        """The header."""
+        self.content = content
+        """The body, or what its JSON holds, where it tells what was wrong with the request."""
+
+
+FOREIGN = (StatusError, httpx2.HTTPError, UnusableAnswer, ValueError, RecursionError)
+"""All that can go wrong in an attempt; a ValueError is JSON that cannot be read."""
+REFUSED = (400, 413, 422)
+"""Statuses by which upstreams refuse what a request says."""
+
+
+class Failure(Exception):
+    """One attempt failed."""
+
+    def __init__(
+        self,
+        kind: str,
+        error: RequestError,
+        *,
+        again: bool = False,
+        retry_after: float = 0.0,
+        refusal: Refusal = NOTHING_SAID,
+    ) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        """`error_type` of the metric."""
+        self.error = error
+        self.again = again
+        """Whether the same request may succeed a little later."""
+        self.retry_after = retry_after
+        """Seconds, as the upstream wishes."""
+        self.refusal = refusal
+        """Which fields of the request are to blame, where it was refused."""
+
+
+def failure(label: str, exc: Exception, request: Request, operators: Collection[str], *, begun: bool) -> Failure:
+    """`begun`: the upstream had said 200 by then. `operators`: the fields that the settings gave."""
+    who = f"the upstream {label!r}"
+    match exc:
+        case StatusError():
+            return _by_status(who, exc, request, operators)
+        case ErrorInAnswer(status=int(status), begun=False):
+            return _by_status(who, StatusError(status, content=exc.error), request, operators)
+        case ErrorInAnswer(status=int(status)) if status == 429 or status >= 500:
+            return Failure("server_error", UpstreamUnavailable(f"{who} failed in the middle of its answer"))
+        case httpx2.HTTPError() if begun:
+            return Failure("broken_off", UpstreamFailed(f"{who} broke off its answer"))
+        case httpx2.TimeoutException():
+            return Failure("timeout", UpstreamUnavailable(f"{who} did not answer in time"), again=True)
+        case httpx2.HTTPError():
+            return Failure("connection", UpstreamUnavailable(f"{who} cannot be reached"), again=True)
+    return Failure("invalid_answer", UpstreamFailed(f"{who} gave an answer that cannot be used"))
+
+
+def _by_status(who: str, exc: StatusError, request: Request, operators: Collection[str]) -> Failure:
+    refusal = read_refusal(exc.content, request.body)
+    wait = _retry_after(exc.retry_after)
+    told = math.ceil(wait) if wait else None
+    if exc.status in REFUSED and not refusal.fields & set(operators):
+        return Failure("refused", _client_error(who, refusal, request), refusal=refusal)
+    if exc.status == 429:
+        error = UpstreamUnavailable(f"{who} takes no more requests at present", retry_after=told)
+        return Failure("rate_limited", error, again=True, retry_after=wait or 0.0)
+    if exc.status in (408, 409) or exc.status >= 500:
+        error = UpstreamUnavailable(f"{who} failed", retry_after=told)
+        return Failure("server_error", error, again=True, retry_after=wait or 0.0)
+    return Failure("misconfigured", UpstreamUnavailable(f"{who} does not serve this server"), refusal=refusal)
+
+
+def _client_error(who: str, refusal: Refusal, request: Request) -> BadRequest:
+    """What a client can do about it: it is told the name of its own field, and nothing else."""
+    if refusal.too_long:
+        return UpstreamContextExceeded()
+    asked_for = refusal.fields - request.optional
+    if not asked_for:
+        return BadRequest(f"{who} refused the request")
+    name = min(asked_for)
+    name = "max_tokens" if name == "max_completion_tokens" else name
+    return BadRequest(f"{who} refused {name!r} as the request has it", param=name)
+
+
+def _retry_after(header: str) -> float | None:
+    """Seconds, from seconds or a date; None where it says nothing of use."""
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(header).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return max(0.0, min(seconds, 86_400.0)) if math.isfinite(seconds) else None

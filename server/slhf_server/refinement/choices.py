@@ -1,0 +1,55 @@
+"""OpenAI's `n`: independent chains of one request, played at once."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from slhf_server.refinement.loop import Step
+from slhf_server.refinement.state import Outcome
+
+
+async def played(chains: Sequence[AsyncGenerator[Step, None]]) -> AsyncGenerator[tuple[int, Step], None]:
+    """The steps of a request's chains. One chain alone needs no tasks."""
+    if len(chains) > 1:
+        async with aclosing(_merged(chains)) as steps:
+            async for numbered in steps:
+                yield numbered
+        return
+    async with aclosing(chains[0]) as only:
+        async for step in only:
+            yield 0, step
+
+
+async def _merged(chains: Sequence[AsyncGenerator[Step, None]]) -> AsyncGenerator[tuple[int, Step], None]:
+    """The steps of all chains as they come, each with its chain's number. Closing it closes every chain.
+
+    A chain that fails does not take the others with it: its error is raised when they have ended.
+    """
+    errors: list[Exception] = []
+    waiting = {asyncio.ensure_future(_next(chain)): number for number, chain in enumerate(chains)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                number = waiting.pop(task)
+                try:
+                    step = task.result()
+                except Exception as exc:  # noqa: BLE001  raised below
+                    errors.append(exc)
+                    continue
+                yield number, step
+                if not isinstance(step, Outcome):
+                    waiting[asyncio.ensure_future(_next(chains[number]))] = number
+        if errors:
+            raise errors[0]
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for chain in chains:
+            await chain.aclose()
+
+
+async def _next(chain: AsyncGenerator[Step, None]) -> Step:
+    """A coroutine for anext, whose awaitable a task does not take."""
+    return await anext(chain)
