@@ -34,8 +34,9 @@ from benchmarks.report import serving_tables, write
 from benchmarks.systems import ROUNDS, SAMPLING, TOKENS, BareEngine, Ours, System, bare_engine, ours, plain_vllm
 from slhf import FOLLOWER_TURN
 from slhf_server.bundles.merging import merged
+from slhf_server.bundles.opened import OpenBundle
 from slhf_server.engine.vllm import DRAFT_SPECULATION
-from slhf_server.loading.opening import OpenBundle, open_bundle
+from slhf_server.loading.opening import open_bundle
 from slhf_server.models.base import Turn
 from slhf_server.settings.server import Settings
 

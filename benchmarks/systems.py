@@ -20,9 +20,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from benchmarks.process import server
 from slhf import FOLLOWER_TURN
 from slhf_server.bundles.merging import merged
+from slhf_server.bundles.opened import OpenBundle
 from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.engine.vllm import engine_arguments, set_cpu_environment
-from slhf_server.loading.opening import OpenBundle, open_bundle
+from slhf_server.loading.opening import open_bundle
 from slhf_server.models.base import Turn
 from slhf_server.settings.server import Settings
 

@@ -16,12 +16,14 @@ import uvicorn
 from slhf_server.access.keys import Keyring
 from slhf_server.api.protocol import protocol
 from slhf_server.app import create_app
-from slhf_server.errors import EngineUnavailable, SettingsError
+from slhf_server.errors import EngineUnavailable
 from slhf_server.loading.start import open_vllm
 from slhf_server.models.base import Engine
 from slhf_server.observability import logs
 from slhf_server.service import OpenEngine, Service
-from slhf_server.settings.server import Settings, load_settings
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.reading import load_settings
+from slhf_server.settings.server import Settings
 from slhf_server.settings.variables import service_links
 
 _TELLTALES = ("httpx2", "httpcore2")

@@ -21,7 +21,6 @@ RequestError                      status, type, code, param: becomes OpenAI's er
     ├── DeadlineExceeded     504  deadline_exceeded
     ├── TokenBudgetExceeded  400  token_budget_exceeded
     └── InvalidStructure          a Follower round that response_format does not admit: discarded
-SettingsError                     a bad setting: the server refuses to start
 """
 
 from collections.abc import Mapping
@@ -176,7 +175,3 @@ class TokenBudgetExceeded(Stopped):
 
 class InvalidStructure(Stopped):
     stop_reason = "invalid_structure"
-
-
-class SettingsError(Exception):
-    """The server refuses to start; the message names key and value."""

@@ -14,12 +14,13 @@ from slhf_server.bundles.abandoning import may_be_abandoned
 from slhf_server.errors import EngineUnavailable, InternalError, RequestError, UpstreamUnavailable
 from slhf_server.models.base import Engine
 from slhf_server.models.structured_output.workers import Workers
-from slhf_server.observability import logs
-from slhf_server.observability.metrics import Metrics
+from slhf_server.models.upstream.counters import UpstreamMetrics
+from slhf_server.observability.metrics import LATENCY, Metrics
 from slhf_server.refinement.choices import played
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.loop import Step, refine
 from slhf_server.refinement.planner import Planner
+from slhf_server.refinement.request_log import record_result
 from slhf_server.refinement.state import Outcome
 from slhf_server.settings.server import Settings
 
@@ -41,7 +42,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.admission = Admission(settings.limits.running, settings.limits.waiting)
-        self.upstreams = _upstreams(settings, self.metrics)
+        self.upstreams = _upstreams(settings, UpstreamMetrics(self.metrics.registry, LATENCY))
         self.workers = Workers(grammars=_writes_guidance(settings))
         self.engine: Engine | None = None
         self._planner: Planner | None = None
@@ -180,7 +181,7 @@ class Service:
         self.metrics.refinement_ended(job.model, outcome)
         self.metrics.child(self.metrics.success, job.model, job.endpoint, outcome.finish_reason).inc()
         self.metrics.child(self.metrics.e2e, job.model).observe(time.perf_counter() - job.received)
-        logs.add(job.log, outcome.refinement, outcome.usage)
+        record_result(job.log, outcome.refinement, outcome.usage)
         if self.settings.log_content:
             told = {"messages": [f"{turn.role}: {turn.text}" for turn in job.turns], "answer": outcome.text}
             job.log.setdefault("content", []).append(told)
@@ -217,7 +218,7 @@ class Service:
             await asyncio.sleep(_LIFE_SIGN_S)
 
 
-def _upstreams(settings: Settings, metrics: Metrics) -> "dict[str, Upstream]":
+def _upstreams(settings: Settings, metrics: UpstreamMetrics) -> "dict[str, Upstream]":
     if not settings.upstreams:
         return {}
     from slhf_server.models.upstream.client import Upstream  # imports an HTTP client, which only upstreams need

@@ -19,7 +19,8 @@ from slhf_server.cli import bind, serve
 from slhf_server.errors import EngineFailed
 from slhf_server.models.base import Turn
 from slhf_server.models.fake import FakeEngine, Said
-from slhf_server.settings.server import ServerLimits, Settings
+from slhf_server.settings.limits import ServerLimits
+from slhf_server.settings.server import Settings
 
 TOKEN_SECONDS = 0.005
 ENDLESS = " ".join(["word"] * 5_000)

@@ -17,8 +17,11 @@ from slhf.wire import RefineOptions, StopReason
 from slhf_server.access.admission import Admission
 from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter, rows
 from slhf_server.errors import RequestError
-from slhf_server.observability.metrics import Metrics
-from slhf_server.settings.server import ServedModel, Settings, UpstreamSettings, load_settings
+from slhf_server.models.upstream.counters import UpstreamMetrics
+from slhf_server.observability.metrics import LATENCY, Metrics
+from slhf_server.settings.endpoints import UpstreamSettings
+from slhf_server.settings.reading import load_settings
+from slhf_server.settings.server import ServedModel, Settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -96,6 +99,7 @@ def test_every_option_of_a_refinement_is_explained(api: str) -> None:
 
 def test_every_metric_is_explained(api: str) -> None:
     metrics = Metrics()
+    UpstreamMetrics(metrics.registry, LATENCY)
     metrics.watch(Admission(1, 1), ["name"])
     families = [f"{one.name}_total" if one.type == "counter" else one.name for one in metrics.registry.collect()]
     assert left_out(families, api) == []

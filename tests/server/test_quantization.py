@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from slhf import Bundle, RoleWeights
+from slhf_server.bundles.opened import OpenBundle
 from slhf_server.bundles.quantization import objection, quantized
-from slhf_server.errors import SettingsError
-from slhf_server.loading.opening import OpenBundle
+from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 
 SIZES: dict[str, Any] = {
@@ -171,7 +171,7 @@ KILLED = """
 import resource, signal, sys
 from pathlib import Path
 from slhf import Bundle
-from slhf_server.loading.opening import OpenBundle
+from slhf_server.bundles.opened import OpenBundle
 from slhf_server.bundles.quantization import quantized
 from slhf_server.settings.server import Settings
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)

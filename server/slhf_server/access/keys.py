@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, field_validator
 
-from slhf_server.errors import InvalidAPIKey, RateLimited, SettingsError
+from slhf_server.errors import InvalidAPIKey, RateLimited
+from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 from slhf_server.settings.yaml_text import number, read_file
 

@@ -18,7 +18,7 @@ from slhf.wire import ErrorBody
 from slhf_server.api.error_handlers import answer, bug, error_bytes, error_type
 from slhf_server.api.route import is_open
 from slhf_server.errors import EncodedBody, HeadersTooLarge
-from slhf_server.observability.logs import RequestLog
+from slhf_server.refinement.request_log import RequestLog
 
 MOST_HEADERS = 100
 MOST_HEADER_BYTES = 32 << 10

@@ -9,7 +9,7 @@ from slhf_server.builtin.convert import convert
 from slhf_server.builtin.fetch import fetched
 from slhf_server.builtin.weights import WEIGHTS, Weights
 from slhf_server.bundles.cached import made_once
-from slhf_server.errors import SettingsError
+from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 
 NAME = QUICK

@@ -7,7 +7,7 @@ every now and then. A context variable, because those who open an engine hand it
 import threading
 from contextvars import ContextVar
 
-from slhf_server.errors import SettingsError
+from slhf_server.settings.problem import SettingsError
 
 _ABANDONED: ContextVar[threading.Event | None] = ContextVar("abandoned", default=None)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from slhf_server.errors import SettingsError
+from slhf_server.settings.problem import SettingsError
 
 
 @contextlib.contextmanager

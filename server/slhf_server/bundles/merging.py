@@ -19,8 +19,8 @@ from typing import Any
 from slhf import RoleWeights, revision_of
 from slhf.weights import difference, logits_of, write_model
 from slhf_server.bundles.cached import made_once
-from slhf_server.errors import SettingsError
-from slhf_server.loading.opening import OpenBundle
+from slhf_server.bundles.opened import OpenBundle
+from slhf_server.settings.problem import SettingsError
 
 _logger = logging.getLogger(__name__)
 _LEADER = "leader"

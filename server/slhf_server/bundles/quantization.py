@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from slhf import revision_of
 from slhf.weights import copy_all_but_weights
 from slhf_server.bundles.cached import made_once
-from slhf_server.errors import SettingsError
-from slhf_server.loading.opening import OpenBundle
+from slhf_server.bundles.opened import OpenBundle
+from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 
 if TYPE_CHECKING:

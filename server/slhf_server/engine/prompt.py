@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from slhf.chat_template import THOUGHT_TAGS, ChatRefused, ChatTemplate, UnusableTokenizer
-from slhf_server.errors import BadRequest, ContextLengthExceeded, SettingsError
+from slhf_server.errors import BadRequest, ContextLengthExceeded
 from slhf_server.models.base import Turn
+from slhf_server.settings.problem import SettingsError
 
 THINK, THOUGHT = THOUGHT_TAGS
 _OPENING_IDS = 8  # enough ids to hold the opening tag, spelled out, and a line break

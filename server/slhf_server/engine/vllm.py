@@ -18,11 +18,12 @@ from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from slhf_server.bundles.opened import OpenBundle
 from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.engine.role import VLLMRole
-from slhf_server.errors import EngineUnavailable, SettingsError
-from slhf_server.loading.opening import OpenBundle
+from slhf_server.errors import EngineUnavailable
 from slhf_server.models.base import Sampling, Turn
+from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 
 _CPU_DEFAULTS: dict[str, Any] = {

@@ -2,35 +2,20 @@
 
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from slhf import Bundle, BundleError, read_bundle
+from slhf import BundleError, read_bundle
 from slhf.bundle import BUILTIN_PREFIX
 from slhf_server.builtin.catalogue import built_in
-from slhf_server.errors import SettingsError
+from slhf_server.bundles.opened import OpenBundle
+from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 
 _WANTED = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenBundle:
-    """A bundle on local disk."""
-
-    directory: Path
-    manifest: Bundle
-    weights: Path
-    """Directory of the base model."""
-
-    def adapter(self, role: str) -> Path | None:
-        """Directory of the role's LoRA adapter, or None."""
-        adapter = (self.manifest.leader if role == "leader" else self.manifest.follower).adapter
-        return None if adapter is None else self.directory / adapter
 
 
 def open_bundle(settings: Settings) -> OpenBundle:

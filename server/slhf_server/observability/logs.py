@@ -3,9 +3,7 @@
 import json
 import logging
 from datetime import UTC, datetime
-from typing import Any, Literal, TypedDict
-
-from slhf.wire import Refinement, Usage
+from typing import Any, Literal
 
 _NOT_EXTRA = {
     *vars(logging.makeLogRecord({})),
@@ -15,34 +13,6 @@ _NOT_EXTRA = {
     "color_message",  # uvicorn's message again, with escape codes
     "vllm_process_name",  # vLLM gives it to every record of the process
 }
-
-
-class RequestLog(TypedDict, total=False):
-    """`request.state.log`: what handlers add to a request's line. Texts belong into `content` alone."""
-
-    key: str
-    """The API key's name."""
-    model: str
-    """The served model's name."""
-    stream: bool
-    status: int
-    """Of the error that ended a stream, whose answer had begun as a 200."""
-    rounds: int
-    """Finished Follower rounds."""
-    stop_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    queue_ms: float
-    content: list[dict[str, Any]]
-    """Conversation and answer of each choice; only where the setting `log_content` is on."""
-
-
-def add(log: RequestLog, refinement: Refinement, usage: Usage) -> None:
-    """Note how a chain ended; of several, tokens add up and the latest to end gives the reason."""
-    log["rounds"] = max(log.get("rounds", 0), refinement.rounds_run)
-    log["stop_reason"] = refinement.stop_reason
-    log["prompt_tokens"] = log.get("prompt_tokens", 0) + usage.prompt_tokens
-    log["completion_tokens"] = log.get("completion_tokens", 0) + usage.completion_tokens
 
 
 class JSONFormatter(logging.Formatter):

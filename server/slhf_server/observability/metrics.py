@@ -20,7 +20,7 @@ from slhf_server.access.admission import Admission
 from slhf_server.errors import RequestError
 from slhf_server.refinement.state import Outcome, edit_ratio
 
-_LATENCY = (
+LATENCY = (
     0.3,
     0.5,
     0.8,
@@ -68,7 +68,7 @@ _SHARE = tuple(tenth / 10 for tenth in range(1, 11))
 _LENGTH_RATIO = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.3, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter and histogram, vLLM's too: a fifth of the page, for nobody
+disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` series would make the page a fifth longer, and nobody reads them
 
 Metric = TypeVar("Metric", Counter, Histogram)
 
@@ -87,11 +87,11 @@ class Metrics:
 
         self.success = counter("slhf_request_success", "Finished requests.", ("endpoint", "finish_reason"))
         self.failure = counter("slhf_request_failure", "Requests answered by an error.", ("endpoint", "error_type"))
-        self.e2e = histogram("slhf_e2e_request_latency_seconds", "Whole request, seconds.", _LATENCY)
+        self.e2e = histogram("slhf_e2e_request_latency_seconds", "Whole request, seconds.", LATENCY)
         self.first_token = histogram("slhf_time_to_first_token_seconds", "Streamed: to the first token.", _FIRST_TOKEN)
-        self.queue = histogram("slhf_request_queue_time_seconds", "Waiting for a place, seconds.", _LATENCY)
+        self.queue = histogram("slhf_request_queue_time_seconds", "Waiting for a place, seconds.", LATENCY)
         self.overhead = histogram("slhf_overhead_seconds", "Time that is neither engine nor upstream.", _OVERHEAD)
-        self.round_latency = histogram("slhf_round_latency_seconds", "One round, seconds.", _LATENCY, ("role", "round"))
+        self.round_latency = histogram("slhf_round_latency_seconds", "One round, seconds.", LATENCY, ("role", "round"))
         self.request_rounds = histogram("slhf_request_rounds", "Follower rounds per request.", _ROUNDS)
         self.rounds = counter("slhf_rounds", "Follower rounds by what came of them.", ("outcome",))
         self.stop_reason = counter("slhf_stop_reason", "Why refinements ended.", ("reason",))
@@ -102,19 +102,6 @@ class Metrics:
         self.edit_ratio = histogram("slhf_draft_edit_ratio", "Share of words changed, draft to answer.", _SHARE)
         self.length_ratio = histogram("slhf_draft_length_ratio", "Words of answer / words of draft.", _LENGTH_RATIO)
         self.draft_source = counter("slhf_draft_source", "Who wrote the draft.", ("source",))
-        self.upstream_latency = Histogram(
-            "slhf_upstream_request_latency_seconds",
-            "One answer of an upstream, seconds.",
-            ("upstream",),
-            buckets=_LATENCY,
-            registry=registry,
-        )
-        self.upstream_errors = Counter(
-            "slhf_upstream_errors", "Attempts that failed.", ("upstream", "error_type"), registry=registry
-        )
-        self.upstream_breaker = Gauge(
-            "slhf_upstream_breaker_open", "1 while an upstream is left alone.", ("upstream",), registry=registry
-        )
         self._children: dict[tuple[object, tuple[str, ...]], Any] = {}
         self._build = Gauge("slhf_build_info", "Versions.", ("version",), registry=registry)
         self._model = Gauge("slhf_model_info", "Loaded weights.", ("role", "revision"), registry=registry)

@@ -23,10 +23,11 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from slhf.wire import Round, RoundCompleted, RoundStarted, Usage
-from slhf_server.errors import InternalError, RequestError, SettingsError
+from slhf_server.errors import InternalError, RequestError
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.loop import Step
 from slhf_server.refinement.state import Outcome
+from slhf_server.settings.problem import SettingsError
 
 _FLUSH_S = 3.0  # how long the server's end waits for the collector
 _logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from slhf.wire import DraftSource, Role
 from slhf_server.deadline import Deadline
 from slhf_server.models.base import ChatModel, Sampling, Turn
 from slhf_server.models.structured_output.response_format import Structure
-from slhf_server.observability.logs import RequestLog
+from slhf_server.refinement.request_log import RequestLog
 from slhf_server.refinement.stops import StopRule
 
 Endpoint = Literal["chat", "completions", "refine", "responses"]

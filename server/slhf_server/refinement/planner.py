@@ -12,9 +12,9 @@ from slhf.wire import ModelCard, RefineOptions
 from slhf_server.deadline import Deadline
 from slhf_server.errors import BadRequest, ModelNotFound
 from slhf_server.models.base import ChatModel, Engine, Sampling
-from slhf_server.observability.logs import RequestLog
 from slhf_server.refinement import conversation
 from slhf_server.refinement.job import Deltas, Endpoint, Job, Player
+from slhf_server.refinement.request_log import RequestLog
 from slhf_server.refinement.stops import StopRule
 from slhf_server.refinement.stops.unchanged import unchanged
 from slhf_server.settings.server import ServedModel, Settings

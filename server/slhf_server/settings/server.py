@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,28 +9,23 @@ import platformdirs
 from pydantic import (
     AfterValidator,
     AnyHttpUrl,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
-    JsonValue,
-    PrivateAttr,
     SecretStr,
     TypeAdapter,
-    ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
-from pydantic_settings import SettingsError as SourceError
 
-from slhf_server.errors import SettingsError
-from slhf_server.settings.redaction import is_secret, without_secrets
+from slhf_server.settings.endpoints import NO_UPSTREAM, UpstreamSettings, upstream_name
+from slhf_server.settings.limits import RefineLimits, ServerLimits
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.redaction import without_secrets
+from slhf_server.settings.sections import Section, UserPath
 from slhf_server.settings.values import given
-from slhf_server.settings.variables import OTHERS, PREFIX, is_service_link
-from slhf_server.settings.yaml_text import number, quoted, read_file
+from slhf_server.settings.variables import is_service_link
+from slhf_server.settings.yaml_text import quoted, read_file
 
 BUILTIN = "builtin:smollm2-135m-slhf"
 """What is served where nothing is named; tests/deploy/test_default.py finds the files that say so too."""
@@ -41,166 +35,10 @@ _ANY_HTTP_URL = TypeAdapter(AnyHttpUrl)
 HttpUrl = Annotated[str, AfterValidator(lambda url: str(_ANY_HTTP_URL.validate_python(url)))]
 
 
-def _user_path(path: Any) -> Any:
-    """With the user's home for `~`, which no shell writes out in a file; "" would be the folder where we are."""
-    if path == "":
-        raise ValueError("must not be empty")
-    return os.path.expanduser(path) if isinstance(path, str) else path
-
-
-UserPath = Annotated[Path, BeforeValidator(_user_path)]
-
-_NO_UPSTREAM = ("follower-engine", "none")
-"""Leaders that are no upstream."""
 _SWITCH = {"true": "on", "yes": "on", "y": "on", "false": "off", "no": "off", "n": "off"}
-_MOST_SHOWN = 200
-"""Characters of a refused value."""
-_KEYS = ("api_keys", "api_keys_file", "api_key", "api_key_file", "cache_salt_secret")
-"""Settings without which there is no lock, or no key to another's: an empty variable must not mean that by accident."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _given(cls, data: Any) -> Any:
-        return given(data, cls.model_fields)
-
-
-class RefineLimits(_Section):
-    """What one request may ask for; each is also settable per served model."""
-
-    rounds: int = Field(default=8, ge=0)
-    """Follower rounds."""
-    max_total_tokens: int = Field(default=131_072, gt=0)
-    """Prompt plus completion tokens over all rounds."""
-    timeout_ms: int = Field(default=600_000, gt=0)
-    """Whole request, queueing included."""
-
-
-class ServerLimits(RefineLimits):
-    choices: int = Field(default=8, gt=0)
-    """Answers to one chat request (`n`)."""
-    body_bytes: int = Field(default=4 << 20, gt=0)
-    """Request body."""
-    running: int = Field(default=256, gt=0)
-    """Refinements at work at once."""
-    waiting: int = Field(default=1024, ge=0)
-    """Refinements queued behind them; one more is answered 429."""
-    key_requests_per_minute: int | None = Field(default=None, gt=0)
-    """Of each API key that has no value of its own; None: unlimited."""
-    key_concurrency: int | None = Field(default=None, gt=0)
-    """Requests of one API key at once; as above."""
-
-
-def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
-    """Nothing that is secret, or that a path cannot be appended to."""
-    if url.username or url.password or url.query or url.fragment:
-        raise ValueError("must have no user, password, query or fragment; the key is api_key")
-    return url
-
-
-_REQUIRED = {"model", "messages", "stream"}
-"""Fields without which a request is none."""
-_HEADERS = {"authorization", "connection", "content-length", "content-type", "host", "transfer-encoding"}
-"""Headers that are the server's to set."""
-
-
-class UpstreamSettings(_Section):
-    """An OpenAI-compatible endpoint that may be a Leader."""
-
-    base_url: Annotated[AnyHttpUrl, AfterValidator(_plain_url)]
-    """With the version, as OpenAI's clients want it: `https://api.openai.com/v1`."""
-    model: str = Field(min_length=1)
-    """The model's name over there."""
-    api_key: SecretStr | None = None
-    api_key_file: UserPath | None = None
-    """A file that holds the key; read once, at start."""
-    timeout_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
-    """Without a byte from the upstream."""
-    max_retries: int = Field(default=2, ge=0, le=10)
-    """Further attempts after one that failed before its answer began."""
-    max_concurrent: int = Field(default=64, gt=0)
-    """Requests to it at once; the others wait until their deadline."""
-    breaker_failures: int = Field(default=5, gt=0)
-    """Failed attempts in a row after which it is left alone."""
-    breaker_cooldown_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
-    """For so long; then one attempt is made."""
-    max_tokens_parameter: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
-    """What it calls the limit of completion tokens."""
-    max_output_tokens: int = Field(default=4096, gt=0)
-    """The most tokens its model can write. A budget (`max_total_tokens`) of as many or more is not sent."""
-    opens_thought: bool = False
-    """Its model's prompt opens the thoughts, so that its answers hold a closing `</think>` alone (DeepSeek-R1)."""
-    extra_body: dict[str, JsonValue] = Field(default={}, repr=False)
-    """What every request's JSON holds besides (`chat_template_kwargs`, a provider's options); it wins over the rest."""
-    extra_headers: dict[str, SecretStr] = {}
-    """What every request's head holds besides."""
-    omit: tuple[str, ...] = ()
-    """Fields of a request's JSON that it is not sent, whoever asks for them."""
-    _key: SecretStr | None = PrivateAttr(None)
-
-    def key(self) -> SecretStr | None:
-        """The key, from wherever it came."""
-        return self._key
-
-    @field_validator("extra_body")
-    @classmethod
-    def _adds_to_the_body(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        if named := _REQUIRED & extra.keys():
-            raise ValueError(f"{', '.join(sorted(named))}: set by the server for each request")
-        return extra
-
-    @field_validator("extra_headers")
-    @classmethod
-    def _adds_to_the_head(cls, extra: dict[str, SecretStr]) -> dict[str, SecretStr]:
-        for name, value in extra.items():
-            if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) or name.lower() in _HEADERS:
-                raise ValueError(f"{name!r} is no name for a header of yours; a bearer's key is api_key")
-            if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value.get_secret_value()):
-                raise ValueError(f"{name}: the value is empty, or no header's: letters of ASCII, no space at its ends")
-        return extra
-
-    @field_validator("omit")
-    @classmethod
-    def _leaves_the_request_whole(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name in _REQUIRED or not re.fullmatch(r"\w+", name):
-                raise ValueError(f"{name!r} cannot be left out: no request is one without it, or it is no field's name")
-        return names
-
-    @model_validator(mode="after")
-    def _read_key(self) -> "UpstreamSettings":
-        if self.api_key is not None and self.api_key_file is not None:
-            raise ValueError("api_key and api_key_file are both set: give one")
-        self._key = self.api_key
-        if self.api_key_file is not None:
-            try:
-                self._key = SecretStr(self.api_key_file.read_text(encoding="utf-8-sig").strip())
-            except (OSError, UnicodeDecodeError) as exc:
-                problem = exc.strerror if isinstance(exc, OSError) else "not UTF-8 text"
-                raise ValueError(f"api_key_file {str(self.api_key_file)!r}: {problem}") from exc
-        if self._key is not None and not re.fullmatch(r"[!-~]+", self._key.get_secret_value()):
-            raise ValueError(f"{self._key_source()} is empty, or no key: it has spaces or letters beyond ASCII")
-        if self._key is not None and re.fullmatch(r"""(["']).*\1""", self._key.get_secret_value()):
-            raise ValueError(f"{self._key_source()} stands in quotes, which docker's --env-file hands on")
-        return self
-
-    def _key_source(self) -> str:
-        return "api_key" if self.api_key_file is None else f"api_key_file {str(self.api_key_file)!r}"
-
-
-def _upstream_name(name: str) -> str:
-    """A label of metrics, and a part of variables, which are read in lower case."""
-    if name in _NO_UPSTREAM:
-        raise ValueError(f"{name!r} means another Leader: call the upstream something else")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
-        raise ValueError("an upstream's name has lower-case letters, digits, '.', '_' and '-'")
-    return name
-
-
-class ServedModel(_Section):
+class ServedModel(Section):
     """A virtual model: who drafts, who refines, how often."""
 
     leader: str = "follower-engine"
@@ -212,10 +50,6 @@ class ServedModel(_Section):
     """Where a conversation holds images: refine by its text parts, or return the draft as it is."""
     limits: RefineLimits = RefineLimits()
     """The values set here replace the server's."""
-
-
-_SHOWN_OF_UPSTREAMS = UpstreamSettings.model_fields.keys() - {"api_key", "base_url", "extra_body", "extra_headers"}
-"""Settings whose values an error may show."""
 
 
 class Settings(BaseSettings):
@@ -245,7 +79,7 @@ class Settings(BaseSettings):
     models: dict[str, ServedModel] = Field(
         default={}, description="served models by name; none: one named as the bundle"
     )
-    upstreams: dict[Annotated[str, AfterValidator(_upstream_name)], UpstreamSettings] = Field(
+    upstreams: dict[Annotated[str, AfterValidator(upstream_name)], UpstreamSettings] = Field(
         default={}, description="OpenAI-compatible endpoints by name, which models may name as their leader"
     )
     limits: ServerLimits = Field(default=ServerLimits(), description="limits of every request")
@@ -339,7 +173,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _leaders_exist(self) -> "Settings":
-        leaders = (*_NO_UPSTREAM, *self.upstreams)
+        leaders = (*NO_UPSTREAM, *self.upstreams)
         for name, model in self.models.items():
             if model.leader not in leaders:
                 raise SettingsError(f"models.{name}.leader: {model.leader!r} is none of {', '.join(leaders)}")
@@ -388,53 +222,3 @@ class _ConfigFile(PydanticBaseSettingsSource):
         if content and content.get("config") is not None:
             raise SettingsError(f"config {path}: config: a file does not name another (got {str(content['config'])!r})")
         return content or {}
-
-
-def load_settings(argv: Sequence[str]) -> Settings:
-    """Settings from all sources. Raises SettingsError naming key and value; a bad flag exits with usage."""
-    for variable, text in os.environ.items():
-        _check(variable, text)
-    try:
-        return Settings(_cli_parse_args=list(argv))
-    except ValidationError as exc:
-        raise SettingsError("; ".join(map(_problem, exc.errors()))) from None  # which has the values
-    except SourceError as exc:
-        raise SettingsError(_unread(exc)) from None
-
-
-def _check(variable: str, text: str) -> None:
-    """Raises SettingsError for an environment variable of ours that is no setting, or an empty key."""
-    name = variable.upper()  # pydantic-settings reads them in either case
-    if not name.startswith(PREFIX) or name in OTHERS or is_service_link(name, text):
-        return
-    setting, *nested = name.removeprefix(PREFIX).lower().split("__")
-    mappings = ("models", "upstreams", "limits", "engine")
-    if setting not in Settings.model_fields or (nested and setting not in mappings) or "" in nested:
-        raise SettingsError(f"environment variable {variable}: no such setting")
-    if [setting, *nested][-1] in _KEYS and setting != "engine" and not text.strip():
-        key = ".".join([setting, *nested])
-        raise SettingsError(f"{key} is empty: unset the environment variable {variable}, or give it a value")
-
-
-def _unread(error: SourceError) -> str:
-    """Of a flag or a variable that has to be JSON and is none."""
-    named = re.search(r'(?:for field "|encountered for )([\w.-]+)', str(error))
-    return f"{named[1] if named else error}: neither JSON nor key=value: {error.__cause__}"
-
-
-def _problem(error: ErrorDetails) -> str:
-    """Key, problem and value, but no value that may be a secret."""
-    where = [str(part) for part in error["loc"]]
-    named = ": ".join([".".join(where), error["msg"]] if where else [error["msg"].removeprefix("Value error, ")])
-    shown = repr(without_secrets(error["input"]))
-    return f"{named} (got {shown[:_MOST_SHOWN]})" if where and _may_be_shown(where, error) else named
-
-
-def _may_be_shown(where: list[str], error: ErrorDetails) -> bool:
-    """Of an upstream only what is known and no secret, and what stands under a mistyped key may be one."""
-    value = error["input"]
-    if where[0] == "upstreams":
-        return len(where) == 3 and where[2] in _SHOWN_OF_UPSTREAMS and not isinstance(value, dict | list)
-    if error["type"] == "extra_forbidden":
-        return not isinstance(number(str(value)), str)
-    return not is_secret(where[-1])

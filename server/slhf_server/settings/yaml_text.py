@@ -14,7 +14,7 @@ from yaml.parser import ParserError
 from yaml.reader import ReaderError
 from yaml.scanner import ScannerError
 
-from slhf_server.errors import SettingsError
+from slhf_server.settings.problem import SettingsError
 
 _TAG = "tag:yaml.org,2002:"
 _INTEGER = re.compile("[-+]?[0-9]+(?:_[0-9]+)*|0o[0-7]+|0x[0-9a-fA-F]+")

@@ -17,7 +17,7 @@ from pathlib import Path
 from slhf_server.builtin.fetch import fetched
 from slhf_server.builtin.weights import read_weights
 from slhf_server.bundles.cached import made_once
-from slhf_server.errors import SettingsError
+from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 
 logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")

@@ -8,7 +8,7 @@ import pytest
 
 from slhf_server.builtin.catalogue import NAME, built_in
 from slhf_server.builtin.weights import WEIGHTS
-from slhf_server.errors import SettingsError
+from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 from tests.server.builtin.conftest import Fetching
 from tests.server.builtin.files import CONTENT, FILE, REVISION, Served, listing, wheel

@@ -5,10 +5,13 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from slhf_server.models.base import Chunk, Sampling, Turn
 from slhf_server.models.upstream.client import Upstream
-from slhf_server.observability.metrics import Metrics
-from slhf_server.settings.server import UpstreamSettings
+from slhf_server.models.upstream.counters import UpstreamMetrics
+from slhf_server.observability.metrics import LATENCY
+from slhf_server.settings.endpoints import UpstreamSettings
 from tests.server.upstream.faulty import Faulty, Reply, serving
 
 KEY = "sk-SECRET-KEY"
@@ -19,7 +22,7 @@ PLAIN = Sampling()
 @dataclass
 class Stage:
     server: Faulty
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
     slept: list[float] = field(default_factory=list)
     now: float = 1000.0
     luck: float = 1.0
@@ -32,7 +35,7 @@ class Stage:
         self.upstream = Upstream(
             "cloud",
             UpstreamSettings(**given),
-            self.metrics,
+            UpstreamMetrics(self.metrics, LATENCY),
             sleep=self._sleep,
             random=lambda: self.luck,
             clock=lambda: self.now,
@@ -45,7 +48,7 @@ class Stage:
             return [chunk async for chunk in chunks]
 
     def count(self, metric: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(metric, {"upstream": "cloud"} | labels) or 0.0
+        return self.metrics.get_sample_value(metric, {"upstream": "cloud"} | labels) or 0.0
 
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

@@ -24,12 +24,12 @@ from slhf_server.models.reasoning import OPEN
 from slhf_server.models.upstream.answer import Completion
 from slhf_server.models.upstream.breaker import Breaker
 from slhf_server.models.upstream.connection import connect
+from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.models.upstream.dialect import Dialect, Request
 from slhf_server.models.upstream.events import Values
 from slhf_server.models.upstream.failures import FOREIGN, REFUSED, Failure, StatusError, failure
 from slhf_server.models.upstream.refusal import MOST_BYTES
-from slhf_server.observability.metrics import Metrics
-from slhf_server.settings.server import UpstreamSettings
+from slhf_server.settings.endpoints import UpstreamSettings
 
 _BACKOFF_S = (0.5, 8.0)
 """Before the second attempt at most the first, doubled for each further one up to the second."""
@@ -69,7 +69,7 @@ class Upstream:
         self,
         label: str,
         settings: UpstreamSettings,
-        metrics: Metrics,
+        metrics: UpstreamMetrics,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random: Callable[[], float] = random.random,
@@ -84,7 +84,7 @@ class Upstream:
         self._random = random
         self._places = asyncio.Semaphore(settings.max_concurrent)
         self._breaker = Breaker(settings.breaker_failures, settings.breaker_cooldown_s, clock)
-        metrics.upstream_breaker.labels(label).set_function(lambda: float(self._breaker.is_open))
+        metrics.breaker.labels(label).set_function(lambda: float(self._breaker.is_open))
         self._dialect = Dialect(label, settings)
         self._operators = {"model", *settings.extra_body}
         self._first_byte_s = 0.0
@@ -189,7 +189,7 @@ class Upstream:
             raise DeadlineExceeded("the deadline passed before an answer was finished")
         wait = self._breaker.admit()
         if wait > 0:
-            self._metrics.upstream_errors.labels(self.label, "breaker_open").inc()
+            self._metrics.errors.labels(self.label, "breaker_open").inc()
             message = f"the upstream {self.label!r} has failed too often and is left alone for a while"
             raise Failure("breaker_open", UpstreamUnavailable(message, retry_after=math.ceil(wait)))
         progress = _Progress()
@@ -205,11 +205,11 @@ class Upstream:
             raise
         self._breaker.succeeded()
         self._first_byte_s = progress.first_byte_s or 0.0
-        self._metrics.upstream_latency.labels(self.label).observe(progress.seconds)
+        self._metrics.latency.labels(self.label).observe(progress.seconds)
 
     def _failed(self, failed: Failure, exc: Exception) -> None:
         if isinstance(failed.error, BadRequest):  # the client's fault: the upstream is well
-            self._metrics.upstream_errors.labels(self.label, failed.kind).inc()
+            self._metrics.errors.labels(self.label, failed.kind).inc()
             self._breaker.succeeded()
             return
         said = [str(exc) if isinstance(exc, StatusError) else type(exc).__name__]
@@ -222,7 +222,7 @@ class Upstream:
             self._first_byte_s /= 2
 
     def _count_failure(self, kind: str, said: str) -> None:
-        self._metrics.upstream_errors.labels(self.label, kind).inc()
+        self._metrics.errors.labels(self.label, kind).inc()
         self._breaker.failed()
         _logger.warning("upstream %s: %s (%s)", self.label, kind, said)
 

@@ -6,8 +6,8 @@ import httpx2
 
 from slhf.connection import CONNECT_TIMEOUT, route
 from slhf.errors import ConfigurationError
-from slhf_server.errors import SettingsError
-from slhf_server.settings.server import UpstreamSettings
+from slhf_server.settings.endpoints import UpstreamSettings
+from slhf_server.settings.problem import SettingsError
 
 
 def connect(label: str, settings: UpstreamSettings) -> httpx2.AsyncClient:

@@ -7,7 +7,7 @@ from typing import Any
 
 from slhf_server.models.base import Sampling, Turn
 from slhf_server.models.upstream.refusal import Refusal
-from slhf_server.settings.server import UpstreamSettings
+from slhf_server.settings.endpoints import UpstreamSettings
 
 _SAME_NAME = (
     "temperature top_p seed frequency_penalty presence_penalty logit_bias "  # OpenAI's
