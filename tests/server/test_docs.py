@@ -13,6 +13,7 @@ from openai.resources.completions import Completions
 from openai.resources.responses import Responses
 from pydantic import BaseModel
 
+from slhf.errors import ERRORS
 from slhf.wire import RefineOptions, StopReason
 from slhf_server.access.admission import Admission
 from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter, rows
@@ -91,6 +92,13 @@ def test_every_stop_reason_is_explained(api: str) -> None:
 
 def test_every_error_code_is_explained(api: str) -> None:
     assert left_out({*error_codes(), "internal_error"}, api) == []
+
+
+def test_the_table_of_errors_is_the_codes(api: str) -> None:
+    found = re.findall(r"^\| (\d{3}) \| `(\w+)` \| `(\w+)` \|", api, re.MULTILINE)
+    assert {(int(status), kind, code) for status, kind, code in found} == {
+        (row.status, row.type, code) for code, row in ERRORS.items()
+    }
 
 
 def test_every_option_of_a_refinement_is_explained(api: str) -> None:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from slhf.history import Message
 from slhf.wire import ErrorEvent, Event, RefinementCompleted, RefineRequest, RefineResponse
 from slhf_server.api.body import JsonRoute
+from slhf_server.api.dependencies import CacheSalt, RunningService
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.error_handlers import RESPONSES, body_of
 from slhf_server.api.headers import refinement_headers, trace_headers
@@ -20,14 +21,12 @@ from slhf_server.refinement.job import Job
 from slhf_server.refinement.loop import Step
 from slhf_server.refinement.planner import Ask
 from slhf_server.refinement.state import Outcome
-from slhf_server.service import Service
 
 router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/refine", response_model=RefineResponse, responses=RESPONSES)
-async def refine(body: RefineRequest, request: Request) -> Response:
-    service: Service = request.app.state.service
+async def refine(body: RefineRequest, request: Request, service: RunningService, cache_salt: CacheSalt) -> Response:
     names = {} if body.prompt is None else {"messages": "prompt"}
     request.state.names = lambda: names
     ask = Ask(
@@ -38,7 +37,7 @@ async def refine(body: RefineRequest, request: Request) -> Response:
         options=body,
         sampling=Sampling(temperature=body.temperature, top_p=body.top_p, max_tokens=body.max_tokens),
         deltas="all" if body.stream else "none",
-        cache_salt=request.app.state.keyring.cache_salt(request.state.log.get("key")),
+        cache_salt=cache_salt,
         log=request.state.log,
         trace=trace_headers(request.headers),
     )

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slhf.chat_template import THOUGHT_TAGS, ChatRefused, ChatTemplate, UnusableTokenizer
+from slhf.chat_template import ChatRefused, ChatTemplate, UnusableTokenizer
+from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT
 from slhf_server.errors import BadRequest, ContextLengthExceeded
 from slhf_server.models.base import Turn
 from slhf_server.settings.problem import SettingsError
 
-THINK, THOUGHT = THOUGHT_TAGS
 _OPENING_IDS = 8  # enough ids to hold the opening tag, spelled out, and a line break
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
@@ -78,22 +78,22 @@ class PromptEncoder:
 
     def opens_thought(self, prompt_ids: Sequence[int]) -> bool:
         """Whether the template has begun the assistant's turn with `<think>`: the model then goes on without it."""
-        return str(self._tokenizer.decode(prompt_ids[-_OPENING_IDS:])).rstrip().endswith(THINK)
+        return str(self._tokenizer.decode(prompt_ids[-_OPENING_IDS:])).rstrip().endswith(OPEN_THOUGHT)
 
     def reasoning_tokens(self, generated: Sequence[int], text: str) -> int:
         """How many of the generated ids are thoughts, the closing `</think>` included; all, where it never came.
 
         `text` is what the ids say, after the `<think>` that the prompt may have opened with.
         """
-        if not text.lstrip().startswith(THINK):
+        if not text.lstrip().startswith(OPEN_THOUGHT):
             return 0
-        if THOUGHT not in text:
+        if CLOSE_THOUGHT not in text:
             return len(generated)
-        closing = self._tokens.id_of(THOUGHT)
+        closing = self._tokens.id_of(CLOSE_THOUGHT)
         if closing is not None and closing in generated:
             return list(generated).index(closing) + 1
         lengths = range(1, len(generated) + 1)
-        return 1 + bisect_left(lengths, True, key=lambda n: THOUGHT in self._tokenizer.decode(generated[:n]))
+        return 1 + bisect_left(lengths, True, key=lambda n: CLOSE_THOUGHT in self._tokenizer.decode(generated[:n]))
 
     def token_bytes(self, token_id: int) -> bytes:
         """What the token stands for, also where it is only a part of a character."""

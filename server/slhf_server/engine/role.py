@@ -17,9 +17,10 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+from slhf.turns import OPEN_THOUGHT
 from slhf.wire import FinishReason, TokenLogprob
 from slhf_server.engine.logprobs import token_logprobs
-from slhf_server.engine.prompt import THINK, PromptEncoder
+from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.engine.sampling import EngineParams, engine_params, refusal
 from slhf_server.errors import (
     BadRequest,
@@ -121,7 +122,7 @@ class _Completion:
 
     def chunk(self, output: RequestOutput) -> Chunk:
         piece = output.outputs[0]
-        text = THINK + piece.text if self.opened and not self.text else piece.text
+        text = OPEN_THOUGHT + piece.text if self.opened and not self.text else piece.text
         self.text.append(text)
         self.ids += piece.token_ids
         accepted, rejected = _guesses(piece)

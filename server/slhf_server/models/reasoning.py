@@ -9,8 +9,9 @@ import re
 import sys
 import unicodedata
 
-OPEN, CLOSE = "<think>", "</think>"
-_BLOCKS = re.compile(rf"(?:\s*+{OPEN}.*?{CLOSE})*+", re.DOTALL)  # possessive: linear, whatever the text
+from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT
+
+_BLOCKS = re.compile(rf"(?:\s*+{OPEN_THOUGHT}.*?{CLOSE_THOUGHT})*+", re.DOTALL)  # possessive: linear, whatever the text
 _SPACE = re.compile(r"\s*+")
 _INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs"}  # Unicode's categories of control, format and space
 
@@ -32,21 +33,21 @@ class Thoughts:
             return piece
         held, at = self._held + piece, 0
         if self._inside:
-            closed = held.find(CLOSE)
+            closed = held.find(CLOSE_THOUGHT)
             if closed < 0:
-                self._held = held[-len(CLOSE) + 1 :]
+                self._held = held[-len(CLOSE_THOUGHT) + 1 :]
                 return ""
-            at, self._inside = closed + len(CLOSE), False
+            at, self._inside = closed + len(CLOSE_THOUGHT), False
         end = _past_blocks(held, at)
         start = _past(_SPACE, held, end)
-        if held.startswith(OPEN, start):
+        if held.startswith(OPEN_THOUGHT, start):
             self.found = self._inside = True
-            self._held = held[start + len(OPEN) :][-len(CLOSE) + 1 :]
+            self._held = held[start + len(OPEN_THOUGHT) :][-len(CLOSE_THOUGHT) + 1 :]
             return ""
         self.found = self.found or end > 0
         self._blank.append(held[end:start])
         self._held = held[start:]
-        if OPEN.startswith(self._held):
+        if OPEN_THOUGHT.startswith(self._held):
             return ""  # blank, or the beginning of a tag: the next piece tells
         self._over = True
         return self.rest()
@@ -84,8 +85,8 @@ def is_blank(text: str) -> bool:
 
 def _past_blocks(text: str, start: int) -> int:
     """Where the closed blocks end that begin there; takes 12 ns a character, hostile ones too."""
-    last = text.rfind(CLOSE, start)
-    return start if last < 0 else _past(_BLOCKS, text, start, last + len(CLOSE))
+    last = text.rfind(CLOSE_THOUGHT, start)
+    return start if last < 0 else _past(_BLOCKS, text, start, last + len(CLOSE_THOUGHT))
 
 
 def _past(pattern: "re.Pattern[str]", text: str, start: int, end: int = sys.maxsize) -> int:

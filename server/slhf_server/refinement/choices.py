@@ -26,7 +26,7 @@ async def _merged(chains: Sequence[AsyncGenerator[Step, None]]) -> AsyncGenerato
     A chain that fails does not take the others with it: its error is raised when they have ended.
     """
     errors: list[Exception] = []
-    waiting = {asyncio.ensure_future(_next(chain)): number for number, chain in enumerate(chains)}
+    waiting = {asyncio.ensure_future(anext(chain)): number for number, chain in enumerate(chains)}
     try:
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -39,7 +39,7 @@ async def _merged(chains: Sequence[AsyncGenerator[Step, None]]) -> AsyncGenerato
                     continue
                 yield number, step
                 if not isinstance(step, Outcome):
-                    waiting[asyncio.ensure_future(_next(chains[number]))] = number
+                    waiting[asyncio.ensure_future(anext(chains[number]))] = number
         if errors:
             raise errors[0]
     finally:
@@ -48,8 +48,3 @@ async def _merged(chains: Sequence[AsyncGenerator[Step, None]]) -> AsyncGenerato
         await asyncio.gather(*waiting, return_exceptions=True)
         for chain in chains:
             await chain.aclose()
-
-
-async def _next(chain: AsyncGenerator[Step, None]) -> Step:
-    """A coroutine for anext, whose awaitable a task does not take."""
-    return await anext(chain)

@@ -29,13 +29,17 @@ class Stage:
     sleep: Callable[[float], Awaitable[None]] | None = None
     """What a pause is spent with; None: it is over at once."""
     upstream: Upstream = field(init=False)
+    _counters: UpstreamMetrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._counters = UpstreamMetrics(self.metrics, LATENCY)
 
     def build(self, **settings: Any) -> Upstream:
         given: dict[str, Any] = {"base_url": self.server.url, "model": "big", "api_key": KEY} | settings
         self.upstream = Upstream(
             "cloud",
             UpstreamSettings(**given),
-            UpstreamMetrics(self.metrics, LATENCY),
+            self._counters,
             sleep=self._sleep,
             random=lambda: self.luck,
             clock=lambda: self.now,

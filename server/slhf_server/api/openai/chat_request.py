@@ -7,7 +7,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from slhf.history import STRING_OR_LIST, Message
-from slhf.wire import RefineOptions, Section, given
+from slhf.wire import RefineOptions, Section, Temperature, TopP, given
 from slhf_server.api.openai.parameters import CHAT, OF_THE_ENGINE, Fate, asks_for_nothing, decided, shown
 from slhf_server.errors import BadRequest
 from slhf_server.models.base import Sampling
@@ -40,8 +40,8 @@ class GenerationRequest(Section):
     stream_options: StreamOptions | None = None
     n: Count | None = None
     refine: RefineOptions = Field(default_factory=RefineOptions)
-    temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     max_tokens: Count | None = None
     stop: StopStrings | None = None
     seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
@@ -140,6 +140,13 @@ IN_REFINE = {name: f"refine.{name}" for name in ("rounds", "draft", "timeout_ms"
 _TRANSLATED = {"stop", "max_tokens", "logprobs", "bad_words", "stop_token_ids", "allowed_token_ids"}
 _SHARED = tuple(set(Sampling.__dataclass_fields__) & set(ChatRequest.model_fields) - _TRANSLATED)
 """Parameters that `Sampling` has under the same name and type."""
+
+
+def hide_earlier_rounds(options: RefineOptions, kind: str) -> None:
+    """Refuses `show_rounds` where the answer, a `kind`, has no place for earlier rounds; chat has one."""
+    if options.show_rounds:
+        message = "a {kind} has no place for earlier rounds; use chat"
+        raise PydanticCustomError("no_place", message, {"kind": kind, "key": "refine.show_rounds"})
 
 
 def _frozen(items: list[Item] | None) -> tuple[Item, ...] | None:

@@ -3,10 +3,9 @@
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StrictInt, StrictStr, Tag, model_validator
-from pydantic_core import PydanticCustomError
 
 from slhf.history import STRING_OR_LIST, Message
-from slhf_server.api.openai.chat_request import IN_REFINE, ChatRequest, GenerationRequest
+from slhf_server.api.openai.chat_request import IN_REFINE, ChatRequest, GenerationRequest, hide_earlier_rounds
 from slhf_server.api.openai.parameters import COMPLETIONS, decided, shown
 
 _OPENAIS_DEFAULT = 16  # tokens
@@ -32,9 +31,7 @@ class CompletionRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _earlier_rounds_cannot_be_shown(self) -> "CompletionRequest":
-        if self.refine.show_rounds:
-            message = "a completion has no place for earlier rounds; use chat"
-            raise PydanticCustomError("no_place", message, {"key": "refine.show_rounds"})
+        hide_earlier_rounds(self.refine, "completion")
         return self
 
     def names(self) -> dict[str, str]:

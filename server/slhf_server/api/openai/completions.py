@@ -8,25 +8,26 @@ from fastapi import APIRouter, Request, Response
 
 from slhf.wire import TokenLogprob
 from slhf_server.api.body import JsonRoute
+from slhf_server.api.dependencies import CacheSalt, RunningService
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.error_handlers import RESPONSES
-from slhf_server.api.openai.chat import answered, planned
 from slhf_server.api.openai.chat_request import GenerationRequest
 from slhf_server.api.openai.chunks import Chunks
 from slhf_server.api.openai.completion_request import CompletionRequest
+from slhf_server.api.openai.generation import answered, planned
 from slhf_server.api.outcomes import outcomes
 from slhf_server.api.streaming import stream
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.state import Outcome
-from slhf_server.service import Service
 
 router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/completions", responses=RESPONSES)
-async def completions(body: CompletionRequest, request: Request) -> Response:
-    service: Service = request.app.state.service
-    jobs = await planned(request, body.as_chat(), "completions", body.names)
+async def completions(
+    body: CompletionRequest, request: Request, service: RunningService, cache_salt: CacheSalt
+) -> Response:
+    jobs = await planned(request, service, cache_salt, body.as_chat(), "completions", body.names)
     if body.stream:
         return await stream(service, jobs, CompletionChunks(jobs[0], body))
     ended = await unless_disconnected(request, outcomes(service.run(jobs)))

@@ -7,8 +7,8 @@ from pydantic import ConfigDict, Discriminator, Field, StrictBool, StrictStr, Ta
 from pydantic_core import PydanticCustomError
 
 from slhf.history import SPOKEN, STRING_OR_LIST, AnyOf, Content, FunctionCall, History, Message, Original
-from slhf.wire import RefineOptions, Section
-from slhf_server.api.openai.chat_request import IN_REFINE, ChatRequest, Count
+from slhf.wire import RefineOptions, Section, Temperature, TopP, given
+from slhf_server.api.openai.chat_request import IN_REFINE, ChatRequest, Count, hide_earlier_rounds
 from slhf_server.api.openai.parameters import RESPONSES, decided, shown
 
 _OF_A_MESSAGE = ("role", "name", "tool_calls", "tool_call_id", "refusal")
@@ -123,7 +123,8 @@ class TextFormat(Section):
     def told(self) -> dict[str, Any]:
         """What was given. (pydantic's own dump gives up on a deeply nested schema.)"""
         told = {"name": self.name, "description": self.description, "strict": self.strict, "schema": self.schema_}
-        return {"type": self.type} | {name: value for name, value in told.items() if value is not None}
+        present: dict[str, Any] = given(told)
+        return {"type": self.type} | present
 
     def as_chat(self) -> dict[str, Any]:
         told = self.told()
@@ -149,8 +150,8 @@ class ResponseRequest(Section):
     instructions: StrictStr | None = None
     stream: StrictBool | None = None
     refine: RefineOptions = RefineOptions()
-    temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     max_output_tokens: Count | None = None
     text: Text = Text()
 
@@ -161,9 +162,7 @@ class ResponseRequest(Section):
 
     @model_validator(mode="after")
     def _earlier_rounds_cannot_be_shown(self) -> "ResponseRequest":
-        if self.refine.show_rounds:
-            message = "a response has no place for earlier rounds; use chat"
-            raise PydanticCustomError("no_place", message, {"key": "refine.show_rounds"})
+        hide_earlier_rounds(self.refine, "response")
         return self
 
     def names(self) -> dict[str, str]:

@@ -10,11 +10,12 @@ from fastapi import APIRouter, Request, Response
 
 from slhf.wire import RoundDelta, Usage
 from slhf_server.api.body import JsonRoute
+from slhf_server.api.dependencies import CacheSalt, RunningService
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.error_handlers import RESPONSES as FAILURES
 from slhf_server.api.error_handlers import body_of
 from slhf_server.api.headers import refinement_headers
-from slhf_server.api.openai.chat import json_bytes, planned
+from slhf_server.api.openai.generation import json_bytes, planned
 from slhf_server.api.openai.response_request import ResponseRequest
 from slhf_server.api.outcomes import outcomes
 from slhf_server.api.sse import frame
@@ -23,7 +24,6 @@ from slhf_server.errors import RequestError
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.loop import Step
 from slhf_server.refinement.state import Outcome
-from slhf_server.service import Service
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """OpenAI's reason for each finish reason of an answer that is not whole."""
@@ -32,10 +32,11 @@ router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/responses", responses=FAILURES)
-async def responses(body: ResponseRequest, request: Request) -> Response:
-    service: Service = request.app.state.service
+async def responses(
+    body: ResponseRequest, request: Request, service: RunningService, cache_salt: CacheSalt
+) -> Response:
     chat = await asyncio.to_thread(body.as_chat) if len(body.input) > _MANY else body.as_chat()
-    (job,) = jobs = await planned(request, chat, "responses", body.names)
+    (job,) = jobs = await planned(request, service, cache_salt, chat, "responses", body.names)
     if body.stream:
         return await stream(service, jobs, ResponseEvents(job, body))
     outcome = (await unless_disconnected(request, outcomes(service.run(jobs))))[0]

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 
 import httpx2
 
+from slhf.retry import backoff
+from slhf.turns import OPEN_THOUGHT
 from slhf_server.deadline import time_left
 from slhf_server.errors import BadRequest, DeadlineExceeded, UpstreamUnavailable
 from slhf_server.models.base import Chunk, Sampling, Turn
-from slhf_server.models.reasoning import OPEN
 from slhf_server.models.upstream.answer import Completion
 from slhf_server.models.upstream.breaker import Breaker
 from slhf_server.models.upstream.connection import connect
@@ -31,8 +32,6 @@ from slhf_server.models.upstream.failures import FOREIGN, REFUSED, Failure, Stat
 from slhf_server.models.upstream.refusal import MOST_BYTES
 from slhf_server.settings.endpoints import UpstreamSettings
 
-_BACKOFF_S = (0.5, 8.0)
-"""Before the second attempt at most the first, doubled for each further one up to the second."""
 _LONGEST_PAUSE_S = 30.0
 """Asked by Retry-After to wait longer than this, nothing is retried: the client is told."""
 _LEFTOVER_S = 0.1
@@ -148,7 +147,7 @@ class Upstream:
                 progress.begun = True
                 self._dialect.accepted(request)
                 if self._settings.opens_thought:
-                    yield Chunk(OPEN, 0)
+                    yield Chunk(OPEN_THOUGHT, 0)
                 async with aclosing(self._chunks(response, completion, progress)) as chunks:
                     async for chunk in chunks:
                         yield chunk
@@ -232,8 +231,7 @@ class Upstream:
             return None
         if failed.retry_after > _LONGEST_PAUSE_S:
             return None
-        first, longest = _BACKOFF_S
-        pause = failed.retry_after + self._random() * min(longest, first * 2.0**attempt)
+        pause = failed.retry_after + backoff(attempt, self._random())
         return pause if pause < time_left() else None
 
 

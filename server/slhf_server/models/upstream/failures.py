@@ -4,12 +4,11 @@ Nothing of theirs enters a message or the log but a status and the names of exce
 """
 
 import math
-import time
 from collections.abc import Collection
-from email.utils import parsedate_to_datetime
 
 import httpx2
 
+from slhf.retry import retry_after
 from slhf_server.errors import BadRequest, RequestError, UpstreamContextExceeded, UpstreamFailed, UpstreamUnavailable
 from slhf_server.models.upstream.answer import ErrorInAnswer, UnusableAnswer
 from slhf_server.models.upstream.dialect import Request
@@ -30,6 +29,8 @@ class StatusError(Exception):
 
 FOREIGN = (StatusError, httpx2.HTTPError, UnusableAnswer, ValueError, RecursionError)
 """All that can go wrong in an attempt; a ValueError is JSON that cannot be read."""
+_LONGEST_WAIT_S = 86_400.0
+"""A day: clients are asked to wait no longer, whatever the upstream says."""
 REFUSED = (400, 413, 422)
 """Statuses by which upstreams refuse what a request says."""
 
@@ -79,16 +80,16 @@ def failure(label: str, exc: Exception, request: Request, operators: Collection[
 
 def _by_status(who: str, exc: StatusError, request: Request, operators: Collection[str]) -> Failure:
     refusal = read_refusal(exc.content, request.body)
-    wait = _retry_after(exc.retry_after)
-    told = math.ceil(wait) if wait else None
+    wait = min(retry_after(exc.retry_after) or 0.0, _LONGEST_WAIT_S)
+    told = math.ceil(wait) or None
     if exc.status in REFUSED and not refusal.fields & set(operators):
         return Failure("refused", _client_error(who, refusal, request), refusal=refusal)
     if exc.status == 429:
         error = UpstreamUnavailable(f"{who} takes no more requests at present", retry_after=told)
-        return Failure("rate_limited", error, again=True, retry_after=wait or 0.0)
+        return Failure("rate_limited", error, again=True, retry_after=wait)
     if exc.status in (408, 409) or exc.status >= 500:
         error = UpstreamUnavailable(f"{who} failed", retry_after=told)
-        return Failure("server_error", error, again=True, retry_after=wait or 0.0)
+        return Failure("server_error", error, again=True, retry_after=wait)
     return Failure("misconfigured", UpstreamUnavailable(f"{who} does not serve this server"), refusal=refusal)
 
 
@@ -102,15 +103,3 @@ def _client_error(who: str, refusal: Refusal, request: Request) -> BadRequest:
     name = min(asked_for)
     name = "max_tokens" if name == "max_completion_tokens" else name
     return BadRequest(f"{who} refused {name!r} as the request has it", param=name)
-
-
-def _retry_after(header: str) -> float | None:
-    """Seconds, from seconds or a date; None where it says nothing of use."""
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(header).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return None
-    return max(0.0, min(seconds, 86_400.0)) if math.isfinite(seconds) else None
