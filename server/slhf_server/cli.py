@@ -26,7 +26,7 @@ from slhf_server.settings.reading import load_settings
 from slhf_server.settings.server import Settings
 from slhf_server.settings.variables import service_links
 
-_TELLTALES = ("httpx2", "httpcore2")
+_LEAKY_LOGGERS = ("httpx2", "httpcore2")
 """Their loggers would show addresses (info) and prompts (debug)."""
 _KEEP_ALIVE_S = 75
 """Longer than clients and load balancers keep an idle connection (httpx 5 s, nginx and AWS 60 s): who closes first must
@@ -57,7 +57,7 @@ def main() -> None:
     try:
         settings = load_settings(sys.argv[1:])
         logs.configure(settings.log_level, settings.log_format)
-        for name in _TELLTALES:
+        for name in _LEAKY_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
         listener = bind(settings)
         asyncio.run(serve(settings, listener))

@@ -16,12 +16,12 @@ from slhf_server.models.base import Engine
 from slhf_server.models.structured_output.workers import Workers
 from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.observability.metrics import LATENCY, Metrics
-from slhf_server.refinement.choices import played
+from slhf_server.refinement.choices import merge_streams
 from slhf_server.refinement.job import Job
-from slhf_server.refinement.loop import Step, refine
+from slhf_server.refinement.loop import RefinementEvent, refine
 from slhf_server.refinement.planner import Planner
 from slhf_server.refinement.request_log import record_result
-from slhf_server.refinement.state import Outcome
+from slhf_server.refinement.state import RefinementResult
 from slhf_server.settings.server import Settings
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ class Service:
             if not upstream.answered:
                 raise UpstreamUnavailable(f"the upstream {name!r} has not answered yet")
 
-    async def run(self, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Step], None]:
-        """The steps of a request's chains, each with its chain's number; queued, counted and timed.
+    async def run(self, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, RefinementEvent], None]:
+        """The events of a request's chains, each with its chain's number; queued, counted and timed.
 
         Closing the generator aborts them. Raises what refused the request; and, when every chain has ended, the error
         of one that failed.
@@ -131,25 +131,25 @@ class Service:
                 queued = time.perf_counter() - first.received
                 first.log["queue_ms"] = round(queued * 1e3, 1)
                 self.metrics.child(self.metrics.queue, first.model).observe(queued)
-                async with aclosing(played([self._observed(job) for job in jobs])) as steps:
-                    async for numbered in steps:
+                async with aclosing(merge_streams([self._observed(job) for job in jobs])) as events:
+                    async for numbered in events:
                         yield numbered
         finally:
             self._jobs.difference_update(jobs)
 
-    async def _observed(self, job: Job) -> AsyncGenerator[Step, None]:
-        """One chain's steps, seen by metrics and traces. A bug in it becomes an InternalError: other chains go on."""
+    async def _observed(self, job: Job) -> AsyncGenerator[RefinementEvent, None]:
+        """One chain's events, seen by metrics and traces. A bug in it becomes an InternalError: other chains go on."""
         first_token_seen = False
         try:
-            async with aclosing(refine(job)) as steps:
-                async for step in steps:
-                    if not isinstance(step, RoundDelta):
-                        self._note(job, step)
+            async with aclosing(refine(job)) as events:
+                async for event in events:
+                    if not isinstance(event, RoundDelta):
+                        self._note(job, event)
                     elif not first_token_seen:
                         first_token_seen = True
                         first_token = self.metrics.child(self.metrics.first_token, job.model)
                         first_token.observe(time.perf_counter() - job.received)
-                    yield step
+                    yield event
         except RequestError as exc:
             self._failed(job, exc)
             raise
@@ -158,15 +158,15 @@ class Service:
             self._failed(job, exc)
             raise InternalError(f"internal error; request id {job.request_id}") from exc
 
-    def _note(self, job: Job, step: Step) -> None:
+    def _note(self, job: Job, event: RefinementEvent) -> None:
         """Whatever happens to who watches, the answer goes on its way."""
         try:
             if self._tracing is not None:
-                self._tracing.take(job, step)
-            if isinstance(step, RoundCompleted):
-                self.metrics.round_completed(job.model, step)
-            elif isinstance(step, Outcome):
-                self._ended(job, step)
+                self._tracing.take(job, event)
+            if isinstance(event, RoundCompleted):
+                self.metrics.round_completed(job.model, event)
+            elif isinstance(event, RefinementResult):
+                self._ended(job, event)
         except Exception:
             _logger.exception("request %s is answered, but not counted in full", job.request_id)
 
@@ -177,13 +177,13 @@ class Service:
     def _watched(self, jobs: Sequence[Job]) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._tracing is None else self._tracing.watching(jobs)
 
-    def _ended(self, job: Job, outcome: Outcome) -> None:
-        self.metrics.refinement_ended(job.model, outcome)
-        self.metrics.child(self.metrics.success, job.model, job.endpoint, outcome.finish_reason).inc()
+    def _ended(self, job: Job, result: RefinementResult) -> None:
+        self.metrics.refinement_ended(job.model, result)
+        self.metrics.child(self.metrics.success, job.model, job.endpoint, result.finish_reason).inc()
         self.metrics.child(self.metrics.e2e, job.model).observe(time.perf_counter() - job.received)
-        record_result(job.log, outcome.refinement, outcome.usage)
+        record_result(job.log, result.refinement, result.usage)
         if self.settings.log_content:
-            told = {"messages": [f"{turn.role}: {turn.text}" for turn in job.turns], "answer": outcome.text}
+            told = {"messages": [f"{turn.role}: {turn.text}" for turn in job.turns], "answer": result.text}
             job.log.setdefault("content", []).append(told)
 
     async def _load(self) -> None:

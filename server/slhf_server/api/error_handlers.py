@@ -121,7 +121,7 @@ def _path(error: Any, body: Any) -> list[str]:
     return path
 
 
-def answer(request: Request, exc: RequestError) -> JSONResponse:
+def error_response(request: Request, exc: RequestError) -> JSONResponse:
     """The error as JSON, for handlers and for middleware; errors of the endpoints that generate are counted."""
     path = route_path(request.scope)  # not request.url, which is made of the Host header too
     if path in _ENDPOINTS:
@@ -138,19 +138,19 @@ def _response(status: int, body: ErrorBody, headers: dict[str, str] | None = Non
 
 async def _request_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, RequestError)
-    return answer(request, exc)
+    return error_response(request, exc)
 
 
 async def _validation_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, RequestValidationError)
-    return answer(request, bad_request(list(exc.errors()), exc.body))
+    return error_response(request, bad_request(list(exc.errors()), exc.body))
 
 
 async def _http_error(request: Request, exc: Exception) -> JSONResponse:
     """Starlette's own: no such route, wrong method, body over the limit."""
     assert isinstance(exc, HTTPException)
     if exc.status_code == BodyTooLarge.status:
-        return answer(request, BodyTooLarge(exc.detail))
+        return error_response(request, BodyTooLarge(exc.detail))
     message = _bounded(f"{exc.detail}: {request.method} {request.scope['path']}", _LONGEST_MESSAGE)
     body = ErrorBody(message=message, type=error_type(exc.status_code))
     headers = dict(exc.headers or {})
@@ -167,4 +167,4 @@ def bug(request: Request) -> JSONResponse:
     """The answer to an exception that nobody expected; the client learns only the request's id."""
     request_id = request.scope["state"]["request_id"]
     _logger.error("request %s failed unexpectedly", request_id)
-    return answer(request, InternalError(f"internal error; request id {request_id}"))
+    return error_response(request, InternalError(f"internal error; request id {request_id}"))

@@ -49,16 +49,16 @@ class _Shared:
     """What unfinished heads may still have together, the first `_SMALL_HEAD_BYTES` of each left out."""
 
 
-def protocol(read_timeout_s: float) -> "type[Protocol]":
+def protocol(read_timeout_s: float) -> "type[HttpProtocol]":
     """The class of one server's connections, for uvicorn's `http`."""
 
-    class Connection(Protocol):
+    class Connection(HttpProtocol):
         shared = _Shared(read_timeout_s)
 
     return Connection
 
 
-class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
+class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     """One connection. Use `protocol`."""
 
     shared: ClassVar[_Shared]

@@ -64,7 +64,7 @@ class _NotRead(Exception):
     """The client does not read."""
 
 
-class Paced(Generic[T]):
+class Peekable(Generic[T]):
     """An async iterator whose wait for the next item can time out without losing that item."""
 
     def __init__(self, items: AsyncGenerator[T, None]) -> None:

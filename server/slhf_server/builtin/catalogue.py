@@ -8,7 +8,7 @@ from slhf_server.builtin.attempt import QUICK
 from slhf_server.builtin.convert import convert
 from slhf_server.builtin.fetch import fetched
 from slhf_server.builtin.weights import WEIGHTS, Weights
-from slhf_server.bundles.cached import made_once
+from slhf_server.bundles.cached import build_once
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 
@@ -30,7 +30,7 @@ def built_in(spec: str, settings: Settings) -> Path:
         there_are = ", ".join(f"{BUILTIN_PREFIX}{known}" for known in (*_trained(), *WEIGHTS))
         raise SettingsError(f"bundle: {spec!r} is not built in; there are {there_are}")
     weights = WEIGHTS[name]
-    return made_once(settings.cache_dir / weights.key, lambda target: _make(target, weights, settings))
+    return build_once(settings.cache_dir / weights.key, lambda target: _make(target, weights, settings))
 
 
 def _trained() -> list[str]:

@@ -30,7 +30,7 @@ def _in_the_cache() -> Iterator[None]:
 
 
 @_in_the_cache()
-def made_once(directory: Path, make: Callable[[Path], None]) -> Path:
+def build_once(directory: Path, make: Callable[[Path], None]) -> Path:
     """`directory`, which `make` fills on first use. Two processes may ask at once; one makes it.
 
     It is filled beside its final place and renamed: what carries the final name is whole. Raises SettingsError for a

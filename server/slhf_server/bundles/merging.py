@@ -18,7 +18,7 @@ from typing import Any
 
 from slhf import RoleWeights, revision_of
 from slhf.weights import difference, logits_of, write_model
-from slhf_server.bundles.cached import made_once
+from slhf_server.bundles.cached import build_once
 from slhf_server.bundles.opened import OpenBundle
 from slhf_server.settings.problem import SettingsError
 
@@ -42,7 +42,7 @@ def merged(bundle: OpenBundle, cache_dir: Path) -> OpenBundle:
         if not all(_is_plain(path) for path in (leader, follower) if path is not None):
             return bundle
         name += "-base" if leader is None else f"-{revision_of(leader)}"
-    weights = made_once(cache_dir / name, lambda target: _merge(bundle.weights, leader, follower, target))
+    weights = build_once(cache_dir / name, lambda target: _merge(bundle.weights, leader, follower, target))
     on_top = None if leader == follower else str(weights / _LEADER)
     roles = {"leader": RoleWeights(adapter=on_top), "follower": RoleWeights()}
     return replace(bundle, weights=weights, manifest=bundle.manifest.model_copy(update=roles))

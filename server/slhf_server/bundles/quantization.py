@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from slhf import revision_of
 from slhf.weights import copy_all_but_weights
-from slhf_server.bundles.cached import made_once
+from slhf_server.bundles.cached import build_once
 from slhf_server.bundles.opened import OpenBundle
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
@@ -70,7 +70,7 @@ def quantized(bundle: OpenBundle, settings: Settings, obstacle: str | None) -> O
             raise SettingsError(f"cpu_quantization: int8 is not possible: {reason}")
         _logger.info("weights stay as they are, not in int8: %s", reason)
         return bundle
-    made = made_once(settings.cache_dir / f"{_FORMAT}-{revision_of(bundle.weights)}", lambda to: _write(bundle, to))
+    made = build_once(settings.cache_dir / f"{_FORMAT}-{revision_of(bundle.weights)}", lambda to: _write(bundle, to))
     _logger.info("serving int8 (W8A8), made from %s; cpu_quantization is %s", bundle.weights, settings.cpu_quantization)
     return replace(bundle, weights=made)
 

@@ -1,23 +1,23 @@
-"""From `Sampling` (model.py) to vLLM's parameters, and vLLM's refusals to ours."""
+"""From `SamplingParams` (models/base.py) to vLLM's parameters, and vLLM's refusals to ours."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from vllm import SamplingParams
+from vllm import SamplingParams as VLLMParams
 from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from slhf_server.errors import BadRequest
-from slhf_server.models.base import Sampling
-from slhf_server.models.structured_output.response_format import Structure
+from slhf_server.models.base import SamplingParams
+from slhf_server.models.structured_output.response_format import StructuredOutput
 
-_LISTS = ("stop", "bad_words", "stop_token_ids", "allowed_token_ids")  # SamplingParams takes no tuple
-_ELSEWHERE = ("max_total_tokens", "structure", "logit_bias", "cache_salt", "passed_on")
-_PASSED_ON = tuple(name for name in Sampling.__dataclass_fields__ if name not in (*_LISTS, *_ELSEWHERE))
+_LISTS = ("stop", "bad_words", "stop_token_ids", "allowed_token_ids")  # vLLM takes no tuple
+_ELSEWHERE = ("max_total_tokens", "structure", "logit_bias", "cache_salt", "upstream_params")
+_PASSED_ON = tuple(name for name in SamplingParams.__dataclass_fields__ if name not in (*_LISTS, *_ELSEWHERE))
 
 
-class EngineParams(SamplingParams):  # type: ignore[misc]
+class EngineParams(VLLMParams):  # type: ignore[misc]
     """vLLM's parameters, with its refusal of min_p and logit_bias lifted where repairs.py makes them work."""
 
     def _validate_structured_outputs(self, model_config: Any, config: Any, tokenizer: Any) -> None:
@@ -26,13 +26,13 @@ class EngineParams(SamplingParams):  # type: ignore[misc]
         Guidance's has been compiled when the request was read, in another process (structure.py).
         """
         if self.structured_outputs is None or config is None or config.backend != "guidance":
-            SamplingParams._validate_structured_outputs(self, model_config, config, tokenizer)
+            VLLMParams._validate_structured_outputs(self, model_config, config, tokenizer)
         else:
             self.structured_outputs._backend = config.backend
 
     def _validate_spec_decode(self, speculative_config: Any) -> None:
         try:
-            SamplingParams._validate_spec_decode(self, speculative_config)
+            VLLMParams._validate_spec_decode(self, speculative_config)
         except VLLMValidationError as exc:
             if not unguessed(speculative_config):
                 param = "logit_bias" if self.logit_bias else "min_p"
@@ -50,7 +50,9 @@ def unguessed(speculative_config: Any) -> bool:
     return bool(current_platform.is_cpu() and speculative_config.method == "ngram" and scheduled)
 
 
-def engine_params(sampling: Sampling, defaults: Mapping[str, Any], room: int, kind: RequestOutputKind) -> EngineParams:
+def engine_params(
+    sampling: SamplingParams, defaults: Mapping[str, Any], room: int, kind: RequestOutputKind
+) -> EngineParams:
     """Parameters for at most `room` tokens. Raises BadRequest for values that vLLM refuses."""
     wishes = {name: value for name in _PASSED_ON if (value := getattr(sampling, name)) is not None}
     options = {**defaults, **wishes}
@@ -77,7 +79,7 @@ def refusal(exc: Exception, param: str | None = None) -> BadRequest:
     return BadRequest(f"{param}: {message}" if param and not named else message, param=named or param)
 
 
-def _grammar(structure: Structure) -> StructuredOutputsParams:
+def _grammar(structure: StructuredOutput) -> StructuredOutputsParams:
     if structure.schema is None:
         return StructuredOutputsParams(json_object=True)
     return StructuredOutputsParams(json=structure.text)  # as text: msgpack has no integers above 64 bits

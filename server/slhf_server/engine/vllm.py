@@ -22,7 +22,7 @@ from slhf_server.bundles.opened import OpenBundle
 from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.engine.role import VLLMRole
 from slhf_server.errors import EngineUnavailable
-from slhf_server.models.base import Sampling, Turn
+from slhf_server.models.base import SamplingParams, Turn
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 
@@ -81,7 +81,7 @@ class VLLMEngine:
             if role.adapter is not None:
                 await self._llm.add_lora(role.adapter)
             turns = [Turn("user", "Hello")]
-            async with aclosing(role.stream(turns, Sampling(max_tokens=2), request_id="warm-up")) as chunks:
+            async with aclosing(role.stream(turns, SamplingParams(max_tokens=2), request_id="warm-up")) as chunks:
                 async for _ in chunks:
                     pass
 

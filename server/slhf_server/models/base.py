@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from slhf.bundle import Bundle
 from slhf.wire import FinishReason, TokenLogprob
-from slhf_server.models.structured_output.response_format import Structure
+from slhf_server.models.structured_output.response_format import StructuredOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingParams:
     """How to sample one completion; vLLM's names. None: the bundle's default, else the engine's."""
 
     temperature: float | None = None
@@ -56,11 +56,11 @@ class Sampling:
     skip_special_tokens: bool | None = None
     logprobs: int | None = None
     """None: no log-probabilities; n: those of each token and of the n likeliest in its place."""
-    structure: Structure | None = None
+    structure: StructuredOutput | None = None
     """What the text must be: the engine can write nothing else."""
     cache_salt: str | None = None
     """The engine's prefix cache is shared among completions of the same salt alone. An upstream never gets it."""
-    passed_on: Mapping[str, Any] = field(default_factory=dict)
+    upstream_params: Mapping[str, Any] = field(default_factory=dict)
     """Parameters that an upstream alone understands (tools and the like), as the client sent them."""
 
 
@@ -99,7 +99,7 @@ class ChatModel(Protocol):
         """The model's name as rounds and metrics report it."""
 
     def stream(
-        self, turns: Sequence[Turn], sampling: Sampling, *, request_id: str, deltas: bool = True
+        self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
     ) -> AsyncGenerator[Chunk, None]:
         """Complete `turns`, whose last one is a user's. Closing the generator aborts the completion.
 

@@ -10,7 +10,7 @@ from typing import Any
 from slhf.bundle import Bundle
 from slhf.wire import FinishReason, TokenLogprob, TopLogprob
 from slhf_server.errors import ContextLengthExceeded, EngineUnavailable, RequestError, TokenBudgetExceeded
-from slhf_server.models.base import Chunk, Sampling, Turn
+from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.settings.server import Settings
 
 _LONG = 100_000  # characters
@@ -32,14 +32,14 @@ class FakeModel:
 
     def __init__(self, name: str, reply: Reply, *, token_seconds: float, max_model_len: int) -> None:
         self.name = name
-        self.calls: list[tuple[Sequence[Turn], Sampling]] = []
+        self.calls: list[tuple[Sequence[Turn], SamplingParams]] = []
         self.running = 0
         self._reply = reply
         self._token_seconds = token_seconds
         self._max_model_len = max_model_len
 
     async def stream(
-        self, turns: Sequence[Turn], sampling: Sampling, *, request_id: str, deltas: bool = True
+        self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
     ) -> AsyncGenerator[Chunk, None]:
         self.calls.append((turns, sampling))
         prompt = sum(_tokens(turn.text) for turn in turns)

@@ -16,7 +16,7 @@ _SPACE = re.compile(r"\s*+")
 _INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs"}  # Unicode's categories of control, format and space
 
 
-class Thoughts:
+class ReasoningParser:
     """Takes the thoughts out of a model's text that arrives in pieces, holding back no more than it must."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Thoughts:
         return held
 
 
-def without_thoughts(text: str) -> str:
+def strip_reasoning(text: str) -> str:
     """A text that somebody else has written without the whole blocks of thoughts that it begins with.
 
     One that is not closed stays: nobody knows whether it is a thought cut off or the text.
@@ -71,7 +71,7 @@ def without_thoughts(text: str) -> str:
 
 def refinable(draft: str) -> str:
     """A client's draft as the Follower sees it: without thoughts, or as it was sent where nothing else is in it."""
-    text = without_thoughts(draft)
+    text = strip_reasoning(draft)
     return draft if is_blank(text) else text
 
 

@@ -18,7 +18,7 @@ from prometheus_client import (
 from slhf.wire import RoundCompleted
 from slhf_server.access.admission import Admission
 from slhf_server.errors import RequestError
-from slhf_server.refinement.state import Outcome, edit_ratio
+from slhf_server.refinement.state import RefinementResult, edit_ratio
 
 LATENCY = (
     0.3,
@@ -140,43 +140,43 @@ class Metrics:
         number = str(finished.round) if finished.round < 8 else "8+"
         self.child(self.round_latency, model, finished.role, number).observe(finished.latency_ms / 1e3)
 
-    def refinement_ended(self, model: str, outcome: Outcome) -> None:
-        refinement = outcome.refinement
+    def refinement_ended(self, model: str, result: RefinementResult) -> None:
+        refinement = result.refinement
         self.child(self.stop_reason, model, refinement.stop_reason).inc()
         self.child(self.request_rounds, model).observe(refinement.rounds_run)
         self.child(self.draft_source, model, refinement.draft_source).inc()
-        self.child(self.overhead, model).observe(outcome.overhead_ms / 1e3)
+        self.child(self.overhead, model).observe(result.overhead_ms / 1e3)
         if refinement.stop_reason not in ("rounds_done", "unchanged", "disabled"):
             self.child(self.fallback, model, refinement.stop_reason).inc()
-        self._count_tokens(model, outcome)
-        self._count_rounds(model, outcome)
-        self._compare(model, outcome)
+        self._count_tokens(model, result)
+        self._count_rounds(model, result)
+        self._compare(model, result)
 
     def page(self) -> bytes:
         """Prometheus text: ours, then vLLM's and the process's own."""
         return generate_latest(self.registry) + generate_latest(REGISTRY)
 
-    def _count_tokens(self, model: str, outcome: Outcome) -> None:
-        usage = outcome.refinement.usage
+    def _count_tokens(self, model: str, result: RefinementResult) -> None:
+        usage = result.refinement.usage
         for phase, usages in (("draft", [usage.draft]), ("refine", usage.rounds)):
             for one in usages:
                 self.child(self.prompt_tokens, model, phase).inc(one.prompt_tokens)
                 self.child(self.generation_tokens, model, phase).inc(one.completion_tokens)
                 self.child(self.cached_tokens, model, phase).inc(one.prompt_tokens_details.cached_tokens)
 
-    def _count_rounds(self, model: str, outcome: Outcome) -> None:
-        refinement = outcome.refinement
-        texts = [outcome.draft, *(one.text for one in refinement.rounds[1:])]
+    def _count_rounds(self, model: str, result: RefinementResult) -> None:
+        refinement = result.refinement
+        texts = [result.draft, *(one.text for one in refinement.rounds[1:])]
         for before, after in pairwise(texts):
             self.child(self.rounds, model, "unchanged" if after == before else "changed").inc()
         cut_off = len(refinement.usage.rounds) - refinement.rounds_run
         self.child(self.rounds, model, "error" if refinement.stop_reason == "error" else "discarded").inc(cut_off)
 
-    def _compare(self, model: str, outcome: Outcome) -> None:
+    def _compare(self, model: str, result: RefinementResult) -> None:
         """Drift: how far the returned text is from the draft."""
-        if outcome.refinement.applied:
-            known = outcome.refinement.rounds[1].edit_ratio if outcome.refinement.returned_round == 1 else None
-            changed = edit_ratio(outcome.draft, outcome.text) if known is None else known
+        if result.refinement.applied:
+            known = result.refinement.rounds[1].edit_ratio if result.refinement.returned_round == 1 else None
+            changed = edit_ratio(result.draft, result.text) if known is None else known
             self.child(self.edit_ratio, model).observe(changed)
-            ratio = len(outcome.text.split()) / max(1, len(outcome.draft.split()))
+            ratio = len(result.text.split()) / max(1, len(result.draft.split()))
             self.child(self.length_ratio, model).observe(ratio)

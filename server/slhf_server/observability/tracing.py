@@ -1,6 +1,6 @@
 """OpenTelemetry traces, for whoever asks for them (`otlp_endpoint`): a span per refinement, a child per round.
 
-Watches the loop's steps (service.py): the loop knows nothing of it. Spans are made and ended by hand and never become
+Watches the loop's events (service.py): the loop knows nothing of it. Spans are made and ended by hand and never become
 the current one: a context variable set before a yield would be reset in another task's context (PEP 567, PEP 789).
 
 Attributes follow the semantic conventions for generative AI. Their names are written out: the Python package of the
@@ -25,8 +25,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from slhf.wire import Round, RoundCompleted, RoundStarted, Usage
 from slhf_server.errors import InternalError, RequestError
 from slhf_server.refinement.job import Job
-from slhf_server.refinement.loop import Step
-from slhf_server.refinement.state import Outcome
+from slhf_server.refinement.loop import RefinementEvent
+from slhf_server.refinement.state import RefinementResult
 from slhf_server.settings.problem import SettingsError
 
 _FLUSH_S = 3.0  # how long the server's end waits for the collector
@@ -64,9 +64,9 @@ class Tracing:
             for job in jobs:
                 del self._refinements[job]
 
-    def take(self, job: Job, step: Step) -> None:
-        """A step of a watched job; pieces of text may be left out."""
-        self._refinements[job].take(step)
+    def take(self, job: Job, event: RefinementEvent) -> None:
+        """An event of a watched job; pieces of text may be left out."""
+        self._refinements[job].take(event)
 
     def failed(self, job: Job, exc: Exception) -> None:
         """A watched job has failed: of several chains, only this one."""
@@ -104,13 +104,13 @@ class _Refinement:
         if content and job.draft is not None:
             self._span.set_attribute("slhf.draft", _encodable(job.draft))
 
-    def take(self, step: Step) -> None:
-        if isinstance(step, RoundStarted):
-            self._start_round(step)
-        elif isinstance(step, RoundCompleted):
-            self._finish_round(step)
-        elif isinstance(step, Outcome):
-            self._finish(step)
+    def take(self, event: RefinementEvent) -> None:
+        if isinstance(event, RoundStarted):
+            self._start_round(event)
+        elif isinstance(event, RoundCompleted):
+            self._finish_round(event)
+        elif isinstance(event, RefinementResult):
+            self._finish(event)
 
     def fail(self, exc: BaseException) -> None:
         """Nothing where it has ended already."""
@@ -119,12 +119,12 @@ class _Refinement:
                 _fail(span, _code(exc))
                 span.end()
 
-    def _start_round(self, step: RoundStarted) -> None:
-        self._number = step.round
+    def _start_round(self, event: RoundStarted) -> None:
+        self._number = event.round
         self._round = self._tracer.start_span(
-            f"round {step.round}",
+            f"round {event.round}",
             set_span_in_context(self._span, Context()),
-            attributes={**_request(step.model), "slhf.round": step.round, "slhf.role": step.role},
+            attributes={**_request(event.model), "slhf.round": event.round, "slhf.role": event.role},
         )
 
     def _finish_round(self, finished: Round) -> None:
@@ -137,20 +137,20 @@ class _Refinement:
         self._round.end()
         self._round = None
 
-    def _finish(self, outcome: Outcome) -> None:
-        report = outcome.refinement
+    def _finish(self, result: RefinementResult) -> None:
+        report = result.refinement
         if report.returned_round == self._number:  # a last round that was streamed and cut stands
             self._finish_round(report.rounds[-1])
-        self._cut(outcome)
-        self._answer(self._span, outcome.text, outcome.finish_reason, outcome.usage)
+        self._cut(result)
+        self._answer(self._span, result.text, result.finish_reason, result.usage)
         self._span.set_attributes({"slhf.stop_reason": report.stop_reason, "slhf.rounds_run": report.rounds_run})
         self._span.end()
 
-    def _cut(self, outcome: Outcome) -> None:
+    def _cut(self, result: RefinementResult) -> None:
         """The round that was running when the refinement ended early, if there was one."""
         if self._round is None:
             return
-        report = outcome.refinement
+        report = result.refinement
         self._round.set_attributes(_tokens([report.usage.draft, *report.usage.rounds][self._number]))
         self._round.set_attribute("slhf.stop_reason", report.stop_reason)
         if report.stop_reason == "error":

@@ -4,24 +4,28 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from slhf_server.refinement.loop import Step
-from slhf_server.refinement.state import Outcome
+from slhf_server.refinement.loop import RefinementEvent
+from slhf_server.refinement.state import RefinementResult
 
 
-async def played(chains: Sequence[AsyncGenerator[Step, None]]) -> AsyncGenerator[tuple[int, Step], None]:
-    """The steps of a request's chains. One chain alone needs no tasks."""
+async def merge_streams(
+    chains: Sequence[AsyncGenerator[RefinementEvent, None]],
+) -> AsyncGenerator[tuple[int, RefinementEvent], None]:
+    """The events of a request's chains. One chain alone needs no tasks."""
     if len(chains) > 1:
-        async with aclosing(_merged(chains)) as steps:
-            async for numbered in steps:
+        async with aclosing(_merged(chains)) as events:
+            async for numbered in events:
                 yield numbered
         return
     async with aclosing(chains[0]) as only:
-        async for step in only:
-            yield 0, step
+        async for event in only:
+            yield 0, event
 
 
-async def _merged(chains: Sequence[AsyncGenerator[Step, None]]) -> AsyncGenerator[tuple[int, Step], None]:
-    """The steps of all chains as they come, each with its chain's number. Closing it closes every chain.
+async def _merged(
+    chains: Sequence[AsyncGenerator[RefinementEvent, None]],
+) -> AsyncGenerator[tuple[int, RefinementEvent], None]:
+    """The events of all chains as they come, each with its chain's number. Closing it closes every chain.
 
     A chain that fails does not take the others with it: its error is raised when they have ended.
     """
@@ -33,12 +37,12 @@ async def _merged(chains: Sequence[AsyncGenerator[Step, None]]) -> AsyncGenerato
             for task in done:
                 number = waiting.pop(task)
                 try:
-                    step = task.result()
+                    event = task.result()
                 except Exception as exc:  # noqa: BLE001  raised below
                     errors.append(exc)
                     continue
-                yield number, step
-                if not isinstance(step, Outcome):
+                yield number, event
+                if not isinstance(event, RefinementResult):
                     waiting[asyncio.ensure_future(anext(chains[number]))] = number
         if errors:
             raise errors[0]

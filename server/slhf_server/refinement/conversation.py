@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from slhf.history import SPOKEN, Message
 from slhf_server.errors import BadRequest
 from slhf_server.models.base import Turn
-from slhf_server.models.reasoning import without_thoughts
+from slhf_server.models.reasoning import strip_reasoning
 
 _MEDIA = ("image_url", "input_audio", "file", "video_url")
 _logger = logging.getLogger(__name__)
@@ -85,4 +85,4 @@ def _text(message: Message, names: Mapping[str, str]) -> str:
     if message.role != "assistant":
         return message.text
     calls = (f"Called {call.name} with {call.arguments}" for _, call in message.calls)
-    return "\n".join(part for part in (without_thoughts(message.text), *calls) if part)
+    return "\n".join(part for part in (strip_reasoning(message.text), *calls) if part)

@@ -6,8 +6,8 @@ from typing import Literal
 
 from slhf.wire import DraftSource, Role
 from slhf_server.deadline import Deadline
-from slhf_server.models.base import ChatModel, Sampling, Turn
-from slhf_server.models.structured_output.response_format import Structure
+from slhf_server.models.base import ChatModel, SamplingParams, Turn
+from slhf_server.models.structured_output.response_format import StructuredOutput
 from slhf_server.refinement.request_log import RequestLog
 from slhf_server.refinement.stops import StopRule
 
@@ -17,12 +17,12 @@ Deltas = Literal["none", "last", "all"]
 
 
 @dataclass(frozen=True, slots=True)
-class Player:
-    """A role, who plays it, and how it samples."""
+class RoleBinding:
+    """A role, the model that plays it, and how it samples."""
 
     role: Role
     model: ChatModel
-    sampling: Sampling
+    sampling: SamplingParams
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # two jobs are never the same one
@@ -39,9 +39,9 @@ class Job:
     """y_0 from the client, as it was sent; None: the Leader writes it."""
     draft_source: DraftSource
     rounds: int
-    leader: Player | None
+    leader: RoleBinding | None
     """None only where a draft is given."""
-    follower: Player
+    follower: RoleBinding
     follower_turn: str
     received: float
     """`time.perf_counter()` when the request was planned: durations include its time in the queue."""
@@ -61,7 +61,7 @@ class Job:
     """What the engine knows this job by: clients may send one request id twice at once."""
     fail_on_error: bool = False
     stops: tuple[StopRule, ...] = ()
-    structure: Structure | None = None
+    structure: StructuredOutput | None = None
     deltas: Deltas = "none"
     counts_tokens: bool = False
     """Count tokens as they come although nobody reads along: a round that a deadline cuts is then billed exactly."""

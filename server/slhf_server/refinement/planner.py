@@ -11,9 +11,9 @@ from slhf.turns import follower_turn
 from slhf.wire import ModelCard, RefineOptions
 from slhf_server.deadline import Deadline
 from slhf_server.errors import BadRequest, ModelNotFound
-from slhf_server.models.base import ChatModel, Engine, Sampling
+from slhf_server.models.base import ChatModel, Engine, SamplingParams
 from slhf_server.refinement import conversation
-from slhf_server.refinement.job import Deltas, Endpoint, Job, Player
+from slhf_server.refinement.job import Deltas, Endpoint, Job, RoleBinding
 from slhf_server.refinement.request_log import RequestLog
 from slhf_server.refinement.stops import StopRule
 from slhf_server.refinement.stops.unchanged import unchanged
@@ -26,7 +26,7 @@ Drafter = Literal["engine", "upstream", "client"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RefineParams:
     """What a request asks for, whatever its endpoint."""
 
     endpoint: Endpoint
@@ -34,7 +34,7 @@ class Ask:
     model: str | None
     messages: Sequence[Message]
     options: RefineOptions
-    sampling: Sampling
+    sampling: SamplingParams
     deltas: Deltas
     choices: int = 1
     """Independent chains (OpenAI's `n`)."""
@@ -63,7 +63,7 @@ class Planner:
             return "client"
         return "upstream" if served.leader in self._upstreams else "engine"
 
-    def plan(self, ask: Ask) -> list[Job]:
+    def plan(self, ask: RefineParams) -> list[Job]:
         """A job for each choice. Raises ModelNotFound and BadRequest, naming the parameter."""
         name, served = self._find(ask.model)
         conversation.check(ask.messages)
@@ -91,7 +91,7 @@ class Planner:
             raise ModelNotFound(f"The model {name[:200]!r} does not exist; served: {served}", param="model")
         return name, self.served[name]
 
-    def _job(self, name: str, served: ServedModel, ask: Ask) -> Job:
+    def _job(self, name: str, served: ServedModel, ask: RefineParams) -> Job:
         options, limits = ask.options, self._limits[name]
         drafter = self.drafter(name, options)
         rounds = _limited("rounds", options.rounds, served.rounds, limits.rounds)
@@ -110,7 +110,7 @@ class Planner:
             draft_source="leader" if drafter == "engine" else drafter,
             rounds=rounds,
             leader=self._leader(name, served, ask, drafter),
-            follower=Player("follower", self._engine.follower, _followers(ask)),
+            follower=RoleBinding("follower", self._engine.follower, _followers(ask)),
             follower_turn=follower_turn(self._engine.manifest.follower_turn, options.instruction),
             received=time.perf_counter(),
             deadline=Deadline.after(_limited("timeout_ms", options.timeout_ms, None, limits.timeout_ms) / 1e3),
@@ -125,13 +125,13 @@ class Planner:
             trace=ask.trace,
         )
 
-    def _leader(self, name: str, served: ServedModel, ask: Ask, drafter: Drafter) -> Player | None:
+    def _leader(self, name: str, served: ServedModel, ask: RefineParams, drafter: Drafter) -> RoleBinding | None:
         if drafter == "client":
             return None
         if served.leader == "none":
             raise BadRequest(f"model {name!r} has no Leader: give a draft", param="draft")
         model = self._upstreams[served.leader] if drafter == "upstream" else self._engine.leader
-        return Player("leader", model, ask.sampling)
+        return RoleBinding("leader", model, ask.sampling)
 
 
 def _run_id() -> str:
@@ -143,9 +143,9 @@ def _another(job: Job, number: int) -> Job:
     return replace(job, choice=number, run_id=_run_id(), deadline=job.deadline.copy())
 
 
-def _followers(ask: Ask) -> Sampling:
+def _followers(ask: RefineParams) -> SamplingParams:
     own = {name: value for name in _OWN if (value := getattr(ask.options, name)) is not None}
-    return replace(ask.sampling, passed_on={}, **own) if own or ask.sampling.passed_on else ask.sampling
+    return replace(ask.sampling, upstream_params={}, **own) if own or ask.sampling.upstream_params else ask.sampling
 
 
 def _limited(name: str, asked: int | None, default: int | None, limit: int) -> int:

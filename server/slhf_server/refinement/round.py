@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from slhf.wire import TokenLogprob, Usage
 from slhf_server.models.base import Chunk
-from slhf_server.models.reasoning import Thoughts, is_blank
+from slhf_server.models.reasoning import ReasoningParser, is_blank
 
 
 @dataclass(slots=True)
-class Running:
+class RoundState:
     """Grows by `take`. Counts are plain numbers: this is the path of every generated token."""
 
     started: float = field(default_factory=time.perf_counter)
@@ -21,7 +21,7 @@ class Running:
     _pieces: list[str] = field(default_factory=list)
     _held: list[TokenLogprob] = field(default_factory=list)
     """Log-probabilities of what is not known to be text yet."""
-    _thoughts: Thoughts = field(default_factory=Thoughts)
+    _reasoning: ReasoningParser = field(default_factory=ReasoningParser)
     _completion: int = 0
 
     def take(self, chunk: Chunk) -> str:
@@ -37,14 +37,14 @@ class Running:
     def _begin(self, chunk: Chunk) -> str:
         """Until there is something to see, or the end."""
         ended = chunk.finish_reason is not None
-        piece = self._thoughts.visible(chunk.text)
+        piece = self._reasoning.visible(chunk.text)
         if ended:
-            piece += self._thoughts.rest()
+            piece += self._reasoning.rest()
         self._pieces.append(piece)
         self._held += chunk.logprobs
         self.begun = not is_blank(piece)
         if self.begun or ended:
-            self.logprobs = _last(self._held, self.text) if self._thoughts.found else self._held
+            self.logprobs = _last(self._held, self.text) if self._reasoning.found else self._held
         return self.text if self.begun else ""
 
     @property
@@ -59,7 +59,7 @@ class Running:
 
     def token_ids(self) -> tuple[int, ...] | None:
         """The ids of the finished text, if it is just what was generated."""
-        return None if self._thoughts.found or self.last is None else self.last.token_ids
+        return None if self._reasoning.found or self.last is None else self.last.token_ids
 
     @property
     def seconds(self) -> float:

@@ -27,17 +27,17 @@ from slhf_server.errors import (
     TokenBudgetExceeded,
     UpstreamFailed,
 )
-from slhf_server.models.base import Chunk, Sampling, Turn
+from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.reasoning import is_blank, refinable
-from slhf_server.refinement.job import Job, Player
-from slhf_server.refinement.round import Running
+from slhf_server.refinement.job import Job, RoleBinding
+from slhf_server.refinement.round import RoundState
 from slhf_server.refinement.seeds import seed_of
 
 _MOST_ORDERED = 4_000  # words
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RefinementResult:
     """How a refinement ended. `refinement.rounds` holds every finished round."""
 
     text: str
@@ -60,8 +60,8 @@ class Outcome:
         return self.refinement if with_rounds else self.refinement.model_copy(update={"rounds": []})
 
 
-class Chain:
-    """Grows by `next_round`, `take` for each chunk, `finish_round`; ends by `outcome`."""
+class RefinementState:
+    """Grows by `next_round`, `take` for each chunk, `finish_round`; ends by `result`."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -69,7 +69,7 @@ class Chain:
         self._logprobs: list[TokenLogprob] = []  # of the latest finished round
         self._latest = Turn("assistant", "")
         self._draft = ""  # as the Follower saw it
-        self._running: Running | None = None
+        self._running: RoundState | None = None
         self._usages: list[Usage] = []  # by round number, cut-off rounds included
         self._spent = 0  # their tokens
         self._model_seconds = 0.0
@@ -113,18 +113,18 @@ class Chain:
             return "token_budget"
         return next((reason for rule in self._job.stops if (reason := rule(self._finished))), None)
 
-    def next_round(self) -> tuple[Player, tuple[Turn, ...], Sampling]:
+    def next_round(self) -> tuple[RoleBinding, tuple[Turn, ...], SamplingParams]:
         """Who plays, on which turns, sampled how.
 
         Raises EngineFailed or UpstreamFailed where the Leader has left nothing to refine.
         """
-        player, turns = self._player(), self._job.leader_turns
+        binding, turns = self._binding(), self._job.leader_turns
         if self._finished:
             self._check_draft()
             turns = (*self._job.turns, self._latest, Turn("user", self._job.follower_turn))
-        self._running = Running()
-        seed, salt = self._seed(player), self._job.cache_salt
-        return player, turns, replace(player.sampling, max_total_tokens=self._left(), seed=seed, cache_salt=salt)
+        self._running = RoundState()
+        seed, salt = self._seed(binding), self._job.cache_salt
+        return binding, turns, replace(binding.sampling, max_total_tokens=self._left(), seed=seed, cache_salt=salt)
 
     def take(self, chunk: Chunk) -> RoundDelta | None:
         """A piece of the running round; what of it can be shown, where somebody reads along."""
@@ -172,7 +172,7 @@ class Chain:
             raise exc
         return exc.stop_reason
 
-    def outcome(self, reason: StopReason) -> Outcome:
+    def result(self, reason: StopReason) -> RefinementResult:
         best = self._finished[-1]
         duration = time.perf_counter() - self._job.received
         usage = RefinementUsage(draft=self._usages[0], rounds=self._usages[1:])
@@ -189,26 +189,26 @@ class Chain:
         )
         overhead = (duration - self._model_seconds) * 1e3
         tokens = tuple(self._logprobs)
-        return Outcome(best.text, best.finish_reason, refinement, usage.total(), overhead, self._draft, tokens)
+        return RefinementResult(best.text, best.finish_reason, refinement, usage.total(), overhead, self._draft, tokens)
 
-    def _player(self) -> Player:
+    def _binding(self) -> RoleBinding:
         """Who plays the round that runs, or comes next."""
         if self._finished:
             return self._job.follower
         assert self._job.leader is not None  # a job without draft has a Leader (planner.py)
         return self._job.leader
 
-    def _seed(self, player: Player) -> int | None:
+    def _seed(self, binding: RoleBinding) -> int | None:
         """Of the next round. An upstream's noise is its own: for the first choice it gets the seed as it was sent."""
-        seed = seed_of(player.sampling.seed, self._job.choice, self._job.rounds_before + self.number)
+        seed = seed_of(binding.sampling.seed, self._job.choice, self._job.rounds_before + self.number)
         as_sent = self._job.draft_source == "upstream" and self.number == self._job.choice == 0
-        return player.sampling.seed if as_sent and seed is not None else seed
+        return binding.sampling.seed if as_sent and seed is not None else seed
 
-    def _live(self) -> Running:
+    def _live(self) -> RoundState:
         assert self._running is not None  # between next_round and finish_round
         return self._running
 
-    def _cut(self) -> Running | None:
+    def _cut(self) -> RoundState | None:
         """End the running round, if there is one, finished or not: what it cost counts."""
         running, self._running = self._running, None
         if running is not None:
@@ -220,16 +220,16 @@ class Chain:
 
     def _accept_running(
         self,
-        running: Running,
+        running: RoundState,
         finish_reason: FinishReason,
         tool_calls: tuple[Mapping[str, Any], ...] = (),
     ) -> RoundCompleted:
-        player, text = self._player(), running.text
+        binding, text = self._binding(), running.text
         self._logprobs = running.logprobs
         finished = RoundCompleted(
             round=self.number,
-            role=player.role,
-            model=player.model.name,
+            role=binding.role,
+            model=binding.model.name,
             text=text,
             finish_reason=finish_reason,
             usage=self._usages[-1],

@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from slhf_server.models.base import Chunk, Sampling, Turn
+from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.upstream.client import Upstream
 from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.observability.metrics import LATENCY
@@ -16,7 +16,7 @@ from tests.server.upstream.faulty import Faulty, Reply, serving
 
 KEY = "sk-SECRET-KEY"
 ASK = (Turn("system", "Be brief."), Turn("user", "Hi"))
-PLAIN = Sampling()
+PLAIN = SamplingParams()
 
 
 @dataclass
@@ -46,7 +46,9 @@ class Stage:
         )
         return self.upstream
 
-    async def ask(self, turns: Sequence[Turn] = ASK, sampling: Sampling = PLAIN, *, deltas: bool = True) -> list[Chunk]:
+    async def ask(
+        self, turns: Sequence[Turn] = ASK, sampling: SamplingParams = PLAIN, *, deltas: bool = True
+    ) -> list[Chunk]:
         """The whole completion."""
         async with aclosing(self.upstream.stream(turns, sampling, request_id="r", deltas=deltas)) as chunks:
             return [chunk async for chunk in chunks]

@@ -14,8 +14,8 @@ from slhf_training.evaluation.generation import Keep, Task
 from slhf_training.evaluation.settings import GenerationSettings
 
 if TYPE_CHECKING:
-    from slhf_server.models.base import Engine, Sampling
-    from slhf_server.refinement.planner import Ask, Planner
+    from slhf_server.models.base import Engine, SamplingParams
+    from slhf_server.refinement.planner import Planner, RefineParams
     from slhf_server.settings.server import Settings
 
 OpenEngine = Callable[["Settings"], Awaitable["Engine"]]
@@ -108,13 +108,13 @@ class Served:
             if not (isinstance(exc, BadRequest) and exc.param == "messages"):  # no room, or turns the model cannot take
                 raise EngineError(f"models.{self._name}: {exc.message}") from exc
 
-    def _ask(self, number: str, task: Task) -> "Ask":
+    def _ask(self, number: str, task: Task) -> "RefineParams":
         from slhf.history import Message
         from slhf.wire import RefineOptions
-        from slhf_server.refinement.planner import Ask
+        from slhf_server.refinement.planner import RefineParams
 
         rounds = task.answers if task.draft is not None else task.answers - 1
-        return Ask(
+        return RefineParams(
             endpoint="refine",
             request_id=number,
             model=None,
@@ -124,9 +124,9 @@ class Served:
             deltas="none",
         )
 
-    def _sampling(self, seed: int) -> "Sampling":
-        from slhf_server.models.base import Sampling
+    def _sampling(self, seed: int) -> "SamplingParams":
+        from slhf_server.models.base import SamplingParams
 
         how = self._how
         plain = {} if how.temperature is None else {"temperature": how.temperature, **_PLAIN}
-        return Sampling(max_tokens=how.max_new_tokens, seed=seed, **plain)
+        return SamplingParams(max_tokens=how.max_new_tokens, seed=seed, **plain)

@@ -14,10 +14,10 @@ from slhf_server.api.openai.chat_request import ChatRequest, GenerationRequest
 from slhf_server.api.openai.chat_schema import ChatCompletion
 from slhf_server.api.openai.chunks import Chunks
 from slhf_server.api.openai.generation import answered, planned
-from slhf_server.api.outcomes import outcomes
+from slhf_server.api.results import collect_results
 from slhf_server.api.streaming import stream
 from slhf_server.refinement.job import Job
-from slhf_server.refinement.state import Outcome
+from slhf_server.refinement.state import RefinementResult
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -29,23 +29,23 @@ async def chat_completions(
     jobs = await planned(request, service, cache_salt, body, "chat", body.names)
     if body.stream:
         return await stream(service, jobs, ChatChunks(jobs[0], body))
-    ended = await unless_disconnected(request, outcomes(service.run(jobs)))
-    choices = [_choice(number, outcome, body) for number, outcome in ended.items()]
+    ended = await unless_disconnected(request, collect_results(service.run(jobs)))
+    choices = [_choice(number, result, body) for number, result in ended.items()]
     return answered(jobs[0], ended, choices, body, "chat.completion")
 
 
-def _choice(number: int, outcome: Outcome, body: ChatRequest) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": outcome.text, "refusal": None}
-    if outcome.tool_calls:
-        message |= {"content": outcome.text or None, "tool_calls": outcome.tool_calls}
+def _choice(number: int, result: RefinementResult, body: ChatRequest) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": result.text, "refusal": None}
+    if result.tool_calls:
+        message |= {"content": result.text or None, "tool_calls": result.tool_calls}
     if body.refine.show_rounds:
-        earlier = outcome.refinement.rounds[: outcome.refinement.returned_round]
+        earlier = result.refinement.rounds[: result.refinement.returned_round]
         message["reasoning_content"] = "\n\n".join(finished.text for finished in earlier)
     return {
         "index": number,
         "message": message,
-        "finish_reason": outcome.finish_reason,
-        "logprobs": _logprobs(outcome.logprobs) if body.logprobs else None,
+        "finish_reason": result.finish_reason,
+        "logprobs": _logprobs(result.logprobs) if body.logprobs else None,
     }
 
 
@@ -74,10 +74,10 @@ class ChatChunks(Chunks):
     def aside(self, number: int, text: str) -> list[bytes]:
         return [self._chunk(number, {"reasoning_content": text})]
 
-    def ending(self, number: int, outcome: Outcome) -> list[bytes]:
-        calls = [{"index": index, **call} for index, call in enumerate(outcome.tool_calls or ())]
+    def ending(self, number: int, result: RefinementResult) -> list[bytes]:
+        calls = [{"index": index, **call} for index, call in enumerate(result.tool_calls or ())]
         parts = [self._chunk(number, {"tool_calls": calls})] if calls else []
-        return [*parts, self._chunk(number, {}, finish_reason=outcome.finish_reason)]
+        return [*parts, self._chunk(number, {}, finish_reason=result.finish_reason)]
 
     def _chunk(
         self,

@@ -8,10 +8,17 @@ from pydantic_core import PydanticCustomError
 
 from slhf.history import STRING_OR_LIST, Message
 from slhf.wire import RefineOptions, Section, Temperature, TopP, given
-from slhf_server.api.openai.parameters import CHAT, OF_THE_ENGINE, Fate, asks_for_nothing, decided, shown
+from slhf_server.api.openai.parameters import (
+    CHAT,
+    OF_THE_ENGINE,
+    Support,
+    asks_for_nothing,
+    document,
+    filter_parameters,
+)
 from slhf_server.errors import BadRequest
-from slhf_server.models.base import Sampling
-from slhf_server.models.structured_output.response_format import Structure
+from slhf_server.models.base import SamplingParams
+from slhf_server.models.structured_output.response_format import StructuredOutput
 from slhf_server.refinement.planner import Drafter
 
 Item = TypeVar("Item")
@@ -72,27 +79,27 @@ class GenerationRequest(Section):
 class ChatRequest(GenerationRequest):
     """Body of `POST /v1/chat/completions`."""
 
-    model_config = ConfigDict(json_schema_extra=shown(CHAT))
+    model_config = ConfigDict(json_schema_extra=document(CHAT))
 
     messages: Annotated[list[Message], Field(fail_fast=True)]
     max_completion_tokens: Count | None = None
     response_format: dict[str, Any] | None = None
     logprobs: StrictBool = False
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
-    passed_on: SkipJsonSchema[dict[str, Any]] = Field(default_factory=dict)
+    upstream_params: SkipJsonSchema[dict[str, Any]] = Field(default_factory=dict)
     """What only an upstream takes, by name, as it came."""
 
     @model_validator(mode="before")
     @classmethod
     def _decide_every_parameter(cls, body: Any) -> Any:
-        kept = decided(body, CHAT)
+        kept = filter_parameters(body, CHAT)
         if not isinstance(kept, dict):
             return kept
         if "max_tokens" in kept and "max_completion_tokens" in kept:
             message = "give max_tokens or max_completion_tokens, not both"
             raise PydanticCustomError("two_names", message, {"param": "max_tokens"})
-        passed_on = {name: kept.pop(name) for name in list(kept) if CHAT[name].fate == "upstream"}
-        return kept | {"passed_on": passed_on}
+        upstream_params = {name: kept.pop(name) for name in list(kept) if CHAT[name].support == "upstream"}
+        return kept | {"upstream_params": upstream_params}
 
     @model_validator(mode="after")
     def _top_logprobs_are_logprobs(self) -> "ChatRequest":
@@ -100,9 +107,9 @@ class ChatRequest(GenerationRequest):
             raise PydanticCustomError("needs_logprobs", "top_logprobs needs logprobs: true", {"param": "top_logprobs"})
         return self
 
-    def sampling(self, structure: Structure | None) -> Sampling:
+    def sampling(self, structure: StructuredOutput | None) -> SamplingParams:
         """For both roles; `structure` is what `response_format` asks for."""
-        return Sampling(
+        return SamplingParams(
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             max_tokens=self.max_completion_tokens or self.max_tokens,  # only one of them was given
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
@@ -113,19 +120,19 @@ class ChatRequest(GenerationRequest):
             **{name: getattr(self, name) for name in _SHARED},
         )
 
-    def suits(self, drafter: Drafter) -> None:
+    def check_supported(self, drafter: Drafter) -> None:
         """Raises BadRequest for a parameter that whoever writes the draft cannot take."""
-        fate, why = _NOT_FOR[drafter]
-        asked = {**self.passed_on, **{name: getattr(self, name) for name in OF_THE_ENGINE}}
+        support, why = _NOT_FOR[drafter]
+        asked = {**self.upstream_params, **{name: getattr(self, name) for name in OF_THE_ENGINE}}
         for name, value in asked.items():
-            if CHAT[name].fate == fate and not asks_for_nothing(CHAT[name], value, self.passed_on):
+            if CHAT[name].support == support and not asks_for_nothing(CHAT[name], value, self.upstream_params):
                 raise BadRequest(f"'{name}' {why}", param=name)
 
     def names(self) -> dict[str, str]:
         return IN_REFINE | ({} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"})
 
 
-_NOT_FOR: dict[Drafter, tuple[Fate, str]] = {
+_NOT_FOR: dict[Drafter, tuple[Support, str]] = {
     "engine": (
         "upstream",
         "is for a Leader on another server, and this model's is not: leave it out (or ask a served model whose Leader "
@@ -138,8 +145,8 @@ _NOT_FOR: dict[Drafter, tuple[Fate, str]] = {
 IN_REFINE = {name: f"refine.{name}" for name in ("rounds", "draft", "timeout_ms", "max_total_tokens")}
 """Where OpenAI's endpoints have what stands at the top of `/v1/refine`."""
 _TRANSLATED = {"stop", "max_tokens", "logprobs", "bad_words", "stop_token_ids", "allowed_token_ids"}
-_SHARED = tuple(set(Sampling.__dataclass_fields__) & set(ChatRequest.model_fields) - _TRANSLATED)
-"""Parameters that `Sampling` has under the same name and type."""
+_SHARED = tuple(set(SamplingParams.__dataclass_fields__) & set(ChatRequest.model_fields) - _TRANSLATED)
+"""Parameters that `SamplingParams` has under the same name and type."""
 
 
 def hide_earlier_rounds(options: RefineOptions, kind: str) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 from slhf.wire import ErrorResponse, RoundDelta, TokenLogprob
 from slhf_server.api.error_handlers import body_of
 from slhf_server.api.openai.chat_request import GenerationRequest
-from slhf_server.api.outcomes import together
+from slhf_server.api.results import combined
 from slhf_server.api.sse import DONE, frame
 from slhf_server.errors import RequestError
 from slhf_server.refinement.job import Job
-from slhf_server.refinement.loop import Step
-from slhf_server.refinement.state import Outcome
+from slhf_server.refinement.loop import RefinementEvent
+from slhf_server.refinement.state import RefinementResult
 
 
 class Chunks:
@@ -29,10 +29,10 @@ class Chunks:
         self.body = body
         self._head = {"id": job.id, "object": self.object, "created": int(time.time()), "model": job.model}
         self._answered: set[int] = set()  # a piece of the answering round was sent
-        self._ended: dict[int, Outcome] = {}
+        self._ended: dict[int, RefinementResult] = {}
 
     def opening(self, number: int) -> list[bytes]:
-        """What comes before a choice's first step."""
+        """What comes before a choice's first event."""
         return []
 
     def piece(self, number: int, text: str, logprobs: Sequence[TokenLogprob]) -> bytes:
@@ -43,19 +43,19 @@ class Chunks:
         """A piece of an earlier round."""
         return []
 
-    def ending(self, number: int, outcome: Outcome) -> list[bytes]:
+    def ending(self, number: int, result: RefinementResult) -> list[bytes]:
         """What follows a choice's last piece."""
         raise NotImplementedError
 
-    def step(self, number: int, step: Step) -> list[bytes]:
-        if isinstance(step, RoundDelta):
-            return self.opening(number) + self._delta(number, step)
-        return self.opening(number) + (self._end_of(number, step) if isinstance(step, Outcome) else [])
+    def event(self, number: int, event: RefinementEvent) -> list[bytes]:
+        if isinstance(event, RoundDelta):
+            return self.opening(number) + self._delta(number, event)
+        return self.opening(number) + (self._end_of(number, event) if isinstance(event, RefinementResult) else [])
 
     def end(self) -> list[bytes]:
         if not self.body.with_usage:
             return [DONE]
-        whole = together(dict(sorted(self._ended.items())))
+        whole = combined(dict(sorted(self._ended.items())))
         report = whole.report(bool(self.body.refine.return_rounds))
         totals = {"choices": [], "usage": whole.usage.model_dump(), "refinement": report.model_dump()}
         return [frame(json.dumps(self._head | totals)), DONE]
@@ -67,14 +67,14 @@ class Chunks:
         body: dict[str, Any] = self._head | {"choices": [choice]}
         return frame(json.dumps(body | {"usage": None} if self.body.with_usage else body))
 
-    def _delta(self, number: int, step: RoundDelta) -> list[bytes]:
-        if not self.job.answers_with(step.round):
-            return self.aside(number, step.delta)
+    def _delta(self, number: int, event: RoundDelta) -> list[bytes]:
+        if not self.job.answers_with(event.round):
+            return self.aside(number, event.delta)
         self._answered.add(number)
-        return [self.piece(number, step.delta, step.logprobs)]
+        return [self.piece(number, event.delta, event.logprobs)]
 
-    def _end_of(self, number: int, outcome: Outcome) -> list[bytes]:
+    def _end_of(self, number: int, result: RefinementResult) -> list[bytes]:
         """An answer that no round streamed (a draft, a round before the last, structured output) comes in one piece."""
-        self._ended[number] = outcome
-        whole = [] if number in self._answered or not outcome.text else [outcome.text]
-        return [self.piece(number, text, outcome.logprobs) for text in whole] + self.ending(number, outcome)
+        self._ended[number] = result
+        whole = [] if number in self._answered or not result.text else [result.text]
+        return [self.piece(number, text, result.logprobs) for text in whole] + self.ending(number, result)

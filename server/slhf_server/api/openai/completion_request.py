@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, StrictInt, StrictStr, Tag, model_validat
 
 from slhf.history import STRING_OR_LIST, Message
 from slhf_server.api.openai.chat_request import IN_REFINE, ChatRequest, GenerationRequest, hide_earlier_rounds
-from slhf_server.api.openai.parameters import COMPLETIONS, decided, shown
+from slhf_server.api.openai.parameters import COMPLETIONS, document, filter_parameters
 
 _OPENAIS_DEFAULT = 16  # tokens
 
@@ -14,7 +14,7 @@ _OPENAIS_DEFAULT = 16  # tokens
 class CompletionRequest(GenerationRequest):
     """Body of `POST /v1/completions`."""
 
-    model_config = ConfigDict(json_schema_extra=shown(COMPLETIONS))
+    model_config = ConfigDict(json_schema_extra=document(COMPLETIONS))
 
     prompt: Annotated[
         Annotated[StrictStr, Tag("string")]
@@ -27,7 +27,7 @@ class CompletionRequest(GenerationRequest):
     @model_validator(mode="before")
     @classmethod
     def _decide_every_parameter(cls, body: Any) -> Any:
-        return decided(body, COMPLETIONS)
+        return filter_parameters(body, COMPLETIONS)
 
     @model_validator(mode="after")
     def _earlier_rounds_cannot_be_shown(self) -> "CompletionRequest":

@@ -15,10 +15,10 @@ from slhf_server.api.openai.chat_request import GenerationRequest
 from slhf_server.api.openai.chunks import Chunks
 from slhf_server.api.openai.completion_request import CompletionRequest
 from slhf_server.api.openai.generation import answered, planned
-from slhf_server.api.outcomes import outcomes
+from slhf_server.api.results import collect_results
 from slhf_server.api.streaming import stream
 from slhf_server.refinement.job import Job
-from slhf_server.refinement.state import Outcome
+from slhf_server.refinement.state import RefinementResult
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -30,15 +30,15 @@ async def completions(
     jobs = await planned(request, service, cache_salt, body.as_chat(), "completions", body.names)
     if body.stream:
         return await stream(service, jobs, CompletionChunks(jobs[0], body))
-    ended = await unless_disconnected(request, outcomes(service.run(jobs)))
+    ended = await unless_disconnected(request, collect_results(service.run(jobs)))
     choices = [
         {
             "index": number,
-            "text": outcome.text,
-            "finish_reason": outcome.finish_reason,
-            "logprobs": None if body.logprobs is None else _logprobs(outcome.logprobs, 0),
+            "text": result.text,
+            "finish_reason": result.finish_reason,
+            "logprobs": None if body.logprobs is None else _logprobs(result.logprobs, 0),
         }
-        for number, outcome in ended.items()
+        for number, result in ended.items()
     ]
     return answered(jobs[0], ended, choices, body, "text_completion")
 
@@ -70,8 +70,8 @@ class CompletionChunks(Chunks):
         self._sent[number] += len(text)
         return self._chunk(number, text, logprobs=_logprobs(logprobs, offset) if logprobs else None)
 
-    def ending(self, number: int, outcome: Outcome) -> list[bytes]:
-        return [self._chunk(number, "", finish_reason=outcome.finish_reason)]
+    def ending(self, number: int, result: RefinementResult) -> list[bytes]:
+        return [self._chunk(number, "", finish_reason=result.finish_reason)]
 
     def _chunk(
         self, number: int, text: str, *, logprobs: dict[str, Any] | None = None, finish_reason: str | None = None

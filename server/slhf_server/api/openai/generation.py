@@ -10,11 +10,11 @@ from fastapi import Request, Response
 from slhf_server.api.error_handlers import Names
 from slhf_server.api.headers import refinement_headers, trace_headers
 from slhf_server.api.openai.chat_request import ChatRequest, GenerationRequest
-from slhf_server.api.outcomes import together
-from slhf_server.models.structured_output.response_format import structure_of
+from slhf_server.api.results import combined
+from slhf_server.models.structured_output.response_format import structured_output_of
 from slhf_server.refinement.job import Endpoint, Job
-from slhf_server.refinement.planner import Ask
-from slhf_server.refinement.state import Outcome
+from slhf_server.refinement.planner import RefineParams
+from slhf_server.refinement.state import RefinementResult
 from slhf_server.service import Service
 
 
@@ -27,9 +27,9 @@ async def planned(
     """
     request.state.names = names
     planner = service.planner()
-    body.suits(planner.drafter(body.model, body.refine))
-    structure = None if body.response_format is None else structure_of(body.response_format, service.workers)
-    ask = Ask(
+    body.check_supported(planner.drafter(body.model, body.refine))
+    structure = None if body.response_format is None else structured_output_of(body.response_format, service.workers)
+    ask = RefineParams(
         endpoint=endpoint,
         request_id=request.state.request_id,
         model=body.model,
@@ -50,13 +50,13 @@ async def planned(
 
 
 def answered(
-    job: Job, ended: Mapping[int, Outcome], choices: list[dict[str, Any]], body: GenerationRequest, kind: str
+    job: Job, ended: Mapping[int, RefinementResult], choices: list[dict[str, Any]], body: GenerationRequest, kind: str
 ) -> Response:
     """The whole answer. Of several choices, each has a report of its own beside the one for all."""
     with_rounds = bool(body.refine.return_rounds)
-    whole = together(ended)
+    whole = combined(ended)
     if len(ended) > 1:
-        reports = (outcome.report(with_rounds).model_dump() for outcome in ended.values())
+        reports = (result.report(with_rounds).model_dump() for result in ended.values())
         choices = [choice | {"refinement": report} for choice, report in zip(choices, reports, strict=True)]
     answer = {
         "id": job.id,

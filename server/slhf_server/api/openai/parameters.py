@@ -13,8 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from slhf.wire import given
 
-Fate = Literal["used", "both", "engine", "upstream", "ignored", "rejected"]
-_SAID: dict[Fate, str] = {
+Support = Literal["used", "both", "engine", "upstream", "ignored", "rejected"]
+_WORDING: dict[Support, str] = {
     "used": "used by the server",
     "both": "Leader and Follower",
     "engine": "Leader and Follower; 400 where an upstream leads",
@@ -26,8 +26,8 @@ _SAID: dict[Fate, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    fate: Fate
-    """What becomes of it; in words, `_SAID`. What is ignored is so on purpose."""
+    support: Support
+    """How the server treats it (worded in `_WORDING`); `ignored` is deliberate."""
     note: str = ""
     neutral: tuple[Any, ...] = ()
     """Values that ask for nothing, accepted where the parameter is not; null always is."""
@@ -35,9 +35,9 @@ class Parameter:
     """Another parameter and the value of it that leaves this one nothing to ask for."""
 
     @property
-    def said(self) -> str:
+    def wording(self) -> str:
         """What becomes of it, in words."""
-        return f"{_SAID[self.fate]}: {self.note}" if self.note else _SAID[self.fate]
+        return f"{_WORDING[self.support]}: {self.note}" if self.note else _WORDING[self.support]
 
 
 _STATELESS = {
@@ -153,7 +153,7 @@ CHAT: dict[str, Parameter] = {
     "prediction": Parameter("rejected", "use refine.draft: the draft itself is the prediction"),
     "web_search_options": Parameter("rejected", "the server searches nothing"),
 }
-OF_THE_ENGINE = tuple(name for name, parameter in CHAT.items() if parameter.fate == "engine")
+OF_THE_ENGINE = tuple(name for name, parameter in CHAT.items() if parameter.support == "engine")
 
 COMPLETIONS: dict[str, Parameter] = {
     "model": Parameter("used", "one of GET /v1/models; without it, the default model"),
@@ -207,7 +207,7 @@ RESPONSES: dict[str, Parameter] = {
 }
 
 
-def decided(body: Any, table: Mapping[str, Parameter]) -> Any:
+def filter_parameters(body: Any, table: Mapping[str, Parameter]) -> Any:
     """A request's body less what is ignored on purpose or asks for nothing; what is unknown or refused raises
     PydanticCustomError. A body that is no object is pydantic's to refuse."""
     if not isinstance(body, dict):
@@ -218,9 +218,9 @@ def decided(body: Any, table: Mapping[str, Parameter]) -> Any:
 def _is_kept(name: str, value: Any, parameter: Parameter | None, body: Mapping[str, Any]) -> bool:
     if parameter is None:
         raise PydanticCustomError("unknown_parameter", "unknown parameter '{param}'", {"param": name})
-    if parameter.fate == "rejected" and not asks_for_nothing(parameter, value, body):
+    if parameter.support == "rejected" and not asks_for_nothing(parameter, value, body):
         raise PydanticCustomError("unsupported_parameter", "'{param}': {note}", {"param": name, "note": parameter.note})
-    return parameter.fate not in ("ignored", "rejected")
+    return parameter.support not in ("ignored", "rejected")
 
 
 def asks_for_nothing(parameter: Parameter, value: Any, beside: Mapping[str, Any]) -> bool:
@@ -238,15 +238,15 @@ def _same(value: Any, neutral: Any) -> bool:
     return isinstance(value, bool) == isinstance(neutral, bool) and bool(value == neutral)
 
 
-def shown(table: Mapping[str, Parameter]) -> Callable[[dict[str, Any]], None]:
+def document(table: Mapping[str, Parameter]) -> Callable[[dict[str, Any]], None]:
     """For a request's `json_schema_extra`: the OpenAPI document also names what is passed on, ignored or refused."""
 
     def add(schema: dict[str, Any]) -> None:
         for name, parameter in table.items():
-            if parameter.fate in ("upstream", "ignored", "rejected"):
-                closed = parameter.fate == "rejected" and parameter.moot is None
+            if parameter.support in ("upstream", "ignored", "rejected"):
+                closed = parameter.support == "rejected" and parameter.moot is None
                 accepted = {"enum": [None, *parameter.neutral]} if closed else {}
-                schema["properties"][name] = accepted | {"description": parameter.said}
+                schema["properties"][name] = accepted | {"description": parameter.wording}
 
     return add
 
@@ -256,12 +256,12 @@ def rows(table: Mapping[str, Parameter]) -> Iterator[str]:
     yield "| parameter | what becomes of it | note | accepted nevertheless |"
     yield "|---|---|---|---|"
     for name, parameter in table.items():
-        refused_somewhere = parameter.fate in ("rejected", "upstream", "engine")
+        refused_somewhere = parameter.support in ("rejected", "upstream", "engine")
         neutral = (None, *parameter.neutral) if refused_somewhere else ()
         values = ", ".join(f"`{json.dumps(value)}`" for value in neutral)
         if parameter.moot is not None:
             values += f", any beside `{parameter.moot[0]}` `{json.dumps(parameter.moot[1])}`"
-        yield f"| `{name}` | {_SAID[parameter.fate]} | {parameter.note} | {values} |"
+        yield f"| `{name}` | {_WORDING[parameter.support]} | {parameter.note} | {values} |"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from slhf.history import SPOKEN, STRING_OR_LIST, AnyOf, Content, FunctionCall, History, Message, Original
 from slhf.wire import RefineOptions, Section, Temperature, TopP, given
 from slhf_server.api.openai.chat_request import IN_REFINE, ChatRequest, Count, hide_earlier_rounds
-from slhf_server.api.openai.parameters import RESPONSES, decided, shown
+from slhf_server.api.openai.parameters import RESPONSES, document, filter_parameters
 
 _OF_A_MESSAGE = ("role", "name", "tool_calls", "tool_call_id", "refusal")
 _NOT_READ = ("reasoning", "mcp_list_tools", "mcp_approval_request")
@@ -143,7 +143,7 @@ class Text(Section):
 class ResponseRequest(Section):
     """Body of `POST /v1/responses`."""
 
-    model_config = ConfigDict(json_schema_extra=shown(RESPONSES))
+    model_config = ConfigDict(json_schema_extra=document(RESPONSES))
 
     model: StrictStr | None = None
     input: Annotated[Annotated[StrictStr, Tag("string")] | Annotated[list[Item], Tag("list")], STRING_OR_LIST]
@@ -158,7 +158,7 @@ class ResponseRequest(Section):
     @model_validator(mode="before")
     @classmethod
     def _decide_every_parameter(cls, body: Any) -> Any:
-        return decided(body, RESPONSES)
+        return filter_parameters(body, RESPONSES)
 
     @model_validator(mode="after")
     def _earlier_rounds_cannot_be_shown(self) -> "ResponseRequest":

@@ -17,13 +17,13 @@ from slhf_server.api.error_handlers import body_of
 from slhf_server.api.headers import refinement_headers
 from slhf_server.api.openai.generation import json_bytes, planned
 from slhf_server.api.openai.response_request import ResponseRequest
-from slhf_server.api.outcomes import outcomes
+from slhf_server.api.results import collect_results
 from slhf_server.api.sse import frame
 from slhf_server.api.streaming import stream
 from slhf_server.errors import RequestError
 from slhf_server.refinement.job import Job
-from slhf_server.refinement.loop import Step
-from slhf_server.refinement.state import Outcome
+from slhf_server.refinement.loop import RefinementEvent
+from slhf_server.refinement.state import RefinementResult
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """OpenAI's reason for each finish reason of an answer that is not whole."""
@@ -39,9 +39,9 @@ async def responses(
     (job,) = jobs = await planned(request, service, cache_salt, chat, "responses", body.names)
     if body.stream:
         return await stream(service, jobs, ResponseEvents(job, body))
-    outcome = (await unless_disconnected(request, outcomes(service.run(jobs))))[0]
-    answer = json_bytes(Answer(job, body).ended(outcome))
-    return Response(answer, media_type="application/json", headers=refinement_headers(outcome))
+    result = (await unless_disconnected(request, collect_results(service.run(jobs))))[0]
+    answer = json_bytes(Answer(job, body).ended(result))
+    return Response(answer, media_type="application/json", headers=refinement_headers(result))
 
 
 class Answer:
@@ -56,21 +56,21 @@ class Answer:
     def begun(self) -> dict[str, Any]:
         return self._response("in_progress", [])
 
-    def ended(self, outcome: Outcome) -> dict[str, Any]:
-        response = self._response(_status(outcome), [self.item(outcome)])
-        if (reason := _INCOMPLETE.get(outcome.finish_reason)) is not None:
+    def ended(self, result: RefinementResult) -> dict[str, Any]:
+        response = self._response(_status(result), [self.item(result)])
+        if (reason := _INCOMPLETE.get(result.finish_reason)) is not None:
             response["incomplete_details"] = {"reason": reason}
-        report = outcome.report(bool(self._body.refine.return_rounds))
-        return response | {"usage": _usage(outcome.usage), "refinement": report.model_dump()}
+        report = result.report(bool(self._body.refine.return_rounds))
+        return response | {"usage": _usage(result.usage), "refinement": report.model_dump()}
 
-    def item(self, outcome: Outcome | None) -> dict[str, Any]:
+    def item(self, result: RefinementResult | None) -> dict[str, Any]:
         """The message, the one item of the output; None: it has just begun."""
         return {
             "id": self.item_id,
             "type": "message",
             "role": "assistant",
-            "status": "in_progress" if outcome is None else _status(outcome),
-            "content": [] if outcome is None else [part(outcome.text)],
+            "status": "in_progress" if result is None else _status(result),
+            "content": [] if result is None else [part(result.text)],
         }
 
     def _response(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
@@ -104,8 +104,8 @@ def part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def _status(outcome: Outcome) -> str:
-    return "incomplete" if outcome.finish_reason in _INCOMPLETE else "completed"
+def _status(result: RefinementResult) -> str:
+    return "incomplete" if result.finish_reason in _INCOMPLETE else "completed"
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
@@ -129,12 +129,12 @@ class ResponseEvents:
         self._opened = False
         self._text = ""
 
-    def step(self, number: int, step: Step) -> list[bytes]:
+    def event(self, number: int, event: RefinementEvent) -> list[bytes]:
         opening = [] if self._opened else self._opening()
         self._opened = True
-        if isinstance(step, RoundDelta):
-            return opening + (self._delta(step.delta) if self._job.answers_with(step.round) else [])
-        return opening + (self._ending(step) if isinstance(step, Outcome) else [])
+        if isinstance(event, RoundDelta):
+            return opening + (self._delta(event.delta) if self._job.answers_with(event.round) else [])
+        return opening + (self._ending(event) if isinstance(event, RefinementResult) else [])
 
     def end(self) -> list[bytes]:
         return []
@@ -155,14 +155,14 @@ class ResponseEvents:
         self._text += text
         return [self._event("response.output_text.delta", **self._place(), delta=text, logprobs=[])] if text else []
 
-    def _ending(self, outcome: Outcome) -> list[bytes]:
-        missing = outcome.text.removeprefix(self._text)  # all of it, where no round was streamed as the answer
-        response = self._answer.ended(outcome)
+    def _ending(self, result: RefinementResult) -> list[bytes]:
+        missing = result.text.removeprefix(self._text)  # all of it, where no round was streamed as the answer
+        response = self._answer.ended(result)
         return [
             *self._delta(missing),
-            self._event("response.output_text.done", **self._place(), text=outcome.text, logprobs=[]),
-            self._event("response.content_part.done", **self._place(), part=part(outcome.text)),
-            self._event("response.output_item.done", output_index=0, item=self._answer.item(outcome)),
+            self._event("response.output_text.done", **self._place(), text=result.text, logprobs=[]),
+            self._event("response.content_part.done", **self._place(), part=part(result.text)),
+            self._event("response.output_item.done", output_index=0, item=self._answer.item(result)),
             self._event(f"response.{response['status']}", response=response),
         ]
 

@@ -17,7 +17,7 @@ _SHORT = 64 << 10  # characters of JSON that are read in a millisecond or two
 
 
 @dataclass(slots=True, eq=False)
-class Structure:
+class StructuredOutput:
     """What every text of a refinement must be: a JSON object, or JSON that a schema admits."""
 
     response_format: Mapping[str, Any]
@@ -56,8 +56,8 @@ class Structure:
             return False
 
 
-def structure_of(response_format: Mapping[str, Any], workers: Workers) -> Structure | None:
-    """The structure that a `response_format` asks for; None for plain text. `Structure.check` is still to come.
+def structured_output_of(response_format: Mapping[str, Any], workers: Workers) -> StructuredOutput | None:
+    """The structure that a `response_format` asks for; None for plain text. `StructuredOutput.check` is still to come.
 
     Raises BadRequest naming what is wrong.
     """
@@ -65,13 +65,13 @@ def structure_of(response_format: Mapping[str, Any], workers: Workers) -> Struct
         case {"type": "text"}:
             return None
         case {"type": "json_object"}:
-            return Structure(response_format, workers=workers)
+            return StructuredOutput(response_format, workers=workers)
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
             _check_size(schema)
             text = json.dumps(schema, ensure_ascii=False)
             if len(text.encode()) > _MOST_BYTES:
                 raise _too_large(f"{_MOST_BYTES} bytes of JSON")
-            return Structure(response_format, schema, workers, text)
+            return StructuredOutput(response_format, schema, workers, text)
         case {"type": "json_schema"}:
             raise _bad("json_schema.schema must be a JSON schema (an object)")
         case {"type": other}:

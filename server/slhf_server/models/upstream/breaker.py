@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 
-class Breaker:
+class CircuitBreaker:
     """Closed until `failures` attempts in a row have failed; then open.
 
     While it is open, one attempt is admitted each `cooldown_s` (half-open): its success closes the breaker. An attempt

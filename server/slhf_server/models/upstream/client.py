@@ -21,9 +21,9 @@ from slhf.retry import backoff
 from slhf.turns import OPEN_THOUGHT
 from slhf_server.deadline import time_left
 from slhf_server.errors import BadRequest, DeadlineExceeded, UpstreamUnavailable
-from slhf_server.models.base import Chunk, Sampling, Turn
+from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.upstream.answer import Completion
-from slhf_server.models.upstream.breaker import Breaker
+from slhf_server.models.upstream.breaker import CircuitBreaker
 from slhf_server.models.upstream.connection import connect
 from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.models.upstream.dialect import Dialect, Request
@@ -82,7 +82,7 @@ class Upstream:
         self._sleep = sleep
         self._random = random
         self._places = asyncio.Semaphore(settings.max_concurrent)
-        self._breaker = Breaker(settings.breaker_failures, settings.breaker_cooldown_s, clock)
+        self._breaker = CircuitBreaker(settings.breaker_failures, settings.breaker_cooldown_s, clock)
         metrics.breaker.labels(label).set_function(lambda: float(self._breaker.is_open))
         self._dialect = Dialect(label, settings)
         self._operators = {"model", *settings.extra_body}
@@ -91,7 +91,7 @@ class Upstream:
         self._client = connect(label, settings)
 
     async def stream(
-        self, turns: Sequence[Turn], sampling: Sampling, *, request_id: str, deltas: bool = True
+        self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
     ) -> AsyncGenerator[Chunk, None]:
         request = self._dialect.request(turns, sampling, deltas)
         attempt = 0
@@ -227,7 +227,7 @@ class Upstream:
 
     def _pause(self, failed: Failure, attempt: int) -> float | None:
         """Seconds until the next attempt: what the upstream asks for and full jitter. None: there is no next one."""
-        if not failed.again or attempt >= self._settings.max_retries or self._breaker.is_open:
+        if not failed.retryable or attempt >= self._settings.max_retries or self._breaker.is_open:
             return None
         if failed.retry_after > _LONGEST_PAUSE_S:
             return None

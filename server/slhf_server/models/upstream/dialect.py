@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from slhf_server.models.base import Sampling, Turn
+from slhf_server.models.base import SamplingParams, Turn
 from slhf_server.models.upstream.refusal import Refusal
 from slhf_server.settings.endpoints import UpstreamSettings
 
@@ -63,9 +63,9 @@ class Dialect:
         self._limit: str = settings.max_tokens_parameter
         self._refused: frozenset[str] = frozenset()
 
-    def request(self, turns: Sequence[Turn], sampling: Sampling, deltas: bool) -> Request:
+    def request(self, turns: Sequence[Turn], sampling: SamplingParams, deltas: bool) -> Request:
         """What the client passed on comes first, so that it replaces nothing of ours; what the settings add, last."""
-        body = dict(sampling.passed_on)
+        body = dict(sampling.upstream_params)
         body |= {name: value for name in _SAME_NAME if (value := getattr(sampling, name)) is not None}
         optional = {name for name, value in body.items() if value in _NEUTRAL.get(name, ())}
         body |= self._wishes(sampling)
@@ -101,7 +101,7 @@ class Dialect:
             self._refused |= news
             _logger.info("upstream %s does not take %s: no longer sent", self._label, ", ".join(sorted(news)))
 
-    def _wishes(self, sampling: Sampling) -> Mapping[str, Any]:
+    def _wishes(self, sampling: SamplingParams) -> Mapping[str, Any]:
         """What OpenAI calls by other names than vLLM."""
         wishes: dict[str, Any] = {}
         if sampling.stop:
@@ -114,7 +114,7 @@ class Dialect:
             wishes["response_format"] = sampling.structure.response_format
         return wishes
 
-    def _most_tokens(self, sampling: Sampling) -> int | None:
+    def _most_tokens(self, sampling: SamplingParams) -> int | None:
         """A budget that no answer can use up is not sent: upstreams refuse more than their model can write."""
         budget = sampling.max_total_tokens
         if sampling.max_tokens is not None:

@@ -43,7 +43,7 @@ class Failure(Exception):
         kind: str,
         error: RequestError,
         *,
-        again: bool = False,
+        retryable: bool = False,
         retry_after: float = 0.0,
         refusal: Refusal = NOTHING_SAID,
     ) -> None:
@@ -51,7 +51,7 @@ class Failure(Exception):
         self.kind = kind
         """`error_type` of the metric."""
         self.error = error
-        self.again = again
+        self.retryable = retryable
         """Whether the same request may succeed a little later."""
         self.retry_after = retry_after
         """Seconds, as the upstream wishes."""
@@ -72,9 +72,9 @@ def failure(label: str, exc: Exception, request: Request, operators: Collection[
         case httpx2.HTTPError() if begun:
             return Failure("broken_off", UpstreamFailed(f"{who} broke off its answer"))
         case httpx2.TimeoutException():
-            return Failure("timeout", UpstreamUnavailable(f"{who} did not answer in time"), again=True)
+            return Failure("timeout", UpstreamUnavailable(f"{who} did not answer in time"), retryable=True)
         case httpx2.HTTPError():
-            return Failure("connection", UpstreamUnavailable(f"{who} cannot be reached"), again=True)
+            return Failure("connection", UpstreamUnavailable(f"{who} cannot be reached"), retryable=True)
     return Failure("invalid_answer", UpstreamFailed(f"{who} gave an answer that cannot be used"))
 
 
@@ -86,10 +86,10 @@ def _by_status(who: str, exc: StatusError, request: Request, operators: Collecti
         return Failure("refused", _client_error(who, refusal, request), refusal=refusal)
     if exc.status == 429:
         error = UpstreamUnavailable(f"{who} takes no more requests at present", retry_after=told)
-        return Failure("rate_limited", error, again=True, retry_after=wait)
+        return Failure("rate_limited", error, retryable=True, retry_after=wait)
     if exc.status in (408, 409) or exc.status >= 500:
         error = UpstreamUnavailable(f"{who} failed", retry_after=told)
-        return Failure("server_error", error, again=True, retry_after=wait)
+        return Failure("server_error", error, retryable=True, retry_after=wait)
     return Failure("misconfigured", UpstreamUnavailable(f"{who} does not serve this server"), refusal=refusal)
 
 

@@ -7,32 +7,32 @@ from itertools import zip_longest
 
 from slhf.wire import Refinement, RefinementUsage, StopReason, Usage
 from slhf_server.errors import RequestError
-from slhf_server.refinement.loop import Step
-from slhf_server.refinement.state import Outcome
+from slhf_server.refinement.loop import RefinementEvent
+from slhf_server.refinement.state import RefinementResult
 
 _AS_ASKED: tuple[StopReason, ...] = ("rounds_done", "disabled")
 
 
-async def outcomes(steps: AsyncGenerator[tuple[int, Step], None]) -> dict[int, Outcome]:
+async def collect_results(events: AsyncGenerator[tuple[int, RefinementEvent], None]) -> dict[int, RefinementResult]:
     """What the chains that finished came to, by number. Raises only where none did: nothing finished is thrown away."""
-    ended: dict[int, Outcome] = {}
+    ended: dict[int, RefinementResult] = {}
     try:
-        async with aclosing(steps):
-            async for number, step in steps:
-                if isinstance(step, Outcome):
-                    ended[number] = step
+        async with aclosing(events):
+            async for number, event in events:
+                if isinstance(event, RefinementResult):
+                    ended[number] = event
     except RequestError:
         if not ended:
             raise
     return dict(sorted(ended.items()))
 
 
-def together(ended: Mapping[int, Outcome]) -> Outcome:
-    """One outcome that speaks for all: tokens added up, times and rounds of the longest, the first early end."""
+def combined(ended: Mapping[int, RefinementResult]) -> RefinementResult:
+    """One result that speaks for all: tokens added up, times and rounds of the longest, the first early end."""
     first, *others = ended.values()
     if not others:
         return first
-    reports = [outcome.refinement for outcome in ended.values()]
+    reports = [result.refinement for result in ended.values()]
     refinement = Refinement(
         applied=any(report.applied for report in reports),
         rounds_requested=first.refinement.rounds_requested,
@@ -43,7 +43,7 @@ def together(ended: Mapping[int, Outcome]) -> Outcome:
         duration_ms=max(report.duration_ms for report in reports),
         usage=_added(report.usage for report in reports),
     )
-    overhead_ms = max(outcome.overhead_ms for outcome in ended.values())
+    overhead_ms = max(result.overhead_ms for result in ended.values())
     return replace(first, refinement=refinement, usage=refinement.usage.total(), overhead_ms=overhead_ms)
 
 
