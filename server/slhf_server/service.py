@@ -122,7 +122,7 @@ class Service:
         Closing the generator aborts them. Raises what refused the request; and, when every chain has ended, the error
         of one that failed.
         """
-        first = jobs[0]
+        first, failures = jobs[0], list[RequestError]()
         self._jobs.update(jobs)
         try:
             if self._ends is not None:  # they were planned before the shutdown began
@@ -130,57 +130,58 @@ class Service:
             async with self._watched(jobs), self.admission.place(first.model, first.deadline):
                 queued = time.perf_counter() - first.received
                 first.log["queue_ms"] = round(queued * 1e3, 1)
-                self.metrics.child(self.metrics.queue, first.model).observe(queued)
-                async with aclosing(merge_streams([self._observed(job) for job in jobs])) as events:
-                    async for numbered in events:
-                        yield numbered
+                self.metrics.request_queued(first.model, queued)
+                silent = {*range(len(jobs))}
+                async with aclosing(merge_streams([refine(job) for job in jobs])) as events:
+                    async for number, event in events:
+                        if isinstance(event, Exception):
+                            failures.append(self._failed(jobs[number], event))
+                            continue
+                        if number in silent or not isinstance(event, RoundDelta):
+                            self._observe(jobs[number], event)
+                        if isinstance(event, RoundDelta):
+                            silent.discard(number)
+                        yield number, event
+                if failures:
+                    raise failures[0]
         finally:
             self._jobs.difference_update(jobs)
 
-    async def _observed(self, job: Job) -> AsyncGenerator[RefinementEvent, None]:
-        """One chain's events, seen by metrics and traces. A bug in it becomes an InternalError: other chains go on."""
-        first_token_seen = False
-        try:
-            async with aclosing(refine(job)) as events:
-                async for event in events:
-                    if not isinstance(event, RoundDelta):
-                        self._note(job, event)
-                    elif not first_token_seen:
-                        first_token_seen = True
-                        first_token = self.metrics.child(self.metrics.first_token, job.model)
-                        first_token.observe(time.perf_counter() - job.received)
-                    yield event
-        except RequestError as exc:
-            self._failed(job, exc)
-            raise
-        except Exception as exc:
-            _logger.exception("request %s failed unexpectedly", job.request_id)
-            self._failed(job, exc)
-            raise InternalError(f"internal error; request id {job.request_id}") from exc
+    def _observe(self, job: Job, event: RefinementEvent) -> None:
+        """Metrics, traces and the log see a chain's first piece of text, and whatever is no piece.
 
-    def _note(self, job: Job, event: RefinementEvent) -> None:
-        """Whatever happens to who watches, the answer goes on its way."""
+        Whatever happens to who watches, the answer goes on its way.
+        """
         try:
             if self._tracing is not None:
                 self._tracing.take(job, event)
-            if isinstance(event, RoundCompleted):
+            if isinstance(event, RoundDelta):
+                self.metrics.first_token_came(job.model, time.perf_counter() - job.received)
+            elif isinstance(event, RoundCompleted):
                 self.metrics.round_completed(job.model, event)
             elif isinstance(event, RefinementResult):
                 self._ended(job, event)
         except Exception:
             _logger.exception("request %s is answered, but not counted in full", job.request_id)
 
-    def _failed(self, job: Job, exc: Exception) -> None:
+    def _failed(self, job: Job, exc: Exception) -> RequestError:
+        """What a chain's failure is answered with: a bug is an InternalError."""
         if self._tracing is not None:
             self._tracing.failed(job, exc)
+        if isinstance(exc, RequestError):
+            return exc
+        _logger.error("request %s failed unexpectedly", job.request_id, exc_info=exc)
+        error = InternalError(f"internal error; request id {job.request_id}")
+        error.__cause__ = exc
+        return error
 
     def _watched(self, jobs: Sequence[Job]) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._tracing is None else self._tracing.watching(jobs)
 
     def _ended(self, job: Job, result: RefinementResult) -> None:
         self.metrics.refinement_ended(job.model, result)
-        self.metrics.child(self.metrics.success, job.model, job.endpoint, result.finish_reason).inc()
-        self.metrics.child(self.metrics.e2e, job.model).observe(time.perf_counter() - job.received)
+        seconds = time.perf_counter() - job.received
+        self.metrics.request_succeeded(job.model, job.endpoint, result.finish_reason, seconds)
         record_result(job.log, result.refinement, result.usage)
         if self.settings.log_content:
             told = {"messages": [f"{turn.role}: {turn.text}" for turn in job.turns], "answer": result.text}

@@ -191,17 +191,18 @@ def chained(case: Case, number: int) -> Chained:
 
 async def consume(case: Case, chains: Sequence[Chained]) -> RequestError | None:
     """Play the chains as an endpoint does; the error that came out, if one did."""
-    seen = 0
-    try:
-        async with aclosing(merge_streams([refine(chain.job) for chain in chains])) as steps:
-            async for number, step in steps:
-                chains[number].steps.append(step)
-                seen += 1
-                if seen == case.leaves_after:
-                    return None
-    except RequestError as exc:
-        return exc
-    return None
+    seen, errors = 0, list[RequestError]()
+    async with aclosing(merge_streams([refine(chain.job) for chain in chains])) as steps:
+        async for number, step in steps:
+            if isinstance(step, RequestError):
+                errors.append(step)
+                continue
+            assert not isinstance(step, Exception), repr(step)
+            chains[number].steps.append(step)
+            seen += 1
+            if seen == case.leaves_after:
+                return None
+    return errors[0] if errors else None
 
 
 async def play(case: Case) -> None:

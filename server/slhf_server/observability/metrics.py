@@ -127,6 +127,18 @@ class Metrics:
         """An error was answered; `model` is empty where the request was refused before its model was known."""
         self.child(self.failure, model, endpoint, exc.code or exc.type).inc()
 
+    def request_queued(self, model: str, seconds: float) -> None:
+        """A request has waited for its place for so long."""
+        self.child(self.queue, model).observe(seconds)
+
+    def first_token_came(self, model: str, seconds: float) -> None:
+        """`seconds` after a streamed request was planned."""
+        self.child(self.first_token, model).observe(seconds)
+
+    def request_succeeded(self, model: str, endpoint: str, finish_reason: str, seconds: float) -> None:
+        self.child(self.success, model, endpoint, finish_reason).inc()
+        self.child(self.e2e, model).observe(seconds)
+
     def build(self, version: str) -> None:
         self._build.labels(version).set(1)
 

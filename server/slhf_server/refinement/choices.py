@@ -2,34 +2,45 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 
 from slhf_server.refinement.loop import RefinementEvent
 from slhf_server.refinement.state import RefinementResult
 
-
-async def merge_streams(
-    chains: Sequence[AsyncGenerator[RefinementEvent, None]],
-) -> AsyncGenerator[tuple[int, RefinementEvent], None]:
-    """The events of a request's chains. One chain alone needs no tasks."""
-    if len(chains) > 1:
-        async with aclosing(_merged(chains)) as events:
-            async for numbered in events:
-                yield numbered
-        return
-    async with aclosing(chains[0]) as only:
-        async for event in only:
-            yield 0, event
+Chain = AsyncGenerator[RefinementEvent, None]
+Numbered = tuple[int, RefinementEvent | Exception]
+"""An event of a chain, or what it failed with, and which chain that is."""
 
 
-async def _merged(
-    chains: Sequence[AsyncGenerator[RefinementEvent, None]],
-) -> AsyncGenerator[tuple[int, RefinementEvent], None]:
-    """The events of all chains as they come, each with its chain's number. Closing it closes every chain.
+def merge_streams(chains: Sequence[Chain]) -> "OneStream | AsyncGenerator[Numbered, None]":
+    """The events of a request's chains as they come. Closing what is returned closes every chain.
 
-    A chain that fails does not take the others with it: its error is raised when they have ended.
+    A chain that fails does not take the others with it: its error is its last item.
     """
-    errors: list[Exception] = []
+    return _merged(chains) if len(chains) > 1 else OneStream(chains[0])
+
+
+class OneStream:
+    """One chain alone needs no tasks. It is no generator: every token passes here."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+
+    def __aiter__(self) -> "OneStream":
+        return self
+
+    async def __anext__(self) -> Numbered:
+        try:
+            return 0, await anext(self._chain)
+        except StopAsyncIteration:
+            raise
+        except Exception as exc:  # noqa: BLE001  whoever reads raises it
+            return 0, exc
+
+    async def aclose(self) -> None:
+        await self._chain.aclose()
+
+
+async def _merged(chains: Sequence[Chain]) -> AsyncGenerator[Numbered, None]:
     waiting = {asyncio.ensure_future(anext(chain)): number for number, chain in enumerate(chains)}
     try:
         while waiting:
@@ -38,14 +49,12 @@ async def _merged(
                 number = waiting.pop(task)
                 try:
                     event = task.result()
-                except Exception as exc:  # noqa: BLE001  raised below
-                    errors.append(exc)
+                except Exception as exc:  # noqa: BLE001  whoever reads raises it
+                    yield number, exc
                     continue
                 yield number, event
                 if not isinstance(event, RefinementResult):
                     waiting[asyncio.ensure_future(anext(chains[number]))] = number
-        if errors:
-            raise errors[0]
     finally:
         for task in waiting:
             task.cancel()

@@ -12,6 +12,8 @@ from slhf_server.refinement.request_log import RequestLog
 from slhf_server.refinement.stops import StopRule
 
 Endpoint = Literal["chat", "completions", "refine", "responses"]
+Drafter = Literal["engine", "upstream", "client"]
+"""Who writes the draft of a request."""
 Deltas = Literal["none", "last", "all"]
 """Which rounds somebody reads while they are generated."""
 

@@ -19,7 +19,7 @@ from slhf_server.api.openai.parameters import (
 from slhf_server.errors import BadRequest
 from slhf_server.models.base import SamplingParams
 from slhf_server.models.structured_output.response_format import StructuredOutput
-from slhf_server.refinement.planner import Drafter
+from slhf_server.refinement.job import Drafter
 
 Item = TypeVar("Item")
 TokenId = Annotated[StrictInt, Field(ge=0, lt=2**31)]

@@ -27,7 +27,6 @@ async def planned(
     """
     request.state.names = names
     planner = service.planner()
-    body.check_supported(planner.drafter(body.model, body.refine))
     structure = None if body.response_format is None else structured_output_of(body.response_format, service.workers)
     ask = RefineParams(
         endpoint=endpoint,
@@ -41,6 +40,7 @@ async def planned(
         cache_salt=cache_salt,
         log=request.state.log,
         trace=trace_headers(request.headers),
+        check_supported=body.check_supported,
     )
     jobs = planner.plan(ask)
     request.state.model = jobs[0].model
