@@ -31,8 +31,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from slhf_server.app import create_app
-from slhf_server.fake import FakeEngine
-from slhf_server.settings import Settings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.server import Settings
 
 PREFIX = "/small"
 KEY = "right"

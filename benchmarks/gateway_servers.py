@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 
 from slhf_server.cli import bind, serve
-from slhf_server.fake import FakeEngine
-from slhf_server.model import Turn
-from slhf_server.settings import Settings
+from slhf_server.models.base import Turn
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.server import Settings
 
 SHORT = 8
 """Words (tokens) of an answer whose question does not name a number."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slhf_server.model import Turn
+from slhf_server.models.base import Turn
 
 BODY_BYTES = 4 << 20  # the default limit
 ASK = [{"role": "user", "content": "a"}]

@@ -31,12 +31,12 @@ from transformers import AutoTokenizer
 from benchmarks.divergence import divergence
 from benchmarks.process import Process, server
 from benchmarks.report import occasion, write
-from slhf_server.bundles import open_bundle
-from slhf_server.merging import merged
-from slhf_server.model import Turn
-from slhf_server.prompt import PromptEncoder
-from slhf_server.quantization import quantized
-from slhf_server.settings import Settings
+from slhf_server.bundles.merging import merged
+from slhf_server.bundles.quantization import quantized
+from slhf_server.engine.prompt import PromptEncoder
+from slhf_server.loading.opening import open_bundle
+from slhf_server.models.base import Turn
+from slhf_server.settings.server import Settings
 
 AT_ONCE = (1, 2, 4, 8, 16, 32)
 TOKENS = 64  # of a Leader's answer in (b)

@@ -33,11 +33,12 @@ from benchmarks.prompts import TASKS, prompts
 from benchmarks.report import serving_tables, write
 from benchmarks.systems import ROUNDS, SAMPLING, TOKENS, BareEngine, Ours, System, bare_engine, ours, plain_vllm
 from slhf import FOLLOWER_TURN
-from slhf_server.bundles import OpenBundle, open_bundle
-from slhf_server.engine import DRAFT_SPECULATION
-from slhf_server.merging import merged
-from slhf_server.model import Turn
-from slhf_server.settings import Settings
+from slhf_server.bundles.merging import merged
+from slhf_server.bundles.opened import OpenBundle
+from slhf_server.engine.vllm import DRAFT_SPECULATION
+from slhf_server.loading.opening import open_bundle
+from slhf_server.models.base import Turn
+from slhf_server.settings.server import Settings
 
 BLOCK = 32  # tokens of one cache block, as the server sets it on CPU
 PER_ANSWER = TOKENS * (ROUNDS + 1)

@@ -19,12 +19,13 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from benchmarks.process import server
 from slhf import FOLLOWER_TURN
-from slhf_server.bundles import OpenBundle, open_bundle
-from slhf_server.engine import engine_arguments, set_cpu_environment
-from slhf_server.merging import merged
-from slhf_server.model import Turn
-from slhf_server.prompt import PromptEncoder
-from slhf_server.settings import Settings
+from slhf_server.bundles.merging import merged
+from slhf_server.bundles.opened import OpenBundle
+from slhf_server.engine.prompt import PromptEncoder
+from slhf_server.engine.vllm import engine_arguments, set_cpu_environment
+from slhf_server.loading.opening import open_bundle
+from slhf_server.models.base import Turn
+from slhf_server.settings.server import Settings
 
 ROUNDS = 2
 TOKENS = 64  # of each round; min_tokens = max_tokens, so that no answer ends early

@@ -37,8 +37,8 @@ from transformers import AutoTokenizer
 
 from benchmarks.prompts import SENTENCES, TASKS, prompts
 from benchmarks.report import write
-from slhf_server.builtin import NAME, built_in
-from slhf_server.settings import Settings
+from slhf_server.builtin.catalogue import NAME, built_in
+from slhf_server.settings.server import Settings
 from slhf_training.algorithms import Array
 from slhf_training.backbone import bf16_is_fast
 from slhf_training.chats import Chat

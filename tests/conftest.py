@@ -15,10 +15,10 @@ from starlette.routing import Mount
 
 from slhf_server.api.protocol import protocol
 from slhf_server.app import create_app
-from slhf_server.builtin import NAME, built_in
+from slhf_server.builtin.catalogue import NAME, built_in
 from slhf_server.cli import bind
-from slhf_server.fake import FakeEngine
-from slhf_server.settings import Settings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.server import Settings
 from tests.standstill import event_loops_keep_running, pytest_terminal_summary
 
 __all__ = ["event_loops_keep_running", "pytest_terminal_summary"]  # hooks and fixtures that pytest finds here

@@ -17,12 +17,13 @@ from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
-from slhf_server import logs
 from slhf_server.app import create_app
-from slhf_server.loading import open_vllm
-from slhf_server.metrics import Metrics
+from slhf_server.loading.start import open_vllm
+from slhf_server.observability import logs
+from slhf_server.observability.metrics import Metrics
 from slhf_server.service import OpenEngine, Service
-from slhf_server.settings import Settings, load_settings
+from slhf_server.settings.reading import load_settings
+from slhf_server.settings.server import Settings
 
 _METRICS_PORTS = 16
 """Tried from `metrics_port` on: each replica of a host needs one of its own."""

@@ -8,13 +8,14 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from slhf_server.api import chat, completions, failures, operations, refine, responses
+from slhf_server.access.keys import Keyring
+from slhf_server.api import error_handlers, operations, refine
 from slhf_server.api.authentication import Authentication
 from slhf_server.api.middleware import BodyLimit, Envelope, HeaderLimit, LastResort
-from slhf_server.keys import Keyring
-from slhf_server.loading import open_vllm
+from slhf_server.api.openai import chat, completions, responses
+from slhf_server.loading.start import open_vllm
 from slhf_server.service import OpenEngine, Service
-from slhf_server.settings import Settings
+from slhf_server.settings.server import Settings
 
 _EXPOSED = (
     "X-Request-Id",
@@ -55,7 +56,7 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
     app.state.started = int(time.time())
     service.metrics.build(version("slhf-server"))
     _wrap(app, settings, keyring)
-    failures.install(app)
+    error_handlers.install(app)
     for part in (refine, chat, completions, responses, operations):
         app.include_router(part.router)
     return app

@@ -13,18 +13,20 @@ from types import FrameType
 
 import uvicorn
 
-from slhf_server import logs
+from slhf_server.access.keys import Keyring
 from slhf_server.api.protocol import protocol
 from slhf_server.app import create_app
-from slhf_server.errors import EngineUnavailable, SettingsError
-from slhf_server.keys import Keyring
-from slhf_server.loading import open_vllm
-from slhf_server.model import Engine
+from slhf_server.errors import EngineUnavailable
+from slhf_server.loading.start import open_vllm
+from slhf_server.models.base import Engine
+from slhf_server.observability import logs
 from slhf_server.service import OpenEngine, Service
-from slhf_server.settings import Settings, load_settings
-from slhf_server.variables import service_links
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.reading import load_settings
+from slhf_server.settings.server import Settings
+from slhf_server.settings.variables import service_links
 
-_TELLTALES = ("httpx2", "httpcore2")
+_LEAKY_LOGGERS = ("httpx2", "httpcore2")
 """Their loggers would show addresses (info) and prompts (debug)."""
 _KEEP_ALIVE_S = 75
 """Longer than clients and load balancers keep an idle connection (httpx 5 s, nginx and AWS 60 s): who closes first must
@@ -55,7 +57,7 @@ def main() -> None:
     try:
         settings = load_settings(sys.argv[1:])
         logs.configure(settings.log_level, settings.log_format)
-        for name in _TELLTALES:
+        for name in _LEAKY_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
         listener = bind(settings)
         asyncio.run(serve(settings, listener))

@@ -3,9 +3,8 @@
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from slhf_server.errors import DeadlineExceeded
 
@@ -57,18 +56,33 @@ class Deadline:
             self._waiting = None
             _awaited_with.set(None)
 
-    async def within(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """Yield from `items`, closing it at the end; raises DeadlineExceeded when it passes while waiting for the next.
+    def within(self, items: AsyncGenerator[T, None]) -> "Within[T]":
+        """The items, closed at their end; raises DeadlineExceeded when it passes while waiting for the next."""
+        return Within(self, items)
 
-        The timeout never spans a yield: it must cancel this generator's waiting, not its consumer's work (PEP 789).
-        """
-        async with aclosing(items):
-            while True:
-                try:
-                    item = await self.wait_for(anext(items))
-                except StopAsyncIteration:
-                    return
-                yield item
+
+class Within(Generic[T]):
+    """An async iterator, and no generator: every token passes here.
+
+    The timeout never spans a yield: it must cancel the waiting for an item, not its consumer's work (PEP 789).
+    """
+
+    def __init__(self, deadline: Deadline, items: AsyncGenerator[T, None]) -> None:
+        self._deadline = deadline
+        self._items = items
+
+    def __aiter__(self) -> "Within[T]":
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            return await self._deadline.wait_for(anext(self._items))
+        except BaseException:  # the end, the deadline, a failure, or nobody waits any more
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        await self._items.aclose()
 
 
 _awaited_with: ContextVar["Deadline | None"] = ContextVar("awaited_with", default=None)

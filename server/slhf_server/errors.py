@@ -1,6 +1,6 @@
-"""What a request can be answered with instead of text. Each class is one row of the contract's error table.
+"""What a request can be answered with instead of text. A class names its row of the contract's table by `code`.
 
-RequestError                      status, type, code, param: becomes OpenAI's error object (api/failures.py)
+RequestError                      status, type, code, param: becomes OpenAI's error object (api/error_handlers.py)
 ├── BadRequest               400  invalid_request_error
 │   └── ContextLengthExceeded   400  context_length_exceeded
 │       └── UpstreamContextExceeded      the same, said by an upstream, which keeps the lengths to itself
@@ -21,27 +21,32 @@ RequestError                      status, type, code, param: becomes OpenAI's er
     ├── DeadlineExceeded     504  deadline_exceeded
     ├── TokenBudgetExceeded  400  token_budget_exceeded
     └── InvalidStructure          a Follower round that response_format does not admit: discarded
-SettingsError                     a bad setting: the server refuses to start
 """
 
 from collections.abc import Mapping
 from typing import ClassVar
 
+from slhf.errors import ERRORS
 from slhf.wire import StopReason
 
 
 class RequestError(Exception):
     """Base: answered to the client as it stands, so messages hold no internals."""
 
+    code: ClassVar[str | None] = None
+    """Its row of the contract's table (slhf/errors.py), from which status and type come."""
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
-    code: ClassVar[str | None] = None
     stop_reason: ClassVar[StopReason] = "error"
     """What `refinement.stop_reason` says when a finished text is returned in spite of this."""
     retry_after: int | None = None
     """Seconds, for the Retry-After header."""
     headers: ClassVar[Mapping[str, str]] = {}
     """Further headers of the answer."""
+
+    def __init_subclass__(cls) -> None:
+        if cls.code is not None:
+            cls.status, cls.type = ERRORS[cls.code].status, ERRORS[cls.code].type
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -73,46 +78,32 @@ class UpstreamContextExceeded(ContextLengthExceeded):
 
 
 class InvalidAPIKey(RequestError):
-    status = 401
-    type = "invalid_request_error"
     code = "invalid_api_key"
     headers = {"WWW-Authenticate": "Bearer"}
 
 
 class ModelNotFound(RequestError):
-    status = 404
-    type = "invalid_request_error"
     code = "model_not_found"
 
 
 class RequestTimeout(RequestError):
-    status = 408
-    type = "invalid_request_error"
     code = "request_timeout"
 
 
 class BodyTooLarge(RequestError):
-    status = 413
-    type = "invalid_request_error"
     code = "request_too_large"
 
 
 class EncodedBody(RequestError):
-    status = 415
-    type = "invalid_request_error"
     code = "unsupported_content_encoding"
     headers = {"Accept-Encoding": "identity"}
 
 
 class HeadersTooLarge(RequestError):
-    status = 431
-    type = "invalid_request_error"
     code = "request_header_fields_too_large"
 
 
 class RateLimited(RequestError):
-    status = 429
-    type = "rate_limit_error"
     code = "rate_limit_exceeded"
 
     def __init__(self, message: str, *, retry_after: int) -> None:
@@ -121,8 +112,6 @@ class RateLimited(RequestError):
 
 
 class QueueFull(RequestError):
-    status = 429
-    type = "rate_limit_error"
     code = "rate_limit_exceeded"
     retry_after = 1
 
@@ -136,18 +125,15 @@ class EngineFailed(RequestError):
 
 
 class EngineUnavailable(RequestError):
-    status = 503
     code = "engine_unavailable"
     retry_after = 5
 
 
 class UpstreamFailed(RequestError):
-    status = 502
     code = "upstream_error"
 
 
 class UpstreamUnavailable(RequestError):
-    status = 503
     code = "upstream_unavailable"
     retry_after = 5
 
@@ -161,22 +147,14 @@ class Stopped(RequestError):
 
 
 class DeadlineExceeded(Stopped):
-    status = 504
-    type = "timeout_error"
     code = "deadline_exceeded"
     stop_reason = "deadline"
 
 
 class TokenBudgetExceeded(Stopped):
-    status = 400
-    type = "invalid_request_error"
     code = "token_budget_exceeded"
     stop_reason = "token_budget"
 
 
 class InvalidStructure(Stopped):
     stop_reason = "invalid_structure"
-
-
-class SettingsError(Exception):
-    """The server refuses to start; the message names key and value."""

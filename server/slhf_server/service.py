@@ -9,23 +9,24 @@ from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import TYPE_CHECKING
 
 from slhf.wire import RoundCompleted, RoundDelta
-from slhf_server import logs
-from slhf_server.abandoning import may_be_abandoned
-from slhf_server.admission import Admission
-from slhf_server.chain import Outcome
-from slhf_server.choices import played
+from slhf_server.access.admission import Admission
+from slhf_server.bundles.abandoning import may_be_abandoned
 from slhf_server.errors import EngineUnavailable, InternalError, RequestError, UpstreamUnavailable
-from slhf_server.job import Job
-from slhf_server.metrics import Metrics
-from slhf_server.model import Engine
-from slhf_server.planner import Planner
-from slhf_server.refinement import Step, refine
-from slhf_server.settings import Settings
-from slhf_server.workers import Workers
+from slhf_server.models.base import Engine
+from slhf_server.models.structured_output.workers import Workers
+from slhf_server.models.upstream.counters import UpstreamMetrics
+from slhf_server.observability.metrics import LATENCY, Metrics
+from slhf_server.refinement.choices import merge_streams
+from slhf_server.refinement.job import Job
+from slhf_server.refinement.loop import RefinementEvent, refine
+from slhf_server.refinement.planner import Planner
+from slhf_server.refinement.request_log import record_result
+from slhf_server.refinement.state import RefinementResult
+from slhf_server.settings.server import Settings
 
 if TYPE_CHECKING:
-    from slhf_server.tracing import Tracing
-    from slhf_server.upstream import Upstream
+    from slhf_server.models.upstream.client import Upstream
+    from slhf_server.observability.tracing import Tracing
 
 OpenEngine = Callable[[Settings], Awaitable[Engine]]
 
@@ -41,7 +42,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.admission = Admission(settings.limits.running, settings.limits.waiting)
-        self.upstreams = _upstreams(settings, self.metrics)
+        self.upstreams = _upstreams(settings, UpstreamMetrics(self.metrics.registry, LATENCY))
         self.workers = Workers(grammars=_writes_guidance(settings))
         self.engine: Engine | None = None
         self._planner: Planner | None = None
@@ -115,13 +116,13 @@ class Service:
             if not upstream.answered:
                 raise UpstreamUnavailable(f"the upstream {name!r} has not answered yet")
 
-    async def run(self, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, Step], None]:
-        """The steps of a request's chains, each with its chain's number; queued, counted and timed.
+    async def run(self, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, RefinementEvent], None]:
+        """The events of a request's chains, each with its chain's number; queued, counted and timed.
 
         Closing the generator aborts them. Raises what refused the request; and, when every chain has ended, the error
         of one that failed.
         """
-        first = jobs[0]
+        first, failures = jobs[0], list[RequestError]()
         self._jobs.update(jobs)
         try:
             if self._ends is not None:  # they were planned before the shutdown began
@@ -129,60 +130,61 @@ class Service:
             async with self._watched(jobs), self.admission.place(first.model, first.deadline):
                 queued = time.perf_counter() - first.received
                 first.log["queue_ms"] = round(queued * 1e3, 1)
-                self.metrics.child(self.metrics.queue, first.model).observe(queued)
-                async with aclosing(played([self._observed(job) for job in jobs])) as steps:
-                    async for numbered in steps:
-                        yield numbered
+                self.metrics.request_queued(first.model, queued)
+                silent = {*range(len(jobs))}
+                async with aclosing(merge_streams([refine(job) for job in jobs])) as events:
+                    async for number, event in events:
+                        if isinstance(event, Exception):
+                            failures.append(self._failed(jobs[number], event))
+                            continue
+                        if number in silent or not isinstance(event, RoundDelta):
+                            self._observe(jobs[number], event)
+                        if isinstance(event, RoundDelta):
+                            silent.discard(number)
+                        yield number, event
+                if failures:
+                    raise failures[0]
         finally:
             self._jobs.difference_update(jobs)
 
-    async def _observed(self, job: Job) -> AsyncGenerator[Step, None]:
-        """One chain's steps, seen by metrics and traces. A bug in it becomes an InternalError: other chains go on."""
-        first_token_seen = False
-        try:
-            async with aclosing(refine(job)) as steps:
-                async for step in steps:
-                    if not isinstance(step, RoundDelta):
-                        self._note(job, step)
-                    elif not first_token_seen:
-                        first_token_seen = True
-                        first_token = self.metrics.child(self.metrics.first_token, job.model)
-                        first_token.observe(time.perf_counter() - job.received)
-                    yield step
-        except RequestError as exc:
-            self._failed(job, exc)
-            raise
-        except Exception as exc:
-            _logger.exception("request %s failed unexpectedly", job.request_id)
-            self._failed(job, exc)
-            raise InternalError(f"internal error; request id {job.request_id}") from exc
+    def _observe(self, job: Job, event: RefinementEvent) -> None:
+        """Metrics, traces and the log see a chain's first piece of text, and whatever is no piece.
 
-    def _note(self, job: Job, step: Step) -> None:
-        """Whatever happens to who watches, the answer goes on its way."""
+        Whatever happens to who watches, the answer goes on its way.
+        """
         try:
             if self._tracing is not None:
-                self._tracing.take(job, step)
-            if isinstance(step, RoundCompleted):
-                self.metrics.round_completed(job.model, step)
-            elif isinstance(step, Outcome):
-                self._ended(job, step)
+                self._tracing.take(job, event)
+            if isinstance(event, RoundDelta):
+                self.metrics.first_token_came(job.model, time.perf_counter() - job.received)
+            elif isinstance(event, RoundCompleted):
+                self.metrics.round_completed(job.model, event)
+            elif isinstance(event, RefinementResult):
+                self._ended(job, event)
         except Exception:
             _logger.exception("request %s is answered, but not counted in full", job.request_id)
 
-    def _failed(self, job: Job, exc: Exception) -> None:
+    def _failed(self, job: Job, exc: Exception) -> RequestError:
+        """What a chain's failure is answered with: a bug is an InternalError."""
         if self._tracing is not None:
             self._tracing.failed(job, exc)
+        if isinstance(exc, RequestError):
+            return exc
+        _logger.error("request %s failed unexpectedly", job.request_id, exc_info=exc)
+        error = InternalError(f"internal error; request id {job.request_id}")
+        error.__cause__ = exc
+        return error
 
     def _watched(self, jobs: Sequence[Job]) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._tracing is None else self._tracing.watching(jobs)
 
-    def _ended(self, job: Job, outcome: Outcome) -> None:
-        self.metrics.refinement_ended(job.model, outcome)
-        self.metrics.child(self.metrics.success, job.model, job.endpoint, outcome.finish_reason).inc()
-        self.metrics.child(self.metrics.e2e, job.model).observe(time.perf_counter() - job.received)
-        logs.add(job.log, outcome.refinement, outcome.usage)
+    def _ended(self, job: Job, result: RefinementResult) -> None:
+        self.metrics.refinement_ended(job.model, result)
+        seconds = time.perf_counter() - job.received
+        self.metrics.request_succeeded(job.model, job.endpoint, result.finish_reason, seconds)
+        record_result(job.log, result.refinement, result.usage)
         if self.settings.log_content:
-            told = {"messages": [f"{turn.role}: {turn.text}" for turn in job.turns], "answer": outcome.text}
+            told = {"messages": [f"{turn.role}: {turn.text}" for turn in job.turns], "answer": result.text}
             job.log.setdefault("content", []).append(told)
 
     async def _load(self) -> None:
@@ -217,10 +219,10 @@ class Service:
             await asyncio.sleep(_LIFE_SIGN_S)
 
 
-def _upstreams(settings: Settings, metrics: Metrics) -> "dict[str, Upstream]":
+def _upstreams(settings: Settings, metrics: UpstreamMetrics) -> "dict[str, Upstream]":
     if not settings.upstreams:
         return {}
-    from slhf_server.upstream import Upstream  # imports an HTTP client, which only upstreams need
+    from slhf_server.models.upstream.client import Upstream  # imports an HTTP client, which only upstreams need
 
     return {name: Upstream(name, upstream, metrics) for name, upstream in settings.upstreams.items()}
 
@@ -234,6 +236,6 @@ def _writes_guidance(settings: Settings) -> bool:
 def _tracing(settings: Settings) -> "Tracing | None":
     if settings.otlp_endpoint is None:
         return None
-    from slhf_server.tracing import Tracing  # imports OpenTelemetry's SDK, which only traces need
+    from slhf_server.observability.tracing import Tracing  # imports OpenTelemetry's SDK, which only traces need
 
     return Tracing(settings.otlp_endpoint, content=settings.trace_content)

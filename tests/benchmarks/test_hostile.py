@@ -10,8 +10,8 @@ import pytest
 from benchmarks.hostile import main, read_drafts
 from benchmarks.hostile_inputs import BODY_BYTES, INPUTS
 from slhf_server.errors import EngineFailed
-from slhf_server.fake import FakeEngine, Said, improve
-from slhf_server.model import Turn
+from slhf_server.models.base import Turn
+from slhf_server.models.fake import FakeEngine, Said, improve
 from tests.conftest import Serve
 
 RECORDS = [{"instruction": f"Do {i}.", "output": f"done {i}", "split": "train" if i % 3 else "test"} for i in range(30)]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.load import Load, Sample, main, percentiles, run, weights
-from slhf_server.fake import FakeEngine
+from slhf_server.models.fake import FakeEngine
 from tests.conftest import Serve
 from tests.server.upstream.faulty import Reply, breaks_off, error, pieces, reset, says, upstream
 

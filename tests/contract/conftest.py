@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from slhf_server.app import create_app
-from slhf_server.fake import FakeEngine
-from slhf_server.settings import Settings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.server import Settings
 from tests.conftest import running
 from tests.contract.test_upstream_leader import GOOD, settings
 from tests.server.upstream.faulty import Faulty, upstream

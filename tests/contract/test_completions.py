@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from slhf_server.errors import EngineFailed
-from slhf_server.fake import FakeEngine
+from slhf_server.models.fake import FakeEngine
 from tests.conftest import Serve
 
 REFINED = "better draft of: what is it"

@@ -11,9 +11,9 @@ import pytest
 
 from slhf.wire import StopReason
 from slhf_server.errors import EngineFailed, RequestError
-from slhf_server.fake import FakeEngine, FakeModel, improve
-from slhf_server.model import Turn
-from slhf_server.settings import Settings
+from slhf_server.models.base import Turn
+from slhf_server.models.fake import FakeEngine, FakeModel, improve
+from slhf_server.settings.server import Settings
 from tests.conftest import Serve
 
 ASK = [{"role": "user", "content": "what is it"}]

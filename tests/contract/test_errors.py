@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from slhf import APIError, Client
-from slhf.exchange import _BY_CODE
+from slhf.errors import ERRORS
 from slhf.wire import ErrorBody, ErrorEvent, ErrorResponse
 from slhf_server.errors import InvalidStructure, RequestError
 
@@ -40,6 +40,6 @@ def test_each_error_of_the_server_is_the_same_in_json_and_in_a_stream(kind: type
 
 
 def test_the_client_knows_every_code_of_the_server_and_no_other() -> None:
-    assert {code: status for code, (status, _) in _BY_CODE.items()} == {
-        kind.code: kind.status for kind in ANSWERED if kind.code
+    assert {code: (kind.status, kind.type) for code, kind in ERRORS.items()} == {
+        kind.code: (kind.status, kind.type) for kind in ANSWERED if kind.code
     }

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from slhf import Client, RefineRequest
 from slhf_server.app import create_app
-from slhf_server.fake import FakeEngine
-from slhf_server.settings import Settings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.server import Settings
 from tests.conftest import running
 from tests.contract.histories import ASKED, HISTORIES, History
 from tests.contract.test_upstream_leader import asked
@@ -129,9 +129,9 @@ def test_what_is_read_must_make_sense(url: str, endpoint: str, message: Any, par
 def test_what_is_not_read_is_named_once_in_the_log_and_never_shown(url: str, caplog: pytest.LogCaptureFixture) -> None:
     odd = {f"key_{n:03}": "SECRET" for n in range(100)} | {"a" * 10_000: 1, "line\nbreak": 1}
     messages = [AFTER | odd, {"role": "assistant", "content": [{"type": "text", "text": "b", "x": "SECRET"}]}, AFTER]
-    with caplog.at_level(logging.DEBUG, logger="slhf_server.conversation"):
+    with caplog.at_level(logging.DEBUG, logger="slhf_server.refinement.conversation"):
         assert httpx2.post(f"{url}/v1/chat/completions", json={"messages": messages}).status_code == 200
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "slhf_server.conversation"]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "slhf_server.refinement.conversation"]
     assert "'content.x'" in line
     assert "SECRET" not in line
     assert "\n" not in line

@@ -9,8 +9,8 @@ import openai
 import pytest
 
 from slhf_server.errors import EngineFailed, EngineUnavailable, RequestError
-from slhf_server.fake import FakeEngine
-from slhf_server.seeds import seed_of
+from slhf_server.models.fake import FakeEngine
+from slhf_server.refinement.seeds import seed_of
 from tests.conftest import Serve
 
 ASK: list[Any] = [{"role": "user", "content": "what is it"}]

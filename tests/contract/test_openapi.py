@@ -9,10 +9,10 @@ from jsonschema import Draft202012Validator
 from pydantic import SecretStr
 from schemathesis import GenerationMode
 
+from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter
 from slhf_server.app import create_app
-from slhf_server.fake import FakeEngine
-from slhf_server.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter
-from slhf_server.settings import Settings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.server import Settings
 from tests.conftest import running
 from tests.contract.bodies import BODIES
 from tests.contract.histories import HISTORIES
@@ -116,6 +116,6 @@ def test_every_answer_of_the_endpoints_that_generate_is_documented(document: dic
 
 
 def test_a_field_of_our_own_cannot_be_set(url: str) -> None:
-    body = {"messages": [{"role": "user", "content": "x"}], "passed_on": {"tools": [1]}}
+    body = {"messages": [{"role": "user", "content": "x"}], "upstream_params": {"tools": [1]}}
     answer = httpx2.post(f"{url}/v1/chat/completions", json=body)
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "passed_on")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "upstream_params")

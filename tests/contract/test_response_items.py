@@ -6,7 +6,7 @@ import httpx2
 import openai
 import pytest
 
-from slhf_server.fake import FakeEngine
+from slhf_server.models.fake import FakeEngine
 from tests.conftest import Serve
 from tests.contract.test_upstream_leader import asked, settings
 from tests.server.upstream.faulty import HELLO, USAGE, Faulty, says, upstream

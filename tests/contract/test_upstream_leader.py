@@ -7,9 +7,9 @@ import httpx2
 import openai
 import pytest
 
-from slhf_server.fake import FakeEngine
-from slhf_server.parameters import CHAT
-from slhf_server.seeds import seed_of
+from slhf_server.api.openai.parameters import CHAT
+from slhf_server.models.fake import FakeEngine
+from slhf_server.refinement.seeds import seed_of
 from tests.conftest import Serve
 from tests.server.upstream.faulty import (
     HELLO,
@@ -165,7 +165,7 @@ def test_a_parameter_reaches_the_upstream_as_the_client_sent_it(serve: Serve, na
 
 
 def test_everything_for_an_upstream_is_tried_here() -> None:
-    assert {name for name, parameter in CHAT.items() if parameter.fate == "upstream"} <= set(PASSED_ON)
+    assert {name for name, parameter in CHAT.items() if parameter.support == "upstream"} <= set(PASSED_ON)
 
 
 def test_tools_that_may_not_be_called_are_the_upstreams_to_read(serve: Serve) -> None:

@@ -10,8 +10,8 @@ import httpx2
 import pytest
 
 from slhf_server.app import create_app
-from slhf_server.fake import FakeEngine
-from slhf_server.settings import Settings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.server import Settings
 from tests.conftest import running
 from tests.contract.bodies import BODIES, at, paths
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from slhf_server.settings import load_settings
+from slhf_server.settings.reading import load_settings
 from tests.deploy.programs import DEPLOY, run
 
 GPU = ("-f", "compose.gpu.yaml")

@@ -8,12 +8,12 @@ import yaml
 
 from slhf.bundle import BUILTIN_PREFIX
 from slhf_server.builtin.weights import WEIGHTS
-from slhf_server.settings import BUILTIN
+from slhf_server.settings.server import BUILTIN
 from tests.deploy.programs import DEPLOY, ROOT
 
 SERVED = BUILTIN.removeprefix(BUILTIN_PREFIX)
 """The model's name for clients: a built-in bundle is called as its specification."""
-TRAINED = ROOT / "server" / "slhf_server" / "trained"
+TRAINED = ROOT / "server" / "slhf_server" / "builtin" / "trained"
 
 
 def text(path: str) -> str:
@@ -59,5 +59,5 @@ def test_the_readmes_first_chat_asks_for_it() -> None:
 @pytest.mark.parametrize("readme", ["README.md", "server/README.md"])
 def test_a_readme_names_its_card_first(readme: str) -> None:
     """What a newcomer is told of quality must be told of what is served."""
-    cards = re.findall(r"slhf_server/trained/([\w.-]+)/README\.md", text(readme))
+    cards = re.findall(r"slhf_server/builtin/trained/([\w.-]+)/README\.md", text(readme))
     assert cards[0] == SERVED

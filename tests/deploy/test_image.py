@@ -21,7 +21,7 @@ import httpx2
 import pytest
 
 from slhf import Client
-from slhf_server.builtin import NAME, TRAINED
+from slhf_server.builtin.catalogue import NAME, TRAINED
 from slhf_server.builtin.weights import WEIGHTS
 from tests.deploy import containers
 from tests.deploy.containers import PYTHON_IMAGE, Containers

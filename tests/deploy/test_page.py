@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from slhf_server.settings import Settings, load_settings
+from slhf_server.settings.reading import load_settings
+from slhf_server.settings.server import Settings
 from tests.deploy.programs import DEPLOY, ROOT, run
 
 PAGE = (ROOT / "docs" / "deployment.md").read_text()

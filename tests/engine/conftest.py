@@ -18,13 +18,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from slhf_server.builtin import TRAINED
-from slhf_server.bundles import open_bundle
-from slhf_server.engine import VLLMEngine, int8_obstacle
-from slhf_server.model import Chunk, Sampling, Turn
-from slhf_server.prompt import PromptEncoder
-from slhf_server.quantization import quantized
-from slhf_server.settings import Settings
+from slhf_server.builtin.catalogue import TRAINED
+from slhf_server.bundles.quantization import quantized
+from slhf_server.engine.prompt import PromptEncoder
+from slhf_server.engine.vllm import VLLMEngine, int8_obstacle
+from slhf_server.loading.opening import open_bundle
+from slhf_server.models.base import Chunk, SamplingParams, Turn
+from slhf_server.settings.server import Settings
 
 START_S = 240
 EXACT: dict[str, Any] = {
@@ -41,7 +41,7 @@ EXACT: dict[str, Any] = {
         "num_speculative_tokens_per_batch_size": [[1, 1024, 5]],
     },
 }
-Ask = tuple[Sequence[Turn], Sampling]
+Ask = tuple[Sequence[Turn], SamplingParams]
 
 SMALL = {"SLHF_BUNDLE": f"builtin:{TRAINED}"}
 """What a server without `--bundle` serves here, whatever the default is: no test fetches a gigabyte."""
@@ -131,7 +131,7 @@ class ExactEngine:
         """One chunk for each completion."""
         return [chunks[-1] for chunks in self.streams(asks)]
 
-    def complete(self, turns: Sequence[Turn], sampling: Sampling) -> Chunk:
+    def complete(self, turns: Sequence[Turn], sampling: SamplingParams) -> Chunk:
         return self.completions([(turns, sampling)])[0]
 
     def close(self) -> None:

@@ -14,8 +14,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from slhf import FOLLOWER_TURN, Client, RefineResponse, RoundDelta
-from slhf_server.model import Turn
-from slhf_server.prompt import PromptEncoder
+from slhf_server.engine.prompt import PromptEncoder
+from slhf_server.models.base import Turn
 from tests.engine.conftest import LiveServer
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]

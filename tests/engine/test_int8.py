@@ -21,11 +21,11 @@ from vllm.model_executor.kernels.linear import CPUInt8ScaledMMLinearKernel
 from vllm.model_executor.kernels.linear.scaled_mm import Int8ScaledMMLinearLayerConfig
 
 from slhf import Client
-from slhf_server.bundles import open_bundle
-from slhf_server.engine import cpu_obstacle, engine_arguments, int8_obstacle
-from slhf_server.model import Sampling
-from slhf_server.quantization import quantized, rounded
-from slhf_server.settings import Settings
+from slhf_server.bundles.quantization import quantized, rounded
+from slhf_server.engine.vllm import cpu_obstacle, engine_arguments, int8_obstacle
+from slhf_server.loading.opening import open_bundle
+from slhf_server.models.base import SamplingParams
+from slhf_server.settings.server import Settings
 from tests.engine.conftest import ExactEngine, exact_engine, live_server
 from tests.engine.test_speculation import (
     DRAFT,
@@ -196,7 +196,7 @@ def simulated(builtin: Path) -> Reference:
 
 
 def test_at_temperature_zero_guesses_change_no_token(int8: ExactEngine) -> None:
-    sampling = Sampling(temperature=0, max_tokens=32)
+    sampling = SamplingParams(temperature=0, max_tokens=32)
     guessed = [int8.complete(refining(draft), sampling) for draft in REPEATED]
     alone = [int8.complete(refining(draft), replace(sampling, **UNGUESSED)) for draft in REPEATED]
     assert sum(chunk.accepted_tokens for chunk in guessed) > 20
@@ -208,7 +208,7 @@ def test_at_temperature_zero_guesses_change_no_token(int8: ExactEngine) -> None:
 def test_sampled_tokens_follow_the_distribution_of_the_rounded_model(
     int8: ExactEngine, simulated: Reference, top_p: float, top_k: int
 ) -> None:
-    sampling = Sampling(temperature=0.9, top_p=top_p, top_k=top_k % VOCAB, max_tokens=TOKENS)
+    sampling = SamplingParams(temperature=0.9, top_p=top_p, top_k=top_k % VOCAB, max_tokens=TOKENS)
     chunks = int8.completions([(refining(DRAFT), sampling)] * SAMPLES)
     assert guesses(chunks) > SAMPLES
     assert_distributed(chunks, simulated, sampling)
@@ -218,7 +218,7 @@ def test_what_the_engine_says_is_off_by_no_more_than_rounding_explains(
     int8: ExactEngine, simulated: Reference, plain: Reference
 ) -> None:
     """Nats, over the tokens of greedy answers: KL of the rounded model to its base, and the engine to both."""
-    sampling = Sampling(temperature=0, max_tokens=24, logprobs=1)
+    sampling = SamplingParams(temperature=0, max_tokens=24, logprobs=1)
     divergences, from_simulated, from_plain = [], [], []
     for draft in REPEATED:
         chunk = int8.complete(refining(draft), sampling)

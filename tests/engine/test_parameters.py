@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 
 from slhf_server.errors import BadRequest
-from slhf_server.model import Sampling, Turn
-from slhf_server.structure import structure_of
-from slhf_server.workers import Workers
+from slhf_server.models.base import SamplingParams, Turn
+from slhf_server.models.structured_output.response_format import structured_output_of
+from slhf_server.models.structured_output.workers import Workers
 from tests.engine.conftest import ExactEngine
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -34,16 +34,16 @@ def schema(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def under(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {"structure": structure_of(schema(content), Workers())}
+    return {"structure": structured_output_of(schema(content), Workers())}
 
 
 @pytest.mark.parametrize("deltas", [False, True])
 def test_structured_text_is_whole_and_valid_where_no_limit_cuts_it(exact: ExactEngine, deltas: bool) -> None:
     """Guessed from the draft too: a guess that the grammar does not admit is never proposed."""
     formats = [schema(PERSON)] * 4 + [{"type": "json_object"}] * 4
-    structures = [structure_of(asked, Workers()) for asked in formats]
+    structures = [structured_output_of(asked, Workers()) for asked in formats]
     asks = [
-        (REFINING, Sampling(temperature=0.9 if i % 2 else 0, max_tokens=60, structure=structure))
+        (REFINING, SamplingParams(temperature=0.9 if i % 2 else 0, max_tokens=60, structure=structure))
         for i, structure in enumerate(structures)
     ]
     streams = exact.streams(asks, deltas=deltas)
@@ -103,20 +103,20 @@ BORNE: dict[str, dict[str, Any]] = {
 
 
 def answers(exact: ExactEngine) -> bool:
-    return exact.complete(COUNT, Sampling(temperature=0, max_tokens=1)).completion_tokens == 1
+    return exact.complete(COUNT, SamplingParams(temperature=0, max_tokens=1)).completion_tokens == 1
 
 
 @pytest.mark.parametrize("wish", REFUSED.values(), ids=REFUSED)
 def test_what_the_engine_cannot_do_is_the_clients_error(exact: ExactEngine, wish: dict[str, Any]) -> None:
     for temperature in (0, 0.9):
         with pytest.raises(BadRequest):
-            exact.complete(COUNT, Sampling(**{"temperature": temperature, "max_tokens": 6} | wish))
+            exact.complete(COUNT, SamplingParams(**{"temperature": temperature, "max_tokens": 6} | wish))
     assert answers(exact)
 
 
 @pytest.mark.parametrize("wish", BORNE.values(), ids=BORNE)
 def test_awkward_parameters_end_with_an_answer(exact: ExactEngine, wish: dict[str, Any]) -> None:
-    asks = [(COUNT, Sampling(**{"temperature": temperature, "max_tokens": 6} | wish)) for temperature in (0, 0.9)]
+    asks = [(COUNT, SamplingParams(**{"temperature": temperature, "max_tokens": 6} | wish)) for temperature in (0, 0.9)]
     assert all(chunk.finish_reason in ("stop", "length") for chunk in exact.completions(asks))
     assert answers(exact)
 
@@ -128,12 +128,12 @@ def test_an_error_names_its_parameter(exact: ExactEngine) -> None:
         ("bias of no token", "logit_bias"),
     ):
         with pytest.raises(BadRequest) as refused:
-            exact.complete(COUNT, Sampling(**REFUSED[name]))
+            exact.complete(COUNT, SamplingParams(**REFUSED[name]))
         assert refused.value.param == param
 
 
 def test_token_and_text_parameters_reach_the_engine(exact: ExactEngine) -> None:
-    plain = exact.complete(COUNT, Sampling(temperature=0, max_tokens=16))
+    plain = exact.complete(COUNT, SamplingParams(temperature=0, max_tokens=16))
     first, second = (plain.token_ids or ())[:2]
     word = plain.text[2]  # it counts in digits: "123..."
     wishes: list[dict[str, Any]] = [
@@ -143,7 +143,7 @@ def test_token_and_text_parameters_reach_the_engine(exact: ExactEngine) -> None:
         {"stop_token_ids": (second,)},
         {"allowed_token_ids": (260, 284)},
     ]
-    asks = [(COUNT, Sampling(temperature=0, max_tokens=16, **wish)) for wish in wishes]
+    asks = [(COUNT, SamplingParams(temperature=0, max_tokens=16, **wish)) for wish in wishes]
     without, stopped, kept, ended, allowed = exact.completions(asks)
     assert without.text != plain.text
     assert (stopped.finish_reason, kept.text) == ("stop", f"{stopped.text}{word}")
@@ -154,7 +154,7 @@ def test_token_and_text_parameters_reach_the_engine(exact: ExactEngine) -> None:
 @pytest.mark.parametrize("deltas", [False, True])
 def test_each_chunk_has_the_logprobs_of_its_own_tokens(exact: ExactEngine, deltas: bool) -> None:
     turns = [*REFINING[:1], Turn("assistant", "Köln 🎉🦄 ok"), REFINING[2]]
-    asks = [(turns, Sampling(temperature=0, max_tokens=40, logprobs=most)) for most in (0, 2)]
+    asks = [(turns, SamplingParams(temperature=0, max_tokens=40, logprobs=most)) for most in (0, 2)]
     for most, chunks in zip((0, 2), exact.streams(asks, deltas=deltas), strict=True):
         assert chunks[-1].finish_reason == "stop"
         ended = [0] * (len(chunks) - 1) + [1]  # OpenAI does not list the token that ends the text

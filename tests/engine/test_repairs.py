@@ -28,9 +28,9 @@ from vllm.v1.sample.sampler import Sampler
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from slhf_server.engine import DRAFT_SPECULATION
-from slhf_server.engine.parameters import EngineParams
 from slhf_server.engine.repairs import EXPAND, add_adapters, expand, expands
+from slhf_server.engine.sampling import EngineParams
+from slhf_server.engine.vllm import DRAFT_SPECULATION
 from tests.engine.exactness import chi_square_p, exact_probabilities
 
 pytestmark = [

@@ -14,13 +14,13 @@ from transformers import AutoTokenizer
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineGenerateError
 
-from slhf_server.engine.parameters import engine_params
+from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.engine.role import VLLMRole
+from slhf_server.engine.sampling import engine_params
 from slhf_server.errors import BadRequest, ContextLengthExceeded, EngineFailed
-from slhf_server.model import Sampling, Turn
-from slhf_server.prompt import PromptEncoder
-from slhf_server.structure import structure_of
-from slhf_server.workers import Workers
+from slhf_server.models.base import SamplingParams, Turn
+from slhf_server.models.structured_output.response_format import structured_output_of
+from slhf_server.models.structured_output.workers import Workers
 
 CONTEXT = 512
 
@@ -48,7 +48,7 @@ def encoder(builtin: Any) -> PromptEncoder:
 def ask(encoder: PromptEncoder, engine: Broken, *turns: Turn) -> None:
     async def play() -> None:
         role = VLLMRole("m", engine, encoder, {}, None)
-        async for _ in role.stream(turns, Sampling(max_tokens=1), request_id="r-17"):
+        async for _ in role.stream(turns, SamplingParams(max_tokens=1), request_id="r-17"):
             pass
 
     asyncio.run(play())
@@ -111,8 +111,8 @@ def test_a_prompt_that_is_not_small_is_encoded_in_another_thread(encoder: Prompt
 def test_a_grammar_that_another_process_has_tried_is_not_compiled_on_the_event_loop() -> None:
     """vLLM would, for 24 seconds: here it would at least find out that there is no such grammar."""
     schema = {"type": "array", "uniqueItems": True, "maxItems": 2**70}
-    structure = structure_of({"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}, Workers())
-    params = engine_params(Sampling(structure=structure), {}, 10, RequestOutputKind.DELTA)
+    structure = structured_output_of({"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}, Workers())
+    params = engine_params(SamplingParams(structure=structure), {}, 10, RequestOutputKind.DELTA)
     params._validate_structured_outputs(None, SimpleNamespace(backend="guidance"), None)
     asked = params.clone().structured_outputs
     assert (json.loads(asked.json), asked._backend) == (schema, "guidance")  # text: msgpack has no such integers

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm.platforms import current_platform
 
-from slhf_server.model import Chunk, Sampling, Turn
+from slhf_server.models.base import Chunk, SamplingParams, Turn
 from tests.engine.conftest import ExactEngine
 from tests.engine.exactness import chi_square_p, exact_probabilities
 
@@ -78,7 +78,7 @@ def guesses(chunks: Sequence[Chunk]) -> int:
 
 
 def test_at_temperature_zero_the_text_is_the_models_own_to_the_token(exact: ExactEngine, reference: Reference) -> None:
-    sampling = Sampling(temperature=0, max_tokens=32)
+    sampling = SamplingParams(temperature=0, max_tokens=32)
     chunks = [exact.complete(refining(draft), sampling) for draft in REPEATED]
     assert sum(chunk.accepted_tokens for chunk in chunks) > 20  # or nothing was guessed
     for draft, chunk in zip(REPEATED, chunks, strict=True):
@@ -89,7 +89,7 @@ def test_at_temperature_zero_the_text_is_the_models_own_to_the_token(exact: Exac
 def test_sampled_tokens_follow_the_models_distribution(
     exact: ExactEngine, reference: Reference, top_p: float, top_k: int
 ) -> None:
-    sampling = Sampling(temperature=0.9, top_p=top_p, top_k=top_k % VOCAB, max_tokens=TOKENS)
+    sampling = SamplingParams(temperature=0.9, top_p=top_p, top_k=top_k % VOCAB, max_tokens=TOKENS)
     chunks = exact.completions([(refining(DRAFT), sampling)] * SAMPLES)
     assert guesses(chunks) > SAMPLES
     assert_distributed(chunks, reference, sampling)
@@ -106,7 +106,7 @@ def test_min_p_and_logit_bias_are_exact_in_one_batch_with_guessing_requests(
     exact: ExactEngine, reference: Reference
 ) -> None:
     """57 is "I" and 788 "In", rare first tokens; then 4626 " river" and 904 " high". Other samples do not pass."""
-    plain = Sampling(temperature=0.9, top_p=1.0, max_tokens=TOKENS)
+    plain = SamplingParams(temperature=0.9, top_p=1.0, max_tokens=TOKENS)
     wishing = [replace(plain, max_tokens=2, **wish) for wish in WISHES]
     chunks = exact.completions([(refining(DRAFT), sampling) for sampling in (*wishing, plain)] * WISHING)
     unwished = chunks[3::4]
@@ -120,8 +120,8 @@ def test_min_p_and_logit_bias_are_exact_in_one_batch_with_guessing_requests(
 
 @pytest.mark.parametrize("temperature", [0, 0.9])
 def test_a_bias_of_100_forces_a_token_among_guessing_requests(exact: ExactEngine, temperature: float) -> None:
-    forced = Sampling(temperature=temperature, max_tokens=8, logit_bias={"260": 100})
-    plain = Sampling(temperature=temperature, max_tokens=8)
+    forced = SamplingParams(temperature=temperature, max_tokens=8, logit_bias={"260": 100})
+    plain = SamplingParams(temperature=temperature, max_tokens=8)
     chunks = exact.completions([(refining(DRAFT), forced), (refining(DRAFT), plain)] * 4)
     assert {chunk.token_ids for chunk in chunks[0::2]} == {(260,) * 8}
     assert guesses(chunks[1::2]) > 0
@@ -129,7 +129,7 @@ def test_a_bias_of_100_forces_a_token_among_guessing_requests(exact: ExactEngine
 
 def test_logprobs_are_the_models_own_for_guessed_and_sampled_tokens(exact: ExactEngine, reference: Reference) -> None:
     wishes: list[dict[str, Any]] = [{"temperature": 0}, {"temperature": 0.9}, {"temperature": 0.9, "min_p": 0.1}]
-    asks = [(refining(d), Sampling(max_tokens=12, logprobs=3, **wish)) for d in REPEATED for wish in wishes]
+    asks = [(refining(d), SamplingParams(max_tokens=12, logprobs=3, **wish)) for d in REPEATED for wish in wishes]
     chunks = exact.completions(asks)
     assert sum(chunk.accepted_tokens for chunk in chunks) > 20
     for (turns, _), chunk in zip(asks, chunks, strict=True):
@@ -144,7 +144,9 @@ def test_logprobs_are_the_models_own_for_guessed_and_sampled_tokens(exact: Exact
             assert [top.token for top in entry.top_logprobs] == tokens
 
 
-def assert_distributed(chunks: Sequence[Chunk], reference: Reference, sampling: Sampling, prefixes: int = 3) -> None:
+def assert_distributed(
+    chunks: Sequence[Chunk], reference: Reference, sampling: SamplingParams, prefixes: int = 3
+) -> None:
     """At every prefix that many of the completions share, the next tokens are as likely as the model says."""
     following: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for chunk in chunks:

@@ -7,7 +7,7 @@ import httpx2
 import openai
 import pytest
 
-from slhf_server.fake import FakeEngine
+from slhf_server.models.fake import FakeEngine
 from tests.conftest import Serve
 from tests.engine.conftest import LiveServer
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from slhf.wire import FinishReason, TokenLogprob
 from slhf_server.errors import ContextLengthExceeded, TokenBudgetExceeded
-from slhf_server.model import Chunk, Sampling, Turn
+from slhf_server.models.base import Chunk, SamplingParams, Turn
 
 SECRET = "SECRET"
 """Stands in every thought and in no text."""
@@ -102,7 +102,7 @@ class Erratic:
         self._max_model_len = max_model_len
 
     async def stream(
-        self, turns: Sequence[Turn], sampling: Sampling, *, request_id: str, deltas: bool = True
+        self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
     ) -> AsyncGenerator[Chunk, None]:
         act = self._acts[min(len(self.seen), len(self._acts) - 1)]
         self.seen.append(turns)
@@ -123,7 +123,7 @@ class Erratic:
             call.at = asyncio.get_running_loop().time()
             self.running -= 1
 
-    def _room(self, prompt: int, sampling: Sampling) -> int:
+    def _room(self, prompt: int, sampling: SamplingParams) -> int:
         """Tokens that the completion may have."""
         room = self._max_model_len - prompt
         if room < 1:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks.hostile_inputs import echo
 from slhf_server.cli import bind, serve
-from slhf_server.fake import FakeEngine
-from slhf_server.settings import Settings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.server import Settings
 
 PAUSE_S = 0.002
 

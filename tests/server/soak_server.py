@@ -17,9 +17,10 @@ from pathlib import Path
 
 from slhf_server.cli import bind, serve
 from slhf_server.errors import EngineFailed
-from slhf_server.fake import FakeEngine, Said
-from slhf_server.model import Turn
-from slhf_server.settings import ServerLimits, Settings
+from slhf_server.models.base import Turn
+from slhf_server.models.fake import FakeEngine, Said
+from slhf_server.settings.limits import ServerLimits
+from slhf_server.settings.server import Settings
 
 TOKEN_SECONDS = 0.005
 ENDLESS = " ".join(["word"] * 5_000)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from slhf_server.admission import Admission
+from slhf_server.access.admission import Admission
 from slhf_server.deadline import Deadline
 from slhf_server.errors import QueueFull
 from tests.conftest import until

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slhf_server.advice import advice
+from slhf_server.loading.advice import advice
 
 CHECKPOINT = "pasztorb/Llama-3.1-Tulu-3-8B-SLHF"
 

@@ -16,21 +16,21 @@ from transformers import AutoTokenizer
 import slhf
 import slhf_server
 from slhf import read_bundle
-from slhf_server.builtin import NAME, TRAINED, built_in
+from slhf_server.builtin.catalogue import NAME, TRAINED, built_in
 from slhf_server.builtin.weights import WEIGHTS
-from slhf_server.bundles import open_bundle
-from slhf_server.settings import Settings
+from slhf_server.loading.opening import open_bundle
+from slhf_server.settings.server import Settings
 
 CONVERT = """
 import logging, sys
 from pathlib import Path
-from slhf_server.builtin import NAME, built_in
-from slhf_server.settings import Settings
+from slhf_server.builtin.catalogue import NAME, built_in
+from slhf_server.settings.server import Settings
 logging.basicConfig(level="INFO")
 print(built_in(f"builtin:{NAME}", Settings(cache_dir=Path(sys.argv[1]))))
 """
 
-TRAINED_AT = Path(slhf_server.__path__[0]) / "trained"
+TRAINED_AT = Path(slhf_server.__path__[0]) / "builtin" / "trained"
 
 Converting = Callable[[], subprocess.Popen[str]]
 

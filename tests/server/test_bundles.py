@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from slhf import FOLLOWER_TURN, Bundle, RoleWeights, revision_of, write_bundle
-from slhf_server.bundles import open_bundle
-from slhf_server.errors import SettingsError
-from slhf_server.settings import Settings
+from slhf_server.loading.opening import open_bundle
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.server import Settings
 from tests.server.conftest import Run
 from tests.zoo import FAMILIES
 
 OPEN = """
 import json, sys
-from slhf_server.bundles import open_bundle
-from slhf_server.errors import SettingsError
-from slhf_server.settings import Settings
+from slhf_server.loading.opening import open_bundle
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.server import Settings
 try:
     found = open_bundle(Settings(bundle=sys.argv[1]))
 except SettingsError as exc:
@@ -188,9 +188,9 @@ def test_a_hub_id_that_is_not_there_is_refused(python: Run, hub: Path, bundle: s
 
 LOAD = """
 import asyncio, sys
-from slhf_server.errors import SettingsError
-from slhf_server.loading import open_vllm
-from slhf_server.settings import Settings
+from slhf_server.settings.problem import SettingsError
+from slhf_server.loading.start import open_vllm
+from slhf_server.settings.server import Settings
 try:
     asyncio.run(open_vllm(Settings(bundle=sys.argv[1])))
 except SettingsError as exc:

@@ -11,15 +11,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from slhf_server.cached import made_once
+from slhf_server.bundles.cached import build_once
 from tests.server.conftest import Run
 
 MAKE = """
 import os, sys
 from pathlib import Path
-from slhf_server.cached import made_once
+from slhf_server.bundles.cached import build_once
 os.setegid(0); os.seteuid(int(sys.argv[2])); os.umask(0o022)
-found = made_once(Path(sys.argv[1]), lambda target: (target / "weights").write_text("made by " + sys.argv[2]))
+found = build_once(Path(sys.argv[1]), lambda target: (target / "weights").write_text("made by " + sys.argv[2]))
 print((found / "weights").read_text())
 """
 
@@ -50,7 +50,7 @@ def test_directories_and_files_have_the_modes_that_the_umask_leaves(
 ) -> None:
     before = os.umask(mask)
     try:
-        made = made_once(tmp_path / "cache" / "merged", fill)
+        made = build_once(tmp_path / "cache" / "merged", fill)
     finally:
         os.umask(before)
     assert {mode(path) for path in (made, made / "leader")} == {directories}
@@ -58,12 +58,12 @@ def test_directories_and_files_have_the_modes_that_the_umask_leaves(
 
 
 def test_the_group_of_a_shared_cache_is_handed_on_and_its_members_may_lock(tmp_path: Path, cache: Path) -> None:
-    made = made_once(cache / "merged", fill)
+    made = build_once(cache / "merged", fill)
     assert made.stat().st_mode & stat.S_ISGID
     assert mode(cache / "merged.lock") == 0o664
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
-    made_once(private / "merged", fill)
+    build_once(private / "merged", fill)
     assert mode(private / "merged.lock") == 0o600
 
 
@@ -87,7 +87,7 @@ def test_what_fails_leaves_nothing_but_the_lock(tmp_path: Path) -> None:
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        made_once(tmp_path / "merged", fails)
+        build_once(tmp_path / "merged", fails)
     assert [path.name for path in tmp_path.iterdir()] == ["merged.lock"]
 
 
@@ -98,7 +98,7 @@ def test_it_is_made_once_for_all_who_ask_at_once(tmp_path: Path) -> None:
         fill(target)
         made.append(target)
 
-    asking = [threading.Thread(target=made_once, args=(tmp_path / "merged", make)) for _ in range(4)]
+    asking = [threading.Thread(target=build_once, args=(tmp_path / "merged", make)) for _ in range(4)]
     for thread in asking:
         thread.start()
     for thread in asking:
@@ -109,7 +109,7 @@ def test_it_is_made_once_for_all_who_ask_at_once(tmp_path: Path) -> None:
 MAKE_AND_WEIGH = """
 import sys
 from pathlib import Path
-from slhf_server.cached import made_once
+from slhf_server.bundles.cached import build_once
 
 def resident():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
@@ -121,7 +121,7 @@ def make(target):
     last.append(pieces[-1])  # stays on top of the heap, which can then not shrink
 
 before = resident()
-made_once(Path(sys.argv[1]), make)
+build_once(Path(sys.argv[1]), make)
 print(resident() - before)
 """
 

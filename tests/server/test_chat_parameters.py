@@ -5,11 +5,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from slhf_server.chat import ChatRequest
-from slhf_server.fake import FakeEngine
-from slhf_server.model import Sampling
-from slhf_server.parameters import CHAT
-from slhf_server.seeds import seed_of
+from slhf_server.api.openai.chat_request import ChatRequest
+from slhf_server.api.openai.parameters import CHAT
+from slhf_server.models.base import SamplingParams
+from slhf_server.models.fake import FakeEngine
+from slhf_server.refinement.seeds import seed_of
 from tests.conftest import Serve
 
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "what is it"}]}
@@ -114,7 +114,7 @@ REFUSED: dict[str, Any] = {
     "random_seed": 5,
 }
 
-BOTH = [name for name, parameter in CHAT.items() if parameter.fate in ("both", "engine")]
+BOTH = [name for name, parameter in CHAT.items() if parameter.support in ("both", "engine")]
 NEEDS = {"top_logprobs": {"logprobs": True}}
 """What a parameter cannot be given without."""
 AS_SAMPLED: dict[str, dict[str, Any]] = {
@@ -137,20 +137,20 @@ def url(serve: Serve, engine: FakeEngine) -> str:
 
 
 def test_every_row_is_tried_here() -> None:
-    refused = {name for name, parameter in CHAT.items() if parameter.fate in ("rejected", "upstream")}
+    refused = {name for name, parameter in CHAT.items() if parameter.support in ("rejected", "upstream")}
     assert set(REFUSED) == refused
     assert set(SENSIBLE) == set(CHAT) - refused
 
 
 def test_every_field_has_a_row_and_every_row_in_use_has_a_field() -> None:
-    in_use = {name for name, parameter in CHAT.items() if parameter.fate in ("used", "both", "engine")}
-    assert set(ChatRequest.model_fields) == in_use | {"passed_on"}
+    in_use = {name for name, parameter in CHAT.items() if parameter.support in ("used", "both", "engine")}
+    assert set(ChatRequest.model_fields) == in_use | {"upstream_params"}
 
 
 def test_what_is_ignored_or_rejected_says_why() -> None:
     for name, parameter in CHAT.items():
-        assert parameter.fate not in ("ignored", "rejected") or parameter.note, name
-        assert parameter.fate in ("rejected", "upstream", "engine") or not parameter.neutral, name
+        assert parameter.support not in ("ignored", "rejected") or parameter.note, name
+        assert parameter.support in ("rejected", "upstream", "engine") or not parameter.neutral, name
 
 
 def test_what_is_used_or_ignored_is_accepted_with_a_sensible_value(url: str) -> None:
@@ -166,7 +166,7 @@ def test_what_is_rejected_is_refused_with_its_note(url: str, engine: FakeEngine)
         answer = httpx2.post(url, json=ASK | {name: value})
         error = answer.json()["error"]
         assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", name)
-        rejected = CHAT[name].fate == "rejected"
+        rejected = CHAT[name].support == "rejected"
         assert (CHAT[name].note if rejected else "a Leader on another server") in error["message"], name
     assert engine.leader.calls == []
 
@@ -237,7 +237,7 @@ def test_an_unknown_option_of_streams_is_refused_by_name_unless_it_is_null(url: 
 
 
 def test_what_is_ignored_changes_nothing(url: str, engine: FakeEngine) -> None:
-    ignored = {name: SENSIBLE[name] for name, parameter in CHAT.items() if parameter.fate == "ignored"}
+    ignored = {name: SENSIBLE[name] for name, parameter in CHAT.items() if parameter.support == "ignored"}
     answers = [httpx2.post(url, json=body).json()["choices"] for body in (ASK, ASK | ignored)]
     assert answers[0] == answers[1]
     assert engine.leader.calls[0] == engine.leader.calls[1]
@@ -254,8 +254,10 @@ def test_sampling_reaches_both_roles_and_nothing_else_changes(url: str, engine: 
         ((_, sampling),) = role.calls
         if name == "seed":  # each round draws with one of its own
             expected = {"seed": seed_of(value, 0, number)}
-        asked = {key: getattr(sampling, key) for key in Sampling.__dataclass_fields__ if key != "max_total_tokens"}
-        untouched = {key: getattr(Sampling(), key) for key in asked}
+        asked = {
+            key: getattr(sampling, key) for key in SamplingParams.__dataclass_fields__ if key != "max_total_tokens"
+        }
+        untouched = {key: getattr(SamplingParams(), key) for key in asked}
         assert asked == untouched | expected
 
 

@@ -9,8 +9,8 @@ import openai
 import pytest
 
 from slhf_server.errors import EngineFailed, RequestError
-from slhf_server.fake import FakeEngine, Reply
-from slhf_server.model import Turn
+from slhf_server.models.base import Turn
+from slhf_server.models.fake import FakeEngine, Reply
 from tests.conftest import Serve, until
 
 ASK: list[Any] = [{"role": "user", "content": "what is it"}]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slhf_server.cli import bind
-from slhf_server.settings import Settings
+from slhf_server.settings.server import Settings
 from tests.server.conftest import Play, Run
 
 
@@ -87,7 +87,7 @@ def test_a_bundle_that_does_not_exist_ends_the_server_before_vllm_is_imported(sl
     imported = {line.rsplit("|", 1)[1].strip() for line in lines if line.startswith("import time:")}
     assert ended.returncode == 1
     assert "slhf-server: bundle: './missing' is no directory, and no hub id (owner/name) either" in lines
-    assert "slhf_server.loading" in imported
+    assert "slhf_server.loading.start" in imported
     assert not {"vllm", "torch", "transformers"} & imported
     assert "Traceback" not in ended.stderr
 

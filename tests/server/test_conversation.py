@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from slhf.history import Message
-from slhf_server.conversation import as_sent, as_text, check
+from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.errors import BadRequest
-from slhf_server.model import Turn
-from slhf_server.prompt import PromptEncoder
+from slhf_server.models.base import Turn
+from slhf_server.refinement.conversation import as_sent, as_text, check
 from tests.zoo import FAMILIES
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}

@@ -13,12 +13,16 @@ from openai.resources.completions import Completions
 from openai.resources.responses import Responses
 from pydantic import BaseModel
 
+from slhf.errors import ERRORS
 from slhf.wire import RefineOptions, StopReason
-from slhf_server.admission import Admission
+from slhf_server.access.admission import Admission
+from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter, rows
 from slhf_server.errors import RequestError
-from slhf_server.metrics import Metrics
-from slhf_server.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter, rows
-from slhf_server.settings import ServedModel, Settings, UpstreamSettings, load_settings
+from slhf_server.models.upstream.counters import UpstreamMetrics
+from slhf_server.observability.metrics import LATENCY, Metrics
+from slhf_server.settings.endpoints import UpstreamSettings
+from slhf_server.settings.reading import load_settings
+from slhf_server.settings.server import ServedModel, Settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -90,12 +94,20 @@ def test_every_error_code_is_explained(api: str) -> None:
     assert left_out({*error_codes(), "internal_error"}, api) == []
 
 
+def test_the_table_of_errors_is_the_codes(api: str) -> None:
+    found = re.findall(r"^\| (\d{3}) \| `(\w+)` \| `(\w+)` \|", api, re.MULTILINE)
+    assert {(int(status), kind, code) for status, kind, code in found} == {
+        (row.status, row.type, code) for code, row in ERRORS.items()
+    }
+
+
 def test_every_option_of_a_refinement_is_explained(api: str) -> None:
     assert left_out(RefineOptions.model_fields, api) == []
 
 
 def test_every_metric_is_explained(api: str) -> None:
     metrics = Metrics()
+    UpstreamMetrics(metrics.registry, LATENCY)
     metrics.watch(Admission(1, 1), ["name"])
     families = [f"{one.name}_total" if one.type == "counter" else one.name for one in metrics.registry.collect()]
     assert left_out(families, api) == []

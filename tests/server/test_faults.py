@@ -14,8 +14,6 @@ from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 
 from slhf.wire import RoundCompleted, RoundDelta
-from slhf_server.chain import Outcome
-from slhf_server.choices import played
 from slhf_server.deadline import Deadline
 from slhf_server.errors import (
     BadRequest,
@@ -32,16 +30,18 @@ from slhf_server.errors import (
     UpstreamFailed,
     UpstreamUnavailable,
 )
-from slhf_server.job import Deltas, Endpoint, Job, Player
-from slhf_server.model import Sampling, Turn
-from slhf_server.refinement import Step, refine
-from slhf_server.stops.unchanged import unchanged
-from slhf_server.structure import Structure
+from slhf_server.models.base import SamplingParams, Turn
+from slhf_server.models.structured_output.response_format import StructuredOutput
+from slhf_server.refinement.choices import merge_streams
+from slhf_server.refinement.job import Deltas, Endpoint, Job, RoleBinding
+from slhf_server.refinement.loop import RefinementEvent, refine
+from slhf_server.refinement.state import RefinementResult
+from slhf_server.refinement.stops.unchanged import unchanged
 from tests.server.erratic import SECRET, Act, Erratic, VirtualLoop
 from tests.server.verdict import Answer, Wish, read_by_the_follower, verdict
 
 QUESTION = (Turn("user", "what is it"),)
-OBJECT = Structure({"type": "json_object"})
+OBJECT = StructuredOutput({"type": "json_object"})
 ERRORS: list[Exception] = [
     ZeroDivisionError("a bug"),
     BadRequest("no"),
@@ -104,15 +104,15 @@ class Chained:
     job: Job
     model: Erratic
     deadline: float
-    steps: list[Step] = field(default_factory=list)
+    steps: list[RefinementEvent] = field(default_factory=list)
 
     @property
     def completed(self) -> list[RoundCompleted]:
         return [step for step in self.steps if isinstance(step, RoundCompleted)]
 
     @property
-    def outcome(self) -> Outcome | None:
-        return self.steps[-1] if self.steps and isinstance(self.steps[-1], Outcome) else None
+    def outcome(self) -> RefinementResult | None:
+        return self.steps[-1] if self.steps and isinstance(self.steps[-1], RefinementResult) else None
 
     @property
     def wish(self) -> Wish:
@@ -171,15 +171,15 @@ def chained(case: Case, number: int) -> Chained:
     if case.options["draft"] is None and number == 1:  # the second chain's Leader calls tools
         own = [Act(first.text, first.before, first.size, first.pause, calls_tools=True), *own[1:]]
     model = Erratic(own, max_model_len=case.context)
-    sampling = Sampling(logprobs=case.logprobs)
+    sampling = SamplingParams(logprobs=case.logprobs)
     job = Job(
         id="test",
         model="erratic",
         turns=QUESTION,
         leader_turns=QUESTION,
         draft_source="leader" if case.options["draft"] is None else "client",
-        leader=Player("leader", model, sampling),
-        follower=Player("follower", model, sampling),
+        leader=RoleBinding("leader", model, sampling),
+        follower=RoleBinding("follower", model, sampling),
         follower_turn="Improve it.",
         received=time.perf_counter(),
         deadline=Deadline.after(case.seconds),
@@ -191,17 +191,18 @@ def chained(case: Case, number: int) -> Chained:
 
 async def consume(case: Case, chains: Sequence[Chained]) -> RequestError | None:
     """Play the chains as an endpoint does; the error that came out, if one did."""
-    seen = 0
-    try:
-        async with aclosing(played([refine(chain.job) for chain in chains])) as steps:
-            async for number, step in steps:
-                chains[number].steps.append(step)
-                seen += 1
-                if seen == case.leaves_after:
-                    return None
-    except RequestError as exc:
-        return exc
-    return None
+    seen, errors = 0, list[RequestError]()
+    async with aclosing(merge_streams([refine(chain.job) for chain in chains])) as steps:
+        async for number, step in steps:
+            if isinstance(step, RequestError):
+                errors.append(step)
+                continue
+            assert not isinstance(step, Exception), repr(step)
+            chains[number].steps.append(step)
+            seen += 1
+            if seen == case.leaves_after:
+                return None
+    return errors[0] if errors else None
 
 
 async def play(case: Case) -> None:
@@ -250,7 +251,7 @@ def it_is_what_is_due(chain: Chained, due: Answer | RequestError) -> None:
     assert report.stop_reason in due.stop_reasons
 
 
-def it_adds_up(chain: Chained, outcome: Outcome) -> None:
+def it_adds_up(chain: Chained, outcome: RefinementResult) -> None:
     job, report = chain.job, outcome.refinement
     assert outcome.usage == report.usage.total()
     assert outcome.usage.total_tokens <= job.max_total_tokens

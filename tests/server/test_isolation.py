@@ -7,10 +7,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from slhf_server.errors import SettingsError
-from slhf_server.fake import FakeEngine
-from slhf_server.keys import Keyring
-from slhf_server.settings import Settings, load_settings
+from slhf_server.access.keys import Keyring
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.reading import load_settings
+from slhf_server.settings.server import Settings
 from tests.conftest import Serve
 from tests.contract.test_upstream_leader import GOOD, asked, settings
 from tests.server.upstream.faulty import upstream

@@ -17,10 +17,13 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+from slhf_server.access.keys import Key, KeyEntry, Keyring
 from slhf_server.cli import reload_keys
-from slhf_server.errors import InvalidAPIKey, RateLimited, SettingsError
-from slhf_server.keys import Key, KeyEntry, Keyring
-from slhf_server.settings import ServerLimits, Settings, load_settings
+from slhf_server.errors import InvalidAPIKey, RateLimited
+from slhf_server.settings.limits import ServerLimits
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.reading import load_settings
+from slhf_server.settings.server import Settings
 from tests.server.conftest import Run
 
 SECRET = "a-secret-that-nobody-may-see"
@@ -273,13 +276,13 @@ def test_the_command_refuses_what_is_no_name(python: Run, arguments: tuple[str, 
     assert "Traceback" not in ended.stderr
 
 
-COMMAND = "from slhf_server.keys import main; main()"
+COMMAND = "from slhf_server.access.keys import main; main()"
 SERVER = """
 import asyncio, sys
-from slhf_server import logs
+from slhf_server.observability import logs
 from slhf_server.cli import bind, serve
-from slhf_server.fake import FakeEngine
-from slhf_server.settings import load_settings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.reading import load_settings
 settings = load_settings(sys.argv[1:])
 logs.configure(settings.log_level, settings.log_format)
 asyncio.run(serve(settings, bind(settings), FakeEngine().open))

@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from slhf_server import loading
 from slhf_server.api.middleware import Envelope
-from slhf_server.fake import FakeEngine
-from slhf_server.logs import JSONFormatter
+from slhf_server.loading import start as loading
+from slhf_server.models.fake import FakeEngine
+from slhf_server.observability.logs import JSONFormatter
 from tests.conftest import Serve
 from tests.server.conftest import Play, Run, eventually
 
@@ -209,7 +209,7 @@ def test_every_line_of_the_process_has_the_format(python: Run, log_format: str, 
 
 PROGRAM = """
 import asyncio, logging, sys, warnings
-from slhf_server import logs
+from slhf_server.observability import logs
 logs.configure("info", sys.argv[1])
 logging.getLogger("slhf_server").debug("not shown")
 logging.getLogger("uvicorn.error").info("started", extra={"color_message": "x"})

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from slhf import Bundle, RoleWeights, write_bundle
 from slhf.weights import logits_of
-from slhf_server.bundles import OpenBundle, open_bundle
-from slhf_server.errors import SettingsError
-from slhf_server.merging import _compare, merged
-from slhf_server.settings import Settings
+from slhf_server.bundles.merging import _compare, merged
+from slhf_server.bundles.opened import OpenBundle
+from slhf_server.loading.opening import open_bundle
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.server import Settings
 from tests.training import tiny
 
 IDS = torch.tensor([[1, 2, 3, 4]])

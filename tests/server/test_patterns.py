@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema_rs import Draft202012Validator, RegexOptions
 
-from slhf_server.patterns import spelled_out
+from slhf_server.models.structured_output.patterns import spelled_out
 
 
 def matches(pattern: str, text: str) -> bool:

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from slhf import Bundle, RoleWeights
-from slhf_server.bundles import OpenBundle
-from slhf_server.errors import SettingsError
-from slhf_server.quantization import objection, quantized
-from slhf_server.settings import Settings
+from slhf_server.bundles.opened import OpenBundle
+from slhf_server.bundles.quantization import objection, quantized
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.server import Settings
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -161,7 +161,7 @@ def test_the_log_says_what_is_served_at_every_start(
     bundle: OpenBundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):
-        with caplog.at_level(logging.INFO, "slhf_server.quantization"):
+        with caplog.at_level(logging.INFO, "slhf_server.bundles.quantization"):
             in_int8(bundle, tmp_path)
         assert f"int8 (W8A8), made from {bundle.weights}" in caplog.messages[-1]
         caplog.clear()
@@ -171,9 +171,9 @@ KILLED = """
 import resource, signal, sys
 from pathlib import Path
 from slhf import Bundle
-from slhf_server.bundles import OpenBundle
-from slhf_server.quantization import quantized
-from slhf_server.settings import Settings
+from slhf_server.bundles.opened import OpenBundle
+from slhf_server.bundles.quantization import quantized
+from slhf_server.settings.server import Settings
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))  # the kernel kills who writes more into a file
 weights = Path(sys.argv[1])

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from slhf.history import Message
 from slhf.wire import StopReason
-from slhf_server.conversation import as_text
 from slhf_server.errors import ContextLengthExceeded, EngineFailed
-from slhf_server.fake import FakeEngine, Said
-from slhf_server.job import Deltas, Player
-from slhf_server.model import Sampling
-from slhf_server.reasoning import Thoughts, is_blank, refinable, without_thoughts
-from slhf_server.stops.unchanged import unchanged
+from slhf_server.models.base import SamplingParams
+from slhf_server.models.fake import FakeEngine, Said
+from slhf_server.models.reasoning import ReasoningParser, is_blank, refinable, strip_reasoning
+from slhf_server.refinement.conversation import as_text
+from slhf_server.refinement.job import Deltas, RoleBinding
+from slhf_server.refinement.stops.unchanged import unchanged
 from tests.server.test_refinement import outcome, play
 
 TEXTS = [
@@ -46,14 +46,14 @@ MANY = 280_000  # blocks of 15 letters: 4 MiB
 
 @pytest.mark.parametrize(("text", "visible"), TEXTS)
 def test_a_text_loses_the_thoughts_it_begins_with_and_nothing_else(text: str, visible: str) -> None:
-    assert without_thoughts(text) == visible
+    assert strip_reasoning(text) == visible
     assert shown([text]) == visible
 
 
 @pytest.mark.parametrize("text", UNCLOSED)
 def test_thoughts_that_never_end_are_a_models_thoughts_and_somebody_elses_text(text: str) -> None:
     assert shown([text]) == ""
-    assert without_thoughts(text) == text.rpartition("</think> ")[2]
+    assert strip_reasoning(text) == text.rpartition("</think> ")[2]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_hostile_text_takes_time_in_proportion_to_its_length(text: str) -> Non
 
 
 def shown(pieces: Sequence[str]) -> str:
-    thoughts = Thoughts()
+    thoughts = ReasoningParser()
     return "".join([thoughts.visible(piece) for piece in pieces]) + thoughts.rest()
 
 
@@ -100,7 +100,7 @@ def test_an_answer_that_speaks_of_a_closing_tag_after_its_thoughts_is_kept_whole
 )
 def test_logprobs_are_those_of_the_text_alone(said: str, deltas: Deltas) -> None:
     engine = FakeEngine(lambda turns: said)
-    leader = Player("leader", engine.leader, Sampling(logprobs=0))
+    leader = RoleBinding("leader", engine.leader, SamplingParams(logprobs=0))
     result = outcome(engine, rounds=0, endpoint="refine", leader=leader, deltas=deltas)
     assert "".join(one.token for one in result.logprobs).split() == ["the", "answer"] == result.text.split()
 
@@ -117,7 +117,7 @@ def test_however_a_text_is_cut_the_pieces_show_the_same(text: list[str], cuts: l
 
 @given(st.lists(st.sampled_from(["<think>", "</think>", "<", " ", "\n", "a"]), max_size=9).map("".join))
 def test_nothing_is_left_to_take_out(text: str) -> None:
-    assert without_thoughts(without_thoughts(text)) == without_thoughts(text)
+    assert strip_reasoning(strip_reasoning(text)) == strip_reasoning(text)
     assert shown([shown([text])]) in (shown([text]), "")  # of "<think>" cut off nothing is shown
 
 
@@ -139,7 +139,7 @@ def test_a_text_is_blank_where_there_is_nothing_to_see(text: str, blank: bool) -
 
 
 def test_a_text_without_thoughts_is_held_back_by_no_more_than_its_first_piece() -> None:
-    thoughts = Thoughts()
+    thoughts = ReasoningParser()
     assert [thoughts.visible(piece) for piece in ("The", " answer", ".")] == ["The", " answer", "."]
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from slhf_server.settings import Settings, UpstreamSettings
+from slhf_server.settings.endpoints import UpstreamSettings
+from slhf_server.settings.server import Settings
 from tests.server.conftest import Run
 
 CANARY = "canary-that-nobody-may-see"

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slhf.wire import RoundCompleted, RoundDelta, RoundStarted
-from slhf_server.chain import Outcome
 from slhf_server.deadline import Deadline
 from slhf_server.errors import (
     BadRequest,
@@ -19,11 +18,12 @@ from slhf_server.errors import (
     RequestError,
     TokenBudgetExceeded,
 )
-from slhf_server.fake import FakeEngine, Reply
-from slhf_server.job import Deltas, Job, Player
-from slhf_server.model import Sampling, Turn
-from slhf_server.refinement import Step, refine
-from slhf_server.stops.unchanged import unchanged
+from slhf_server.models.base import SamplingParams, Turn
+from slhf_server.models.fake import FakeEngine, Reply
+from slhf_server.refinement.job import Deltas, Job, RoleBinding
+from slhf_server.refinement.loop import RefinementEvent, refine
+from slhf_server.refinement.state import RefinementResult
+from slhf_server.refinement.stops.unchanged import unchanged
 
 QUESTION = (Turn("user", "what is it"),)
 
@@ -40,8 +40,8 @@ def a_job(engine: FakeEngine, *, seconds: float = 60.0, **job: object) -> Job:
         "draft": None,
         "draft_source": "leader" if job.get("draft") is None else "client",
         "rounds": 1,
-        "leader": Player("leader", engine.leader, Sampling()),
-        "follower": Player("follower", engine.follower, Sampling()),
+        "leader": RoleBinding("leader", engine.leader, SamplingParams()),
+        "follower": RoleBinding("follower", engine.follower, SamplingParams()),
         "follower_turn": "Improve it.",
         "deadline": Deadline.after(seconds),
         "max_total_tokens": 10_000,
@@ -49,18 +49,18 @@ def a_job(engine: FakeEngine, *, seconds: float = 60.0, **job: object) -> Job:
     return Job(**(defaults | job))  # type: ignore[arg-type]
 
 
-def play(engine: FakeEngine, *, seconds: float = 60.0, **job: object) -> list[Step]:
+def play(engine: FakeEngine, *, seconds: float = 60.0, **job: object) -> list[RefinementEvent]:
     """Run one refinement to its end."""
 
-    async def steps() -> list[Step]:
+    async def steps() -> list[RefinementEvent]:
         return [step async for step in refine(a_job(engine, seconds=seconds, **job))]
 
     return asyncio.run(steps())
 
 
-def outcome(engine: FakeEngine, *, seconds: float = 60.0, **job: object) -> Outcome:
+def outcome(engine: FakeEngine, *, seconds: float = 60.0, **job: object) -> RefinementResult:
     last = play(engine, seconds=seconds, **job)[-1]
-    assert isinstance(last, Outcome)
+    assert isinstance(last, RefinementResult)
     return last
 
 
@@ -117,7 +117,7 @@ def test_every_round_is_started_streamed_and_completed_in_order() -> None:
         (RoundDelta, 1),
         (RoundDelta, 1),
         (RoundCompleted, 1),
-        (Outcome, None),
+        (RefinementResult, None),
     ]
 
 
@@ -206,7 +206,7 @@ def test_a_streamed_answer_cut_by_a_limit_stands_as_it_is() -> None:
     steps = play(engine, seconds=0.2, draft="d", deltas="last")
     sent = "".join(step.delta for step in steps if isinstance(step, RoundDelta))
     result = steps[-1]
-    assert isinstance(result, Outcome)
+    assert isinstance(result, RefinementResult)
     assert sent
     assert result.text == sent
     assert (result.finish_reason, result.refinement.stop_reason) == ("length", "deadline")

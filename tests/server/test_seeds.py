@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from slhf.history import Message
 from slhf.wire import RefineOptions
-from slhf_server.fake import FakeEngine
-from slhf_server.model import Sampling
-from slhf_server.planner import Ask, Planner
-from slhf_server.refinement import refine
-from slhf_server.seeds import seed_of
-from slhf_server.settings import Settings
+from slhf_server.models.base import SamplingParams
+from slhf_server.models.fake import FakeEngine
+from slhf_server.refinement.loop import refine
+from slhf_server.refinement.planner import Planner, RefineParams
+from slhf_server.refinement.seeds import seed_of
+from slhf_server.settings.server import Settings
 from tests.conftest import Serve
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -51,7 +51,9 @@ def test_the_contracts_example_is_what_the_server_draws() -> None:
     assert int(drawn) == int(digest, 16) // 2 == seed_of(int(seed), int(choice), int(number))
 
 
-def played(sampling: Sampling, *, choices: int = 1, draft: str | None = None, rounds: int = 2) -> list[int | None]:
+def played(
+    sampling: SamplingParams, *, choices: int = 1, draft: str | None = None, rounds: int = 2
+) -> list[int | None]:
     """The seeds of a request's completions, choice by choice."""
     engine = FakeEngine()
     options = RefineOptions(rounds=rounds, draft=draft)
@@ -60,7 +62,7 @@ def played(sampling: Sampling, *, choices: int = 1, draft: str | None = None, ro
     async def run() -> list[int | None]:
         seeds: list[int | None] = []
         for job in Planner(Settings(), engine, {}).plan(
-            Ask("chat", "x", None, messages, options, sampling, "none", choices)
+            RefineParams("chat", "x", None, messages, options, sampling, "none", choices)
         ):
             calls = engine.leader.calls, engine.follower.calls
             before = [len(one) for one in calls]
@@ -73,18 +75,18 @@ def played(sampling: Sampling, *, choices: int = 1, draft: str | None = None, ro
 
 @pytest.mark.parametrize("seed", [0, 5, 2**63 - 1, -(2**63), -2])
 def test_each_round_of_each_choice_samples_with_its_own_seed(seed: int) -> None:
-    seeds = played(Sampling(seed=seed), choices=3)
+    seeds = played(SamplingParams(seed=seed), choices=3)
     assert seeds == [seed_of(seed, choice, number) for choice in range(3) for number in range(3)]
     assert len(set(seeds)) == 9
 
 
 def test_a_draft_takes_the_place_of_round_zero() -> None:
-    assert played(Sampling(seed=5), draft="mine") == [seed_of(5, 0, 1), seed_of(5, 0, 2)]
+    assert played(SamplingParams(seed=5), draft="mine") == [seed_of(5, 0, 1), seed_of(5, 0, 2)]
 
 
 @pytest.mark.parametrize("seed", [None, -1])
 def test_without_a_seed_the_engine_draws_its_own(seed: int | None) -> None:
-    assert played(Sampling(seed=seed), choices=2) == [None] * 6
+    assert played(SamplingParams(seed=seed), choices=2) == [None] * 6
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "completions"])

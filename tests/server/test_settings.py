@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from slhf_server.errors import SettingsError
-from slhf_server.settings import RefineLimits, ServedModel, ServerLimits, Settings, load_settings
+from slhf_server.settings.limits import RefineLimits, ServerLimits
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.reading import load_settings
+from slhf_server.settings.server import ServedModel, Settings
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.hostile_inputs import nested
-from slhf_server import validator
-from slhf_server.chain import Outcome
 from slhf_server.errors import BadRequest
-from slhf_server.fake import FakeEngine, Reply
-from slhf_server.model import Turn
-from slhf_server.refinement import refine
-from slhf_server.structure import Structure, structure_of
-from slhf_server.workers import Workers
+from slhf_server.models.base import Turn
+from slhf_server.models.fake import FakeEngine, Reply
+from slhf_server.models.structured_output import validator
+from slhf_server.models.structured_output.response_format import StructuredOutput, structured_output_of
+from slhf_server.models.structured_output.workers import Workers
+from slhf_server.refinement.loop import refine
+from slhf_server.refinement.state import RefinementResult
 from tests.conftest import Serve
 from tests.server.test_refinement import a_job
 
@@ -41,8 +41,8 @@ def answers(*texts: str) -> Reply:
     return reply
 
 
-def structure(response_format: dict[str, Any]) -> Structure:
-    found = structure_of(response_format, Workers())
+def structure(response_format: dict[str, Any]) -> StructuredOutput:
+    found = structured_output_of(response_format, Workers())
     assert found is not None
     return found
 
@@ -61,23 +61,23 @@ def admits(response_format: dict[str, Any], *texts: str) -> list[bool]:
     return asyncio.run(ask())
 
 
-def refined(engine: FakeEngine, **job: Any) -> Outcome:
+def refined(engine: FakeEngine, **job: Any) -> RefinementResult:
     """How a refinement ends whose texts must be a PERSON."""
 
-    async def play() -> Outcome:
+    async def play() -> RefinementResult:
         asked = structure(of_schema(PERSON))
         try:
             last = [step async for step in refine(a_job(engine, structure=asked, **job))][-1]
         finally:
             await asked.workers.close()
-        assert isinstance(last, Outcome)
+        assert isinstance(last, RefinementResult)
         return last
 
     return asyncio.run(play())
 
 
 def test_plain_text_is_no_structure() -> None:
-    assert structure_of({"type": "text"}, Workers()) is None
+    assert structured_output_of({"type": "text"}, Workers()) is None
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slhf_server.model import Turn
-from slhf_server.prompt import PromptEncoder
+from slhf_server.engine.prompt import PromptEncoder
+from slhf_server.models.base import Turn
 from tests.zoo import FAMILIES, Family
 
 families = pytest.mark.parametrize("name", FAMILIES)

@@ -17,10 +17,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as conventions
 
 from slhf_server.app import create_app
-from slhf_server.errors import EngineFailed, SettingsError
-from slhf_server.fake import FakeEngine, Said
-from slhf_server.model import Turn
-from slhf_server.settings import Settings, load_settings
+from slhf_server.errors import EngineFailed
+from slhf_server.models.base import Turn
+from slhf_server.models.fake import FakeEngine, Said
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.reading import load_settings
+from slhf_server.settings.server import Settings
 from tests.conftest import running, until
 from tests.server.conftest import Run
 
@@ -423,8 +425,8 @@ OFF = """
 import asyncio, sys
 import httpx2
 from slhf_server.app import create_app
-from slhf_server.fake import FakeEngine
-from slhf_server.settings import Settings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.server import Settings
 
 async def ask():
     app = create_app(Settings(), FakeEngine().open)

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from slhf_server.errors import SettingsError
-from slhf_server.settings import Settings, load_settings
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.reading import load_settings
+from slhf_server.settings.server import Settings
 from tests.server.conftest import Run
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.hostile_inputs import doubling
 from slhf_server.errors import QueueFull
-from slhf_server.workers import TookTooLong, Workers
+from slhf_server.models.structured_output.workers import TookTooLong, Workers
 from tests.conftest import until
 from tests.server.conftest import Play
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, JsonValue, SecretStr
 
-from slhf_server.errors import SettingsError
-from slhf_server.keys import Keyring
-from slhf_server.settings import RefineLimits, ServedModel, Settings, load_settings
-from slhf_server.values import given
-from slhf_server.yaml_text import NotYAML, read, typed
+from slhf_server.access.keys import Keyring
+from slhf_server.settings.limits import RefineLimits
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.reading import load_settings
+from slhf_server.settings.server import ServedModel, Settings
+from slhf_server.settings.values import given
+from slhf_server.settings.yaml_text import NotYAML, read, typed
 
 SECRET = "sk-a-secret-that-nobody-may-see"
 DIGITS = "1" * 64

@@ -14,7 +14,7 @@ from slhf_server.errors import (
     Stopped,
     TokenBudgetExceeded,
 )
-from slhf_server.job import Deltas, Endpoint
+from slhf_server.refinement.job import Deltas, Endpoint
 from tests.server.erratic import Call
 
 REASON: dict[type[RequestError], str] = {DeadlineExceeded: "deadline", TokenBudgetExceeded: "token_budget"}

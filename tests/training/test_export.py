@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from slhf import read_bundle
-from slhf_server.merging import merged
+from slhf_server.bundles.merging import merged
 from slhf_training.bundles import open_bundle
 from slhf_training.cli import main
 from slhf_training.errors import SettingsError

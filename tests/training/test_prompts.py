@@ -2,8 +2,8 @@
 
 import pytest
 
-from slhf_server.model import Turn
-from slhf_server.prompt import PromptEncoder
+from slhf_server.engine.prompt import PromptEncoder
+from slhf_server.models.base import Turn
 from slhf_training.chats import Chat
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.prompts import Prompts

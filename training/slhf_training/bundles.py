@@ -12,7 +12,7 @@ from slhf_training.errors import SettingsError
 from slhf_training.preference.cache import digest
 
 if TYPE_CHECKING:
-    from slhf_server.bundles import OpenBundle as OpenBundle
+    from slhf_server.bundles.opened import OpenBundle as OpenBundle
     from slhf_training.evaluation.settings import GenerationSettings
 
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def needing_the_server(what: str) -> Iterator[None]:
     """A package that is missing is named, with the way to get it; the server's refusals become training's."""
     try:
-        from slhf_server.errors import SettingsError as Refused
+        from slhf_server.settings.problem import SettingsError as Refused
     except ModuleNotFoundError as exc:
         raise _missing(what, exc) from exc
     try:
@@ -34,8 +34,8 @@ def needing_the_server(what: str) -> Iterator[None]:
 def open_bundle(key: str, spec: str) -> "OpenBundle":
     """A builtin, a directory or a hub id, on local disk. Raises SettingsError naming the key."""
     with needing_the_server(key):
-        from slhf_server.bundles import open_bundle as opened
-        from slhf_server.settings import Settings
+        from slhf_server.loading.opening import open_bundle as opened
+        from slhf_server.settings.server import Settings
 
         return opened(Settings(bundle=spec))
 

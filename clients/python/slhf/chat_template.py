@@ -19,12 +19,11 @@ from itertools import groupby
 from typing import Any
 
 from slhf.special_tokens import Piece, SpecialTokens, added_tokens
+from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT
 
 Turn = tuple[str, str | tuple[int, ...]]
 """Role and content: text, or ids to take as they are."""
 
-THOUGHT_TAGS = ("<think>", "</think>")
-"""What opens and closes a reasoning model's thoughts."""
 _NEEDED = [("user",), ("user", "assistant", "user")]  # the Leader's prompt and the Follower's
 _WELCOME = [("system", "user"), ("user", "user"), ("user", "assistant", "user", "user")]
 _SAID = ("Hello", "  Two lines,\n\n  indented. \n", "\u00e9t\u00e9 \u4f60\u597d \U0001f642", "2+2=4?")
@@ -256,7 +255,7 @@ def _check_kind(tokenizer: Any) -> None:
 
 
 def _is_control(token: str) -> bool:
-    return token not in THOUGHT_TAGS and len(token) > 2 and _CONTROL.fullmatch(token) is not None
+    return token not in (OPEN_THOUGHT, CLOSE_THOUGHT) and len(token) > 2 and _CONTROL.fullmatch(token) is not None
 
 
 def _text_of(turn: Turn) -> str:

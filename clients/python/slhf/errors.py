@@ -17,11 +17,20 @@ SLHFError
     └── DeadlineExceeded      504: the deadline passed before anything was finished
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 from slhf.wire import ErrorBody
 
 
 class SLHFError(Exception):
     """Base of everything this package raises on purpose."""
+
+
+def where_and_what(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's errors in words: `messages.0.role: Input should be ...`."""
+    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".removeprefix(": ")
 
 
 class BundleError(SLHFError):
@@ -91,3 +100,58 @@ class Unavailable(APIError):
 
 class DeadlineExceeded(APIError):
     """504: the deadline passed before anything was finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """A row of the contract's error table (docs/api.md)."""
+
+    status: int
+    exception: type[APIError]
+    """What the client raises."""
+    type: str
+    """OpenAI's word for the kind of error."""
+
+
+_REQUEST, _SERVER = "invalid_request_error", "server_error"
+ERRORS: dict[str, ErrorKind] = {
+    "context_length_exceeded": ErrorKind(400, ContextLengthExceeded, _REQUEST),
+    "token_budget_exceeded": ErrorKind(400, BadRequest, _REQUEST),
+    "invalid_api_key": ErrorKind(401, AuthenticationError, _REQUEST),
+    "model_not_found": ErrorKind(404, ModelNotFound, _REQUEST),  # any other 404 is a wrong address, no missing model
+    "request_timeout": ErrorKind(408, APIError, _REQUEST),
+    "request_too_large": ErrorKind(413, PayloadTooLarge, _REQUEST),
+    "unsupported_content_encoding": ErrorKind(415, APIError, _REQUEST),
+    "rate_limit_exceeded": ErrorKind(429, RateLimited, "rate_limit_error"),
+    "request_header_fields_too_large": ErrorKind(431, APIError, _REQUEST),
+    "engine_error": ErrorKind(500, APIError, _SERVER),
+    "internal_error": ErrorKind(500, APIError, _SERVER),
+    "upstream_error": ErrorKind(502, APIError, _SERVER),
+    "engine_unavailable": ErrorKind(503, Unavailable, _SERVER),
+    "upstream_unavailable": ErrorKind(503, Unavailable, _SERVER),
+    "deadline_exceeded": ErrorKind(504, DeadlineExceeded, "timeout_error"),
+}
+"""By code. The server's classes of errors name a code and have the rest from here; the client finds its exception here,
+and the status of an error event, which comes after the status line said 200; a test compares docs/api.md."""
+
+_BY_STATUS: dict[int, type[APIError]] = {
+    400: BadRequest,
+    401: AuthenticationError,
+    413: PayloadTooLarge,
+    429: RateLimited,
+    503: Unavailable,
+    504: DeadlineExceeded,
+}
+"""For errors with another code or none, such as a proxy's; APIError where the status is not here."""
+
+
+def exception_for(status: int, code: str | None) -> type[APIError]:
+    """The exception of an error that came with this status and this code."""
+    kind = ERRORS.get(code or "")
+    return kind.exception if kind is not None and kind.status == status else _BY_STATUS.get(status, APIError)
+
+
+def status_in_stream(body: ErrorBody) -> int:
+    """The status that an error event would have had, if it had come before the answer began."""
+    kind = ERRORS.get(body.code or "")
+    return kind.status if kind is not None else 400 if body.type == _REQUEST else 500

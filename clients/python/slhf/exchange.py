@@ -5,12 +5,8 @@ sleeping and reading. httpx2's exceptions become ours here and nowhere else.
 """
 
 import itertools
-import math
 import random
-import re
-import time
 from collections.abc import Generator, Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypedDict, TypeVar
 
 import httpx2
@@ -18,21 +14,17 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from slhf.errors import (
     APIError,
-    AuthenticationError,
-    BadRequest,
-    ContextLengthExceeded,
-    DeadlineExceeded,
     InputError,
-    ModelNotFound,
-    PayloadTooLarge,
-    RateLimited,
     SLHFError,
     TransportError,
     TransportTimeout,
-    Unavailable,
+    exception_for,
+    status_in_stream,
+    where_and_what,
 )
 from slhf.history import Message
 from slhf.json_text import read_json
+from slhf.retry import backoff, retry_after
 from slhf.sse import Decoder, ServerSentEvent
 from slhf.wire import (
     ErrorBody,
@@ -44,6 +36,7 @@ from slhf.wire import (
     RoundCompleted,
     RoundDelta,
     RoundStarted,
+    given,
 )
 
 Conversation = str | Sequence[Message | BaseModel | Mapping[str, Any]]
@@ -54,40 +47,8 @@ Reply = httpx2.Response | httpx2.RequestError
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
-FIRST_BACKOFF = 0.5
-LONGEST_BACKOFF = 8.0
 LONGEST_RETRY_AFTER = 60.0
 """Seconds. A server that asks for more is asked again after this long."""
-
-_BY_CODE: dict[str, tuple[int, type[APIError]]] = {
-    "context_length_exceeded": (400, ContextLengthExceeded),
-    "token_budget_exceeded": (400, BadRequest),
-    "invalid_api_key": (401, AuthenticationError),
-    "model_not_found": (404, ModelNotFound),  # any other 404 is a wrong address, not a missing model
-    "request_timeout": (408, APIError),
-    "request_too_large": (413, PayloadTooLarge),
-    "unsupported_content_encoding": (415, APIError),
-    "rate_limit_exceeded": (429, RateLimited),
-    "request_header_fields_too_large": (431, APIError),
-    "engine_error": (500, APIError),
-    "internal_error": (500, APIError),
-    "upstream_error": (502, APIError),
-    "engine_unavailable": (503, Unavailable),
-    "upstream_unavailable": (503, Unavailable),
-    "deadline_exceeded": (504, DeadlineExceeded),
-}
-"""The contract's error table: code, status and exception. An error event comes after the status line said 200, so its
-code is what tells which status it would have been."""
-
-_BY_STATUS: dict[int, type[APIError]] = {
-    400: BadRequest,
-    401: AuthenticationError,
-    413: PayloadTooLarge,
-    429: RateLimited,
-    503: Unavailable,
-    504: DeadlineExceeded,
-}
-"""For errors with another code or none, such as a proxy's; APIError where the status is not here."""
 
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
 _KNOWN_EVENTS = {
@@ -116,9 +77,8 @@ class Options(TypedDict, total=False):
 
 def refine_request(conversation: Conversation, options: Options, *, stream: bool = False) -> RefineRequest:
     """Raises pydantic's ValidationError (a ValueError) naming a key or value that the contract does not know."""
-    given = {key: value for key, value in options.items() if value is not None}
     turns = {"prompt": conversation} if isinstance(conversation, str) else {"messages": [*map(_json, conversation)]}
-    return RefineRequest.model_validate({**given, **turns, "stream": stream})
+    return RefineRequest.model_validate({**given(options), **turns, "stream": stream})
 
 
 def refine_body(request: RefineRequest) -> str:
@@ -175,7 +135,7 @@ def _safe_to_repeat(reply: Reply) -> bool:
 def _pause(error: SLHFError, attempt: int) -> float:
     """What the server asked for, and exponential backoff with full jitter, so that clients do not come back in step."""
     asked = (isinstance(error, APIError) and error.retry_after) or 0.0
-    return min(asked, LONGEST_RETRY_AFTER) + random.uniform(0, min(FIRST_BACKOFF * 2**attempt, LONGEST_BACKOFF))
+    return min(asked, LONGEST_RETRY_AFTER) + backoff(attempt, random.random())
 
 
 def transport_error(exc: httpx2.RequestError) -> TransportError:
@@ -203,13 +163,11 @@ def api_error(response: httpx2.Response) -> APIError:
 
 
 def _error(status: int, body: ErrorBody, response: httpx2.Response) -> APIError:
-    by_code = _BY_CODE.get(body.code or "", (None, APIError))
-    kind = by_code[1] if status == by_code[0] else _BY_STATUS.get(status, APIError)
-    return kind(
+    return exception_for(status, body.code)(
         status,
         body.model_copy(update={"message": _without_key(body.message, response.request)}),
         request_id=response.headers.get("X-Request-Id"),
-        retry_after=_retry_after(response),
+        retry_after=retry_after(response.headers.get("Retry-After", "")),
     )
 
 
@@ -217,17 +175,6 @@ def _without_key(text: str, request: httpx2.Request) -> str:
     """A server that quotes the request in its error must not bring the key into a log."""
     key = request.headers.get("Authorization", "").removeprefix("Bearer ")
     return text.replace(key, "***") if len(key) > 3 else text  # shorter ones are words, and no secret
-
-
-def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds; the header holds seconds or a date (RFC 9110, 10.2.3)."""
-    value = response.headers.get("Retry-After", "").strip()
-    try:
-        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
-            return float(value) if math.isfinite(float(value)) else None
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):  # neither, or a date that no clock shows: the same as no header
-        return None
 
 
 def parsed(answer: type[Answer], response: httpx2.Response) -> Answer:
@@ -258,9 +205,7 @@ class EventReader:
         except ValueError as exc:
             raise TransportError(f"not a {sse.event} event of {self._response.request.url}: {_first(exc)}") from exc
         if isinstance(event, ErrorEvent):
-            other = 400 if event.error.type == "invalid_request_error" else 500
-            status, _ = _BY_CODE.get(event.error.code or "", (other, APIError))
-            raise _error(status, event.error, self._response)
+            raise _error(status_in_stream(event.error), event.error, self._response)
         self.complete = isinstance(event, RefinementCompleted)
         return event
 
@@ -272,5 +217,4 @@ class EventReader:
 def _first(exc: ValueError) -> str:
     if not isinstance(exc, ValidationError):
         return str(exc)
-    problem = exc.errors()[0]
-    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".removeprefix(": ")
+    return where_and_what(dict(exc.errors()[0]))

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from slhf.errors import InputError
+from slhf.errors import InputError, where_and_what
 from slhf.exchange import Conversation, Options, refine_request
 from slhf.source import Source
 
@@ -65,7 +65,7 @@ def read_lines(source: Source, keys: Keys, options: Options) -> Iterator[Line]:
         try:
             yield _line(number, fields, keys, options)
         except ValidationError as exc:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in exc.errors())
+            problems = "; ".join(where_and_what(dict(e)) for e in exc.errors())
             raise InputError(f"{source.name}:{number}: {problems}") from exc
         except ValueError as exc:
             raise InputError(f"{source.name}:{number}: {exc}") from exc

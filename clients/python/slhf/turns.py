@@ -6,6 +6,8 @@ the prompt differs. Training and serving must use the very same words, so they a
 
 FOLLOWER_TURN = "Improve the previous answer. Phrase it as if it was the original response."
 """The user turn that follows the draft, as in the paper."""
+OPEN_THOUGHT, CLOSE_THOUGHT = "<think>", "</think>"
+"""What opens and closes a reasoning model's thoughts, which stand before its answer."""
 
 
 def follower_turn(turn: str = FOLLOWER_TURN, instruction: str | None = None) -> str:

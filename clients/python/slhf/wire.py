@@ -28,6 +28,9 @@ StopReason = Literal[
     "disabled",
 ]
 
+Temperature = Annotated[float, Field(ge=0, le=2, strict=True)]
+TopP = Annotated[float, Field(gt=0, le=1, strict=True)]
+
 
 def given(body: Any) -> Any:
     """A JSON object without the keys whose value is null; anything else as it is."""
@@ -70,8 +73,8 @@ class RefineOptions(Section):
     """Return every round's text; None: yes for `/v1/refine`, no for chat."""
     show_rounds: StrictBool = False
     """Streamed chat: send the earlier rounds as `reasoning_content`, which chat interfaces fold away."""
-    temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     max_tokens: Annotated[StrictInt, Field(gt=0)] | None = None
     instruction: StrictStr | None = None
     """An extra wish for this request, appended to the Follower's turn."""

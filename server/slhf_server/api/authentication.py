@@ -6,10 +6,10 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from slhf_server.api.failures import answer
+from slhf_server.access.keys import Keyring
+from slhf_server.api.error_handlers import error_response
 from slhf_server.api.route import is_open
 from slhf_server.errors import RequestError
-from slhf_server.keys import Keyring
 
 
 class Authentication:
@@ -31,5 +31,5 @@ class Authentication:
                 scope["state"]["log"]["key"] = key.entry.name
                 held.enter_context(key.place())
             except RequestError as exc:
-                return await answer(Request(scope), exc)(scope, receive, send)
+                return await error_response(Request(scope), exc)(scope, receive, send)
             await self._app(scope, receive, send)

@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from slhf.json_text import read_json
-from slhf_server.api.failures import bad_request
+from slhf_server.api.error_handlers import bad_request
 from slhf_server.errors import BadRequest
 
 _MOST_VALUES = 20_480  # in a body; these limits stand in docs/api.md

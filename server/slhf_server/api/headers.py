@@ -2,7 +2,7 @@
 
 from starlette.datastructures import Headers
 
-from slhf_server.chain import Outcome
+from slhf_server.refinement.state import RefinementResult
 
 _TRACE_CONTEXT = ("traceparent", "tracestate")  # W3C Trace Context
 
@@ -12,12 +12,12 @@ def trace_headers(headers: Headers) -> dict[str, str]:
     return {name: ",".join(headers.getlist(name)) for name in _TRACE_CONTEXT if name in headers}
 
 
-def refinement_headers(outcome: Outcome) -> dict[str, str]:
-    refinement = outcome.refinement
+def refinement_headers(result: RefinementResult) -> dict[str, str]:
+    refinement = result.refinement
     return {
         "X-SLHF-Applied": str(refinement.applied).lower(),
         "X-SLHF-Rounds": str(refinement.rounds_run),
         "X-SLHF-Stop-Reason": refinement.stop_reason,
         "X-SLHF-Duration-Ms": f"{refinement.duration_ms:.1f}",
-        "X-SLHF-Overhead-Ms": f"{outcome.overhead_ms:.1f}",
+        "X-SLHF-Overhead-Ms": f"{result.overhead_ms:.1f}",
     }

@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slhf.wire import ErrorBody
-from slhf_server.api.failures import answer, bug, error_bytes, error_type
+from slhf_server.api.error_handlers import bug, error_bytes, error_response, error_type
 from slhf_server.api.route import is_open
 from slhf_server.errors import EncodedBody, HeadersTooLarge
-from slhf_server.logs import RequestLog
+from slhf_server.refinement.request_log import RequestLog
 
 MOST_HEADERS = 100
 MOST_HEADER_BYTES = 32 << 10
@@ -192,7 +192,7 @@ class HeaderLimit:
         if len(headers) <= MOST_HEADERS and sum(len(k) + len(v) for k, v in headers) <= MOST_HEADER_BYTES:
             return await self._app(scope, receive, send)
         refused = HeadersTooLarge(f"more than {MOST_HEADERS} headers, or than {MOST_HEADER_BYTES} bytes of them")
-        await answer(Request(scope), refused)(scope, receive, send)
+        await error_response(Request(scope), refused)(scope, receive, send)
 
 
 class BodyLimit:
@@ -208,7 +208,7 @@ class BodyLimit:
         headers = Headers(scope=scope)
         if encodings := _encodings(headers):
             refused = EncodedBody(f"Content-Encoding {', '.join(encodings)!r}: send the body as it is")
-            return await answer(Request(scope), refused)(scope, receive, send)
+            return await error_response(Request(scope), refused)(scope, receive, send)
         declared = headers.get("content-length", "")
         size = int(declared) if declared.isdecimal() else 0
 

@@ -10,8 +10,8 @@ from starlette.routing import Route
 from slhf import Bundle
 from slhf.bundle import BUILTIN_PREFIX
 from slhf.wire import ModelCard, ModelList
-from slhf_server.api.failures import errors
-from slhf_server.service import Service
+from slhf_server.api.dependencies import RunningService
+from slhf_server.api.error_handlers import errors
 
 router = APIRouter()
 
@@ -27,15 +27,13 @@ DESCRIPTION = Route("/openapi.json", _description, include_in_schema=False)
 
 
 @router.get("/v1/models", responses=errors(401, 429, 500, 503))
-async def models(request: Request) -> ModelList:
-    service: Service = request.app.state.service
+async def models(request: Request, service: RunningService) -> ModelList:
     planner = service.planner()
     return ModelList(data=[planner.card(name, created=request.app.state.started) for name in planner.served])
 
 
 @router.get("/v1/models/{name:path}", responses=errors(401, 404, 429, 500, 503))
-async def model(name: str, request: Request) -> ModelCard:
-    service: Service = request.app.state.service
+async def model(name: str, request: Request, service: RunningService) -> ModelCard:
     return service.planner().card(name, created=request.app.state.started)
 
 
@@ -46,16 +44,14 @@ async def health() -> dict[str, str]:
 
 
 @router.get("/ready", responses=errors(503))
-async def ready(request: Request) -> dict[str, str]:
+async def ready(service: RunningService) -> dict[str, str]:
     """200 once the Follower is loaded and each upstream has answered, and for as long as the engine lives."""
-    service: Service = request.app.state.service
     service.ready()
     return {"status": "ready"}
 
 
 @router.get("/version")
-async def build(request: Request) -> dict[str, str | None]:
-    service: Service = request.app.state.service
+async def build(service: RunningService) -> dict[str, str | None]:
     manifest = None if service.engine is None else service.engine.manifest
     return {
         "version": version("slhf-server"),
@@ -74,6 +70,5 @@ def _bundle_name(spec: str, manifest: Bundle | None) -> str | None:
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-async def metrics(request: Request) -> Response:
-    service: Service = request.app.state.service
+async def metrics(service: RunningService) -> Response:
     return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -22,7 +22,7 @@ import httptools
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from slhf_server.api.failures import body_of, error_bytes
+from slhf_server.api.error_handlers import body_of, error_bytes
 from slhf_server.api.middleware import MOST_HEADER_BYTES, MOST_HEADERS
 from slhf_server.errors import BadRequest, HeadersTooLarge, RequestError, RequestTimeout
 
@@ -49,16 +49,16 @@ class _Shared:
     """What unfinished heads may still have together, the first `_SMALL_HEAD_BYTES` of each left out."""
 
 
-def protocol(read_timeout_s: float) -> "type[Protocol]":
+def protocol(read_timeout_s: float) -> "type[HttpProtocol]":
     """The class of one server's connections, for uvicorn's `http`."""
 
-    class Connection(Protocol):
+    class Connection(HttpProtocol):
         shared = _Shared(read_timeout_s)
 
     return Connection
 
 
-class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
+class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     """One connection. Use `protocol`."""
 
     shared: ClassVar[_Shared]

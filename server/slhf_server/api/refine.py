@@ -8,37 +8,36 @@ from fastapi import APIRouter, Request, Response
 from slhf.history import Message
 from slhf.wire import ErrorEvent, Event, RefinementCompleted, RefineRequest, RefineResponse
 from slhf_server.api.body import JsonRoute
+from slhf_server.api.dependencies import CacheSalt, RunningService
 from slhf_server.api.disconnect import unless_disconnected
-from slhf_server.api.failures import RESPONSES, body_of
+from slhf_server.api.error_handlers import RESPONSES, body_of
 from slhf_server.api.headers import refinement_headers, trace_headers
-from slhf_server.api.outcomes import outcomes
+from slhf_server.api.results import collect_results
 from slhf_server.api.sse import frame
 from slhf_server.api.streaming import stream
-from slhf_server.chain import Outcome
 from slhf_server.errors import RequestError
-from slhf_server.job import Job
-from slhf_server.model import Sampling
-from slhf_server.planner import Ask
-from slhf_server.refinement import Step
-from slhf_server.service import Service
+from slhf_server.models.base import SamplingParams
+from slhf_server.refinement.job import Job
+from slhf_server.refinement.loop import RefinementEvent
+from slhf_server.refinement.planner import RefineParams
+from slhf_server.refinement.state import RefinementResult
 
 router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/refine", response_model=RefineResponse, responses=RESPONSES)
-async def refine(body: RefineRequest, request: Request) -> Response:
-    service: Service = request.app.state.service
+async def refine(body: RefineRequest, request: Request, service: RunningService, cache_salt: CacheSalt) -> Response:
     names = {} if body.prompt is None else {"messages": "prompt"}
     request.state.names = lambda: names
-    ask = Ask(
+    ask = RefineParams(
         endpoint="refine",
         request_id=request.state.request_id,
         model=body.model,
         messages=body.messages if body.messages is not None else [Message(role="user", content=body.prompt or "")],
         options=body,
-        sampling=Sampling(temperature=body.temperature, top_p=body.top_p, max_tokens=body.max_tokens),
+        sampling=SamplingParams(temperature=body.temperature, top_p=body.top_p, max_tokens=body.max_tokens),
         deltas="all" if body.stream else "none",
-        cache_salt=request.app.state.keyring.cache_salt(request.state.log.get("key")),
+        cache_salt=cache_salt,
         log=request.state.log,
         trace=trace_headers(request.headers),
     )
@@ -47,9 +46,9 @@ async def refine(body: RefineRequest, request: Request) -> Response:
     request.state.model = job.model
     if body.stream:
         return await stream(service, jobs, RefineEvents(job, with_rounds, names))
-    outcome = (await unless_disconnected(request, outcomes(service.run(jobs))))[0]
-    answer = _answer(job, outcome, with_rounds).model_dump_json()
-    return Response(answer, media_type="application/json", headers=refinement_headers(outcome))
+    result = (await unless_disconnected(request, collect_results(service.run(jobs))))[0]
+    answer = _answer(job, result, with_rounds).model_dump_json()
+    return Response(answer, media_type="application/json", headers=refinement_headers(result))
 
 
 class RefineEvents:
@@ -60,13 +59,13 @@ class RefineEvents:
         self._names = names
         self._with_rounds = with_rounds
 
-    def step(self, number: int, step: Step) -> list[bytes]:
-        event: Event
-        if isinstance(step, Outcome):
-            event = RefinementCompleted(**dict(_answer(self._job, step, self._with_rounds)))
+    def event(self, number: int, event: RefinementEvent) -> list[bytes]:
+        sent: Event
+        if isinstance(event, RefinementResult):
+            sent = RefinementCompleted(**dict(_answer(self._job, event, self._with_rounds)))
         else:
-            event = step
-        return [frame(event.model_dump_json(), event.type)]
+            sent = event
+        return [frame(sent.model_dump_json(), sent.type)]
 
     def end(self) -> list[bytes]:
         return []
@@ -76,13 +75,13 @@ class RefineEvents:
         return frame(event.model_dump_json(), event.type)
 
 
-def _answer(job: Job, outcome: Outcome, with_rounds: bool) -> RefineResponse:
+def _answer(job: Job, result: RefinementResult, with_rounds: bool) -> RefineResponse:
     return RefineResponse(
         id=job.id,
         created=int(time.time()),
         model=job.model,
-        output=outcome.text,
-        finish_reason=outcome.finish_reason,
-        refinement=outcome.report(with_rounds),
-        usage=outcome.usage,
+        output=result.text,
+        finish_reason=result.finish_reason,
+        refinement=result.report(with_rounds),
+        usage=result.usage,
     )

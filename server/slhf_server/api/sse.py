@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Generic, Protocol, TypeVar
 
 from starlette.responses import StreamingResponse
@@ -64,7 +64,7 @@ class _NotRead(Exception):
     """The client does not read."""
 
 
-class Paced(Generic[T]):
+class Peekable(Generic[T]):
     """An async iterator whose wait for the next item can time out without losing that item."""
 
     def __init__(self, items: AsyncGenerator[T, None]) -> None:
@@ -85,7 +85,7 @@ class Paced(Generic[T]):
 
     async def _fetch(self, seconds: float) -> T | None:
         if self._pending is None:
-            self._pending = asyncio.ensure_future(_item(self._items))
+            self._pending = asyncio.ensure_future(anext(self._items))
         done, _ = await asyncio.wait({self._pending}, timeout=max(0.0, seconds))
         if not done:
             return None
@@ -97,8 +97,3 @@ class Paced(Generic[T]):
             self._pending.cancel()
             await asyncio.gather(self._pending, return_exceptions=True)
         await self._items.aclose()
-
-
-async def _item(items: AsyncIterator[T]) -> T:
-    """A coroutine for anext, whose awaitable a task does not take."""
-    return await anext(items)

@@ -1,4 +1,4 @@
-"""From a refinement's steps to a stream: early errors keep their HTTP status, silence is filled with pings."""
+"""From a refinement's events to a stream: early errors keep their HTTP status, silence is filled with pings."""
 
 import asyncio
 import logging
@@ -6,14 +6,14 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from slhf.wire import RoundCompleted, RoundStarted
-from slhf_server.api.sse import PING, EventStream, Paced
+from slhf_server.api.sse import PING, EventStream, Peekable
 from slhf_server.errors import InternalError, RequestError
-from slhf_server.job import Job
-from slhf_server.refinement import Step
+from slhf_server.refinement.job import Job
+from slhf_server.refinement.loop import RefinementEvent
 from slhf_server.service import Service
 
-Steps = AsyncGenerator[tuple[int, Step], None]
-"""The steps of a request's chains, each with its chain's number."""
+Events = AsyncGenerator[tuple[int, RefinementEvent], None]
+"""The events of a request's chains, each with its chain's number."""
 _logger = logging.getLogger(__name__)
 _SETTLE_S = 0.2  # how long the answer's headers wait for an error that deserves its own HTTP status
 
@@ -21,8 +21,8 @@ _SETTLE_S = 0.2  # how long the answer's headers wait for an error that deserves
 class Renderer(Protocol):
     """How one endpoint writes a refinement as server-sent events."""
 
-    def step(self, number: int, step: Step) -> list[bytes]:
-        """The frames of one step of a chain; an empty list where the step says nothing to the client."""
+    def event(self, number: int, event: RefinementEvent) -> list[bytes]:
+        """The frames of one event of a chain; an empty list where the event says nothing to the client."""
 
     def end(self) -> list[bytes]:
         """The frames after the last chain's outcome."""
@@ -32,35 +32,35 @@ class Renderer(Protocol):
 
 async def stream(service: Service, jobs: Sequence[Job], renderer: Renderer) -> EventStream:
     """The answer to a streamed request. Raises what refuses it at once, before any byte is sent."""
-    paced = await _settle(service.run(jobs))
-    return EventStream(_frames(service, jobs[0], paced, renderer), paced, service.settings.write_timeout_s)
+    peekable = await _await_first_event(service.run(jobs))
+    return EventStream(_frames(service, jobs[0], peekable, renderer), peekable, service.settings.write_timeout_s)
 
 
-async def _settle(steps: Steps) -> Paced[tuple[int, Step]]:
-    """The steps, once a model has spoken or nothing went wrong for a moment."""
-    paced = Paced(steps)
+async def _await_first_event(events: Events) -> Peekable[tuple[int, RefinementEvent]]:
+    """The events, once a model has spoken or nothing went wrong for a moment."""
+    peekable = Peekable(events)
     try:
-        while (seen := await paced.look_ahead(_SETTLE_S)) is not None and not _a_model_has_spoken(seen[1]):
+        while (seen := await peekable.look_ahead(_SETTLE_S)) is not None and not _a_model_has_spoken(seen[1]):
             pass
     except BaseException:
-        await paced.aclose()
+        await peekable.aclose()
         raise
-    return paced
+    return peekable
 
 
 async def _frames(
-    service: Service, job: Job, steps: Paced[tuple[int, Step]], renderer: Renderer
+    service: Service, job: Job, events: Peekable[tuple[int, RefinementEvent]], renderer: Renderer
 ) -> AsyncGenerator[bytes, None]:
-    """Each step rendered; a ping whenever nothing was sent for the ping interval. An error becomes the last frame."""
+    """Each event rendered; a ping whenever nothing was sent for the ping interval. An error becomes the last frame."""
     clock = asyncio.get_running_loop().time
     last_sent = clock()
     try:
         while True:
             try:
-                numbered = await steps.next_within(last_sent + service.settings.ping_interval_s - clock())
+                numbered = await events.next_within(last_sent + service.settings.ping_interval_s - clock())
             except StopAsyncIteration:
                 break
-            parts = [PING] if numbered is None else renderer.step(*numbered)
+            parts = [PING] if numbered is None else renderer.event(*numbered)
             for part in parts:
                 yield part
             if parts:
@@ -81,5 +81,5 @@ def _last_frame(service: Service, job: Job, renderer: Renderer, exc: RequestErro
     return renderer.error(exc)
 
 
-def _a_model_has_spoken(step: Step) -> bool:
-    return not isinstance(step, RoundStarted) and not (isinstance(step, RoundCompleted) and step.role == "client")
+def _a_model_has_spoken(event: RefinementEvent) -> bool:
+    return not isinstance(event, RoundStarted) and not (isinstance(event, RoundCompleted) and event.role == "client")

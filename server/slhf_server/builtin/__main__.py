@@ -13,8 +13,9 @@ from pathlib import Path
 
 from slhf_server.builtin.fetch import fetched
 from slhf_server.builtin.weights import WEIGHTS, Weights
-from slhf_server.errors import SettingsError
-from slhf_server.settings import Settings, load_settings
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.reading import load_settings
+from slhf_server.settings.server import Settings
 
 
 def main(arguments: list[str]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from slhf.bundle import BUILTIN_PREFIX
 from slhf_server.builtin import space
 from slhf_server.builtin.weights import Weights
-from slhf_server.redaction import without_secrets
-from slhf_server.settings import Settings
+from slhf_server.settings.redaction import without_secrets
+from slhf_server.settings.server import Settings
 
 QUICK = "smollm2-135m"
 """What starts soonest: a tenth of the others."""

@@ -14,8 +14,8 @@ from slhf.bundle import BUILTIN_PREFIX
 from slhf_server.builtin.attempt import QUICK, Unavailable
 from slhf_server.builtin.sources import SOURCES
 from slhf_server.builtin.weights import Weights
-from slhf_server.errors import SettingsError
-from slhf_server.settings import Settings
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.server import Settings
 
 _logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from slhf_server.builtin.attempt import Unavailable, begin
 from slhf_server.builtin.progress import Progress
 from slhf_server.builtin.weights import Hub, Weights
-from slhf_server.settings import Settings
+from slhf_server.settings.server import Settings
 
 _FAILURES = (HfHubHTTPError, httpx2.HTTPError, httpx2.InvalidURL, OSError)
 

@@ -11,11 +11,11 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from slhf_server import abandoning
 from slhf_server.builtin.attempt import Unavailable, begin, existing
 from slhf_server.builtin.progress import Progress
 from slhf_server.builtin.weights import Weights
-from slhf_server.settings import Settings
+from slhf_server.bundles import abandoning
+from slhf_server.settings.server import Settings
 
 _LOOK_UP_S = 0.5
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub.utils.tqdm import tqdm
 
-from slhf_server import abandoning
+from slhf_server.bundles import abandoning
 
 _EVERY_S = 10
 _logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from slhf_server.builtin.attempt import Source, Unavailable, existing
 from slhf_server.builtin.hub import hub, hub_cache
 from slhf_server.builtin.mirrors import installed, mirrors
 from slhf_server.builtin.weights import Weights
-from slhf_server.settings import Settings
+from slhf_server.settings.server import Settings
 
 
 def local(weights: Weights, place: Path, settings: Settings) -> Path:

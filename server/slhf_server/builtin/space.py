@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from slhf_server.errors import SettingsError
+from slhf_server.settings.problem import SettingsError
 
 
 def require(needed: int, directory: Path, what: str) -> None:

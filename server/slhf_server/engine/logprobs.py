@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from vllm.logprobs import Logprob
 
 from slhf.wire import TokenLogprob, TopLogprob
-from slhf_server.prompt import PromptEncoder
+from slhf_server.engine.prompt import PromptEncoder
 
 _LEAST = -9999.0  # JSON has no infinity; vLLM's own server writes this
 

@@ -17,9 +17,11 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+from slhf.turns import OPEN_THOUGHT
 from slhf.wire import FinishReason, TokenLogprob
 from slhf_server.engine.logprobs import token_logprobs
-from slhf_server.engine.parameters import EngineParams, engine_params, refusal
+from slhf_server.engine.prompt import PromptEncoder
+from slhf_server.engine.sampling import EngineParams, engine_params, refusal
 from slhf_server.errors import (
     BadRequest,
     ContextLengthExceeded,
@@ -28,8 +30,7 @@ from slhf_server.errors import (
     QueueFull,
     TokenBudgetExceeded,
 )
-from slhf_server.model import Chunk, Sampling, Turn
-from slhf_server.prompt import THINK, PromptEncoder
+from slhf_server.models.base import Chunk, SamplingParams, Turn
 
 _logger = logging.getLogger(__name__)
 _SMALL, _FEW = 8 << 10, 32  # characters and turns that are encoded in a millisecond or two
@@ -53,7 +54,7 @@ class VLLMRole:
         object.__setattr__(self, "widest_token", self.encoder.most_characters_per_token)
 
     async def stream(
-        self, turns: Sequence[Turn], sampling: Sampling, *, request_id: str, deltas: bool = True
+        self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
     ) -> AsyncGenerator[Chunk, None]:
         ids = await self._encoded(turns)
         params = self._params(sampling, len(ids), deltas)
@@ -93,7 +94,7 @@ class VLLMRole:
         pool = None if characters <= _LONG else _LONG_PROMPTS
         return await asyncio.get_running_loop().run_in_executor(pool, self.encoder.encode, turns, limit)
 
-    def _params(self, sampling: Sampling, prompt_tokens: int, deltas: bool) -> EngineParams:
+    def _params(self, sampling: SamplingParams, prompt_tokens: int, deltas: bool) -> EngineParams:
         """vLLM's parameters. Raises where no token would fit, and for values that vLLM refuses."""
         room = self.llm.model_config.max_model_len - prompt_tokens
         if room < 1:
@@ -113,7 +114,7 @@ class _Completion:
     """What one completion has said so far."""
 
     encoder: PromptEncoder
-    sampling: Sampling
+    sampling: SamplingParams
     opened: bool
     """The prompt itself opens the thoughts: the text has to show it."""
     text: list[str] = field(default_factory=list)
@@ -121,7 +122,7 @@ class _Completion:
 
     def chunk(self, output: RequestOutput) -> Chunk:
         piece = output.outputs[0]
-        text = THINK + piece.text if self.opened and not self.text else piece.text
+        text = OPEN_THOUGHT + piece.text if self.opened and not self.text else piece.text
         self.text.append(text)
         self.ids += piece.token_ids
         accepted, rejected = _guesses(piece)

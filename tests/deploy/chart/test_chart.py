@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from slhf_server.settings import load_settings
+from slhf_server.settings.reading import load_settings
 from tests.deploy.chart.conftest import CHART, VALUES, Render
 from tests.deploy.pods import pod_specs
 from tests.deploy.programs import DEPLOY, ROOT, found, run

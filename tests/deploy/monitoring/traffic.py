@@ -8,9 +8,9 @@ import httpx2
 
 from slhf_server.app import create_app
 from slhf_server.errors import EngineFailed
-from slhf_server.fake import FakeEngine, Said, improve
-from slhf_server.model import Turn
-from slhf_server.settings import Settings
+from slhf_server.models.base import Turn
+from slhf_server.models.fake import FakeEngine, Said, improve
+from slhf_server.settings.server import Settings
 from tests.conftest import running
 from tests.server.upstream.faulty import HELLO, USAGE, error, says, upstream
 

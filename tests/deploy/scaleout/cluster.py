@@ -20,12 +20,12 @@ from fastapi import FastAPI
 from ray import serve
 from slhf_ray import Arguments, Replica, application
 
-from slhf_server.fake import FakeEngine
-from slhf_server.loading import open_vllm
-from slhf_server.logs import JSONFormatter
-from slhf_server.model import Engine, Turn
+from slhf_server.loading.start import open_vllm
+from slhf_server.models.base import Engine, Turn
+from slhf_server.models.fake import FakeEngine
+from slhf_server.observability.logs import JSONFormatter
 from slhf_server.service import OpenEngine
-from slhf_server.settings import Settings
+from slhf_server.settings.server import Settings
 
 ROUND_S = 0.05
 

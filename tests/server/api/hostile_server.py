@@ -10,8 +10,9 @@ import sys
 import threading
 
 from slhf_server.cli import bind, serve
-from slhf_server.fake import FakeEngine
-from slhf_server.settings import ServerLimits, Settings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.limits import ServerLimits
+from slhf_server.settings.server import Settings
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ import pytest
 from fastapi import FastAPI
 
 from slhf_server.app import create_app
-from slhf_server.fake import FakeEngine
-from slhf_server.settings import Settings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.server import Settings
 from tests.conftest import Serve, running
 from tests.server.api.raw import exchange
 

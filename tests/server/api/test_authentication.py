@@ -3,7 +3,7 @@
 import httpx2
 import pytest
 
-from slhf_server.fake import FakeEngine
+from slhf_server.models.fake import FakeEngine
 from tests.conftest import Serve
 from tests.server.api.raw import exchange
 from tests.server.conftest import eventually

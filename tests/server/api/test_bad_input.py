@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx2
 
-from slhf_server.fake import FakeEngine
+from slhf_server.models.fake import FakeEngine
 from tests.conftest import Serve
 
 ASK = [{"role": "user", "content": "what is it"}]

@@ -3,8 +3,8 @@
 import httpx2
 import pytest
 
-from slhf_server.errors import SettingsError
-from slhf_server.settings import load_settings
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.reading import load_settings
 from tests.conftest import Serve
 
 PAGE = "https://page.example"

@@ -12,8 +12,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from slhf_server.app import create_app
-from slhf_server.fake import FakeEngine
-from slhf_server.settings import Settings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.server import Settings
 from tests.server.api.asgi import Answer, Loop
 
 OPEN = ["/health", "/ready", "/metrics", "/version", "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"]

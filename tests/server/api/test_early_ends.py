@@ -16,12 +16,12 @@ from slhf.wire import RefineOptions, RoundDelta
 from slhf_server.api.streaming import stream
 from slhf_server.app import create_app
 from slhf_server.errors import DeadlineExceeded, EngineFailed, RequestError
-from slhf_server.fake import FakeEngine, Said
-from slhf_server.model import Chunk, Sampling, Turn
-from slhf_server.planner import Ask
-from slhf_server.refinement import Step
+from slhf_server.models.base import Chunk, SamplingParams, Turn
+from slhf_server.models.fake import FakeEngine, Said
+from slhf_server.refinement.loop import RefinementEvent
+from slhf_server.refinement.planner import RefineParams
 from slhf_server.service import Service
-from slhf_server.settings import Settings
+from slhf_server.settings.server import Settings
 from tests.conftest import Serve, until
 from tests.server.conftest import Play, eventually
 
@@ -180,7 +180,7 @@ class Breaks:
         self._words = words
 
     async def stream(
-        self, turns: Sequence[Turn], sampling: Sampling, *, request_id: str, deltas: bool = True
+        self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
     ) -> AsyncGenerator[Chunk, None]:
         for word in self._words:
             yield Chunk(word, 1, 3)
@@ -283,7 +283,9 @@ def test_a_shutdown_between_plan_and_first_step_cuts_the_request_too(play: Play)
             await service.loading()
             options = RefineOptions()
             messages = [ChatMessage(role="user", content="x")]
-            steps = service.run(service.planner().plan(Ask("refine", "1", None, messages, options, Sampling(), "none")))
+            steps = service.run(
+                service.planner().plan(RefineParams("refine", "1", None, messages, options, SamplingParams(), "none"))
+            )
             service.drain(0.0)
             with pytest.raises(DeadlineExceeded):
                 async for _ in steps:
@@ -297,7 +299,7 @@ class Lingers(Breaks):
     """Says everything, and is slow to end."""
 
     async def stream(
-        self, turns: Sequence[Turn], sampling: Sampling, *, request_id: str, deltas: bool = True
+        self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
     ) -> AsyncGenerator[Chunk, None]:
         yield Chunk("whole", 1, 3, finish_reason="stop")
         await asyncio.Event().wait()
@@ -366,8 +368,8 @@ class Breaking:
     def __init__(self, at: str) -> None:
         self._at = at
 
-    def step(self, number: int, step: Step) -> list[bytes]:
-        return [b"good", self._break("step")] if isinstance(step, RoundDelta) else []
+    def event(self, number: int, event: RefinementEvent) -> list[bytes]:
+        return [b"good", self._break("step")] if isinstance(event, RoundDelta) else []
 
     def end(self) -> list[bytes]:
         return [self._break("end")]
@@ -389,7 +391,9 @@ def test_a_bug_in_what_writes_the_frames_is_the_last_frame_too(
         async with app.router.lifespan_context(app):
             await service.loading()
             messages = [ChatMessage(role="user", content="x")]
-            jobs = service.planner().plan(Ask("refine", "an-id", None, messages, RefineOptions(), Sampling(), "all"))
+            jobs = service.planner().plan(
+                RefineParams("refine", "an-id", None, messages, RefineOptions(), SamplingParams(), "all")
+            )
             frames = [frame async for frame in (await stream(service, jobs, Breaking(at))).body_iterator]
         assert frames[-1] == b"error internal_error: internal error; request id an-id"
         assert jobs[0].log["status"] == 500

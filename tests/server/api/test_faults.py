@@ -17,11 +17,11 @@ from starlette.types import Message
 
 from slhf_server.app import create_app
 from slhf_server.errors import RequestError
-from slhf_server.fake import FakeEngine
-from slhf_server.job import Deltas, Endpoint
-from slhf_server.model import Chunk, Sampling, Turn
-from slhf_server.seeds import seed_of
-from slhf_server.settings import Settings
+from slhf_server.models.base import Chunk, SamplingParams, Turn
+from slhf_server.models.fake import FakeEngine
+from slhf_server.refinement.job import Deltas, Endpoint
+from slhf_server.refinement.seeds import seed_of
+from slhf_server.settings.server import Settings
 from tests.server.erratic import SECRET, Act, Erratic, VirtualLoop
 from tests.server.test_faults import DRAFTS, acts
 from tests.server.verdict import Answer, Wish, verdict
@@ -137,7 +137,7 @@ class Troupe:
         self._by_seed = {seed_of(SEED, choice, number): choice for choice in range(len(acts)) for number in range(9)}
 
     def stream(
-        self, turns: Sequence[Turn], sampling: Sampling, *, request_id: str, deltas: bool = True
+        self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
     ) -> AsyncGenerator[Chunk, None]:
         choice = self.choices[self._by_seed.get(sampling.seed, 0)]
         return choice.stream(turns, sampling, request_id=request_id, deltas=deltas)

@@ -18,9 +18,9 @@ import httpx2
 import pytest
 
 from slhf_server.app import create_app
-from slhf_server.fake import FakeEngine, FakeModel
-from slhf_server.model import Chunk, Sampling, Turn
-from slhf_server.settings import Settings
+from slhf_server.models.base import Chunk, SamplingParams, Turn
+from slhf_server.models.fake import FakeEngine, FakeModel
+from slhf_server.settings.server import Settings
 from tests.conftest import running
 
 ASK = [{"role": "user", "content": "what is it"}]
@@ -204,7 +204,7 @@ class Torrent(FakeModel):
         self.written = 0
 
     async def stream(
-        self, turns: Sequence[Turn], sampling: Sampling, *, request_id: str, deltas: bool = True
+        self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
     ) -> AsyncGenerator[Chunk, None]:
         async with contextlib.aclosing(super().stream(turns, sampling, request_id=request_id, deltas=deltas)) as chunks:
             async for chunk in chunks:

@@ -6,9 +6,9 @@ import threading
 import httpx2
 
 from slhf_server.app import create_app
-from slhf_server.errors import SettingsError
-from slhf_server.fake import FakeEngine
-from slhf_server.settings import BUILTIN, ServedModel, Settings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.server import BUILTIN, ServedModel, Settings
 from tests.conftest import Serve, running
 from tests.standstill import watching
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from slhf_server.fake import FakeEngine
+from slhf_server.models.fake import FakeEngine
 from tests.conftest import Serve
 from tests.server.api.raw import connect, exchange
 from tests.server.conftest import eventually

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from slhf.wire import Event, RefinementCompleted, RefineResponse
 from slhf_server.errors import EngineFailed
-from slhf_server.fake import FakeEngine
+from slhf_server.models.fake import FakeEngine
 from tests.conftest import Serve
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from slhf_server.fake import FakeEngine
+from slhf_server.models.fake import FakeEngine
 from tests.conftest import Serve
 from tests.server.api.raw import connect
 from tests.server.conftest import eventually

@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from slhf_server.api.sse import EventStream, Paced, frame
+from slhf_server.api.sse import EventStream, Peekable, frame
 from tests.conftest import until
 from tests.server.conftest import Play
 
@@ -46,7 +46,7 @@ class Source:
 
 
 def event_stream(source: Source, write_timeout_s: float = 60) -> EventStream:
-    return EventStream(source.frames(), Paced(source.stream()), write_timeout_s)
+    return EventStream(source.frames(), Peekable(source.stream()), write_timeout_s)
 
 
 def test_a_frame_is_data_and_an_optional_event_ended_by_an_empty_line() -> None:
@@ -57,7 +57,7 @@ def test_a_frame_is_data_and_an_optional_event_ended_by_an_empty_line() -> None:
 def test_a_wait_that_times_out_loses_no_item(play: Play) -> None:
     async def scenario() -> None:
         source = Source()
-        async with aclosing(Paced(source.stream())) as paced:
+        async with aclosing(Peekable(source.stream())) as paced:
             for _ in range(3):
                 assert await paced.next_within(0) is None
             source.give("a", "b", None)
@@ -72,7 +72,7 @@ def test_a_wait_that_times_out_loses_no_item(play: Play) -> None:
 def test_an_item_that_arrives_between_two_waits_is_there_at_once(play: Play) -> None:
     async def scenario() -> None:
         source = Source()
-        async with aclosing(Paced(source.stream())) as paced:
+        async with aclosing(Peekable(source.stream())) as paced:
             assert await paced.next_within(0.001) is None
             source.give("a")
             assert await paced.next_within(10) == "a"
@@ -84,7 +84,7 @@ def test_an_item_looked_at_is_still_given(play: Play) -> None:
     async def scenario() -> None:
         source = Source()
         source.give("a", "b", "c", None)
-        async with aclosing(Paced(source.stream())) as paced:
+        async with aclosing(Peekable(source.stream())) as paced:
             assert [await paced.look_ahead(10), await paced.look_ahead(10)] == ["a", "b"]
             assert [await paced.next_within(10) for _ in range(3)] == ["a", "b", "c"]
             with pytest.raises(StopAsyncIteration):
@@ -96,7 +96,7 @@ def test_an_item_looked_at_is_still_given(play: Play) -> None:
 def test_a_look_that_times_out_loses_no_item(play: Play) -> None:
     async def scenario() -> None:
         source = Source()
-        async with aclosing(Paced(source.stream())) as paced:
+        async with aclosing(Peekable(source.stream())) as paced:
             assert await paced.look_ahead(0) is None
             source.give("a")
             assert await paced.next_within(10) == "a"
@@ -107,7 +107,7 @@ def test_a_look_that_times_out_loses_no_item(play: Play) -> None:
 def test_an_error_of_the_source_is_raised_to_who_waits(play: Play) -> None:
     async def scenario() -> None:
         source = Source()
-        async with aclosing(Paced(source.stream())) as paced:
+        async with aclosing(Peekable(source.stream())) as paced:
             assert await paced.next_within(0) is None
             source.give(ZeroDivisionError("boom"))
             with pytest.raises(ZeroDivisionError, match="boom"):
@@ -120,7 +120,7 @@ def test_an_error_of_the_source_is_raised_to_who_waits(play: Play) -> None:
 def test_closing_cancels_the_pending_item_and_closes_the_source(play: Play) -> None:
     async def scenario() -> None:
         source = Source()
-        paced = Paced(source.stream())
+        paced = Peekable(source.stream())
         while not source.asked:
             assert await paced.next_within(0) is None
         assert not source.closed
@@ -138,7 +138,7 @@ def test_closing_swallows_the_error_that_nobody_waited_for(play: Play) -> None:
         complaints: list[dict[str, object]] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
         source = Source()
-        paced = Paced(source.stream())
+        paced = Peekable(source.stream())
         assert await paced.next_within(0) is None
         source.give(ZeroDivisionError())
         await until(lambda: source.closed)
@@ -151,7 +151,7 @@ def test_closing_swallows_the_error_that_nobody_waited_for(play: Play) -> None:
 
 def test_closing_before_the_first_item_is_fine(play: Play) -> None:
     async def scenario() -> None:
-        await Paced(Source().stream()).aclose()
+        await Peekable(Source().stream()).aclose()
 
     play(scenario())
 

@@ -16,9 +16,9 @@ import logging, sys
 from pathlib import Path
 from slhf_server.builtin.fetch import fetched
 from slhf_server.builtin.weights import read_weights
-from slhf_server.cached import made_once
-from slhf_server.errors import SettingsError
-from slhf_server.settings import Settings
+from slhf_server.bundles.cached import build_once
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.server import Settings
 
 logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
 (weights,) = read_weights(Path(sys.argv[1])).values()
@@ -30,7 +30,7 @@ def make(target):
     (target / "content").write_bytes(file.read_bytes())
 
 try:
-    made_once(cache / "fake", make)
+    build_once(cache / "fake", make)
 except SettingsError as exc:
     sys.exit(f"refused: {exc}")
 import setuptools  # as vLLM does after the download; on Python 3.11 who looks for the module pip breaks it

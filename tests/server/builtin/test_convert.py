@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from slhf import SamplingDefaults, read_bundle
 from slhf_server.builtin.convert import convert
 from slhf_server.builtin.weights import Weights
-from slhf_server.errors import SettingsError
+from slhf_server.settings.problem import SettingsError
 
 WIDTH, INNER, HEADS, KEY_HEADS = 32, 64, 4, 2
 TOKENS = [*"abcdefghijklmnopqrstuvwxyz", "he", "<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from slhf_server.builtin import NAME, built_in
+from slhf_server.builtin.catalogue import NAME, built_in
 from slhf_server.builtin.weights import WEIGHTS
-from slhf_server.errors import SettingsError
-from slhf_server.settings import Settings
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.server import Settings
 from tests.server.builtin.conftest import Fetching
 from tests.server.builtin.files import CONTENT, FILE, REVISION, Served, listing, wheel
 from tests.server.conftest import Run

@@ -6,7 +6,7 @@ import pytest
 
 from slhf_server.deadline import Deadline
 from slhf_server.errors import DeadlineExceeded
-from slhf_server.model import Sampling
+from slhf_server.models.base import SamplingParams
 from tests.server.conftest import Play
 from tests.server.upstream.faulty import error, hello, pieces, silent
 from tests.server.upstream.stage import ASK, staged
@@ -15,7 +15,7 @@ from tests.server.upstream.stage import ASK, staged
 def test_closing_the_stream_closes_the_connection(play: Play) -> None:
     async def scenario() -> None:
         async with staged(silent(*pieces("Hello")[:-1]), hello(), max_concurrent=1) as stage:
-            chunks = stage.upstream.stream(ASK, Sampling(), request_id="r")
+            chunks = stage.upstream.stream(ASK, SamplingParams(), request_id="r")
             assert (await anext(chunks)).text == "Hello"
             assert stage.server.connections == 1
             await chunks.aclose()
@@ -43,7 +43,7 @@ def test_cancelling_before_the_first_byte_closes_the_connection(play: Play, delt
 def test_a_deadline_that_passes_closes_the_connection(play: Play, begun: bool) -> None:
     async def scenario() -> None:
         async with staged(silent(*pieces("Hello")[:-1] if begun else ())) as stage:
-            completion = stage.upstream.stream(ASK, Sampling(), request_id="r")
+            completion = stage.upstream.stream(ASK, SamplingParams(), request_id="r")
             with pytest.raises(DeadlineExceeded):
                 async for _ in Deadline.after(0.2).within(completion):
                     pass

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from slhf_server.errors import UpstreamFailed
-from slhf_server.model import Chunk, Sampling, Turn
-from slhf_server.structure import structure_of
-from slhf_server.workers import Workers
+from slhf_server.models.base import Chunk, SamplingParams, Turn
+from slhf_server.models.structured_output.response_format import structured_output_of
+from slhf_server.models.structured_output.workers import Workers
 from tests.server.conftest import Play
 from tests.server.upstream.faulty import HELLO, USAGE, hello, pieces, says, streams
 from tests.server.upstream.stage import ASK, KEY, staged
@@ -26,7 +26,7 @@ def text_of(chunks: list[Chunk]) -> str:
     return "".join(chunk.text for chunk in chunks)
 
 
-def sent(sampling: Sampling, **settings: Any) -> dict[str, Any]:
+def sent(sampling: SamplingParams, **settings: Any) -> dict[str, Any]:
     """What `sampling` becomes in the request's body, without what every request has."""
     seen: dict[str, Any] = {}
 
@@ -154,7 +154,7 @@ def test_log_probabilities_come_with_their_piece(play: Play) -> None:
 
     async def scenario() -> None:
         async with staged(streams(event, *pieces())) as stage:
-            first = (await stage.ask(sampling=Sampling(logprobs=2)))[0]
+            first = (await stage.ask(sampling=SamplingParams(logprobs=2)))[0]
             assert [one.model_dump() for one in first.logprobs] == [token]
             body = stage.server.asked[0].body
             assert (body["logprobs"], body["top_logprobs"]) == (True, 2)
@@ -184,12 +184,12 @@ def test_a_completion_that_failed_over_there_is_no_answer(play: Play, said: str)
 
 
 def test_only_what_is_set_is_sent() -> None:
-    assert sent(Sampling()) == {}
+    assert sent(SamplingParams()) == {}
 
 
 def test_sampling_keeps_openais_and_vllms_names() -> None:
-    structure = structure_of({"type": "json_object"}, Workers())
-    sampling = Sampling(
+    structure = structured_output_of({"type": "json_object"}, Workers())
+    sampling = SamplingParams(
         temperature=0.0,
         top_p=0.5,
         stop=("a", "b"),
@@ -225,8 +225,11 @@ def test_sampling_keeps_openais_and_vllms_names() -> None:
 
 def test_what_the_client_passes_on_replaces_nothing_of_ours() -> None:
     tools = [{"type": "function", "function": {"name": "weather"}}]
-    passed_on = {"tools": tools, "model": "dear", "messages": [], "stream": False, "temperature": 2.0}
-    assert sent(Sampling(temperature=0.5, passed_on=passed_on)) == {"tools": tools, "temperature": 0.5}
+    upstream_params = {"tools": tools, "model": "dear", "messages": [], "stream": False, "temperature": 2.0}
+    assert sent(SamplingParams(temperature=0.5, upstream_params=upstream_params)) == {
+        "tools": tools,
+        "temperature": 0.5,
+    }
 
 
 @pytest.mark.parametrize(
@@ -245,13 +248,13 @@ def test_what_the_client_passes_on_replaces_nothing_of_ours() -> None:
 def test_the_limit_of_tokens_is_the_lower_one_and_no_budget_that_upstreams_refuse(
     max_tokens: int | None, budget: int | None, expected: int | None
 ) -> None:
-    sampling = Sampling(max_tokens=max_tokens, max_total_tokens=budget)
+    sampling = SamplingParams(max_tokens=max_tokens, max_total_tokens=budget)
     for name in ("max_completion_tokens", "max_tokens"):
         assert sent(sampling, max_tokens_parameter=name) == ({} if expected is None else {name: expected})
 
 
 def test_a_model_that_writes_more_is_told_of_higher_budgets() -> None:
-    sampling = Sampling(max_total_tokens=9000)
+    sampling = SamplingParams(max_total_tokens=9000)
     assert sent(sampling, max_output_tokens=16_384) == {"max_completion_tokens": 9000}
 
 

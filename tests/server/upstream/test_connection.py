@@ -6,9 +6,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from slhf_server.errors import SettingsError
-from slhf_server.settings import UpstreamSettings
-from slhf_server.upstream.connection import connect
+from slhf_server.models.upstream.connection import connect
+from slhf_server.settings.endpoints import UpstreamSettings
+from slhf_server.settings.problem import SettingsError
 from tests.server.conftest import Play, Run
 from tests.server.upstream.faulty import HELLO, error, says, serving
 from tests.server.upstream.stage import ASK, staged

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from slhf_server.errors import BadRequest, ContextLengthExceeded, RequestError, UpstreamUnavailable
-from slhf_server.model import Sampling, Turn
-from slhf_server.upstream.refusal import read_refusal
+from slhf_server.models.base import SamplingParams, Turn
+from slhf_server.models.upstream.refusal import read_refusal
 from tests.server.conftest import Play
 from tests.server.upstream.faulty import HELLO, Reply, error, hello, says
 from tests.server.upstream.stage import ASK, PLAIN, Stage, staged
@@ -94,13 +94,15 @@ def test_a_conversation_that_is_too_long_is_known_by_every_providers_words(messa
     assert not read_refusal(json.dumps(repeated).encode(), SENT).too_long
 
 
-async def failed(stage: Stage, sampling: Sampling) -> RequestError:
+async def failed(stage: Stage, sampling: SamplingParams) -> RequestError:
     with pytest.raises(RequestError) as raised:
         await stage.ask(sampling=sampling)
     return raised.value
 
 
-OPTIONAL = Sampling(temperature=1.0, top_p=1.0, passed_on={"parallel_tool_calls": True, "tool_choice": "auto"})
+OPTIONAL = SamplingParams(
+    temperature=1.0, top_p=1.0, upstream_params={"parallel_tool_calls": True, "tool_choice": "auto"}
+)
 
 
 @pytest.mark.parametrize("name", ["stream_options", "temperature", "top_p", "parallel_tool_calls", "tool_choice"])
@@ -137,16 +139,18 @@ def test_several_fields_may_be_refused_one_after_the_other(play: Play) -> None:
 @pytest.mark.parametrize(
     ("sampling", "name", "param"),
     [
-        (Sampling(seed=5), "seed", "seed"),
-        (Sampling(temperature=0.5), "temperature", "temperature"),
-        (Sampling(logprobs=2), "top_logprobs", "top_logprobs"),
-        (Sampling(stop=("x",)), "stop", "stop"),
-        (Sampling(passed_on={"reasoning_effort": "high"}), "reasoning_effort", "reasoning_effort"),
-        (Sampling(passed_on={"parallel_tool_calls": False}), "parallel_tool_calls", "parallel_tool_calls"),
+        (SamplingParams(seed=5), "seed", "seed"),
+        (SamplingParams(temperature=0.5), "temperature", "temperature"),
+        (SamplingParams(logprobs=2), "top_logprobs", "top_logprobs"),
+        (SamplingParams(stop=("x",)), "stop", "stop"),
+        (SamplingParams(upstream_params={"reasoning_effort": "high"}), "reasoning_effort", "reasoning_effort"),
+        (SamplingParams(upstream_params={"parallel_tool_calls": False}), "parallel_tool_calls", "parallel_tool_calls"),
         (PLAIN, "messages", "messages"),
     ],
 )
-def test_what_the_client_asked_for_is_never_dropped(play: Play, sampling: Sampling, name: str, param: str) -> None:
+def test_what_the_client_asked_for_is_never_dropped(
+    play: Play, sampling: SamplingParams, name: str, param: str
+) -> None:
     async def scenario() -> None:
         async with staged(refuses(name, "stream_options")) as stage:
             raised = await failed(stage, sampling)
@@ -161,16 +165,16 @@ def test_what_the_client_asked_for_is_never_dropped(play: Play, sampling: Sampli
 def test_what_was_neutral_once_is_sent_where_it_is_not(play: Play) -> None:
     async def scenario() -> None:
         async with staged(refuses("temperature"), hello()) as stage:
-            await stage.ask(sampling=Sampling(temperature=1.0))
-            await stage.ask(sampling=Sampling(temperature=0.5))
+            await stage.ask(sampling=SamplingParams(temperature=1.0))
+            await stage.ask(sampling=SamplingParams(temperature=0.5))
             assert [body.body.get("temperature") for body in stage.server.asked] == [1.0, None, 0.5]
 
     play(scenario())
 
 
 @pytest.mark.parametrize("mine", ["max_tokens", "max_completion_tokens"])
-@pytest.mark.parametrize("sampling", [Sampling(max_tokens=7), Sampling(max_total_tokens=7)])
-def test_a_limit_that_is_not_known_is_sent_by_its_other_name(play: Play, mine: str, sampling: Sampling) -> None:
+@pytest.mark.parametrize("sampling", [SamplingParams(max_tokens=7), SamplingParams(max_total_tokens=7)])
+def test_a_limit_that_is_not_known_is_sent_by_its_other_name(play: Play, mine: str, sampling: SamplingParams) -> None:
     other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[mine]
 
     async def scenario() -> None:
@@ -190,11 +194,11 @@ TOO_LARGE = {"error": {"message": "max_completion_tokens is too large: 7", "para
 def test_a_limit_that_is_too_large_is_the_clients_or_left_out(play: Play) -> None:
     async def scenario() -> None:
         async with staged(says(TOO_LARGE, status=400), hello()) as stage:
-            raised = await failed(stage, Sampling(max_tokens=7))
+            raised = await failed(stage, SamplingParams(max_tokens=7))
             assert (raised.param, len(stage.server.asked)) == ("max_tokens", 1)
         async with staged(says(TOO_LARGE, status=400), hello(), hello()) as stage:
             for _ in range(2):
-                assert await stage.ask(sampling=Sampling(max_total_tokens=7))
+                assert await stage.ask(sampling=SamplingParams(max_total_tokens=7))
             sent = ["max_completion_tokens" in asked.body for asked in stage.server.asked]
             assert sent == [True, False, True]  # another time it may not be too large
 
@@ -204,7 +208,7 @@ def test_a_limit_that_is_too_large_is_the_clients_or_left_out(play: Play) -> Non
 def test_a_limit_that_is_known_by_neither_name_is_the_clients(play: Play) -> None:
     async def scenario() -> None:
         async with staged(refuses("max_completion_tokens"), refuses("max_tokens"), hello()) as stage:
-            raised = await failed(stage, Sampling(max_tokens=7))
+            raised = await failed(stage, SamplingParams(max_tokens=7))
             assert (raised.param, len(stage.server.asked)) == ("max_tokens", 2)
 
     play(scenario())
@@ -273,13 +277,13 @@ def test_the_settings_add_to_every_request(play: Play) -> None:
         "provider": {"order": ["x"], "allow_fallbacks": False},
         "temperature": 0.25,
     }
-    passed_on = {"chat_template_kwargs": {"enable_thinking": True, "mine": 1}}
+    upstream_params = {"chat_template_kwargs": {"enable_thinking": True, "mine": 1}}
 
     async def scenario() -> None:
         async with staged(
             hello(), says(HELLO), extra_body=extra, extra_headers={"X-Title": "t", "user-agent": "k"}
         ) as stage:
-            await stage.ask(sampling=Sampling(temperature=0.75, passed_on=passed_on))
+            await stage.ask(sampling=SamplingParams(temperature=0.75, upstream_params=upstream_params))
             await stage.ask(deltas=False)
             first, second = (asked.body for asked in stage.server.asked)
             assert first["chat_template_kwargs"] == {"enable_thinking": False, "mine": 1}
@@ -293,7 +297,7 @@ def test_the_settings_add_to_every_request(play: Play) -> None:
 
 def test_what_the_settings_omit_is_never_sent(play: Play) -> None:
     omit = ["stream_options", "seed", "tools", "max_completion_tokens", "stop"]
-    sampling = Sampling(seed=5, max_tokens=7, stop=("x",), temperature=0.5, passed_on={"tools": [{}]})
+    sampling = SamplingParams(seed=5, max_tokens=7, stop=("x",), temperature=0.5, upstream_params={"tools": [{}]})
 
     async def scenario() -> None:
         async with staged(hello(), omit=omit) as stage:

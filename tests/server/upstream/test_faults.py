@@ -17,7 +17,7 @@ from slhf_server.errors import (
     UpstreamFailed,
     UpstreamUnavailable,
 )
-from slhf_server.model import Turn
+from slhf_server.models.base import Turn
 from tests.server.conftest import Play
 from tests.server.upstream.faulty import (
     HELLO,

@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from slhf_server.fake import FakeEngine
+from slhf_server.models.fake import FakeEngine
 from tests.conftest import Serve
 from tests.server.upstream.providers import PROVIDERS, USAGE, Canned, Provider, served, takes_everything
 

@@ -8,8 +8,9 @@ import httpx2
 import pytest
 
 from slhf_server.app import create_app
-from slhf_server.fake import FakeEngine
-from slhf_server.settings import ServedModel, Settings, UpstreamSettings
+from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.endpoints import UpstreamSettings
+from slhf_server.settings.server import ServedModel, Settings
 from tests.server.conftest import Play
 from tests.server.upstream.faulty import Faulty, Reply, error, held, says, serving, silent
 from tests.server.upstream.stage import staged

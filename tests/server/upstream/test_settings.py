@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from slhf_server.errors import SettingsError
-from slhf_server.settings import Settings, load_settings
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.reading import load_settings
+from slhf_server.settings.server import Settings
 
 SECRET = "sk-SECRET"
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slhf_server.metrics import Metrics
-from slhf_server.model import Chunk
-from slhf_server.upstream.answer import Completion, ErrorInAnswer, UnusableAnswer
-from slhf_server.upstream.events import Values
+from slhf_server.models.base import Chunk
+from slhf_server.models.upstream.answer import Completion, ErrorInAnswer, UnusableAnswer
+from slhf_server.models.upstream.events import Values
+from slhf_server.observability.metrics import Metrics
 
 THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "SECRET"}]}
 

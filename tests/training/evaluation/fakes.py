@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from slhf import Bundle, write_bundle
-from slhf_server.bundles import OpenBundle
+from slhf_server.bundles.opened import OpenBundle
 from slhf_training.chats import Chat
 from slhf_training.evaluation.answers import NONE, Answer
 from slhf_training.evaluation.generation import Generator, Keep, Task

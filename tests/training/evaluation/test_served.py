@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from slhf_server.errors import EngineFailed, EngineUnavailable
-from slhf_server.fake import FakeEngine, Reply, improve
-from slhf_server.model import Turn
-from slhf_server.settings import Settings
+from slhf_server.models.base import Turn
+from slhf_server.models.fake import FakeEngine, Reply, improve
+from slhf_server.settings.server import Settings
 from slhf_training.bundles import open_bundle
 from slhf_training.errors import EngineError, SettingsError
 from slhf_training.evaluation.answers import NONE, Answer

@@ -14,9 +14,9 @@ from slhf_training.evaluation.generation import Keep, Task
 from slhf_training.evaluation.settings import GenerationSettings
 
 if TYPE_CHECKING:
-    from slhf_server.model import Engine, Sampling
-    from slhf_server.planner import Ask, Planner
-    from slhf_server.settings import Settings
+    from slhf_server.models.base import Engine, SamplingParams
+    from slhf_server.refinement.planner import Planner, RefineParams
+    from slhf_server.settings.server import Settings
 
 OpenEngine = Callable[["Settings"], Awaitable["Engine"]]
 
@@ -39,8 +39,8 @@ class Served:
         """`opened`: instead of vLLM. Raises SettingsError where slhf-server is not installed."""
         self._name, self._how = name, how
         with needing_the_server(f"models.{name}"):
-            from slhf_server.loading import open_vllm
-            from slhf_server.settings import Settings
+            from slhf_server.loading.start import open_vllm
+            from slhf_server.settings.server import Settings
 
             self._open = opened or open_vllm
             said: dict[str, Any] = {} if how.cpu_quantization is None else {"cpu_quantization": how.cpu_quantization}
@@ -73,7 +73,7 @@ class Served:
         return await self._open(self._settings)
 
     async def _all(self, tasks: Sequence[Task], keep: Keep) -> None:
-        from slhf_server.planner import Planner
+        from slhf_server.refinement.planner import Planner
 
         planner = Planner(self._settings, self._engine, {})
         numbered = iter(enumerate(tasks))
@@ -93,7 +93,7 @@ class Served:
         """What was finished; fewer than the task asks for where the server would end early, too."""
         from slhf.wire import RoundCompleted
         from slhf_server.errors import BadRequest, RequestError
-        from slhf_server.refinement import refine
+        from slhf_server.refinement.loop import refine
 
         try:
             (job,) = planner.plan(self._ask(number, task))
@@ -108,13 +108,13 @@ class Served:
             if not (isinstance(exc, BadRequest) and exc.param == "messages"):  # no room, or turns the model cannot take
                 raise EngineError(f"models.{self._name}: {exc.message}") from exc
 
-    def _ask(self, number: str, task: Task) -> "Ask":
+    def _ask(self, number: str, task: Task) -> "RefineParams":
         from slhf.history import Message
         from slhf.wire import RefineOptions
-        from slhf_server.planner import Ask
+        from slhf_server.refinement.planner import RefineParams
 
         rounds = task.answers if task.draft is not None else task.answers - 1
-        return Ask(
+        return RefineParams(
             endpoint="refine",
             request_id=number,
             model=None,
@@ -124,9 +124,9 @@ class Served:
             deltas="none",
         )
 
-    def _sampling(self, seed: int) -> "Sampling":
-        from slhf_server.model import Sampling
+    def _sampling(self, seed: int) -> "SamplingParams":
+        from slhf_server.models.base import SamplingParams
 
         how = self._how
         plain = {} if how.temperature is None else {"temperature": how.temperature, **_PLAIN}
-        return Sampling(max_tokens=how.max_new_tokens, seed=seed, **plain)
+        return SamplingParams(max_tokens=how.max_new_tokens, seed=seed, **plain)

@@ -1,0 +1,190 @@
+"""Who may use the server: API keys, kept as SHA-256, each with a rate and a concurrency of its own."""
+
+import hashlib
+import hmac
+import math
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, field_validator
+
+from slhf_server.errors import InvalidAPIKey, RateLimited
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.server import Settings
+from slhf_server.settings.yaml_text import number, read_file
+
+_Clock = Callable[[], float]
+
+
+class KeyEntry(BaseModel):
+    """One entry of the keys file. A limit that is left out is the server's; null: unlimited."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    """Stands in the log; never in a metric."""
+    sha256: Annotated[str, StringConstraints(to_lower=True)] = Field(pattern=r"^[0-9a-fA-F]{64}$")
+    """Of the key, in hexadecimal digits."""
+    requests_per_minute: int | None = Field(default=None, gt=0)
+    concurrency: int | None = Field(default=None, gt=0)
+
+    @field_validator("requests_per_minute", "concurrency", mode="before")
+    @classmethod
+    def _as_in_settings(cls, value: Any) -> Any:
+        return number(value.strip()) if isinstance(value, str) else value
+
+
+_Entries = TypeAdapter(list[KeyEntry])
+
+
+class Key:
+    """One client: what it may use, and what it uses now."""
+
+    def __init__(self, entry: KeyEntry, clock: _Clock) -> None:
+        self.entry = entry
+        self.running = 0
+        self._clock = clock
+        self._tokens = math.inf  # of requests, cut to a minute's worth when one is taken
+        self._filled_at = clock()
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Counts as one request and as running for as long as it is held. Raises RateLimited."""
+        if self.entry.concurrency is not None and self.running >= self.entry.concurrency:
+            raise RateLimited(f"this API key may run {self.entry.concurrency} requests at once", retry_after=1)
+        if self.entry.requests_per_minute is not None:
+            self._take(self.entry.requests_per_minute)
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+
+    def _take(self, per_minute: int) -> None:
+        """A token bucket that holds a minute's worth, and fills evenly."""
+        now = self._clock()
+        self._tokens = min(per_minute, self._tokens + (now - self._filled_at) * per_minute / 60)
+        self._filled_at = now
+        if self._tokens < 1:
+            wait = math.ceil((1 - self._tokens) * 60 / per_minute)
+            raise RateLimited(f"this API key may make {per_minute} requests per minute", retry_after=wait)
+        self._tokens -= 1
+
+
+class Keyring:
+    """The keys of the environment and of the file. Raises SettingsError, without a secret, for what cannot be read."""
+
+    def __init__(self, settings: Settings, clock: _Clock = time.monotonic) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._keys: dict[str, Key] = {}
+        given = settings.cache_salt_secret
+        self._salt_secret = secrets.token_bytes() if given is None else given.get_secret_value().encode()
+        self.reload()
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def reload(self) -> None:
+        """Read the keys again; a name that stays keeps its counters. Raises SettingsError and keeps the old keys."""
+        keys: dict[str, Key] = {}
+        for entry in _entries(self._settings):
+            key = self._keys.get(entry.name) or Key(entry, self._clock)
+            keys[entry.name] = key
+            key.entry = entry
+        self._keys = keys
+
+    def cache_salt(self, name: str | None) -> str | None:
+        """What separates a key's part of the engine's prefix cache from the others'; None: nothing does.
+
+        By its name, so that a key's successor finds its cache; keyed by a secret, so that nobody can compute it.
+        """
+        if name is None or self._settings.cache_isolation == "none":
+            return None
+        return hmac.new(self._salt_secret, name.encode(), "sha256").hexdigest()
+
+    def key_of(self, authorization: bytes) -> Key:
+        """Whose key the header's value holds; every key is compared, so that the time tells nothing.
+
+        Raises InvalidAPIKey.
+        """
+        scheme, _, presented = authorization.partition(b" ")
+        if scheme.lower() != b"bearer" or not presented.strip():
+            raise InvalidAPIKey("no API key: send 'Authorization: Bearer KEY'")
+        digest = hashlib.sha256(presented.strip()).hexdigest()
+        found = [key for key in self._keys.values() if secrets.compare_digest(key.entry.sha256, digest)]
+        if not found:
+            raise InvalidAPIKey("the API key is not one of this server's")
+        return found[0]
+
+
+def _entries(settings: Settings) -> list[KeyEntry]:
+    """Every key, with the server's limits where it has none of its own."""
+    entries: list[KeyEntry] = []
+    if settings.api_keys is not None:
+        entries += _checked("api_keys", list(_pairs(settings.api_keys.get_secret_value())))
+    if settings.api_keys_file is not None:
+        entries += _from_file(settings.api_keys_file)
+    for key in ("name", "sha256"):
+        values = [getattr(entry, key) for entry in entries]
+        for entry in entries:
+            if values.count(getattr(entry, key)) > 1:
+                raise SettingsError(f"API keys: the {key} of {entry.name!r} is there more than once")
+    limits = settings.limits
+    defaults = {"requests_per_minute": limits.key_requests_per_minute, "concurrency": limits.key_concurrency}
+    return [entry.model_copy(update=defaults | entry.model_dump(exclude_unset=True)) for entry in entries]
+
+
+def _pairs(text: str) -> Iterator[dict[str, Any]]:
+    """`name=key,name2=key2`, hashed at once."""
+    for place, pair in enumerate(text.split(","), start=1):
+        name, equals, key = pair.strip().partition("=")
+        if not equals or not (key := key.strip()):
+            raise SettingsError(f"api_keys: entry {place} must be name=key")
+        if not re.fullmatch("[!-~]+", key):  # no client could send it
+            raise SettingsError(f"api_keys: entry {place}: a key has visible ASCII characters alone; a comma ends it")
+        yield {"name": name, "sha256": _hashed(key)}
+
+
+def _from_file(path: Path) -> list[KeyEntry]:
+    where = f"api_keys_file {path}"
+    content = read_file("api_keys_file", path)
+    if not isinstance(content, list) or not content:
+        raise SettingsError(f"{where}: must be a list with an entry {{name, sha256}} for each key")
+    return _checked(where, content)
+
+
+def _checked(where: str, entries: list[Any]) -> list[KeyEntry]:
+    """Pydantic's verdict without the values, of which any may be a secret."""
+    try:
+        return _Entries.validate_python(entries)
+    except ValidationError as exc:
+        first = exc.errors(include_input=False, include_url=False)[0]
+        position, *keys = first["loc"]
+        key = next((str(key) for key in keys if re.fullmatch("[a-z0-9_]{1,32}", str(key))), "a key")
+        message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+        hint = " (a plain key is not accepted: see slhf-server-key)" if key not in KeyEntry.model_fields else ""
+        place = f"entry {int(position) + 1}{f': {key}' if keys else ''}"
+        raise SettingsError(f"{where}: {place}: {message}{hint if keys else ''}") from None
+
+
+def _hashed(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def main() -> None:
+    """`slhf-server-key NAME`: a new key, which is shown once, and the entry for the keys file."""
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit("usage: slhf-server-key NAME")
+    key = f"slhf-{secrets.token_urlsafe(32)}"
+    try:
+        (entry,) = _checked("slhf-server-key", [{"name": sys.argv[1], "sha256": _hashed(key)}])
+    except SettingsError as exc:
+        sys.exit(str(exc))
+    sys.stdout.write(f'key: {key}\n\n- name: "{entry.name}"\n  sha256: "{entry.sha256}"\n')

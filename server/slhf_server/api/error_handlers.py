@@ -1,0 +1,170 @@
+"""Every error becomes OpenAI's error object. This is the outermost boundary: nothing internal leaves the server."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from slhf.wire import ErrorBody, ErrorResponse
+from slhf_server.api.route import route_path
+from slhf_server.errors import BadRequest, BodyTooLarge, InternalError, RequestError
+from slhf_server.refinement.job import Endpoint
+
+Responses = dict[int | str, dict[str, Any]]
+Names = Callable[[], Mapping[str, str]]
+"""What a client calls the parameters that errors name; asked when there is an error."""
+
+
+def errors(*statuses: int) -> Responses:
+    """For the OpenAPI document: statuses that are answered with the error object."""
+    return {status: {"model": ErrorResponse} for status in statuses}
+
+
+_STREAMED: Responses = {200: {"content": {"text/event-stream": {}}}}
+RESPONSES = _STREAMED | errors(400, 401, 404, 408, 413, 415, 429, 431, 500, 502, 503, 504)
+"""Of the endpoints that generate."""
+_ENDPOINTS: dict[str, Endpoint] = {
+    "/v1/refine": "refine",
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/responses": "responses",
+}
+_LONGEST_MESSAGE = 2_000  # characters; the list of a server's models has a place in it
+_logger = logging.getLogger(__name__)
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(RequestError, _request_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _nobody_listens)
+    _document(app)
+
+
+def _document(app: FastAPI) -> None:
+    """FastAPI's OpenAPI document without its own 422, which this server never answers: a bad request is a 400."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document.get("components", {}).get("schemas", {}).pop(name, None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
+
+
+def body_of(exc: RequestError, names: Mapping[str, str] | None = None) -> ErrorBody:
+    """The error object. `names`: what the client's endpoint calls the parameters that errors name, if it differs."""
+    ours, message = exc.param and _bounded(exc.param), _bounded(exc.message, _LONGEST_MESSAGE)
+    param = ours and _as_the_client_calls_it(ours, names or {})
+    if ours and param and message.startswith(f"{ours}: "):
+        message = param + message.removeprefix(ours)
+    return ErrorBody(message=message, type=exc.type, param=param, code=exc.code)
+
+
+def _as_the_client_calls_it(param: str, names: Mapping[str, str]) -> str:
+    """`messages.0.content` by the name of its longest beginning that has one."""
+    steps = param.split(".")
+    beginnings = (".".join(steps[:end]) for end in range(len(steps), 0, -1))
+    known = next((beginning for beginning in beginnings if beginning in names), None)
+    return param if known is None else names[known] + param.removeprefix(known)
+
+
+def _bounded(text: str, most: int = 200) -> str:
+    """What a client sent can be long; what is said about it is not."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def error_bytes(body: ErrorBody) -> bytes:
+    """As it is sent where no route and no handler is at work."""
+    return ErrorResponse(error=body).model_dump_json().encode()
+
+
+def error_type(status: int) -> str:
+    """Of an error that has no class of ours."""
+    return "invalid_request_error" if status < 500 else "server_error"
+
+
+def bad_request(errors: list[Any], body: Any) -> BadRequest:
+    """Pydantic's verdict on a body as one sentence that names the key."""
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return BadRequest(f"the body is not valid JSON: {first['ctx']['error']}")
+    if first["type"] in ("model_attributes_type", "model_type", "missing") and tuple(first["loc"]) == ("body",):
+        return BadRequest("the body must be a JSON object, sent with Content-Type: application/json")
+    told = first.get("ctx", {})
+    loc = _path(first, body) + [told["key"]] if "key" in told else _path(first, body)
+    param = told.get("param") or ".".join(loc) or None
+    unknown = first["type"] == "extra_forbidden"
+    message = "unknown key" if unknown else first["msg"].removeprefix("Value error, ")
+    return BadRequest(f"{_bounded(param)}: {message}" if loc and param else message, param=param)
+
+
+def _path(error: Any, body: Any) -> list[str]:
+    """Where in the body the error is: pydantic's names for the alternatives of a union are no part of it."""
+    path: list[str] = []
+    for at, step in enumerate(error["loc"][1:], start=2):
+        if isinstance(body, dict) and step in body or isinstance(body, list) and isinstance(step, int):
+            body = body[step]
+        elif error["type"] != "missing" or at < len(error["loc"]):
+            continue
+        path.append(str(step))
+    return path
+
+
+def error_response(request: Request, exc: RequestError) -> JSONResponse:
+    """The error as JSON, for handlers and for middleware; errors of the endpoints that generate are counted."""
+    path = route_path(request.scope)  # not request.url, which is made of the Host header too
+    if path in _ENDPOINTS:
+        model = getattr(request.state, "model", "")  # set once the request is planned
+        request.app.state.service.metrics.request_failed(model, _ENDPOINTS[path], exc)
+    headers = dict(exc.headers) if exc.retry_after is None else {"Retry-After": str(exc.retry_after)}
+    names: Names = getattr(request.state, "names", dict)  # set by the endpoint once the body is read
+    return _response(exc.status, body_of(exc, names()), headers)
+
+
+def _response(status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(ErrorResponse(error=body).model_dump(), status, headers)
+
+
+async def _request_error(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, RequestError)
+    return error_response(request, exc)
+
+
+async def _validation_error(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, RequestValidationError)
+    return error_response(request, bad_request(list(exc.errors()), exc.body))
+
+
+async def _http_error(request: Request, exc: Exception) -> JSONResponse:
+    """Starlette's own: no such route, wrong method, body over the limit."""
+    assert isinstance(exc, HTTPException)
+    if exc.status_code == BodyTooLarge.status:
+        return error_response(request, BodyTooLarge(exc.detail))
+    message = _bounded(f"{exc.detail}: {request.method} {request.scope['path']}", _LONGEST_MESSAGE)
+    body = ErrorBody(message=message, type=error_type(exc.status_code))
+    headers = dict(exc.headers or {})
+    if "GET" in (allowed := headers.get("Allow", "").split(", ")):
+        headers["Allow"] = ", ".join(sorted({*allowed, "HEAD"}))  # the router does not know what middleware answers
+    return _response(exc.status_code, body, headers)
+
+
+async def _nobody_listens(request: Request, exc: Exception) -> Response:
+    return Response(status_code=499)  # nginx's "client closed request"; it reaches nobody
+
+
+def bug(request: Request) -> JSONResponse:
+    """The answer to an exception that nobody expected; the client learns only the request's id."""
+    request_id = request.scope["state"]["request_id"]
+    _logger.error("request %s failed unexpectedly", request_id)
+    return error_response(request, InternalError(f"internal error; request id {request_id}"))

@@ -1,0 +1,160 @@
+"""OpenAI's chat request. What becomes of each of its parameters, the table in parameters.py decides."""
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr, Tag, model_validator
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
+
+from slhf.history import STRING_OR_LIST, Message
+from slhf.wire import RefineOptions, Section, Temperature, TopP, given
+from slhf_server.api.openai.parameters import (
+    CHAT,
+    OF_THE_ENGINE,
+    Support,
+    asks_for_nothing,
+    document,
+    filter_parameters,
+)
+from slhf_server.errors import BadRequest
+from slhf_server.models.base import SamplingParams
+from slhf_server.models.structured_output.response_format import StructuredOutput
+from slhf_server.refinement.job import Drafter
+
+Item = TypeVar("Item")
+TokenId = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+Count = Annotated[StrictInt, Field(gt=0)]
+Bias = Annotated[float, Field(ge=-100, le=100, strict=True)]
+StopStrings = Annotated[
+    Annotated[StrictStr, Tag("string")] | Annotated[list[StrictStr], Field(max_length=16), Tag("list")], STRING_OR_LIST
+]
+Penalty = Annotated[float, Field(ge=-2, le=2, strict=True)]
+
+
+class StreamOptions(Section):
+    include_usage: StrictBool = False
+    include_obfuscation: StrictBool = False
+    """OpenAI pads its chunks against traffic analysis unless told not to; this server never does."""
+    continuous_usage_stats: StrictBool = False
+    """vLLM then repeats the usage so far in every chunk; this server tells it once, at the end."""
+
+
+class GenerationRequest(Section):
+    """What chat and completions have in common."""
+
+    model: StrictStr | None = None
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+    n: Count | None = None
+    refine: RefineOptions = Field(default_factory=RefineOptions)
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    max_tokens: Count | None = None
+    stop: StopStrings | None = None
+    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    top_k: Annotated[StrictInt, Field(ge=-1, lt=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
+    min_tokens: Annotated[StrictInt, Field(ge=0, lt=2**31)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2, strict=True)] | None = None
+    ignore_eos: StrictBool | None = None
+    logit_bias: Annotated[dict[StrictStr, Bias], BeforeValidator(given)] | None = None
+    bad_words: Annotated[list[StrictStr], Field(fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = None
+    allowed_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = None
+    include_stop_str_in_output: StrictBool | None = None
+    skip_special_tokens: StrictBool | None = None
+
+    def names(self) -> dict[str, str]:
+        """What the client calls the things that a later error names as chat and `/v1/refine` call them."""
+        return IN_REFINE
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with a chunk that tells the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ChatRequest(GenerationRequest):
+    """Body of `POST /v1/chat/completions`."""
+
+    model_config = ConfigDict(json_schema_extra=document(CHAT))
+
+    messages: Annotated[list[Message], Field(fail_fast=True)]
+    max_completion_tokens: Count | None = None
+    response_format: dict[str, Any] | None = None
+    logprobs: StrictBool = False
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
+    upstream_params: SkipJsonSchema[dict[str, Any]] = Field(default_factory=dict)
+    """What only an upstream takes, by name, as it came."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _decide_every_parameter(cls, body: Any) -> Any:
+        kept = filter_parameters(body, CHAT)
+        if not isinstance(kept, dict):
+            return kept
+        if "max_tokens" in kept and "max_completion_tokens" in kept:
+            message = "give max_tokens or max_completion_tokens, not both"
+            raise PydanticCustomError("two_names", message, {"param": "max_tokens"})
+        upstream_params = {name: kept.pop(name) for name in list(kept) if CHAT[name].support == "upstream"}
+        return kept | {"upstream_params": upstream_params}
+
+    @model_validator(mode="after")
+    def _top_logprobs_are_logprobs(self) -> "ChatRequest":
+        if self.top_logprobs is not None and not self.logprobs:
+            raise PydanticCustomError("needs_logprobs", "top_logprobs needs logprobs: true", {"param": "top_logprobs"})
+        return self
+
+    def sampling(self, structure: StructuredOutput | None) -> SamplingParams:
+        """For both roles; `structure` is what `response_format` asks for."""
+        return SamplingParams(
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            max_tokens=self.max_completion_tokens or self.max_tokens,  # only one of them was given
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            bad_words=_frozen(self.bad_words),
+            stop_token_ids=_frozen(self.stop_token_ids),
+            allowed_token_ids=_frozen(self.allowed_token_ids),
+            structure=structure,
+            **{name: getattr(self, name) for name in _SHARED},
+        )
+
+    def check_supported(self, drafter: Drafter) -> None:
+        """Raises BadRequest for a parameter that whoever writes the draft cannot take."""
+        support, why = _NOT_FOR[drafter]
+        asked = {**self.upstream_params, **{name: getattr(self, name) for name in OF_THE_ENGINE}}
+        for name, value in asked.items():
+            if CHAT[name].support == support and not asks_for_nothing(CHAT[name], value, self.upstream_params):
+                raise BadRequest(f"'{name}' {why}", param=name)
+
+    def names(self) -> dict[str, str]:
+        return IN_REFINE | ({} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"})
+
+
+_NOT_FOR: dict[Drafter, tuple[Support, str]] = {
+    "engine": (
+        "upstream",
+        "is for a Leader on another server, and this model's is not: leave it out (or ask a served model whose Leader "
+        'is an upstream). Beside tool_choice "none", tools are accepted and not used',
+    ),
+    "client": ("upstream", "is for a Leader, and a request with a draft has none: leave it out"),
+    "upstream": ("engine", "holds token ids, and this model's Leader has other ones than its Follower: leave it out"),
+}
+"""Which parameters a request cannot have, by who writes its draft."""
+IN_REFINE = {name: f"refine.{name}" for name in ("rounds", "draft", "timeout_ms", "max_total_tokens")}
+"""Where OpenAI's endpoints have what stands at the top of `/v1/refine`."""
+_TRANSLATED = {"stop", "max_tokens", "logprobs", "bad_words", "stop_token_ids", "allowed_token_ids"}
+_SHARED = tuple(set(SamplingParams.__dataclass_fields__) & set(ChatRequest.model_fields) - _TRANSLATED)
+"""Parameters that `SamplingParams` has under the same name and type."""
+
+
+def hide_earlier_rounds(options: RefineOptions, kind: str) -> None:
+    """Refuses `show_rounds` where the answer, a `kind`, has no place for earlier rounds; chat has one."""
+    if options.show_rounds:
+        message = "a {kind} has no place for earlier rounds; use chat"
+        raise PydanticCustomError("no_place", message, {"kind": kind, "key": "refine.show_rounds"})
+
+
+def _frozen(items: list[Item] | None) -> tuple[Item, ...] | None:
+    return None if items is None else tuple(items)

@@ -1,0 +1,80 @@
+"""OpenAI's streamed chunks, as chat and completions have them in common."""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from slhf.wire import ErrorResponse, RoundDelta, TokenLogprob
+from slhf_server.api.error_handlers import body_of
+from slhf_server.api.openai.chat_request import GenerationRequest
+from slhf_server.api.results import combined
+from slhf_server.api.sse import DONE, frame
+from slhf_server.errors import RequestError
+from slhf_server.refinement.job import Job
+from slhf_server.refinement.loop import RefinementEvent
+from slhf_server.refinement.state import RefinementResult
+
+
+class Chunks:
+    """For each choice the pieces of the answering round and its end; then the usage, and [DONE].
+
+    Implements `Renderer`. A subclass says what its endpoint's chunks look like.
+    """
+
+    object: str
+
+    def __init__(self, job: Job, body: GenerationRequest) -> None:
+        self.job = job
+        self.body = body
+        self._head = {"id": job.id, "object": self.object, "created": int(time.time()), "model": job.model}
+        self._answered: set[int] = set()  # a piece of the answering round was sent
+        self._ended: dict[int, RefinementResult] = {}
+
+    def opening(self, number: int) -> list[bytes]:
+        """What comes before a choice's first event."""
+        return []
+
+    def piece(self, number: int, text: str, logprobs: Sequence[TokenLogprob]) -> bytes:
+        """A piece of the answer."""
+        raise NotImplementedError
+
+    def aside(self, number: int, text: str) -> list[bytes]:
+        """A piece of an earlier round."""
+        return []
+
+    def ending(self, number: int, result: RefinementResult) -> list[bytes]:
+        """What follows a choice's last piece."""
+        raise NotImplementedError
+
+    def event(self, number: int, event: RefinementEvent) -> list[bytes]:
+        if isinstance(event, RoundDelta):
+            return self.opening(number) + self._delta(number, event)
+        return self.opening(number) + (self._end_of(number, event) if isinstance(event, RefinementResult) else [])
+
+    def end(self) -> list[bytes]:
+        if not self.body.with_usage:
+            return [DONE]
+        whole = combined(dict(sorted(self._ended.items())))
+        report = whole.report(bool(self.body.refine.return_rounds))
+        totals = {"choices": [], "usage": whole.usage.model_dump(), "refinement": report.model_dump()}
+        return [frame(json.dumps(self._head | totals)), DONE]
+
+    def error(self, exc: RequestError) -> bytes:
+        return frame(ErrorResponse(error=body_of(exc, self.body.names())).model_dump_json())
+
+    def chunk(self, choice: dict[str, Any]) -> bytes:
+        body: dict[str, Any] = self._head | {"choices": [choice]}
+        return frame(json.dumps(body | {"usage": None} if self.body.with_usage else body))
+
+    def _delta(self, number: int, event: RoundDelta) -> list[bytes]:
+        if not self.job.answers_with(event.round):
+            return self.aside(number, event.delta)
+        self._answered.add(number)
+        return [self.piece(number, event.delta, event.logprobs)]
+
+    def _end_of(self, number: int, result: RefinementResult) -> list[bytes]:
+        """An answer that no round streamed (a draft, a round before the last, structured output) comes in one piece."""
+        self._ended[number] = result
+        whole = [] if number in self._answered or not result.text else [result.text]
+        return [self.piece(number, text, result.logprobs) for text in whole] + self.ending(number, result)

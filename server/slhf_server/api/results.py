@@ -1,0 +1,53 @@
+"""What a request's chains came to: run to their end, and reported as one."""
+
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from itertools import zip_longest
+
+from slhf.wire import Refinement, RefinementUsage, StopReason, Usage
+from slhf_server.errors import RequestError
+from slhf_server.refinement.loop import RefinementEvent
+from slhf_server.refinement.state import RefinementResult
+
+_AS_ASKED: tuple[StopReason, ...] = ("rounds_done", "disabled")
+
+
+async def collect_results(events: AsyncGenerator[tuple[int, RefinementEvent], None]) -> dict[int, RefinementResult]:
+    """What the chains that finished came to, by number. Raises only where none did: nothing finished is thrown away."""
+    ended: dict[int, RefinementResult] = {}
+    try:
+        async with aclosing(events):
+            async for number, event in events:
+                if isinstance(event, RefinementResult):
+                    ended[number] = event
+    except RequestError:
+        if not ended:
+            raise
+    return dict(sorted(ended.items()))
+
+
+def combined(ended: Mapping[int, RefinementResult]) -> RefinementResult:
+    """One result that speaks for all: tokens added up, times and rounds of the longest, the first early end."""
+    first, *others = ended.values()
+    if not others:
+        return first
+    reports = [result.refinement for result in ended.values()]
+    refinement = Refinement(
+        applied=any(report.applied for report in reports),
+        rounds_requested=first.refinement.rounds_requested,
+        rounds_run=max(report.rounds_run for report in reports),
+        returned_round=max(report.returned_round for report in reports),
+        stop_reason=next((r.stop_reason for r in reports if r.stop_reason not in _AS_ASKED), reports[0].stop_reason),
+        draft_source=first.refinement.draft_source,
+        duration_ms=max(report.duration_ms for report in reports),
+        usage=_added(report.usage for report in reports),
+    )
+    overhead_ms = max(result.overhead_ms for result in ended.values())
+    return replace(first, refinement=refinement, usage=refinement.usage.total(), overhead_ms=overhead_ms)
+
+
+def _added(usages: Iterable[RefinementUsage]) -> RefinementUsage:
+    each = list(usages)
+    rounds = [sum(column, Usage()) for column in zip_longest(*(one.rounds for one in each), fillvalue=Usage())]
+    return RefinementUsage(draft=sum((one.draft for one in each), Usage()), rounds=rounds)

@@ -1,0 +1,4 @@
+"""A bundle on local disk, and what is made of it once in the cache: an adapter merged, weights quantized.
+
+`loading/`, `builtin/`, `engine/` and the service import it; it imports settings alone.
+"""

@@ -1,0 +1,180 @@
+"""The one package that imports vLLM: the bundle's two roles on one engine in this process.
+
+Shared weights are two prompts for the same weights; of separate roles each round picks its LoRA adapter, or none.
+Prompts go in as token ids (prompt.py). Closing a completion's generator aborts it in the engine.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from vllm.config.lora import MaxLoRARanks
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from slhf_server.bundles.opened import OpenBundle
+from slhf_server.engine.prompt import PromptEncoder
+from slhf_server.engine.role import VLLMRole
+from slhf_server.errors import EngineUnavailable
+from slhf_server.models.base import SamplingParams, Turn
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.server import Settings
+
+_CPU_DEFAULTS: dict[str, Any] = {
+    "block_size": 32,  # vLLM's 128 there caches nothing of a short chat; CPU kernels want multiples of 32
+    "enforce_eager": True,  # compiling gains a tenth and costs 45 s of every start
+    "kv_cache_memory_bytes": 2 << 30,
+    # The model runs in the engine's own process: one process and its imports less to start, and no second one that
+    # spins on a core while it waits. vLLM's reason for two is the OpenMP environment, which `set_cpu_environment` sets.
+    "distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor",
+    "worker_extension_cls": "slhf_server.engine.repairs.CpuRepairs",
+}
+# Guidance refuses what it does not know of a schema, where xgrammar (vLLM's choice) ignores it, and compiles what keeps
+# xgrammar busy for minutes (an enum of 20,000 values). Without free whitespace a small model cannot write it for ever.
+_STRUCTURED_OUTPUTS: dict[str, Any] = {"backend": "guidance", "disable_any_whitespace": True}
+_SHUTDOWN_S = 15.0  # vLLM's 5 s can kill the engine process before it has ended its own workers
+DRAFT_SPECULATION: dict[str, Any] = {
+    "method": "ngram",
+    "num_speculative_tokens": 5,
+    "prompt_lookup_max": 4,
+    "prompt_lookup_min": 2,
+    # A full batch keeps the processor busy without guesses: from, to (requests at once), tokens to guess.
+    "num_speculative_tokens_per_batch_size": [[1, 8, 5], [9, 1024, 0]],
+}
+
+
+class VLLMEngine:
+    """Implements `Engine` (model.py)."""
+
+    def __init__(self, llm: AsyncLLM, bundle: OpenBundle, encoder: PromptEncoder) -> None:
+        self._llm = llm
+        self.manifest = bundle.manifest
+        self.max_model_len = llm.model_config.max_model_len
+        defaults = llm.model_config.get_diff_sampling_param() | bundle.manifest.sampling.model_dump(exclude_none=True)
+        adapters = _adapters(bundle)
+        self.leader = VLLMRole(bundle.manifest.name, llm, encoder, defaults, adapters["leader"])
+        self.follower = VLLMRole(bundle.manifest.name, llm, encoder, defaults, adapters["follower"])
+
+    @classmethod
+    def load(cls, bundle: OpenBundle, settings: Settings, encoder: PromptEncoder) -> "VLLMEngine":
+        """Start the engine's processes and load the weights; blocks, so call it in a thread.
+
+        Raises SettingsError for engine arguments that vLLM refuses.
+        """
+        if current_platform.is_cpu():
+            set_cpu_environment()
+        try:
+            config = AsyncEngineArgs(**engine_arguments(bundle, settings)).create_engine_config()
+        except (TypeError, ValueError) as exc:  # an unknown argument, or pydantic's verdict on a value
+            raise SettingsError(f"engine: {exc}") from exc
+        return cls(AsyncLLM.from_vllm_config(config, disable_log_stats=False), bundle, encoder)
+
+    async def warm_up(self) -> None:
+        """Load the adapters (a missing one must fail now: in a request it would kill the engine) and play each role."""
+        for role in {role.adapter: role for role in (self.leader, self.follower)}.values():
+            if role.adapter is not None:
+                await self._llm.add_lora(role.adapter)
+            turns = [Turn("user", "Hello")]
+            async with aclosing(role.stream(turns, SamplingParams(max_tokens=2), request_id="warm-up")) as chunks:
+                async for _ in chunks:
+                    pass
+
+    def check(self) -> None:
+        if self._llm.errored:
+            raise EngineUnavailable("the engine has died")
+
+    def shutdown(self) -> None:
+        self._llm.shutdown(timeout=_SHUTDOWN_S)
+
+
+def sees_nvidia_gpu() -> bool:
+    """Whether it is one that vLLM runs on here."""
+    return bool(current_platform.is_cuda())
+
+
+def set_cpu_environment() -> None:
+    """What the engine's process inherits, unless the operator has set it."""
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores if cores <= 4 else cores - 1))
+    # The n-gram proposer's numba, on OpenMP, would cut torch down to one thread.
+    os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
+
+
+def int8_obstacle(settings: Settings) -> str | None:
+    """Why this device is not to compute in int8 (quantization.py), or None."""
+    if not current_platform.is_cpu():
+        return "it is for CPUs, and this is none; a GPU has --engine quantization=fp8"
+    return cpu_obstacle(torch.cpu.get_capabilities(), settings.engine.get("dtype", "auto"))
+
+
+def cpu_obstacle(features: Mapping[str, Any], dtype: str) -> str | None:
+    """Of a CPU with such instructions, by torch's names.
+
+    oneDNN multiplies int8 without VNNI too, but adds pairs of products in 16 bits, which overflow. With AMX, vLLM takes
+    another kernel, which knows no float32.
+    """
+    if not any(features.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
+        return "this CPU has neither VNNI (AVX512 or AVX) nor AMX"
+    if features.get("amx_int8") and dtype in ("float32", "float"):
+        return "with AMX, engine.dtype cannot be float32"
+    return None
+
+
+def engine_arguments(bundle: OpenBundle, settings: Settings) -> dict[str, Any]:
+    """vLLM's engine arguments: what the bundle needs, our defaults where vLLM's do not fit, the operator's last."""
+    arguments: dict[str, Any] = {
+        "model": str(bundle.weights),
+        "served_model_name": bundle.manifest.name,
+        "structured_outputs_config": _STRUCTURED_OUTPUTS,
+    }
+    if current_platform.is_cpu():
+        arguments |= _CPU_DEFAULTS
+    adapters = {path for role in ("leader", "follower") if (path := bundle.adapter(role))}
+    if adapters:
+        configs = [json.loads((path / "adapter_config.json").read_bytes()) for path in adapters]
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": len(adapters),
+            "max_lora_rank": _rank_limit(configs),
+            "lora_target_modules": _target_modules(configs),
+        }
+    if settings.speculation == "on" or (settings.speculation == "auto" and current_platform.is_cpu()):
+        arguments |= {"speculative_config": DRAFT_SPECULATION, "per_request_spec_decode_metrics": "summary"}
+    return arguments | settings.engine
+
+
+def _adapters(bundle: OpenBundle) -> dict[str, LoRARequest | None]:
+    """One LoRARequest per distinct adapter directory; a role without one plays the base weights."""
+    requests: dict[Path, LoRARequest] = {}
+    chosen: dict[str, LoRARequest | None] = {}
+    for role in ("leader", "follower"):
+        path = bundle.adapter(role)
+        if path is not None and path not in requests:
+            requests[path] = LoRARequest(role, len(requests) + 1, str(path))
+        chosen[role] = None if path is None else requests[path]
+    return chosen
+
+
+def _rank_limit(configs: Sequence[Mapping[str, Any]]) -> int:
+    """The smallest limit that vLLM knows and that takes every adapter's rank r, as peft recorded it."""
+    largest = max(int(config["r"]) for config in configs)
+    return min((limit for limit in get_args(MaxLoRARanks) if limit >= largest), default=largest)
+
+
+def _target_modules(configs: Sequence[Mapping[str, Any]]) -> list[str] | None:
+    """What the adapters adapt, so that vLLM makes room for nothing else (its head and its embedding are costly).
+
+    None, which is everything, where one does not name its modules (a pattern).
+    """
+    named: set[str] = set()
+    for names in (config.get("target_modules") for config in configs):
+        if not isinstance(names, list):
+            return None
+        named |= set(names)
+    return sorted(named)

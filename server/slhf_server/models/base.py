@@ -1,0 +1,132 @@
+"""The spine: a chat model streams one completion for one list of turns.
+
+The vLLM engine's two roles (engine/), an upstream (upstream/) and the fake (fake.py) implement it; the refinement
+loop knows nothing else.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from slhf.bundle import Bundle
+from slhf.wire import FinishReason, TokenLogprob
+from slhf_server.models.structured_output.response_format import StructuredOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message as a model sees it."""
+
+    role: str
+    text: str
+    token_ids: tuple[int, ...] | None = None
+    """The ids that a model of ours generated for exactly this text; None: encode the text.
+
+    Decoding and encoding again may give other ids, and then vLLM's prefix cache misses the whole answer.
+    """
+    message: Mapping[str, Any] | None = None
+    """The message as the client sent it, with images and tool calls: what an upstream gets. None: role and text."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to sample one completion; vLLM's names. None: the bundle's default, else the engine's."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    """Completion tokens; None or more than the context leaves: what the context leaves."""
+    max_total_tokens: int | None = None
+    """Prompt plus completion tokens of this completion: what is left of the request's budget."""
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    min_tokens: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    ignore_eos: bool | None = None
+    logit_bias: Mapping[str, float] | None = None
+    """By token id, as OpenAI writes it: the ids are strings."""
+    bad_words: tuple[str, ...] | None = None
+    stop_token_ids: tuple[int, ...] | None = None
+    allowed_token_ids: tuple[int, ...] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    logprobs: int | None = None
+    """None: no log-probabilities; n: those of each token and of the n likeliest in its place."""
+    structure: StructuredOutput | None = None
+    """What the text must be: the engine can write nothing else."""
+    cache_salt: str | None = None
+    """The engine's prefix cache is shared among completions of the same salt alone. An upstream never gets it."""
+    upstream_params: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters that an upstream alone understands (tools and the like), as the client sent them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a completion, in order. The last one carries `finish_reason`."""
+
+    text: str
+    """May begin with thoughts, `<think>...</think>`: whoever reads takes them out (reasoning.py)."""
+    completion_tokens: int
+    """Tokens of this piece. An upstream reports its tokens on the last chunk alone, if at all."""
+    prompt_tokens: int = 0
+    """Tokens of the whole prompt, on every chunk."""
+    cached_tokens: int = 0
+    """How many of them the prefix cache held."""
+    finish_reason: FinishReason | None = None
+    accepted_tokens: int = 0
+    """On the last chunk: tokens guessed from the prompt (draft as speculation) that the model confirmed."""
+    rejected_tokens: int = 0
+    """On the last chunk: tokens guessed and not confirmed."""
+    token_ids: tuple[int, ...] | None = None
+    """On the last chunk: the ids of the whole text, when they decode to exactly that text."""
+    reasoning_tokens: int = 0
+    """On the last chunk: how many of the completion's tokens are thoughts."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of this piece's tokens, where they were asked for."""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    """On the last chunk, from an upstream: OpenAI's tool calls, whole."""
+
+
+class ChatModel(Protocol):
+    """One role of one model."""
+
+    @property
+    def name(self) -> str:
+        """The model's name as rounds and metrics report it."""
+
+    def stream(
+        self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
+    ) -> AsyncGenerator[Chunk, None]:
+        """Complete `turns`, whose last one is a user's. Closing the generator aborts the completion.
+
+        `deltas` False: nobody reads along, so one chunk at the end is enough (and cheaper).
+        Raises BadRequest, ContextLengthExceeded and TokenBudgetExceeded before the first token; EngineFailed and
+        EngineUnavailable, or an upstream's UpstreamFailed and UpstreamUnavailable, at any time.
+        """
+
+
+class Engine(Protocol):
+    """Where the Leader and the Follower of one bundle run."""
+
+    @property
+    def manifest(self) -> Bundle: ...
+
+    @property
+    def leader(self) -> ChatModel: ...
+
+    @property
+    def follower(self) -> ChatModel: ...
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of prompt and completion together."""
+
+    def check(self) -> None:
+        """Raise EngineUnavailable when the engine has died."""
+
+    def shutdown(self) -> None:
+        """End the engine and every process it started."""

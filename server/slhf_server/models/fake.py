@@ -1,0 +1,125 @@
+"""A fake engine for tests and for trying clients without a model: it answers from a function, as fast as told.
+
+It keeps the Protocol's promises: chunks of one word, token counts (a token is a word), aborting on close, errors.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
+
+from slhf.bundle import Bundle
+from slhf.wire import FinishReason, TokenLogprob, TopLogprob
+from slhf_server.errors import ContextLengthExceeded, EngineUnavailable, RequestError, TokenBudgetExceeded
+from slhf_server.models.base import Chunk, SamplingParams, Turn
+from slhf_server.settings.server import Settings
+
+_LONG = 100_000  # characters
+Said = str | RequestError | tuple[str, RequestError] | list[dict[str, Any]]
+"""A text, an error, an error after a text has begun, or tool calls."""
+Reply = Callable[[Sequence[Turn]], Said]
+"""What to answer to these turns."""
+
+
+def improve(turns: Sequence[Turn]) -> str:
+    """The default reply: a first draft echoes the question, a refinement marks its draft as better."""
+    if len(turns) >= 3 and turns[-2].role == "assistant":
+        return f"better {turns[-2].text}"
+    return f"draft of: {turns[-1].text}"
+
+
+class FakeModel:
+    """Implements `ChatModel`."""
+
+    def __init__(self, name: str, reply: Reply, *, token_seconds: float, max_model_len: int) -> None:
+        self.name = name
+        self.calls: list[tuple[Sequence[Turn], SamplingParams]] = []
+        self.running = 0
+        self._reply = reply
+        self._token_seconds = token_seconds
+        self._max_model_len = max_model_len
+
+    async def stream(
+        self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
+    ) -> AsyncGenerator[Chunk, None]:
+        self.calls.append((turns, sampling))
+        prompt = sum(_tokens(turn.text) for turn in turns)
+        room = self._max_model_len - prompt
+        if room < 1:
+            raise ContextLengthExceeded(prompt, self._max_model_len)
+        room = min(room, sampling.max_tokens or room)
+        if sampling.max_total_tokens is not None:
+            room = min(room, sampling.max_total_tokens - prompt)
+        if room < 1:
+            raise TokenBudgetExceeded("the prompt alone is over the budget")
+        reply = self._reply(turns)
+        self.running += 1
+        try:
+            async for chunk in self._chunks(reply, prompt, room, deltas, sampling.logprobs):
+                yield chunk
+        finally:
+            self.running -= 1
+
+    async def _chunks(
+        self, reply: Said, prompt: int, room: int, deltas: bool, logprobs: int | None
+    ) -> AsyncGenerator[Chunk, None]:
+        if isinstance(reply, list):
+            yield Chunk("", 1, prompt, finish_reason="tool_calls", tool_calls=tuple(reply))
+            return
+        text, error = _taken_apart(reply)
+        words = [word if i == 0 else f" {word}" for i, word in enumerate(text.split(" "))]
+        reason: FinishReason = "stop" if len(words) <= room else "length"
+        words = words[:room]
+        if not deltas:
+            await asyncio.sleep(self._token_seconds * len(words))
+        for word in words if deltas else ():
+            await asyncio.sleep(self._token_seconds)
+            yield Chunk(word, 1, prompt, logprobs=_logprobs([word], logprobs))
+        if error is not None:
+            raise error
+        if deltas:
+            yield Chunk("", 0, prompt, finish_reason=reason)
+        else:
+            whole = "".join(words)
+            yield Chunk(whole, len(words), prompt, finish_reason=reason, logprobs=_logprobs(words, logprobs))
+
+
+def _tokens(text: str) -> int:
+    """Words; of a text that is too long anyhow, about as many: to split it would hold the event loop."""
+    return len(text.split()) if len(text) < _LONG else text.count(" ") + 1
+
+
+def _taken_apart(reply: str | RequestError | tuple[str, RequestError]) -> tuple[str, RequestError | None]:
+    if isinstance(reply, tuple):
+        return reply
+    return (reply, None) if isinstance(reply, str) else ("", reply)
+
+
+def _logprobs(words: Sequence[str], wanted: int | None) -> tuple[TokenLogprob, ...]:
+    """A token's log-probability is minus its length; each of the likeliest in its place is the token itself."""
+    if wanted is None:
+        return ()
+    best = [{"token": word, "logprob": -float(len(word)), "bytes": list(word.encode())} for word in words]
+    return tuple(TokenLogprob(**one, top_logprobs=[TopLogprob(**one)] * wanted) for one in best)
+
+
+class FakeEngine:
+    """Implements `Engine`."""
+
+    def __init__(self, reply: Reply = improve, *, token_seconds: float = 0.0, max_model_len: int = 4096) -> None:
+        self.manifest = Bundle(name="fake", revision="0", trained="no")
+        self.max_model_len = max_model_len
+        self.leader = FakeModel("fake", reply, token_seconds=token_seconds, max_model_len=max_model_len)
+        self.follower = FakeModel("fake", reply, token_seconds=token_seconds, max_model_len=max_model_len)
+        self.dead = False
+        self.was_shut_down = False
+
+    async def open(self, settings: Settings) -> "FakeEngine":
+        """As the `open_engine` of `create_app`."""
+        return self
+
+    def check(self) -> None:
+        if self.dead:
+            raise EngineUnavailable("the engine has died")
+
+    def shutdown(self) -> None:
+        self.was_shut_down = True

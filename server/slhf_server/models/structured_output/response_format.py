@@ -1,0 +1,119 @@
+"""Structured output: OpenAI's `response_format`, what it admits, and nothing fetched from anywhere."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from slhf.json_text import read_json
+from slhf_server.errors import BadRequest, QueueFull
+from slhf_server.models.structured_output.workers import TookTooLong, Workers
+
+_MOST_BYTES = 512 << 10  # of a schema as JSON; the limits stand in docs/api.md
+_MOST_VALUES = 32_768  # objects, arrays, strings, numbers: everything in it
+_MOST_DEPTH = 64  # vLLM's, too
+_SHORT = 64 << 10  # characters of JSON that are read in a millisecond or two
+
+
+@dataclass(slots=True, eq=False)
+class StructuredOutput:
+    """What every text of a refinement must be: a JSON object, or JSON that a schema admits."""
+
+    response_format: Mapping[str, Any]
+    """As the client sent it: what an upstream gets."""
+    schema: Mapping[str, Any] | None = None
+    """None: any JSON object."""
+    workers: Workers = field(default_factory=Workers)
+    """Who read the schema. Nothing runs there where there is none."""
+    text: str = ""
+    """The schema as JSON; since `check`, with patterns spelled out so that the engine reads them as ECMA 262 does."""
+
+    async def check(self, *, grammar: bool) -> None:
+        """Raises BadRequest for a schema that cannot be, or takes too long; and QueueFull.
+
+        `grammar`: the engine will have to write it, so all of it must be something that its grammars know.
+        """
+        if self.schema is None:
+            return
+        try:
+            answer = await self.workers.ask(self.text.encode(), grammar=grammar)
+        except TookTooLong as exc:
+            raise _bad("the schema takes too long to check, or too much memory") from exc
+        if "refused" in answer:
+            raise _bad(answer["refused"])
+        self.text = answer["schema"]
+
+    async def admits(self, text: str) -> bool:
+        """Whether the text is whole and valid. One that takes too long to check is not."""
+        if not text:
+            return False
+        if self.schema is None:
+            return _is_object(text) if len(text) <= _SHORT else await asyncio.to_thread(_is_object, text)
+        try:
+            return bool(await self.workers.ask(self.text.encode(), text.encode()))
+        except (TookTooLong, QueueFull):
+            return False
+
+
+def structured_output_of(response_format: Mapping[str, Any], workers: Workers) -> StructuredOutput | None:
+    """The structure that a `response_format` asks for; None for plain text. `StructuredOutput.check` is still to come.
+
+    Raises BadRequest naming what is wrong.
+    """
+    match dict(response_format):
+        case {"type": "text"}:
+            return None
+        case {"type": "json_object"}:
+            return StructuredOutput(response_format, workers=workers)
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
+            _check_size(schema)
+            text = json.dumps(schema, ensure_ascii=False)
+            if len(text.encode()) > _MOST_BYTES:
+                raise _too_large(f"{_MOST_BYTES} bytes of JSON")
+            return StructuredOutput(response_format, schema, workers, text)
+        case {"type": "json_schema"}:
+            raise _bad("json_schema.schema must be a JSON schema (an object)")
+        case {"type": other}:
+            raise _bad(f"type {str(other)[:40]!r} is unknown: use text, json_object or json_schema")
+    raise _bad("needs a type: text, json_object or json_schema")
+
+
+def _check_size(schema: dict[str, Any]) -> None:
+    """Cheap, and over as soon as a limit is: what comes later takes time in proportion to the size."""
+    values, characters, level = 1, 0, [schema]
+    for _ in range(_MOST_DEPTH):
+        inner: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                characters += sum(map(len, node))
+                inner += node.values()
+            elif isinstance(node, list):
+                inner += node
+            elif isinstance(node, str):
+                characters += len(node)
+            elif isinstance(node, int):
+                characters += node.bit_length() // 4  # about its digits
+            if values + len(inner) > _MOST_VALUES:
+                raise _too_large(f"{_MOST_VALUES} values")
+            if characters > _MOST_BYTES:
+                raise _too_large(f"{_MOST_BYTES} bytes of JSON")
+        if not inner:
+            return
+        values, level = values + len(inner), inner
+    raise _too_large(f"{_MOST_DEPTH} levels of nesting")
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(read_json(text), dict)
+    except ValueError:
+        return False
+
+
+def _too_large(limit: str) -> BadRequest:
+    return _bad(f"the schema is too large: at most {limit}")
+
+
+def _bad(message: str) -> BadRequest:
+    return BadRequest(f"response_format: {message}", param="response_format")

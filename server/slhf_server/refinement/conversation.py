@@ -1,0 +1,88 @@
+"""From the messages of a request to the turns that the Leader and the Follower see."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from slhf.history import SPOKEN, Message
+from slhf_server.errors import BadRequest
+from slhf_server.models.base import Turn
+from slhf_server.models.reasoning import strip_reasoning
+
+_MEDIA = ("image_url", "input_audio", "file", "video_url")
+_logger = logging.getLogger(__name__)
+
+
+def check(messages: Sequence[Message]) -> None:
+    """Raises BadRequest unless the conversation ends where an assistant's answer is due."""
+    if not messages:
+        raise BadRequest("the conversation is empty: give at least one user turn", param="messages")
+    if messages[-1].role == "assistant":
+        raise BadRequest(
+            "the last message is an assistant's. To have it refined, pass its text as 'draft' "
+            "('refine.draft' in chat) and end messages with the user's turn; prefilling an answer is not supported",
+            param="messages",
+        )
+    if messages[-1].role != "user" and not messages[-1].is_result:
+        raise BadRequest("the last message must be a user's, or a tool's result", param="messages")
+
+
+def check_parts(messages: Sequence[Message], drafter: str) -> None:
+    """Raises BadRequest for a part that nobody would read, such as an image for a Leader on the engine.
+
+    An upstream gets every part as it came; where the client drafted itself, it may leave images out.
+    """
+    for position, message in enumerate(messages):
+        for at, kind in message.others:
+            if drafter == "upstream" or (drafter == "client" and kind in _MEDIA):
+                continue
+            place = f"messages.{position}.content.{at}"
+            if kind in SPOKEN:
+                raise BadRequest(f"a part of type {kind!r} with no text", param=f"{place}.{SPOKEN[kind]}")
+            raise BadRequest(
+                f"a part of type {kind[:60]!r}: this model reads text alone; {', '.join(_MEDIA)} need a served model "
+                "whose Leader is an upstream",
+                param=f"{place}.type",
+            )
+
+
+def log_unread(messages: Sequence[Message]) -> None:
+    """Names, for whoever debugs, the keys that nothing here reads; an upstream gets them as they came."""
+    if _logger.isEnabledFor(logging.DEBUG):
+        unread = {name for message in messages for name in message.unread}
+        if unread:
+            shown = [name[:60] for name in sorted(unread)[:20]]
+            _logger.debug("keys of messages that are not read: %s", ", ".join(map(ascii, shown)))
+
+
+def as_sent(messages: Iterable[Message]) -> tuple[Turn, ...]:
+    """A turn for each message as it came, for an upstream."""
+    return tuple(Turn(m.role, m.text, message=m.sent) for m in messages)
+
+
+def as_text(messages: Sequence[Message]) -> tuple[Turn, ...]:
+    """Turns of text alone, which every chat template takes: tool calls and their results are told in words.
+
+    Results and what the user says next are one turn, because many templates want user and assistant in turn.
+    """
+    names = {id: call.name for m in messages for id, call in m.calls if id is not None}
+    runs: list[list[Message]] = []
+    for message in messages:
+        if runs and runs[-1][-1].is_result and (message.is_result or message.role == "user"):
+            runs[-1].append(message)
+        else:
+            runs.append([message])
+    return tuple(_turn(run, names) for run in runs)
+
+
+def _turn(run: Sequence[Message], names: Mapping[str, str]) -> Turn:
+    role = "user" if run[0].is_result else "system" if run[0].role == "developer" else run[0].role
+    return Turn(role, "\n\n".join(_text(message, names) for message in run))
+
+
+def _text(message: Message, names: Mapping[str, str]) -> str:
+    if message.is_result:
+        return f"Result of {names.get(message.tool_call_id or '', message.tool or 'tool')}:\n{message.text}"
+    if message.role != "assistant":
+        return message.text
+    calls = (f"Called {call.name} with {call.arguments}" for _, call in message.calls)
+    return "\n".join(part for part in (strip_reasoning(message.text), *calls) if part)

@@ -1,0 +1,30 @@
+"""What a request's line in the log says, beside what HTTP knows: its handlers note it here as they learn it."""
+
+from typing import Any, TypedDict
+
+from slhf.wire import Refinement, Usage
+
+
+class RequestLog(TypedDict, total=False):
+    """`request.state.log`: what handlers add to a request's line. Texts belong into `content` alone."""
+
+    key: str
+    """The API key's name."""
+    status: int
+    """Of the error that ended a stream, whose answer had begun as a 200."""
+    rounds: int
+    """Finished Follower rounds."""
+    stop_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    queue_ms: float
+    content: list[dict[str, Any]]
+    """Conversation and answer of each choice; only where the setting `log_content` is on."""
+
+
+def record_result(log: RequestLog, refinement: Refinement, usage: Usage) -> None:
+    """Note how a chain ended; of several, tokens add up and the latest to end gives the reason."""
+    log["rounds"] = max(log.get("rounds", 0), refinement.rounds_run)
+    log["stop_reason"] = refinement.stop_reason
+    log["prompt_tokens"] = log.get("prompt_tokens", 0) + usage.prompt_tokens
+    log["completion_tokens"] = log.get("completion_tokens", 0) + usage.completion_tokens

@@ -1,0 +1,95 @@
+"""The round that runs: its text as far as it has come, and what it has cost."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from slhf.wire import TokenLogprob, Usage
+from slhf_server.models.base import Chunk
+from slhf_server.models.reasoning import ReasoningParser, is_blank
+
+
+@dataclass(slots=True)
+class RoundState:
+    """Grows by `take`. Counts are plain numbers: this is the path of every generated token."""
+
+    started: float = field(default_factory=time.perf_counter)
+    last: Chunk | None = None
+    begun: bool = False
+    """There is something to see. Blank text before it is held back: if nothing follows, it is no answer."""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    _pieces: list[str] = field(default_factory=list)
+    _held: list[TokenLogprob] = field(default_factory=list)
+    """Log-probabilities of what is not known to be text yet."""
+    _reasoning: ReasoningParser = field(default_factory=ReasoningParser)
+    _completion: int = 0
+
+    def take(self, chunk: Chunk) -> str:
+        """Add a chunk; what of it can be shown."""
+        self.last = chunk
+        self._completion += chunk.completion_tokens
+        if not self.begun:
+            return self._begin(chunk)
+        self._pieces.append(chunk.text)
+        self.logprobs += chunk.logprobs
+        return chunk.text
+
+    def _begin(self, chunk: Chunk) -> str:
+        """Until there is something to see, or the end."""
+        ended = chunk.finish_reason is not None
+        piece = self._reasoning.visible(chunk.text)
+        if ended:
+            piece += self._reasoning.rest()
+        self._pieces.append(piece)
+        self._held += chunk.logprobs
+        self.begun = not is_blank(piece)
+        if self.begun or ended:
+            self.logprobs = _last(self._held, self.text) if self._reasoning.found else self._held
+        return self.text if self.begun else ""
+
+    @property
+    def text(self) -> str:
+        """The text until now, without thoughts."""
+        return "".join(self._pieces)
+
+    @property
+    def whole(self) -> bool:
+        """The model has said that this was all."""
+        return self.last is not None and self.last.finish_reason is not None
+
+    def token_ids(self) -> tuple[int, ...] | None:
+        """The ids of the finished text, if it is just what was generated."""
+        return None if self._reasoning.found or self.last is None else self.last.token_ids
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion, as far as they are known."""
+        return self._completion + (0 if self.last is None else self.last.prompt_tokens)
+
+    def usage(self) -> Usage:
+        if self.last is None:
+            return Usage()
+        return Usage.of(
+            self.last.prompt_tokens,
+            self._completion,
+            cached=self.last.cached_tokens,
+            reasoning=self.last.reasoning_tokens,
+            accepted=self.last.accepted_tokens,
+            rejected=self.last.rejected_tokens,
+        )
+
+
+def _last(tokens: Sequence[TokenLogprob], text: str) -> list[TokenLogprob]:
+    """The tokens at the end that make up the text: those before them were thoughts, which nobody gets to see."""
+    missing, kept = len(text.encode()), len(tokens)
+    while kept and missing > 0:
+        token = bytes(tokens[kept - 1].bytes or tokens[kept - 1].token.encode())
+        if token[:-missing].strip():
+            break  # it begins as thoughts
+        missing -= len(token)
+        kept -= 1
+    return list(tokens[kept:])

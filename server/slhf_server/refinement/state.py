@@ -1,0 +1,270 @@
+"""The book-keeping of one refinement: finished rounds, the round that runs, tokens and times."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rapidfuzz.distance import Indel
+
+from slhf.wire import (
+    FinishReason,
+    Refinement,
+    RefinementUsage,
+    RoundCompleted,
+    RoundDelta,
+    StopReason,
+    TokenLogprob,
+    Usage,
+)
+from slhf_server.errors import (
+    BadRequest,
+    EngineFailed,
+    InvalidStructure,
+    RequestError,
+    Stopped,
+    TokenBudgetExceeded,
+    UpstreamFailed,
+)
+from slhf_server.models.base import Chunk, SamplingParams, Turn
+from slhf_server.models.reasoning import is_blank, refinable
+from slhf_server.refinement.job import Job, RoleBinding
+from slhf_server.refinement.round import RoundState
+from slhf_server.refinement.seeds import seed_of
+
+_MOST_ORDERED = 4_000  # words
+
+
+@dataclass(frozen=True, slots=True)
+class RefinementResult:
+    """How a refinement ended. `refinement.rounds` holds every finished round."""
+
+    text: str
+    finish_reason: FinishReason
+    refinement: Refinement
+    usage: Usage
+    overhead_ms: float
+    """Time in which no model was at work for this request."""
+    draft: str
+    """Round 0's text as the Follower saw it."""
+    logprobs: tuple[TokenLogprob, ...]
+    """Of the returned round, where the request asked for them; a client's draft has none."""
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]] | None:
+        return self.refinement.rounds[-1].tool_calls
+
+    def report(self, with_rounds: bool) -> Refinement:
+        """What the client is shown."""
+        return self.refinement if with_rounds else self.refinement.model_copy(update={"rounds": []})
+
+
+class RefinementState:
+    """Grows by `next_round`, `take` for each chunk, `finish_round`; ends by `result`."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._finished: list[RoundCompleted] = []
+        self._logprobs: list[TokenLogprob] = []  # of the latest finished round
+        self._latest = Turn("assistant", "")
+        self._draft = ""  # as the Follower saw it
+        self._running: RoundState | None = None
+        self._usages: list[Usage] = []  # by round number, cut-off rounds included
+        self._spent = 0  # their tokens
+        self._model_seconds = 0.0
+
+    @property
+    def is_whole(self) -> bool:
+        """The running round's model has said everything."""
+        return self._live().whole
+
+    @property
+    def number(self) -> int:
+        """The round that runs, or comes next: 0 is the draft."""
+        return len(self._finished)
+
+    def accept_draft(self, draft: str) -> RoundCompleted:
+        """Round 0 is the client's text."""
+        usage = Usage()
+        self._usages.append(usage)
+        return self._accept(
+            RoundCompleted(
+                round=0,
+                role="client",
+                model="client",
+                text=draft,
+                finish_reason="stop",
+                usage=usage,
+                latency_ms=0.0,
+            ),
+            Turn("assistant", refinable(draft)),
+        )
+
+    def stop_reason(self) -> StopReason | None:
+        """Why no further round follows; None: go on."""
+        if not self._finished:
+            return None
+        if self._finished[-1].tool_calls:
+            return "tool_calls"
+        if self.number > self._job.rounds:
+            return "rounds_done" if self._job.rounds else "disabled"
+        if self._left() <= 0:
+            return "token_budget"
+        return next((reason for rule in self._job.stops if (reason := rule(self._finished))), None)
+
+    def next_round(self) -> tuple[RoleBinding, tuple[Turn, ...], SamplingParams]:
+        """Who plays, on which turns, sampled how.
+
+        Raises EngineFailed or UpstreamFailed where the Leader has left nothing to refine.
+        """
+        binding, turns = self._binding(), self._job.leader_turns
+        if self._finished:
+            self._check_draft()
+            turns = (*self._job.turns, self._latest, Turn("user", self._job.follower_turn))
+        self._running = RoundState()
+        seed, salt = self._seed(binding), self._job.cache_salt
+        return binding, turns, replace(binding.sampling, max_total_tokens=self._left(), seed=seed, cache_salt=salt)
+
+    def take(self, chunk: Chunk) -> RoundDelta | None:
+        """A piece of the running round; what of it can be shown, where somebody reads along."""
+        running = self._live()
+        known = len(running.logprobs)
+        shown = running.take(chunk)
+        if not running.begun or not self._job.streams(self.number):
+            return None
+        if not shown and len(running.logprobs) == known:
+            return None
+        return RoundDelta(round=self.number, delta=shown, logprobs=running.logprobs[known:])
+
+    async def finish_round(self) -> RoundCompleted:
+        """The running round's completion is whole.
+
+        Of a Follower's round, raises TokenBudgetExceeded where the budget cut it, InvalidStructure where it is not what
+        `response_format` asks for, and EngineFailed where there is nothing to see in it.
+        """
+        running = self._live()
+        assert running.last is not None
+        assert running.last.finish_reason is not None
+        if self._finished and running.last.finish_reason == "length" and self._left() <= running.tokens:
+            raise TokenBudgetExceeded("max_total_tokens is used up")
+        text = running.text
+        if self._finished and self._job.structure is not None and not await self._job.structure.admits(text):
+            raise InvalidStructure("the round's text is not what response_format asks for")
+        if self._finished and is_blank(text):
+            raise EngineFailed("the Follower wrote nothing")  # which is never better than what there was
+        self._cut()
+        return self._accept_running(running, running.last.finish_reason, running.last.tool_calls)
+
+    def settle(self, exc: RequestError) -> StopReason:
+        """Decide what an early end means: the reason beside the best finished text, or the error itself.
+
+        A streamed last round that has begun has reached the client as the answer: cut by a limit, it stands as it is
+        (finish_reason "length"); cut by an error, there is no honest way on but the error.
+        """
+        running = self._cut()
+        answered = running is not None and running.begun and self._job.answers_with(self.number)
+        if running is not None and answered and isinstance(exc, Stopped):
+            self._accept_running(running, "length")
+            return exc.stop_reason
+        refused = isinstance(exc, BadRequest) and self._only_the_clients_draft()
+        if answered or refused or not self._finished or (self._job.fail_on_error and not isinstance(exc, Stopped)):
+            raise exc
+        return exc.stop_reason
+
+    def result(self, reason: StopReason) -> RefinementResult:
+        best = self._finished[-1]
+        duration = time.perf_counter() - self._job.received
+        usage = RefinementUsage(draft=self._usages[0], rounds=self._usages[1:])
+        refinement = Refinement(
+            applied=best.round > 0,
+            rounds_requested=self._job.rounds,
+            rounds_run=len(self._finished) - 1,
+            returned_round=best.round,
+            stop_reason=reason,
+            draft_source=self._job.draft_source,
+            duration_ms=duration * 1e3,
+            usage=usage,
+            rounds=[*self._finished],
+        )
+        overhead = (duration - self._model_seconds) * 1e3
+        tokens = tuple(self._logprobs)
+        return RefinementResult(best.text, best.finish_reason, refinement, usage.total(), overhead, self._draft, tokens)
+
+    def _binding(self) -> RoleBinding:
+        """Who plays the round that runs, or comes next."""
+        if self._finished:
+            return self._job.follower
+        assert self._job.leader is not None  # a job without draft has a Leader (planner.py)
+        return self._job.leader
+
+    def _seed(self, binding: RoleBinding) -> int | None:
+        """Of the next round. An upstream's noise is its own: for the first choice it gets the seed as it was sent."""
+        seed = seed_of(binding.sampling.seed, self._job.choice, self._job.rounds_before + self.number)
+        as_sent = self._job.draft_source == "upstream" and self.number == self._job.choice == 0
+        return binding.sampling.seed if as_sent and seed is not None else seed
+
+    def _live(self) -> RoundState:
+        assert self._running is not None  # between next_round and finish_round
+        return self._running
+
+    def _cut(self) -> RoundState | None:
+        """End the running round, if there is one, finished or not: what it cost counts."""
+        running, self._running = self._running, None
+        if running is not None:
+            self._model_seconds += running.seconds
+            usage = running.usage()
+            self._usages.append(usage)
+            self._spent += usage.total_tokens
+        return running
+
+    def _accept_running(
+        self,
+        running: RoundState,
+        finish_reason: FinishReason,
+        tool_calls: tuple[Mapping[str, Any], ...] = (),
+    ) -> RoundCompleted:
+        binding, text = self._binding(), running.text
+        self._logprobs = running.logprobs
+        finished = RoundCompleted(
+            round=self.number,
+            role=binding.role,
+            model=binding.model.name,
+            text=text,
+            finish_reason=finish_reason,
+            usage=self._usages[-1],
+            latency_ms=running.seconds * 1e3,
+            edit_ratio=edit_ratio(self._latest.text, text) if self._finished else None,
+            tool_calls=[dict(call) for call in tool_calls] or None,
+        )
+        return self._accept(finished, Turn("assistant", text, running.token_ids()))
+
+    def _accept(self, finished: RoundCompleted, turn: Turn) -> RoundCompleted:
+        self._draft = self._draft if self._finished else turn.text
+        self._finished.append(finished)
+        self._latest = turn
+        return finished
+
+    def _left(self) -> int:
+        """Tokens of the budget that finished and cut-off rounds have left."""
+        return self._job.max_total_tokens - self._spent
+
+    def _check_draft(self) -> None:
+        draft = self._finished[-1]
+        if draft.role == "leader" and is_blank(draft.text):
+            failed = UpstreamFailed if self._job.draft_source == "upstream" else EngineFailed
+            raise failed("the Leader wrote nothing that could be refined")
+
+    def _only_the_clients_draft(self) -> bool:
+        return len(self._finished) == 1 and self._job.draft is not None
+
+
+def edit_ratio(before: str, after: str) -> float:
+    """Share of words inserted or deleted between two texts: 0 for the same words, 1 when nothing is kept.
+
+    Of texts with thousands of words the order is left out: it takes quadratic time, which would hold the event loop.
+    """
+    one, other = before.split(), after.split()
+    if max(len(one), len(other)) <= _MOST_ORDERED:
+        return Indel.normalized_distance(one, other)
+    return 1 - 2 * (Counter(one) & Counter(other)).total() / (len(one) + len(other))

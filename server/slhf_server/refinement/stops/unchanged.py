@@ -1,0 +1,11 @@
+"""Stop when the Follower returned its draft unchanged: it has nothing to improve."""
+
+from collections.abc import Sequence
+
+from slhf.wire import Round, StopReason
+from slhf_server.models.reasoning import refinable
+
+
+def unchanged(rounds: Sequence[Round]) -> StopReason | None:
+    latest = rounds[-1]
+    return "unchanged" if latest.round > 0 and latest.text == refinable(rounds[-2].text) else None

@@ -1,0 +1,126 @@
+"""Upstreams: OpenAI-compatible endpoints that may be a Leader."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+
+from slhf_server.settings.sections import Section, UserPath
+
+NO_UPSTREAM = ("follower-engine", "none")
+"""Leaders that are no upstream."""
+
+
+def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
+    """Nothing that is secret, or that a path cannot be appended to."""
+    if url.username or url.password or url.query or url.fragment:
+        raise ValueError("must have no user, password, query or fragment; the key is api_key")
+    return url
+
+
+_REQUIRED = {"model", "messages", "stream"}
+"""Fields without which a request is none."""
+_HEADERS = {"authorization", "connection", "content-length", "content-type", "host", "transfer-encoding"}
+"""Headers that are the server's to set."""
+
+
+class UpstreamSettings(Section):
+    """An OpenAI-compatible endpoint that may be a Leader."""
+
+    base_url: Annotated[AnyHttpUrl, AfterValidator(_plain_url)]
+    """With the version, as OpenAI's clients want it: `https://api.openai.com/v1`."""
+    model: str = Field(min_length=1)
+    """The model's name over there."""
+    api_key: SecretStr | None = None
+    api_key_file: UserPath | None = None
+    """A file that holds the key; read once, at start."""
+    timeout_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    """Without a byte from the upstream."""
+    max_retries: int = Field(default=2, ge=0, le=10)
+    """Further attempts after one that failed before its answer began."""
+    max_concurrent: int = Field(default=64, gt=0)
+    """Requests to it at once; the others wait until their deadline."""
+    breaker_failures: int = Field(default=5, gt=0)
+    """Failed attempts in a row after which it is left alone."""
+    breaker_cooldown_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    """For so long; then one attempt is made."""
+    max_tokens_parameter: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+    """What it calls the limit of completion tokens."""
+    max_output_tokens: int = Field(default=4096, gt=0)
+    """The most tokens its model can write. A budget (`max_total_tokens`) of as many or more is not sent."""
+    opens_thought: bool = False
+    """Its model's prompt opens the thoughts, so that its answers hold a closing `</think>` alone (DeepSeek-R1)."""
+    extra_body: dict[str, JsonValue] = Field(default={}, repr=False)
+    """What every request's JSON holds besides (`chat_template_kwargs`, a provider's options); it wins over the rest."""
+    extra_headers: dict[str, SecretStr] = {}
+    """What every request's head holds besides."""
+    omit: tuple[str, ...] = ()
+    """Fields of a request's JSON that it is not sent, whoever asks for them."""
+    _key: SecretStr | None = PrivateAttr(None)
+
+    def key(self) -> SecretStr | None:
+        """The key, from wherever it came."""
+        return self._key
+
+    @field_validator("extra_body")
+    @classmethod
+    def _adds_to_the_body(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if named := _REQUIRED & extra.keys():
+            raise ValueError(f"{', '.join(sorted(named))}: set by the server for each request")
+        return extra
+
+    @field_validator("extra_headers")
+    @classmethod
+    def _adds_to_the_head(cls, extra: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, value in extra.items():
+            if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) or name.lower() in _HEADERS:
+                raise ValueError(f"{name!r} is no name for a header of yours; a bearer's key is api_key")
+            if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value.get_secret_value()):
+                raise ValueError(f"{name}: the value is empty, or no header's: letters of ASCII, no space at its ends")
+        return extra
+
+    @field_validator("omit")
+    @classmethod
+    def _leaves_the_request_whole(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name in _REQUIRED or not re.fullmatch(r"\w+", name):
+                raise ValueError(f"{name!r} cannot be left out: no request is one without it, or it is no field's name")
+        return names
+
+    @model_validator(mode="after")
+    def _read_key(self) -> "UpstreamSettings":
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("api_key and api_key_file are both set: give one")
+        self._key = self.api_key
+        if self.api_key_file is not None:
+            try:
+                self._key = SecretStr(self.api_key_file.read_text(encoding="utf-8-sig").strip())
+            except (OSError, UnicodeDecodeError) as exc:
+                problem = exc.strerror if isinstance(exc, OSError) else "not UTF-8 text"
+                raise ValueError(f"api_key_file {str(self.api_key_file)!r}: {problem}") from exc
+        if self._key is not None and not re.fullmatch(r"[!-~]+", self._key.get_secret_value()):
+            raise ValueError(f"{self._key_source()} is empty, or no key: it has spaces or letters beyond ASCII")
+        if self._key is not None and re.fullmatch(r"""(["']).*\1""", self._key.get_secret_value()):
+            raise ValueError(f"{self._key_source()} stands in quotes, which docker's --env-file hands on")
+        return self
+
+    def _key_source(self) -> str:
+        return "api_key" if self.api_key_file is None else f"api_key_file {str(self.api_key_file)!r}"
+
+
+def upstream_name(name: str) -> str:
+    """A label of metrics, and a part of variables, which are read in lower case."""
+    if name in NO_UPSTREAM:
+        raise ValueError(f"{name!r} means another Leader: call the upstream something else")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise ValueError("an upstream's name has lower-case letters, digits, '.', '_' and '-'")
+    return name

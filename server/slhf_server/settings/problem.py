@@ -1,0 +1,5 @@
+"""What a bad setting is answered with, whichever room finds it."""
+
+
+class SettingsError(Exception):
+    """The server refuses to start; the message names key and value."""

