@@ -39,22 +39,22 @@ from benchmarks.prompts import SENTENCES, TASKS, prompts
 from benchmarks.report import write
 from slhf_server.builtin import NAME, built_in
 from slhf_server.settings import Settings
-from slhf_training.algorithms import Array
-from slhf_training.backbone import bf16_is_fast
-from slhf_training.chats import Chat
-from slhf_training.config_file import read_config
-from slhf_training.fitting import build_roles, build_trainer, end_ids_of, load_model
+from slhf_training.config import read_config
+from slhf_training.fit.algorithms import Array
+from slhf_training.fit.build import build_roles, build_trainer, end_ids_of, load_model
+from slhf_training.fit.settings import FitSettings
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.roles import Roles
+from slhf_training.models.scoring import left_padded
 from slhf_training.preference import Preference
 from slhf_training.preference.registry import preference_of
-from slhf_training.prompts import Prompts
-from slhf_training.reward_run import train as train_reward
-from slhf_training.reward_settings import RewardTraining
-from slhf_training.roles import Roles
+from slhf_training.reward.backbone import bf16_is_fast
+from slhf_training.reward.run import train as train_reward
+from slhf_training.reward.settings import RewardTraining
 from slhf_training.rollout import Ids, Rollout, Sample
 from slhf_training.rollout.hf import HFRollout
 from slhf_training.rollout.vllm import VLLMRollout
-from slhf_training.scoring import left_padded
-from slhf_training.settings import FitSettings
+from slhf_training.types import Chat
 
 STEPS, CHATS, NEW, BATCH, LONGER = 2, 4, 48, 32, 64
 DTYPE = "bfloat16" if bf16_is_fast() else "float32"

@@ -95,7 +95,7 @@ def test_dependencies_point_one_way(folder: Path, stranger: str) -> None:
 
 
 def test_training_imports_the_server_to_open_bundles_and_to_evaluate_and_late() -> None:
-    users = {"slhf_training/bundles.py", "slhf_training/evaluation/served.py"}
+    users = {"slhf_training/models/bundles.py", "slhf_training/evaluation/served.py"}
     assert importers("slhf_server", TRAINING) == users
     for name in users:
         tree = ast.parse((TRAINING / name).read_text(encoding="utf-8"))

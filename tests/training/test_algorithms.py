@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from slhf_training.algorithms import Answer, Array, Graded, advantages, nash_md, penalised, rloo, stackelberg
+from slhf_training.fit.algorithms import Answer, Array, Graded, advantages, nash_md, penalised, rloo, stackelberg
+from slhf_training.fit.settings import Game
 from slhf_training.rollout import Player, Sample
-from slhf_training.settings import Game
 
 CHATS = 2
 GAME = Game(tau_leader=0.1, tau_follower=0.2, rollout_rounds=2, samples_per_prompt=3)

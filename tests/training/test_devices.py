@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from slhf import Bundle, write_bundle
-from slhf_training.backbone import Backbone
-from slhf_training.bundles import open_bundle
 from slhf_training.evaluation.plain import Speaker
+from slhf_training.models.bundles import open_bundle
 from slhf_training.preference.fluency import Fluency, FluencySettings, fluency_of
+from slhf_training.reward.backbone import Backbone
 from tests.training import tiny
 
 ROOT = Path(__file__).resolve().parents[2]

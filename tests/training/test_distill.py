@@ -14,23 +14,23 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from slhf import read_bundle
-from slhf_training.bundles import open_bundle
-from slhf_training.chats import Chat
+from slhf_training.checks.instructions import InstructedRow
 from slhf_training.cli import main
-from slhf_training.clipping import Clip
-from slhf_training.distillation.lessons import Drafted, Group, Lesson, choose, ids_of, repair, shares_of
-from slhf_training.distillation.run import BUNDLE, TEXTS
+from slhf_training.distill.lessons import Drafted, Group, Lesson, choose, ids_of, repair, shares_of
+from slhf_training.distill.run import BUNDLE, TEXTS
 from slhf_training.errors import TrainingError
 from slhf_training.evaluation.answers import NONE, Answer
 from slhf_training.evaluation.plain import Speaker
-from slhf_training.export import export
-from slhf_training.instructions import InstructedRow
+from slhf_training.fit.clipping import Clip
+from slhf_training.fit.export import export
+from slhf_training.fit.settings import Rollout
+from slhf_training.models.bundles import open_bundle
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.roles import Role
+from slhf_training.models.scoring import answer_logits
 from slhf_training.preference import Probabilities
-from slhf_training.prompts import Prompts
-from slhf_training.roles import Role
 from slhf_training.rollout.hf import HFRollout
-from slhf_training.scoring import answer_logits
-from slhf_training.settings import Rollout
+from slhf_training.types import Chat
 from tests.training import tiny
 from tests.training.test_export import trained_run
 

@@ -16,16 +16,16 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file, save_file
 
-from slhf_training.algorithms import Array
-from slhf_training.backbone import Backbone
-from slhf_training.chats import Chat
-from slhf_training.drafts import Pile, drafts_of
+from slhf_training.data.examples import Example, Pair
 from slhf_training.errors import SettingsError
-from slhf_training.examples import Example, Pair
-from slhf_training.models import load_causal
-from slhf_training.prompts import Prompts
-from slhf_training.sharding import end_together, from_launcher, this_process
-from slhf_training.trainer import GameTrainer
+from slhf_training.fit.algorithms import Array
+from slhf_training.fit.drafts import Pile, drafts_of
+from slhf_training.fit.trainer import GameTrainer
+from slhf_training.models.load import load_causal
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.sharding import end_together, from_launcher, this_process
+from slhf_training.reward.backbone import Backbone
+from slhf_training.types import Chat
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from slhf_training.drafts import Pile, drafts_of
+from slhf_training.data.examples import Example, Pair, Scores
 from slhf_training.errors import DataError
-from slhf_training.examples import Example, Pair, Scores
-from slhf_training.prompts import Prompts
+from slhf_training.fit.drafts import Pile, drafts_of
+from slhf_training.models.prompts import Prompts
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as, finished, losses, trained
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from slhf_training.chats import Chat
+from slhf_training.checks.instructions import KINDS, follows
 from slhf_training.cli import main
-from slhf_training.data import DataSettings, load
+from slhf_training.data.examples import Example
+from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import DataError, SettingsError
-from slhf_training.examples import Example
-from slhf_training.instructing import INSTRUCTIONS, instruct
-from slhf_training.instructions import KINDS, follows
+from slhf_training.instructions.write import INSTRUCTIONS, instruct
 from slhf_training.preference import Preference
 from slhf_training.preference.registry import PreferenceSettings, preference_of
+from slhf_training.types import Chat
 
 QUESTION = "What is a cat?"
 REFERENCE = "A small mammal with whiskers that people often keep inside their houses."

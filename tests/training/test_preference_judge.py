@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slhf_training.chats import Chat, Message
 from slhf_training.errors import JudgeError, SettingsError
 from slhf_training.preference.judge import Judge, JudgeSettings, judge_of
+from slhf_training.types import Chat, Message
 from tests.training.judging import Endpoint, Reply, answers_of, endpoint, letters
 
 CHAT: Chat = [Message(role="user", content="Which is best?")]

@@ -11,10 +11,10 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from transformers import LlamaForCausalLM
 
-from slhf_training.chats import Chat, Message
 from slhf_training.errors import SettingsError
 from slhf_training.preference.model import Asked, Better, Good, ModelSettings, better, good, spellings
 from slhf_training.preference.registry import PreferenceSettings, preference_of
+from slhf_training.types import Chat, Message
 from tests.training import tiny
 
 A, B = ("A", "a"), ("B", "b")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from slhf_training.chats import Chat, Message
 from slhf_training.errors import JudgeError, SettingsError
 from slhf_training.preference import Preference, Probabilities
 from slhf_training.preference.attributes import vote
@@ -16,6 +15,7 @@ from slhf_training.preference.mixture import Mixture
 from slhf_training.preference.orders import both_orders
 from slhf_training.preference.registry import PreferenceSettings, preference_of
 from slhf_training.preference.reward import sigmoid
+from slhf_training.types import Chat, Message
 
 CHAT: Chat = [Message(role="user", content="Say it")]
 HERE = "tests.training.test_preference_sources"

@@ -1,14 +1,14 @@
-"""Answers that a program makes to follow instructions; `slhf_training.instructions` says whether they do."""
+"""Answers that a program makes to follow instructions; `slhf_training.checks.instructions` says whether they do."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from slhf_training.examples import Example
-from slhf_training.instructing import instruct
-from slhf_training.instructions import InstructedRow, follows
-from slhf_training.repairing import REPAIRS, finished, repaired
+from slhf_training.checks.instructions import InstructedRow, follows
+from slhf_training.data.examples import Example
+from slhf_training.distill.repairing import REPAIRS, finished, repaired
+from slhf_training.instructions.write import instruct
 
 ANSWER = "A cat, which purrs, is small. It eats 1,000 mice. It sleeps all day. Then it plays."
 

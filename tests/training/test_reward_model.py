@@ -11,21 +11,21 @@ import pytest
 import torch
 import yaml
 
-from slhf_training.backbone import Backbone
-from slhf_training.chats import Chat, Message
 from slhf_training.cli import main
-from slhf_training.config_file import read_config
+from slhf_training.config import read_config
+from slhf_training.data.examples import Example, Pair, Scores
 from slhf_training.errors import SettingsError
-from slhf_training.examples import Example, Pair, Scores
 from slhf_training.preference.attributes import AttributesSettings
 from slhf_training.preference.registry import preference_of
 from slhf_training.preference.reward import RewardSettings
-from slhf_training.reward_evaluation import calibration_error, pair_report, score_report
-from slhf_training.reward_lessons import ranked
-from slhf_training.reward_losses import bradley_terry, regression
-from slhf_training.reward_model import Head, Manifest, RewardModel
-from slhf_training.reward_settings import RewardTraining
-from slhf_training.reward_training import Known, solve
+from slhf_training.reward.backbone import Backbone
+from slhf_training.reward.evaluation import calibration_error, pair_report, score_report
+from slhf_training.reward.lessons import ranked
+from slhf_training.reward.losses import bradley_terry, regression
+from slhf_training.reward.model import Head, Manifest, RewardModel
+from slhf_training.reward.settings import RewardTraining
+from slhf_training.reward.training import Known, solve
+from slhf_training.types import Chat, Message
 from tests.training import tiny
 from tests.training.tiny import write_backbone
 

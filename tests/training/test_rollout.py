@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from slhf_training.errors import SettingsError
-from slhf_training.roles import ROLES, Roles
+from slhf_training.fit.settings import Lora, Rollout
+from slhf_training.models.roles import ROLES, Roles
+from slhf_training.models.scoring import answer_log_probs
 from slhf_training.rollout import Ids, Player
 from slhf_training.rollout.captured import can_capture
 from slhf_training.rollout.hf import HFRollout
 from slhf_training.rollout.sampling import by_inverse_cdf
 from slhf_training.rollout.vllm import VLLMRollout
-from slhf_training.scoring import answer_log_probs
-from slhf_training.settings import Lora, Rollout
 from tests.training import tiny
 
 SHORT, LONGER = (9, 4, 8, 10), (9, 4, 5, 6, 7, 8, 10)

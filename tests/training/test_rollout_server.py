@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from slhf_training.errors import RolloutError, SettingsError
-from slhf_training.roles import Roles
+from slhf_training.fit.settings import Rollout
+from slhf_training.models.roles import Roles
 from slhf_training.rollout import Ids, Sample
 from slhf_training.rollout.server import ServerRollout
-from slhf_training.settings import Rollout
 from tests.training import tiny
 from tests.training.judging import Endpoint, Reply, endpoint
 

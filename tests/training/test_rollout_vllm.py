@@ -18,13 +18,13 @@ import httpx2
 import pytest
 import torch
 
-from slhf_training.fitting import build_roles, build_trainer, load_model
-from slhf_training.roles import ROLES, Roles
+from slhf_training.fit.build import build_roles, build_trainer, load_model
+from slhf_training.fit.settings import FitSettings
+from slhf_training.models.roles import ROLES, Roles
+from slhf_training.models.scoring import answer_log_probs
 from slhf_training.rollout import Ids, Player, Rollout
 from slhf_training.rollout.server import ServerRollout
 from slhf_training.rollout.vllm import VLLMRollout
-from slhf_training.scoring import answer_log_probs
-from slhf_training.settings import FitSettings
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
 

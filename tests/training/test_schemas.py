@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from slhf_training.chats import Chat, Message
 from slhf_training.cli import main
-from slhf_training.data import Example, Pair, Scores, read_jsonl
+from slhf_training.data.hub import helpsteer2
+from slhf_training.data.load import Example, Pair, Scores, read_jsonl
+from slhf_training.data.schemas import HELPSTEER2
 from slhf_training.errors import DataError
 from slhf_training.evaluation.prompts import prompt_id, read_drafts
-from slhf_training.hub import helpsteer2
-from slhf_training.schemas import HELPSTEER2
+from slhf_training.types import Chat, Message
 
 
 def turns(*contents: str, system: str = "") -> Chat:

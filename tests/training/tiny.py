@@ -14,14 +14,14 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
-from slhf_training.algorithms import Array
-from slhf_training.chats import Chat
-from slhf_training.drafts import Pile
-from slhf_training.prompts import Prompts
-from slhf_training.roles import Roles
+from slhf_training.fit.algorithms import Array
+from slhf_training.fit.drafts import Pile
+from slhf_training.fit.settings import FitSettings
+from slhf_training.fit.trainer import PLAYERS, GameTrainer
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.roles import Roles
 from slhf_training.rollout.hf import HFRollout
-from slhf_training.settings import FitSettings
-from slhf_training.trainer import PLAYERS, GameTrainer
+from slhf_training.types import Chat
 
 WORDS = ["?", "A", "B", "C", "which", "say", "improve", "it"]
 SPECIAL = ["<end>", "<user>", "<assistant>"]

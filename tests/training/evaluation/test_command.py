@@ -13,19 +13,19 @@ from peft import LoraConfig, get_peft_model
 from transformers import StaticCache
 
 from slhf import Bundle, RoleWeights, write_bundle
-from slhf_training.bundles import open_bundle
-from slhf_training.chats import Chat
 from slhf_training.cli import main
-from slhf_training.config_file import read_config
+from slhf_training.config import read_config
 from slhf_training.evaluation.generation import Task
 from slhf_training.evaluation.plain import Plain, Speaker
 from slhf_training.evaluation.report import READABLE, REPORT
 from slhf_training.evaluation.settings import GenerationSettings, evaluate_settings
+from slhf_training.fit.settings import Rollout
+from slhf_training.models.bundles import open_bundle
+from slhf_training.models.roles import ROLES
 from slhf_training.preference import Probabilities
-from slhf_training.roles import ROLES
 from slhf_training.rollout import Player
 from slhf_training.rollout.hf import HFRollout
-from slhf_training.settings import Rollout
+from slhf_training.types import Chat
 from tests.training import tiny
 from tests.training.evaluation.fakes import jsonl, longer
 

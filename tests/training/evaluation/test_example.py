@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from slhf_training.config_file import read_config
+from slhf_training.config import read_config
 from slhf_training.evaluation.cases import read_cases
 from slhf_training.evaluation.prompts import read_drafts
 from slhf_training.evaluation.run import evaluate

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from slhf_training.config_file import Section
+from slhf_training.config import Section
 
 _ARTICLES = frozenset(("a", "an", "the"))
 _TITLES = "mr|mrs|ms|dr|prof|rev|hon|sen|rep|gov|gen|col|maj|lt|sgt|capt|jr|sr|esq"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from slhf_training.config_file import Section
+from slhf_training.config import Section
 
 _FENCE = re.compile(r"^\s*(```|~~~).*$", re.MULTILINE)
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")

@@ -7,7 +7,7 @@ from pydantic import Field
 from slhf_training.checks import Check
 from slhf_training.checks.accepted import Accepted, AcceptedSettings
 from slhf_training.checks.exact import Exact, ExactSettings
-from slhf_training.checks.instructions import Instructions, InstructionsCheckSettings
+from slhf_training.checks.following import Instructions, InstructionsCheckSettings
 from slhf_training.checks.number import Number, NumberSettings
 from slhf_training.checks.schema import Schema, SchemaSettings
 from slhf_training.checks.tests import UnitTests, UnitTestsSettings

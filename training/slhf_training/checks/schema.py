@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 
 from slhf.json_text import read_json
 from slhf_training.checks.fences import fenced_blocks
-from slhf_training.config_file import Section
+from slhf_training.config import Section
 from slhf_training.errors import SettingsError
 
 

@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from slhf_training.config_file import read_config
-    from slhf_training.distillation.run import BUNDLE, distill
-    from slhf_training.distillation.settings import DistillSettings
+    from slhf_training.config import read_config
+    from slhf_training.distill.run import BUNDLE, distill
+    from slhf_training.distill.settings import DistillSettings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     settings = read_config(arguments.config, DistillSettings)

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from slhf_training.config_file import read_config, read_mapping
+    from slhf_training.config import read_config, read_mapping
     from slhf_training.evaluation.report import READABLE
     from slhf_training.evaluation.run import evaluate
     from slhf_training.evaluation.settings import evaluate_settings

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from slhf_training.errors import SettingsError
-    from slhf_training.export import Interpolation, export
+    from slhf_training.fit.export import Interpolation, export
 
     if (arguments.start and arguments.share is None) or (arguments.start_step and not arguments.start):
         raise SettingsError("--start needs --share, and --start-step needs --start")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from slhf_training.errors import SettingsError
 
 if TYPE_CHECKING:
-    from slhf_training.settings import FitSettings
+    from slhf_training.fit.settings import FitSettings
 
 HELP = "train a Leader and a Follower (stackelberg), or a baseline (rloo, nash-md)"
 
@@ -23,13 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from slhf_training.config_file import read_config
-    from slhf_training.data import load
-    from slhf_training.fitting import build_trainer
+    from slhf_training.config import read_config
+    from slhf_training.data.load import load
+    from slhf_training.fit.build import build_trainer
+    from slhf_training.fit.run import last_checkpoint, start_run
+    from slhf_training.fit.settings import FitSettings
+    from slhf_training.models.sharding import end_together, from_launcher
     from slhf_training.preference.registry import preference_of
-    from slhf_training.run import last_checkpoint, start_run
-    from slhf_training.settings import FitSettings
-    from slhf_training.sharding import end_together, from_launcher
 
     overriding = {"algorithm": arguments.algorithm, "output_dir": arguments.output_dir}
     instead = {key: value for key, value in overriding.items() if value is not None}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slhf_training.games.condorcet import (
+from slhf_training.tabular.condorcet import (
     ANSWERS,
     SKEWED,
     Distance,
@@ -17,7 +17,7 @@ from slhf_training.games.condorcet import (
     random_games_distance,
     solved,
 )
-from slhf_training.games.preferences import condorcet_winner, cyclic_triples
+from slhf_training.tabular.preferences import condorcet_winner, cyclic_triples
 
 HELP = "solve the game in tables: RLHF, NLHF and SLHF where the majority is a cycle"
 
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     ]
     random_games = random_games_distance()
     if arguments.plot:
-        from slhf_training.games.picture import draw
+        from slhf_training.tabular.picture import draw
 
         draw(solutions[0], arguments.plot)
     if arguments.json:

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from slhf_training.config_file import read_config
+    from slhf_training.config import read_config
     from slhf_training.imitation.run import BUNDLE, imitate
     from slhf_training.imitation.settings import ImitateSettings
 

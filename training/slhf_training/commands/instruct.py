@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from slhf_training.data import read_jsonl
+    from slhf_training.data.load import read_jsonl
     from slhf_training.errors import DataError, SettingsError
-    from slhf_training.instructing import instruct
+    from slhf_training.instructions.write import instruct
 
     examples = [example for path in arguments.prompts for example in read_jsonl(path)]
     rows = [json.dumps(row, ensure_ascii=False) for row in instruct(examples, arguments.seed)]

@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from slhf_training.config_file import read_config
+    from slhf_training.config import read_config
     from slhf_training.errors import SettingsError
-    from slhf_training.judging import JudgingSettings, judge
+    from slhf_training.evaluation.judging import JudgingSettings, judge
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if arguments.limit is not None and arguments.limit < 1:

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from slhf_training.config_file import read_config
+    from slhf_training.config import read_config
     from slhf_training.lessons.run import lessons
     from slhf_training.lessons.settings import LessonsSettings
 

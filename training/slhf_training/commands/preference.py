@@ -12,9 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from slhf_training.config_file import read_config
-    from slhf_training.reward_run import train
-    from slhf_training.reward_settings import RewardTraining
+    from slhf_training.config import read_config
+    from slhf_training.reward.run import train
+    from slhf_training.reward.settings import RewardTraining
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     train(read_config(arguments.config, RewardTraining))

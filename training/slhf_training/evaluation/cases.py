@@ -8,13 +8,13 @@ from pydantic import Field
 from slhf_training.checks import Check
 from slhf_training.checks.registry import check_of
 from slhf_training.checks.tests import UnitTestsSettings
-from slhf_training.config_file import RelativePath, Section
-from slhf_training.data import DataSettings, load
+from slhf_training.config import RelativePath, Section
+from slhf_training.data.examples import Example
+from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import DataError
 from slhf_training.evaluation.answers import GIVEN, Slot
 from slhf_training.evaluation.chains import Chain
 from slhf_training.evaluation.prompts import Prompt
-from slhf_training.examples import Example
 
 
 class TaskSettings(Section):

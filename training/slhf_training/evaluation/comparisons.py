@@ -7,11 +7,11 @@ import numpy as np
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from slhf_training.chats import Chat
 from slhf_training.evaluation.answers import Answers, Slot
 from slhf_training.evaluation.prompts import Prompt
 from slhf_training.preference import Preference, Probabilities
 from slhf_training.preference.cache import Cache, digest, revisions
+from slhf_training.types import Chat
 
 Pair = tuple[Slot, Slot]
 """Two answers to one prompt."""

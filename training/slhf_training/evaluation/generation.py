@@ -8,10 +8,10 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from slhf_training.chats import Chat
 from slhf_training.evaluation.answers import Answer, Answers, Slot
 from slhf_training.evaluation.prompts import Prompt
 from slhf_training.preference.cache import digest
+from slhf_training.types import Chat
 
 Keep = Callable[[int, int, Answer], None]
 """Takes an answer as soon as it is finished: the task's place, how many of the task's answers came before it, it."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from matplotlib.figure import Figure
 
-from slhf_training.config_file import Section
+from slhf_training.config import Section
 from slhf_training.evaluation.answers import Answers, Slot
 from slhf_training.evaluation.chains import Chain, with_drafts
 from slhf_training.evaluation.prompts import Prompt

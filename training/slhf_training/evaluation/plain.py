@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slhf_training.backbone import fast_dtype
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.evaluation.answers import NONE, Answer
 from slhf_training.evaluation.generation import Keep, Task
 from slhf_training.evaluation.settings import GenerationSettings
-from slhf_training.fitting import end_ids_of
-from slhf_training.prompts import Prompts
-from slhf_training.roles import ROLES, Role
+from slhf_training.fit.build import end_ids_of
+from slhf_training.fit.settings import Rollout as RolloutSettings
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.roles import ROLES, Role
+from slhf_training.models.sharding import this_process
+from slhf_training.reward.backbone import fast_dtype
 from slhf_training.rollout import Ids
 from slhf_training.rollout.hf import HFRollout
-from slhf_training.settings import Rollout as RolloutSettings
-from slhf_training.sharding import this_process
 
 if TYPE_CHECKING:
-    from slhf_training.bundles import OpenBundle
+    from slhf_training.models.bundles import OpenBundle
 
 _COLDEST = 1e-6
 """The sampler divides by the temperature: at this one it takes the likeliest token."""

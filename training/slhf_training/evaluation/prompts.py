@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import AliasChoices, Field
 
-from slhf_training.chats import Chat
-from slhf_training.data import Asked, DataSettings, asked, checked, load, read_rows
+from slhf_training.data.load import Asked, DataSettings, asked, checked, load, read_rows
 from slhf_training.errors import DataError
 from slhf_training.preference.cache import digest
+from slhf_training.types import Chat
 
 
 @dataclass(frozen=True, slots=True)

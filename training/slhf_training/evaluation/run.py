@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from slhf_training.bundles import fingerprint, open_bundle
 from slhf_training.evaluation.answers import GIVEN, Answers
 from slhf_training.evaluation.comparisons import Comparisons, source_name
 from slhf_training.evaluation.generation import Generator, generate
@@ -19,12 +18,13 @@ from slhf_training.evaluation.settings import EvaluateSettings, GenerationSettin
 from slhf_training.evaluation.statistics import Bootstrap
 from slhf_training.evaluation.store import Store
 from slhf_training.evaluation.study import Study
+from slhf_training.models.bundles import fingerprint, open_bundle
 from slhf_training.preference import Preference
 from slhf_training.preference.cache import Cache
 from slhf_training.preference.registry import PreferenceSettings, preference_of
 
 if TYPE_CHECKING:
-    from slhf_training.bundles import OpenBundle
+    from slhf_training.models.bundles import OpenBundle
 
 ANSWERS, JUDGEMENTS, EXPORTS = "answers.jsonl", "judgements.sqlite", "exports"
 _LOG = logging.getLogger(__name__)

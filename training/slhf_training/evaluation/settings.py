@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, create_model, model_validator
 
-from slhf_training.config_file import ModelName, RelativePath, Section
-from slhf_training.data import DataSettings
+from slhf_training.config import ModelName, RelativePath, Section
+from slhf_training.data.load import DataSettings
 from slhf_training.evaluation.answers import GIVEN
 from slhf_training.evaluation.chains import Chain
 from slhf_training.evaluation.sections import registered

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from slhf_training.errors import SettingsError
-from slhf_training.packing import sees_all
+from slhf_training.models.packing import sees_all
 from slhf_training.rollout import Ids
 
 

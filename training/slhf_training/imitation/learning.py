@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slhf_training.adapter_trainer import AdapterTrainer
+from slhf_training.fit.settings import Run
+from slhf_training.fit.supervised import AdapterTrainer
 from slhf_training.imitation.layers import HalvedModel
 from slhf_training.imitation.lessons import Lesson
-from slhf_training.settings import Run
 
 
 class Imitator(AdapterTrainer):

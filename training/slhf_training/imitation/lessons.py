@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from slhf_training.data import Asked, asked, checked, read_rows
+from slhf_training.data.load import Asked, asked, checked, read_rows
 from slhf_training.errors import DataError
-from slhf_training.prompts import Prompts
-from slhf_training.roles import Role
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.roles import Role
 from slhf_training.rollout import Ids
 
 

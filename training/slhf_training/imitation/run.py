@@ -10,17 +10,17 @@ import torch
 from peft import PeftModel
 
 from slhf import Bundle, RoleWeights, write_bundle
-from slhf_training.config_file import portable
+from slhf_training.config import portable
 from slhf_training.errors import SettingsError
-from slhf_training.export import cast, name_base
-from slhf_training.fitting import end_ids_of
+from slhf_training.fit.build import end_ids_of
+from slhf_training.fit.export import cast, name_base
+from slhf_training.fit.run import last_checkpoint
 from slhf_training.imitation.learning import Imitator
 from slhf_training.imitation.lessons import lessons_of, read_lessons
 from slhf_training.imitation.settings import ImitateSettings
-from slhf_training.models import load_causal
-from slhf_training.prompts import Prompts
-from slhf_training.roles import DTYPES, with_adapters
-from slhf_training.run import last_checkpoint
+from slhf_training.models.load import load_causal
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.roles import DTYPES, with_adapters
 
 BUNDLE, ADAPTER = "bundle", "policy"
 _LOG = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from slhf import FOLLOWER_TURN, SamplingDefaults
-from slhf_training.config_file import ModelName, RelativePath
-from slhf_training.settings import Lora, Run
+from slhf_training.config import ModelName, RelativePath
+from slhf_training.fit.settings import Lora, Run
 
 
 class ImitateSettings(Run):

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from slhf_training.chats import Chat
+from slhf_training.types import Chat
 
 Probabilities = npt.NDArray[np.float64]
 

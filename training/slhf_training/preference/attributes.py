@@ -10,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from slhf_training.chats import Chat
-from slhf_training.config_file import RelativePath, Section
+from slhf_training.config import RelativePath, Section
 from slhf_training.preference import Preference, Probabilities
 from slhf_training.preference.reward import sigmoid
-from slhf_training.reward_model import RewardModel
+from slhf_training.reward.model import RewardModel
+from slhf_training.types import Chat
 
 Votes = Literal["hard", "soft"]
 

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from slhf_training.chats import Chat
-from slhf_training.config_file import Section
+from slhf_training.config import Section
 from slhf_training.errors import JudgeError, SettingsError
 from slhf_training.preference import Preference, Probabilities
+from slhf_training.types import Chat
 
 
 class CallableSettings(Section):

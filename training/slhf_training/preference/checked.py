@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 from pydantic import Field
 
-from slhf_training.chats import Chat, Turns, turns
 from slhf_training.checks import Check
 from slhf_training.checks.batch import passed_all
 from slhf_training.checks.registry import check_of
 from slhf_training.checks.sandbox import confined_by
 from slhf_training.checks.tests import UnitTests
-from slhf_training.config_file import Section
-from slhf_training.data import DataSettings, load
+from slhf_training.config import Section
+from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import SettingsError
 from slhf_training.preference import Preference, Probabilities
+from slhf_training.types import Chat, Turns, turns
 
 if TYPE_CHECKING:
     from slhf_training.preference.registry import PreferenceSettings

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from slhf_training.backbone import fast_dtype
-from slhf_training.chats import Chat
-from slhf_training.config_file import ModelName, Section
-from slhf_training.models import load_causal
+from slhf_training.config import ModelName, Section
+from slhf_training.models.load import load_causal
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.scoring import answer_log_probs, together
+from slhf_training.models.sharding import this_process
 from slhf_training.preference import Preference, Probabilities
 from slhf_training.preference.reward import sigmoid
-from slhf_training.prompts import Prompts
+from slhf_training.reward.backbone import fast_dtype
 from slhf_training.rollout import Ids
-from slhf_training.scoring import answer_log_probs, together
-from slhf_training.sharding import this_process
+from slhf_training.types import Chat
 
 BATCH = 64 if torch.cuda.is_available() else 8
 """Most answers that are read at once."""

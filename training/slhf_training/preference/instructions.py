@@ -1,6 +1,6 @@
 """Whether a program finds instructions followed: p(first beats second) = (1 + f(first) - f(second)) / 2.
 
-f is the share of a chat's instructions that an answer follows, strictly (slhf_training.instructions). A verifiable
+f is the share of a chat's instructions that an answer follows, strictly (checks/instructions.py). A verifiable
 reward (Tulu 3, arXiv 2411.15124) as a voter: what other voters like must not cost what the user asked for.
 """
 
@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from slhf_training.chats import Chat
-from slhf_training.config_file import RelativePath, Section
-from slhf_training.instructions import InstructedRow, follows, row_of, rows_by_prompt
+from slhf_training.checks.instructions import InstructedRow, follows, row_of, rows_by_prompt
+from slhf_training.config import RelativePath, Section
 from slhf_training.preference import Preference, Probabilities
+from slhf_training.types import Chat
 
 
 class InstructionsSettings(Section):

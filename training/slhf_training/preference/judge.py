@@ -15,13 +15,13 @@ import httpx2
 import numpy as np
 from pydantic import Field
 
-from slhf_training.chats import Chat, as_text
-from slhf_training.config_file import RelativePath, Section
+from slhf_training.config import RelativePath, Section
 from slhf_training.endpoints import authorization, client_of
 from slhf_training.errors import JudgeError
 from slhf_training.preference import Probabilities
 from slhf_training.preference.cache import Cache, digest
 from slhf_training.preference.orders import both_orders
+from slhf_training.types import Chat, as_text
 
 PROMPT = """Here is a conversation and two answers to its last turn.
 

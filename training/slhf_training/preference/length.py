@@ -18,13 +18,13 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from slhf.json_text import read_json
-from slhf_training.chats import Chat
-from slhf_training.config_file import RelativePath, Section, portable
-from slhf_training.data import DataSettings, load
+from slhf_training.config import RelativePath, Section, portable
+from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.preference import Preference, Probabilities
 from slhf_training.preference.cache import digest, revisions
 from slhf_training.preference.reward import sigmoid
+from slhf_training.types import Chat
 
 if TYPE_CHECKING:
     from slhf_training.preference.registry import PreferenceSettings

@@ -20,20 +20,20 @@ from pydantic import Field
 from torch import Tensor
 
 from slhf.bundle import revision_of
-from slhf_training.backbone import LOG_EVERY_S, batches, fast_dtype, logged
-from slhf_training.chats import Chat, Message, as_text
-from slhf_training.config_file import ModelName, RelativePath, Section
+from slhf_training.config import ModelName, RelativePath, Section
 from slhf_training.errors import SettingsError
-from slhf_training.models import load_causal
-from slhf_training.packing import Reading, attention_bias, reads_packed, tables
+from slhf_training.models.load import load_causal
+from slhf_training.models.packing import Reading, attention_bias, reads_packed, tables
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.scoring import LONGEST_ROW
+from slhf_training.models.sharding import this_process
 from slhf_training.preference import Preference, Probabilities
 from slhf_training.preference.cache import Cache, digest
 from slhf_training.preference.orders import both_orders
 from slhf_training.preference.reward import sigmoid
-from slhf_training.prompts import Prompts
+from slhf_training.reward.backbone import LOG_EVERY_S, batches, fast_dtype, logged
 from slhf_training.rollout import Ids
-from slhf_training.scoring import LONGEST_ROW
-from slhf_training.sharding import this_process
+from slhf_training.types import Chat, Message, as_text
 
 QUESTIONS = 4
 """Most questions in a row; attention pays for each that another question does not see."""

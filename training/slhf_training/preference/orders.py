@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from slhf_training.chats import Chat
 from slhf_training.preference import Preference, Probabilities
+from slhf_training.types import Chat
 
 
 def both_orders(source: Preference) -> Preference:

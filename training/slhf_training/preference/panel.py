@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from slhf_training.chats import Chat
-from slhf_training.config_file import Section
+from slhf_training.config import Section
 from slhf_training.preference import Preference, Probabilities
+from slhf_training.types import Chat
 
 if TYPE_CHECKING:
     from slhf_training.preference.registry import PreferenceSettings

@@ -13,12 +13,12 @@ import numpy as np
 from pydantic import Field
 from sacrebleu.metrics.chrf import CHRF
 
-from slhf_training.chats import Chat, Turns, turns
-from slhf_training.config_file import Section
-from slhf_training.data import DataSettings, load
+from slhf_training.config import Section
+from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import SettingsError
 from slhf_training.preference import Preference, Probabilities
 from slhf_training.preference.reward import sigmoid
+from slhf_training.types import Chat, Turns, turns
 
 
 class ReferenceSettings(Section):

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from slhf_training.config_file import Section
+from slhf_training.config import Section
 from slhf_training.preference import Preference
 from slhf_training.preference.attributes import AttributesSettings, attributes_of
 from slhf_training.preference.callable import CallableSettings, callable_of

@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import AttentionInterface, StaticCache
 
-from slhf_training.packing import sees_all
+from slhf_training.models.packing import sees_all
 from slhf_training.rollout.sampling import Voice, by_inverse_cdf, mixed_log_probs
 
 TOKENS = 64

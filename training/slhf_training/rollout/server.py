@@ -19,9 +19,9 @@ from accelerate.utils import broadcast_object_list
 
 from slhf_training.endpoints import authorization
 from slhf_training.errors import RolloutError, SettingsError
-from slhf_training.roles import Roles
+from slhf_training.fit.settings import Rollout, Servers
+from slhf_training.models.roles import Roles
 from slhf_training.rollout import SEEDS, Ids, Player, Sample
-from slhf_training.settings import Rollout, Servers
 
 # The model's own generation settings are the server's defaults: each has to be overruled.
 _PLAIN = {

@@ -16,11 +16,11 @@ from typing import Any
 
 from torch import Tensor
 
-from slhf_training.bundles import located
 from slhf_training.errors import RolloutError, SettingsError
-from slhf_training.roles import DTYPES, Roles
+from slhf_training.fit.settings import FitSettings
+from slhf_training.models.bundles import located
+from slhf_training.models.roles import DTYPES, Roles
 from slhf_training.rollout import SEEDS, Ids, Player, Sample
-from slhf_training.settings import FitSettings
 
 _CPU: dict[str, Any] = {
     "enforce_eager": True,

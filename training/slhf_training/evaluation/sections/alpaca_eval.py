@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from slhf_training.config_file import Section
-from slhf_training.data import DataSettings
+from slhf_training.config import Section
+from slhf_training.data.load import DataSettings
 from slhf_training.evaluation.answers import Answers
 from slhf_training.evaluation.chains import Chain, Player, label, parsed
 from slhf_training.evaluation.exports import single_turns, write_export

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 
-from slhf_training.config_file import Section
+from slhf_training.config import Section
 from slhf_training.evaluation.answers import GIVEN, Slot
 from slhf_training.evaluation.cases import Case, TaskSettings, read_cases
 from slhf_training.evaluation.chains import Chain, refined

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from slhf_training.config_file import Section
+from slhf_training.config import Section
 from slhf_training.evaluation.answers import Slot
 from slhf_training.evaluation.chains import Chain
 from slhf_training.evaluation.markdown import estimate, heading, table

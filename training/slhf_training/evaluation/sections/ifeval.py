@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from slhf_training.config_file import Section
+from slhf_training.config import Section
 from slhf_training.evaluation.answers import Answers, Slot
 from slhf_training.evaluation.chains import Chain, label, parsed
 from slhf_training.evaluation.exports import single_turns, write_export

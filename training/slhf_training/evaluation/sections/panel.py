@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from slhf_training.config_file import Section
+from slhf_training.config import Section
 from slhf_training.evaluation.answers import GIVEN, Slot
 from slhf_training.evaluation.cases import Case, TaskSettings, read_cases
 from slhf_training.evaluation.chains import Chain

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from slhf_training.config_file import Section
+from slhf_training.config import Section
 from slhf_training.evaluation.chains import Chain, refined
 from slhf_training.evaluation.markdown import CHANGES, DUEL, change_cells, duel_cells, estimate, heading, table
 from slhf_training.evaluation.measurement import Measurement

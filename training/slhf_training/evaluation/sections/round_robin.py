@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from slhf_training.config_file import Section
+from slhf_training.config import Section
 from slhf_training.evaluation.chains import Chain, Player, label, parsed
 from slhf_training.evaluation.markdown import DUEL, described, duel_cells, estimate, heading, table
 from slhf_training.evaluation.measurement import Measurement

@@ -1,0 +1,52 @@
+"""The configuration of `slhf-train distill`: one YAML file. Relative paths start at the configuration's own folder."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from slhf_training.config import ModelName, RelativePath, Section
+from slhf_training.data.load import DataSettings
+from slhf_training.evaluation.settings import GenerationSettings
+from slhf_training.fit.settings import Run
+from slhf_training.preference.registry import PreferenceSettings
+
+
+class BestOf(Section):
+    """Of several refinements of a draft the most preferred is learnt as it is, not as one of many."""
+
+    samples: int = Field(default=4, gt=1)
+    preference: PreferenceSettings
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Of the target that the chosen answer's own tokens are; the rest is the teacher's distribution."""
+    edit_cost: float = Field(default=0.0, ge=0, le=0.5)
+    """Taken off an answer's mean preference, times the share of words that are not the draft's: of answers that are as
+    good the nearest is chosen. Up to 0.5 none that fails its check wins over one that passes (kind: checked)."""
+
+
+class DistillSettings(Run):
+    leader: ModelName
+    """The bundle whose Leader is learnt."""
+    follower: ModelName
+    """The bundle whose Follower is learnt. Both have the same vocabulary."""
+    weights: Literal["shared", "separate"] = "shared"
+    """One adapter for both roles, which merges at load; or the Follower alone is learnt, in an adapter beside the one
+    that the Leader has. Separate ones need the same base."""
+    start: ModelName | None = None
+    """The bundle whose Follower's adapter the new one starts from; the base is `follower`'s. None: its own, too."""
+    share: float = Field(default=1, gt=0, le=1)
+    """Of the way that the adapter goes from its start to what it learnt, both factors of each LoRA: what was learnt
+    last is often had for less of what was known (LITI in WARP, arXiv 2406.16768)."""
+    prompts: tuple[DataSettings, ...] = Field(min_length=1)
+    """The Leader answers these, and the Follower refines what it wrote."""
+    drafts: tuple[DataSettings, ...] = ()
+    """Every answer in these is a draft for the Follower, too."""
+    rounds: int = Field(default=1, gt=0)
+    """How many of the Follower's rounds on each draft are learnt: the second one's draft is the first one's answer."""
+    max_prompt_tokens: int = Field(default=512, gt=0)
+    """Of a role's whole prompt; what needs more is counted and dropped."""
+    best_of: BestOf | None = None
+    repairs: tuple[RelativePath, ...] = ()
+    """JSONL in IFEval's schema, as `slhf-train instruct` writes it. On these prompts what the Follower wrote is learnt
+    as a program repairs it, so that it follows their instructions (repairing.py)."""
+    generation: GenerationSettings = GenerationSettings()
+    """How the teachers write. The temperature is also that of the distributions that are learnt."""

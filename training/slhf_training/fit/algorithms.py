@@ -1,0 +1,160 @@
+"""StackelbergGDA and its baselines: who answers whom, and what each answer is rewarded for. One function each.
+
+SLHF (arXiv 2512.16626). With y ~ pi(.|x), y' ~ omega(.|x, y), p = p(y beats y' | x):
+
+    Leader    reward p + tau_F * log-ratio_F(y'|y), penalty tau_L KL(pi || ref)
+    Follower  reward 1 - p,                         penalty tau_F KL(omega || ref)
+
+The Follower's KL depends on the Leader's answer, so it is part of the Leader's reward. Its estimate is the log-ratio of
+the one answer y' that was sampled: at the equilibrium p + tau_F * log-ratio is the same for every y', so that this
+estimate has less variance than those that are never negative.
+
+Departures: drafts that others wrote may lie on the table: the Follower refines them too, for no Leader's sake. With
+`rollout_rounds` R > 1 the Follower also answers its own answers, and its loss is the mean over all R. With
+`replies_per_draft` K > 1 it answers each draft K times: the replies to one draft are each other's baseline, which takes
+out how hard that draft is to beat, and the Leader's reward is their mean.
+`rloo` needs a scalar reward, which a preference does not give: it is the preference over an answer of the reference.
+`nash-md` samples its opponent from the token-by-token geometric mixture of policy and reference (Munos et al. 2023).
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from slhf_training.fit.settings import Algorithm, Game
+from slhf_training.models.roles import Role
+from slhf_training.rollout import Ids, Player, Sample
+
+Array = npt.NDArray[np.float64]
+Group = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    chat: int
+    """Which chat of the step, counted over all processes."""
+    prompt: Ids
+    sample: Sample
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An answer that is learnt from."""
+
+    role: Role
+    answer: Answer
+    reward: float
+    """In [0, 1]; NaN: the judge abstained."""
+    tau: float
+    group: Group
+    """Rows of one group are independent given their prompts and serve as each other's baseline."""
+    opponents: tuple[Answer, ...] = ()
+    """The rows with these answers add tau times their mean log-ratio to this one's reward."""
+
+
+class Table(Protocol):
+    """Where a game is played. `slot` tells apart the answers to one chat in one step."""
+
+    def answer(self, player: Player, slot: int, drafts: Sequence[Answer] | None = None) -> list[Answer]:
+        """One answer for each chat, or to each draft."""
+
+    def given(self) -> list[Answer]:
+        """Drafts that nobody here wrote."""
+
+    def judge(self, first: Sequence[Answer], second: Sequence[Answer]) -> Array:
+        """p(first beats second), NaN where the judge abstains, (B,)"""
+
+
+def stackelberg(table: Table, game: Game) -> list[Row]:
+    own, given = table.answer("leader", 0), table.given()
+    each = game.replies_per_draft
+    answers = [[draft for draft in (*own, *given) for _ in range(each)]]
+    for turn in range(1, game.rollout_rounds + 1):
+        answers.append(table.answer("follower", turn, drafts=answers[-1]))
+    beaten = [table.judge(first, second) for first, second in pairwise(answers)]
+    leader = []
+    for place, y in enumerate(own):
+        met = slice(place * each, (place + 1) * each)
+        p = float(beaten[0][met].mean())  # NaN where the judge abstains from one of them
+        leader.append(Row("leader", y, p, game.tau_leader, ("leader",), opponents=tuple(answers[1][met])))
+    follower = []
+    for turn, (replies, ps) in enumerate(zip(answers[1:], beaten, strict=True)):
+        for place, (reply, p) in enumerate(zip(replies, ps, strict=True)):
+            whose = "follower" if place < len(own) * each else "given"
+            group: Group = (whose, turn) if each == 1 else (whose, turn, reply.chat)
+            follower.append(Row("follower", reply, float(1 - p), game.tau_follower, group))
+    return leader + follower
+
+
+def rloo(table: Table, game: Game) -> list[Row]:
+    opponents = table.answer("reference", game.samples_per_prompt)
+    rows: list[Row] = []
+    for slot in range(game.samples_per_prompt):
+        answers = table.answer("leader", slot)
+        rows += _rewarded(answers, table.judge(answers, opponents), game, lambda y: ("chat", y.chat))
+    return rows
+
+
+def nash_md(table: Table, game: Game) -> list[Row]:
+    answers, opponents = table.answer("leader", 0), table.answer("mixture", 1)
+    return _rewarded(answers, table.judge(answers, opponents), game, lambda y: ("leader",))
+
+
+def _rewarded(answers: Sequence[Answer], p: Array, game: Game, group: Callable[[Answer], Group]) -> list[Row]:
+    return [Row("leader", y, float(r), game.tau_leader, group(y)) for y, r in zip(answers, p, strict=True)]
+
+
+ALGORITHMS: dict[Algorithm, Callable[[Table, Game], list[Row]]] = {
+    "stackelberg": stackelberg,
+    "rloo": rloo,
+    "nash-md": nash_md,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    group: Group
+    reward: float
+    worth: tuple[float, ...]
+    """By position: the reward less the KL penalty that is still to come there, which is what a good baseline predicts;
+    the last one holds for what lies behind. At the equilibrium the whole worth is the same for every answer to a
+    prompt, so that the others' mean leaves no variance at all."""
+
+
+def advantages(rows: Sequence[Graded], leave_one_out: bool, pool: Sequence[Graded] | None = None) -> list[list[float]]:
+    """By position, as many as each row's worths: the reward less 0.5, or less the mean worth of the group's other rows
+    at the same position (0.5 for one that is alone).
+
+    What others are worth there does not depend on this row's tokens, so the gradient stays unbiased. Were it their
+    whole worth, the late tokens of all rows would carry tau times the KL of whole answers: noise, and most of the
+    gradient where tau is large. `pool`: the rows of every process, these included.
+    """
+    if not leave_one_out:
+        return [[row.reward - 0.5] * len(row.worth) for row in rows]
+    members: dict[Group, list[Graded]] = defaultdict(list)
+    for row in rows if pool is None else pool:
+        members[row.group].append(row)
+    width = max((len(row.worth) for group in members.values() for row in group), default=0)
+    total = {group: sum(_stretched(row.worth, width) for row in of_group) for group, of_group in members.items()}
+    found = []
+    for row in rows:
+        others = len(members[row.group]) - 1
+        baseline = (total[row.group] - _stretched(row.worth, width)) / others if others else np.full(width, 0.5)
+        found.append((row.reward - baseline[: len(row.worth)]).tolist())
+    return found
+
+
+def _stretched(worth: Sequence[float], width: int) -> Array:
+    return np.pad(np.array(worth), (0, width - len(worth)), mode="edge")
+
+
+def penalised(p: Array, first: Sequence[Answer], second: Sequence[Answer], penalty: float) -> Array:  # (B,) -> (B,)
+    """p less the penalty where the first answer did not end, plus it where the second did not, within [0, 1]."""
+    unfinished = [float(not a.sample.ended) - float(not b.sample.ended) for a, b in zip(first, second, strict=True)]
+    return np.clip(p - penalty * np.array(unfinished), 0.0, 1.0)

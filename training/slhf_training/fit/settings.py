@@ -1,0 +1,190 @@
+"""The configuration of `slhf-train fit`: one YAML file. An unknown key or a bad value stops it and is named.
+
+Relative paths start at the configuration's own folder.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from slhf import FOLLOWER_TURN
+from slhf_training.config import ModelName, RelativePath, Section
+from slhf_training.data.load import DataSettings
+from slhf_training.preference.registry import PreferenceSettings
+from slhf_training.yaml_text import EngineArguments
+
+Algorithm = Literal["stackelberg", "rloo", "nash-md"]
+KL = Literal["to_go", "sequence", "token"]
+Estimator = Literal["k1", "k2", "k3"]
+DraftAnswers = Literal["all", "rejected"]
+ALL_LINEAR = "all-linear"
+
+
+class Lora(Section):
+    r: int = Field(default=16, gt=0)
+    alpha: float = Field(default=32, gt=0)
+    target_modules: str | list[str] = ALL_LINEAR
+    """peft's name: which layers get an adapter."""
+    layers: tuple[int, int] | None = None
+    """[first, end]: adapters in blocks first to end - 1 alone, counted from 0; [21, 28] are the upper 7 of 28. None: in
+    all. What the blocks below say of a text does not depend on training, and no gradient passes through them."""
+
+    @model_validator(mode="after")
+    def _layers_are_a_range(self) -> Self:
+        if self.layers is None:
+            return self
+        first, end = self.layers
+        if not 0 <= first < end:
+            raise ValueError(f"layers: expected [first, end] with 0 <= first < end, got {[first, end]}")
+        if isinstance(self.target_modules, str) and self.target_modules != ALL_LINEAR:
+            raise ValueError(f"layers: needs target_modules: {ALL_LINEAR} or a list, not {self.target_modules!r}")
+        return self
+
+
+class Game(Section):
+    """The objective and its estimator; slhf_training.fit.algorithms and slhf_training.fit.loss say what each means."""
+
+    tau_leader: float = Field(default=1e-3, ge=0)
+    tau_follower: float = Field(default=1e-3, ge=0)
+    kappa: float = Field(default=5.0, gt=0)
+    """How much faster the Follower learns: its learning rate (separate adapters) or its loss (shared weights)."""
+    baseline: Literal["half", "leave_one_out"] = "half"
+    """What is taken off a reward: 0.5, or the other chats' mean (rloo: always the prompt's other samples)."""
+    kl: KL = "to_go"
+    """`token` is what published code does; it is biased and here for comparison alone."""
+    kl_estimator: Estimator = "k1"
+    """Used by `kl: token` alone; the unbiased forms are log-ratios."""
+    eos_penalty: float = Field(default=0.5, ge=0, le=1)
+    """Taken off the preference for an answer that did not end, given to one that met such an opponent."""
+    rollout_rounds: int = Field(default=1, gt=0)
+    """The Follower answers the Leader, then its own answers: how many answers of the Follower are trained per chat."""
+    replies_per_draft: int = Field(default=1, gt=0)
+    """The Follower's answers to each draft; of several, each is the others' baseline (`leave_one_out`)."""
+    leader_update_every: int = Field(default=1, gt=0)
+    """Steps of the Follower for each step of the Leader."""
+    importance_cap: float | None = Field(default=2.0, gt=0)
+    """A token counts by min(its probability here / when sampled, this cap): 1 where the sampler is the trainer, and a
+    correction where it is not quite (rollout.dtype bfloat16, vLLM); fit/loss.py says what stays biased. None: every
+    token counts 1."""
+    samples_per_prompt: int = Field(default=2, gt=1)
+    """rloo: answers per chat; each is the others' baseline."""
+    mixture: float = Field(default=0.125, ge=0, le=1)
+    """nash-md: the reference's share in the opponent, a geometric mixture token by token."""
+
+
+class Drafts(Section):
+    """Drafts that other models wrote. The Follower refines them beside the Leader's, so that it learns to refine what
+    it will meet; the Leader learns nothing from them."""
+
+    data: tuple[DataSettings, ...] = Field(min_length=1)
+    """Several, where each needs its own `where`."""
+    answers: DraftAnswers = "all"
+    """Each answer of a row is a draft, or only the worse one of a pair."""
+    per_step: int = Field(default=8, gt=0)
+    """Drafts per step and process, beside the chats of `batch_size`; no two processes have the same."""
+
+
+class Optimisation(Section):
+    steps: int = Field(default=500, gt=0)
+    batch_size: int = Field(default=16, gt=0)
+    """Chats per step and process."""
+    micro_batch_size: int = Field(default=8, gt=0)
+    """Answers per forward and backward pass."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Of the Leader, or of shared weights."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """The last iterate drifts off the equilibrium at a constant rate: decay it."""
+    warmup_steps: int = Field(default=0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=True)
+    """Clips the gradient of each role; inf: no clipping."""
+    autocast: Literal["none", "bfloat16"] = "none"
+    gradient_checkpointing: bool = False
+    """Less memory, a third more time."""
+
+
+class Servers(Section):
+    """vLLM servers of the same base model, started as docs/design.md says."""
+
+    urls: list[Annotated[str, Field(pattern=r"^https?://")]] = Field(min_length=1)
+    """Each one's root, such as http://127.0.0.1:8000; they share the prompts."""
+    adapters: RelativePath
+    """A directory that this process can write and that every server can read by the same path."""
+    api_key_variable: str | None = None
+    """Environment variable with the key; None: none is sent."""
+    timeout_s: float = Field(default=600, gt=0)
+    """For one answer."""
+
+
+class Rollout(Section):
+    engine: Literal["hf", "vllm", "vllm-server"] = "hf"
+    """What samples: transformers, vLLM in this process, or vLLM servers (adapters only)."""
+    temperature: float = Field(default=0.9, gt=0, le=2)
+    """Of sampling and of the log-probs that are trained. There is no top-p or top-k: those would bias the gradient."""
+    max_new_tokens: int = Field(default=256, gt=0)
+    max_prompt_tokens: int = Field(default=1024, gt=0)
+    """A chat whose own prompt is longer is counted and dropped before training."""
+    batch_size: int = Field(default=64, gt=0)
+    """Answers that are sampled at once."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the model that samples, where it is in this process."""
+    vllm: EngineArguments = {}
+    """engine vllm: further arguments of its LLM, by vLLM's names."""
+    servers: Servers | None = None
+    """engine vllm-server: where they are."""
+
+    @model_validator(mode="after")
+    def _what_does_not_go_together(self) -> Self:
+        if self.vllm and self.engine != "vllm":
+            raise ValueError(f"vllm: needs engine: vllm, not {self.engine}")
+        if (self.servers is None) != (self.engine != "vllm-server"):
+            raise ValueError(f"servers: engine vllm-server needs them, and no other does; engine is {self.engine}")
+        if ours := self.vllm.keys() & {"model", "dtype", "logprobs_mode", "max_num_seqs", "seed"}:
+            raise ValueError(f"vllm.{min(ours)}: follows from other settings")
+        return self
+
+
+class Run(Section):
+    """What every training has."""
+
+    output_dir: RelativePath
+    optimisation: Optimisation = Optimisation()
+    seed: int = Field(default=0, ge=0)
+    save_every: int = Field(default=50, gt=0)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    log_every: int = Field(default=1, gt=0)
+    report_to: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
+
+
+class FitSettings(Run):
+    model: ModelName = Field(min_length=1)
+    """A chat model: a hub id, builtin:smollm2-135m, or a directory's path that starts with ".", "/" or "~"."""
+    data: DataSettings
+    """Only the chats are used."""
+    drafts: Drafts | None = None
+    """None: the Follower meets the Leader's drafts alone, as in the paper."""
+    preference: PreferenceSettings
+    """Who judges."""
+    algorithm: Algorithm = "stackelberg"
+    weights: Literal["separate", "shared", "full"] = "separate"
+    """Two adapters, one adapter for both roles, or all weights of the model (both roles; the reference is a copy)."""
+    lora: Lora = Lora()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the base model."""
+    follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
+    game: Game = Game()
+    rollout: Rollout = Rollout()
+
+    @model_validator(mode="after")
+    def _what_does_not_go_together(self) -> Self:
+        if self.game.kl != "token" and self.game.kl_estimator != "k1":
+            raise ValueError(f"game.kl_estimator: {self.game.kl_estimator!r} needs kl: token")
+        if self.algorithm == "nash-md" and self.rollout.engine != "hf":
+            raise ValueError(f"rollout.engine: {self.rollout.engine} cannot mix two models, as nash-md has to; use hf")
+        if self.drafts is not None and self.algorithm != "stackelberg":
+            raise ValueError(f"drafts: {self.algorithm} has no Follower to refine them; use stackelberg")
+        if self.weights == "full" and self.rollout.engine == "vllm-server":
+            raise ValueError("rollout.engine: vllm-server takes adapters, not all weights; use hf or vllm")
+        return self

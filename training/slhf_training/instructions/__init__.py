@@ -1,0 +1,1 @@
+"""Prompts with instructions that a program can check: read, and written."""
