@@ -41,20 +41,19 @@ from slhf_server.builtin import NAME, built_in
 from slhf_server.settings import Settings
 from slhf_training.config import read_config
 from slhf_training.fit.algorithms import Array
-from slhf_training.fit.build import build_roles, build_trainer, end_ids_of, load_model
+from slhf_training.fit.build import build_roles, build_trainer, load_model
 from slhf_training.fit.settings import FitSettings
+from slhf_training.models.load import bf16_is_fast, end_ids_of
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.roles import Roles
 from slhf_training.models.scoring import left_padded
-from slhf_training.preference import Preference
-from slhf_training.preference.registry import preference_of
-from slhf_training.reward.backbone import bf16_is_fast
+from slhf_training.preference import Preference, preference_of
 from slhf_training.reward.run import train as train_reward
 from slhf_training.reward.settings import RewardTraining
-from slhf_training.rollout import Ids, Rollout, Sample
+from slhf_training.rollout import Rollout
 from slhf_training.rollout.hf import HFRollout
 from slhf_training.rollout.vllm import VLLMRollout
-from slhf_training.types import Chat
+from slhf_training.types import Chat, Ids, Sample
 
 STEPS, CHATS, NEW, BATCH, LONGER = 2, 4, 48, 32, 64
 DTYPE = "bfloat16" if bf16_is_fast() else "float32"
@@ -176,7 +175,7 @@ def rollouts(model: Path, directory: Path, repeats: int) -> list[dict[str, dict[
     systems: dict[str, Rollout] = {
         GENERATE: Generate(roles, fit, reader.end_ids),
         OURS: HFRollout(roles, copying.rollout, reader.end_ids),
-        VLLM: VLLMRollout(roles, fit, reader.end_ids),
+        VLLM: VLLMRollout(roles, fit.model, fit.rollout, fit.seed, reader.end_ids),
     }
     asked = [reader.leader(chat) for chat in chats(model, BATCH, seed=1)]
     for system in systems.values():

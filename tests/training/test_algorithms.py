@@ -8,7 +8,7 @@ import pytest
 
 from slhf_training.fit.algorithms import Answer, Array, Graded, advantages, nash_md, penalised, rloo, stackelberg
 from slhf_training.fit.settings import Game
-from slhf_training.rollout import Player, Sample
+from slhf_training.types import Player, Sample
 
 CHATS = 2
 GAME = Game(tau_leader=0.1, tau_follower=0.2, rollout_rounds=2, samples_per_prompt=3)

@@ -23,14 +23,12 @@ from slhf_training.evaluation.answers import NONE, Answer
 from slhf_training.evaluation.plain import Speaker
 from slhf_training.fit.clipping import Clip
 from slhf_training.fit.export import export
-from slhf_training.fit.settings import Rollout
 from slhf_training.models.bundles import open_bundle
 from slhf_training.models.prompts import Prompts
-from slhf_training.models.roles import Role
 from slhf_training.models.scoring import answer_logits
-from slhf_training.preference import Probabilities
+from slhf_training.rollout import RolloutSettings
 from slhf_training.rollout.hf import HFRollout
-from slhf_training.types import Chat
+from slhf_training.types import Chat, Probabilities, Role
 from tests.training import tiny
 from tests.training.test_export import trained_run
 
@@ -231,7 +229,7 @@ def test_of_several_refinements_the_preferred_one_is_learnt(tmp_path: Path, teac
         settings = {"samples": 6, "preference": preference, "share": share}
         assert main(["distill", str(config(directory, teachers, best_of=settings))]) == 0
         student = open_bundle("bundle", str(directory / "run" / BUNDLE))
-        how = Rollout(max_new_tokens=6, temperature=1.0)
+        how = RolloutSettings(max_new_tokens=6, temperature=1.0)
         prompts = Prompts(tiny.tokenizer(), student.manifest.follower_turn)
         asked = [prompts.follower([{"role": "user", "content": "which A B C"}], prompts.ids("B C"))] * 200
         answers = HFRollout(Speaker(student), how, prompts.end_ids).sample(asked, "follower", range(200))

@@ -10,8 +10,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from slhf_training.errors import SettingsError
+from slhf_training.preference import PreferenceSettings, preference_of
 from slhf_training.preference.fluency import Fluency, FluencySettings
-from slhf_training.preference.registry import PreferenceSettings, preference_of
 from slhf_training.types import Chat
 from tests.training import tiny
 

@@ -15,8 +15,7 @@ from slhf_training.data.examples import Example
 from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.instructions.write import INSTRUCTIONS, instruct
-from slhf_training.preference import Preference
-from slhf_training.preference.registry import PreferenceSettings, preference_of
+from slhf_training.preference import Preference, PreferenceSettings, preference_of
 from slhf_training.types import Chat
 
 QUESTION = "What is a cat?"

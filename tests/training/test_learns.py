@@ -11,8 +11,7 @@ from slhf_training import equilibrium
 from slhf_training.fit.algorithms import Array
 from slhf_training.fit.trainer import GameTrainer
 from slhf_training.models.scoring import answer_log_probs
-from slhf_training.rollout import Ids
-from slhf_training.types import Chat
+from slhf_training.types import Chat, Ids
 from tests.training import tiny
 
 TAU = 0.05

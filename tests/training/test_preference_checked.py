@@ -14,9 +14,8 @@ from slhf_training.checks.registry import CheckSettings, check_of
 from slhf_training.distill.lessons import Drafted, Group, choose
 from slhf_training.errors import SettingsError
 from slhf_training.evaluation.answers import Answer
-from slhf_training.preference import Preference
+from slhf_training.preference import Preference, PreferenceSettings, preference_of
 from slhf_training.preference.checked import TIES, Checked, Tie
-from slhf_training.preference.registry import PreferenceSettings, preference_of
 from slhf_training.types import Chat, turns
 from tests.training import tiny
 

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from transformers import LlamaForCausalLM
 
 from slhf_training.errors import SettingsError
+from slhf_training.preference import PreferenceSettings, preference_of
 from slhf_training.preference.model import Asked, Better, Good, ModelSettings, better, good, spellings
-from slhf_training.preference.registry import PreferenceSettings, preference_of
 from slhf_training.types import Chat, Message
 from tests.training import tiny
 

@@ -15,9 +15,8 @@ from slhf_training.cli import main
 from slhf_training.config import read_config
 from slhf_training.data.examples import Example, Pair, Scores
 from slhf_training.errors import SettingsError
-from slhf_training.preference.attributes import AttributesSettings
-from slhf_training.preference.registry import preference_of
-from slhf_training.preference.reward import RewardSettings
+from slhf_training.preference import preference_of
+from slhf_training.preference.reward import AttributesSettings, RewardSettings
 from slhf_training.reward.backbone import Backbone
 from slhf_training.reward.evaluation import calibration_error, pair_report, score_report
 from slhf_training.reward.lessons import ranked

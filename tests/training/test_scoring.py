@@ -9,7 +9,7 @@ from torch import Tensor
 from slhf_training.models import scoring
 from slhf_training.models.packing import Reading, attention_bias, tables
 from slhf_training.models.scoring import answer_log_probs
-from slhf_training.rollout import Ids
+from slhf_training.types import Ids
 from tests.training import tiny
 
 PROMPT: Ids = (9, 4, 8, 10)

@@ -14,8 +14,8 @@ from slhf_training.errors import DataError, TrainingError
 from slhf_training.fit.algorithms import Array
 from slhf_training.fit.drafts import Pile
 from slhf_training.fit.trainer import GameTrainer
-from slhf_training.rollout import Ids, Player, Rollout, Sample
-from slhf_training.types import Chat, Message
+from slhf_training.rollout import Rollout
+from slhf_training.types import Chat, Ids, Message, Player, Sample
 from tests.training import tiny
 
 TEXTS = ("which", "say it", "A or B", "improve A B C")

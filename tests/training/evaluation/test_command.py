@@ -19,13 +19,10 @@ from slhf_training.evaluation.generation import Task
 from slhf_training.evaluation.plain import Plain, Speaker
 from slhf_training.evaluation.report import READABLE, REPORT
 from slhf_training.evaluation.settings import GenerationSettings, evaluate_settings
-from slhf_training.fit.settings import Rollout
 from slhf_training.models.bundles import open_bundle
-from slhf_training.models.roles import ROLES
-from slhf_training.preference import Probabilities
-from slhf_training.rollout import Player
+from slhf_training.rollout import RolloutSettings
 from slhf_training.rollout.hf import HFRollout
-from slhf_training.types import Chat
+from slhf_training.types import ROLES, Chat, Player, Probabilities
 from tests.training import tiny
 from tests.training.evaluation.fakes import jsonl, longer
 
@@ -196,7 +193,9 @@ def test_two_adapters_on_one_base_speak_differently(two_adapters: Speaker) -> No
 
 def test_no_two_adapters_share_the_tensors_of_a_decoding_step(two_adapters: Speaker) -> None:
     """A CUDA graph of the step goes on speaking as the adapter that was on when it was captured."""
-    rollout = HFRollout(two_adapters, Rollout(max_new_tokens=4, dtype="float32"), frozenset([tiny.END]), captured=True)
+    rollout = HFRollout(
+        two_adapters, RolloutSettings(max_new_tokens=4, dtype="float32"), frozenset([tiny.END]), captured=True
+    )
     used: set[int] = set()
 
     def note(module: Any, args: Any, kwargs: Any) -> None:
@@ -215,7 +214,7 @@ def test_no_two_adapters_share_the_tensors_of_a_decoding_step(two_adapters: Spea
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
 def test_captured_steps_speak_as_each_adapter(two_adapters: Speaker) -> None:
-    settings = Rollout(max_new_tokens=8, dtype="float32")
+    settings = RolloutSettings(max_new_tokens=8, dtype="float32")
     usual, captured = (HFRollout(two_adapters, settings, frozenset([tiny.END]), captured=it) for it in (False, None))
     for player in (*PLAYERS, *PLAYERS):
         expected, found = (each.sample([(1, 2, 3)] * 16, player, range(16)) for each in (usual, captured))

@@ -9,17 +9,12 @@ last line and without asterisks, as both papers do.
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from slhf_training.checks import ifbench
-from slhf_training.data.rows import checked, read_rows
-from slhf_training.data.schemas import Row
-from slhf_training.errors import SettingsError
-from slhf_training.types import Chat
 
 Check = Callable[..., bool]
 """Of an answer, with the instruction's own arguments by name."""
@@ -29,56 +24,9 @@ Rule = Callable[[str, str, Mapping[str, Any]], bool]
 _OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
 
-class InstructedRow(BaseModel):
-    """IFEval's schema: a prompt, the kinds of its instructions, and the arguments of each by name."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    prompt: str
-    kinds: tuple[str, ...] = Field(validation_alias=AliasChoices("instruction_id_list"), min_length=1)
-    arguments: tuple[Mapping[str, Any], ...] = Field(validation_alias=AliasChoices("kwargs"))
-    key: str | int | None = None
-
-    @field_validator("arguments")
-    @classmethod
-    def _given(cls, arguments: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-        return tuple(map(given_arguments, arguments))
-
-    @model_validator(mode="after")
-    def _as_many(self) -> Self:
-        if len(self.kinds) != len(self.arguments):
-            raise ValueError(f"{len(self.kinds)} instructions and kwargs for {len(self.arguments)}")
-        return self
-
-    def followed(self, answer: str, by: Rule) -> tuple[bool, ...]:
-        """Of each instruction, by `follows` or `follows_loosely`."""
-        return tuple(by(kind, answer, given) for kind, given in zip(self.kinds, self.arguments, strict=True))
-
-
 def given_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """Published files have every argument of every kind, and null for those of others."""
     return {name: value for name, value in arguments.items() if value is not None}
-
-
-def instructed_rows(rows: Iterable[tuple[int, Row]], place: str) -> Iterator[InstructedRow]:
-    """Of numbered rows. Raises DataError naming the place, the number and the key."""
-    for number, row in rows:
-        yield checked(InstructedRow, row, f"{place}:{number}")
-
-
-def rows_by_prompt(files: Iterable[Path], setting: str) -> dict[str, InstructedRow]:
-    """Raises SettingsError naming the setting where a row has no check or there is no row, and DataError as above."""
-    rows = {row.prompt: row for path in files for row in instructed_rows(read_rows(path), str(path))}
-    reasons = {kind: why for row in rows.values() for kind, why in unchecked(row.kinds, row.arguments).items()}
-    if reasons:
-        raise SettingsError(f"{setting}: {refusal(reasons)}")
-    if not rows:
-        raise SettingsError(f"{setting}: no row")
-    return rows
-
-
-def row_of(chat: Chat, rows: Mapping[str, InstructedRow]) -> InstructedRow | None:
-    """None: the chat is not one of the rows' prompts alone."""
-    return rows.get(chat[0]["content"]) if len(chat) == 1 else None
 
 
 def unchecked(kinds: Iterable[str], arguments: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -254,3 +202,28 @@ KINDS: Mapping[str, Check] = {
     "startend:end_checker": _ends_with,
     "startend:quotation": _quoted,
 }
+
+
+class InstructedRow(BaseModel):
+    """IFEval's schema: a prompt, the kinds of its instructions, and the arguments of each by name."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    prompt: str
+    kinds: tuple[str, ...] = Field(validation_alias=AliasChoices("instruction_id_list"), min_length=1)
+    arguments: tuple[Mapping[str, Any], ...] = Field(validation_alias=AliasChoices("kwargs"))
+    key: str | int | None = None
+
+    @field_validator("arguments")
+    @classmethod
+    def _given(cls, arguments: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+        return tuple(map(given_arguments, arguments))
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if len(self.kinds) != len(self.arguments):
+            raise ValueError(f"{len(self.kinds)} instructions and kwargs for {len(self.arguments)}")
+        return self
+
+    def followed(self, answer: str, by: Rule) -> tuple[bool, ...]:
+        """Of each instruction, by `follows` or `follows_loosely`."""
+        return tuple(by(kind, answer, given) for kind, given in zip(self.kinds, self.arguments, strict=True))

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     from slhf_training.fit.run import last_checkpoint, start_run
     from slhf_training.fit.settings import FitSettings
     from slhf_training.models.sharding import end_together, from_launcher
-    from slhf_training.preference.registry import preference_of
+    from slhf_training.preference import preference_of
 
     overriding = {"algorithm": arguments.algorithm, "output_dir": arguments.output_dir}
     instead = {key: value for key, value in overriding.items() if value is not None}

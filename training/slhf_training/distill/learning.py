@@ -10,8 +10,8 @@ from slhf_training.distill.lessons import Lesson
 from slhf_training.evaluation.plain import Speaker
 from slhf_training.fit.settings import Run
 from slhf_training.fit.supervised import AdapterTrainer
-from slhf_training.models.roles import Role
 from slhf_training.models.scoring import answer_logits, right_padded, together
+from slhf_training.types import Role
 
 
 class Distiller(AdapterTrainer):

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 from tqdm import tqdm
 
-from slhf_training.checks.instructions import InstructedRow, row_of
+from slhf_training.checks.instructions import InstructedRow
 from slhf_training.distill.repairing import finished, repaired
 from slhf_training.errors import DataError
 from slhf_training.evaluation.answers import Answer
@@ -18,12 +18,10 @@ from slhf_training.evaluation.edits import edit
 from slhf_training.evaluation.generation import Generator, Task
 from slhf_training.evaluation.prompts import prompt_id
 from slhf_training.evaluation.store import Store
+from slhf_training.instructions import row_of
 from slhf_training.models.prompts import Prompts
-from slhf_training.models.roles import Role
-from slhf_training.preference import Preference, Probabilities
-from slhf_training.preference.cache import digest
-from slhf_training.rollout import Ids
-from slhf_training.types import Chat
+from slhf_training.preference import Preference
+from slhf_training.types import Chat, Ids, Probabilities, Role, digest
 
 _LOG = logging.getLogger(__name__)
 

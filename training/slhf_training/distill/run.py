@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slhf import Bundle, RoleWeights, write_bundle
-from slhf_training.checks.instructions import InstructedRow, rows_by_prompt
+from slhf_training.checks.instructions import InstructedRow
 from slhf_training.config import portable
 from slhf_training.data.load import load
 from slhf_training.distill.learning import Distiller
@@ -36,14 +36,16 @@ from slhf_training.errors import SettingsError
 from slhf_training.evaluation.answers import Answer
 from slhf_training.evaluation.plain import Speaker
 from slhf_training.evaluation.run import OpenModel, open_model
+from slhf_training.evaluation.settings import fingerprint
 from slhf_training.evaluation.store import Store
-from slhf_training.fit.build import checkpoint_gradients, end_ids_of
 from slhf_training.fit.run import last_checkpoint
-from slhf_training.models.bundles import fingerprint, open_bundle
+from slhf_training.fit.supervised import checkpoint_gradients
+from slhf_training.instructions import rows_by_prompt
+from slhf_training.models.bundles import open_bundle
+from slhf_training.models.load import end_ids_of, fast_dtype
 from slhf_training.models.prompts import Prompts
-from slhf_training.models.roles import ROLES, Role
-from slhf_training.preference.registry import preference_of
-from slhf_training.reward.backbone import fast_dtype
+from slhf_training.preference import preference_of
+from slhf_training.types import ROLES, Role
 
 if TYPE_CHECKING:
     from slhf_training.models.bundles import OpenBundle

@@ -8,7 +8,7 @@ from slhf_training.config import ModelName, RelativePath, Section
 from slhf_training.data.load import DataSettings
 from slhf_training.evaluation.settings import GenerationSettings
 from slhf_training.fit.settings import Run
-from slhf_training.preference.registry import PreferenceSettings
+from slhf_training.preference import PreferenceSettings
 
 
 class BestOf(Section):

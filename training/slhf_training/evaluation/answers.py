@@ -11,7 +11,7 @@ from typing import Literal
 
 from slhf_training.evaluation.chains import Chain, label
 from slhf_training.evaluation.store import Store
-from slhf_training.preference.cache import digest
+from slhf_training.types import digest
 
 Finish = Literal["stop", "length", "kept", "refused"]
 """`length`: cut at the limit of tokens. `kept`: the Follower wrote nothing or had no room, so the text before it

@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 from slhf_training.evaluation.answers import Answers, Slot
 from slhf_training.evaluation.prompts import Prompt
-from slhf_training.preference import Preference, Probabilities
-from slhf_training.preference.cache import Cache, digest, revisions
-from slhf_training.types import Chat
+from slhf_training.preference import Preference
+from slhf_training.preference.cache import Cache, revisions
+from slhf_training.types import Chat, Probabilities, digest
 
 Pair = tuple[Slot, Slot]
 """Two answers to one prompt."""

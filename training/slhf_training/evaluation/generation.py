@@ -10,8 +10,7 @@ from tqdm import tqdm
 
 from slhf_training.evaluation.answers import Answer, Answers, Slot
 from slhf_training.evaluation.prompts import Prompt
-from slhf_training.preference.cache import digest
-from slhf_training.types import Chat
+from slhf_training.types import Chat, digest
 
 Keep = Callable[[int, int, Answer], None]
 """Takes an answer as soon as it is finished: the task's place, how many of the task's answers came before it, it."""

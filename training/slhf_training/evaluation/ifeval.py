@@ -7,13 +7,14 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from slhf_training.checks.instructions import InstructedRow, follows, follows_loosely, instructed_rows, unchecked
+from slhf_training.checks.instructions import InstructedRow, follows, follows_loosely, unchecked
 from slhf_training.config import RelativePath, Section
 from slhf_training.data.load import read_rows
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.evaluation.chains import Player
 from slhf_training.evaluation.prompts import Prompt
 from slhf_training.evaluation.statistics import Bootstrap, Numbers
+from slhf_training.instructions import instructed_rows
 from slhf_training.types import Message
 
 

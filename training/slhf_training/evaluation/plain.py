@@ -15,14 +15,12 @@ from slhf_training.errors import DataError, SettingsError
 from slhf_training.evaluation.answers import NONE, Answer
 from slhf_training.evaluation.generation import Keep, Task
 from slhf_training.evaluation.settings import GenerationSettings
-from slhf_training.fit.build import end_ids_of
-from slhf_training.fit.settings import Rollout as RolloutSettings
+from slhf_training.models.load import end_ids_of, fast_dtype
 from slhf_training.models.prompts import Prompts
-from slhf_training.models.roles import ROLES, Role
 from slhf_training.models.sharding import this_process
-from slhf_training.reward.backbone import fast_dtype
-from slhf_training.rollout import Ids
+from slhf_training.rollout import RolloutSettings
 from slhf_training.rollout.hf import HFRollout
+from slhf_training.types import ROLES, Ids, Role
 
 if TYPE_CHECKING:
     from slhf_training.models.bundles import OpenBundle

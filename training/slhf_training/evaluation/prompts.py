@@ -8,8 +8,7 @@ from pydantic import AliasChoices, Field
 
 from slhf_training.data.load import Asked, DataSettings, asked, checked, load, read_rows
 from slhf_training.errors import DataError
-from slhf_training.preference.cache import digest
-from slhf_training.types import Chat
+from slhf_training.types import Chat, digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,13 @@ from slhf_training.evaluation.measurement import Measurement
 from slhf_training.evaluation.prompts import Prompt, read_drafts, read_prompts
 from slhf_training.evaluation.report import write_report
 from slhf_training.evaluation.sections import registered
-from slhf_training.evaluation.settings import EvaluateSettings, GenerationSettings, bundles_of, drafts_of
+from slhf_training.evaluation.settings import EvaluateSettings, GenerationSettings, bundles_of, drafts_of, fingerprint
 from slhf_training.evaluation.statistics import Bootstrap
 from slhf_training.evaluation.store import Store
 from slhf_training.evaluation.study import Study
-from slhf_training.models.bundles import fingerprint, open_bundle
-from slhf_training.preference import Preference
+from slhf_training.models.bundles import open_bundle
+from slhf_training.preference import Preference, PreferenceSettings, preference_of
 from slhf_training.preference.cache import Cache
-from slhf_training.preference.registry import PreferenceSettings, preference_of
 
 if TYPE_CHECKING:
     from slhf_training.models.bundles import OpenBundle

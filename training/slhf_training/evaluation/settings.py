@@ -5,17 +5,22 @@ Relative paths start at the configuration's own folder.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, create_model, model_validator
 
-from slhf_training.config import ModelName, RelativePath, Section
+from slhf.bundle import revision_of
+from slhf_training.config import EngineArguments, ModelName, RelativePath, Section
 from slhf_training.data.load import DataSettings
 from slhf_training.evaluation.answers import GIVEN
 from slhf_training.evaluation.chains import Chain
 from slhf_training.evaluation.sections import registered
-from slhf_training.preference.registry import PreferenceSettings
-from slhf_training.yaml_text import EngineArguments
+from slhf_training.preference import PreferenceSettings
+from slhf_training.types import digest
+
+if TYPE_CHECKING:
+    from slhf_server.bundles import OpenBundle as OpenBundle
+    from slhf_training.evaluation.settings import GenerationSettings
 
 
 class ModelSettings(Section):
@@ -62,7 +67,7 @@ class EvaluateSettings(Section):
     prompts: DataSettings | None = None
     """Only the chats are used; each once. None: no section asks for them."""
     preference: PreferenceSettings | None = None
-    """Who judges: slhf_training.preference.registry. None: nothing is judged."""
+    """Who judges: slhf_training.preference. None: nothing is judged."""
     generation: GenerationSettings = GenerationSettings()
     judge_batch_size: int = Field(default=256, gt=0)
     """Pairs that are judged, and then kept on disk, at once."""
@@ -115,3 +120,9 @@ def bundles_of(models: Mapping[str, ModelSettings]) -> Iterator[tuple[str, str]]
 
 def drafts_of(models: Mapping[str, ModelSettings]) -> Iterator[tuple[str, Path, str | None]]:
     return ((name, model.drafts, model.model) for name, model in models.items() if model.drafts is not None)
+
+
+def fingerprint(bundle: "OpenBundle", generation: "GenerationSettings") -> str:
+    """Of all that decides what a bundle writes: its files, its manifest and the sampling."""
+    how = generation.model_dump(mode="json", exclude={"batch_size"})
+    return digest([revision_of(bundle.directory), bundle.manifest.model_dump(mode="json", exclude={"evaluation"}), how])

@@ -12,7 +12,7 @@ from slhf_training.evaluation.comparisons import Comparisons, Pair
 from slhf_training.evaluation.edits import edit
 from slhf_training.evaluation.prompts import Prompt
 from slhf_training.evaluation.statistics import Bootstrap, Estimate, length_controlled, preferred
-from slhf_training.preference import Probabilities
+from slhf_training.types import Probabilities
 
 Row = dict[str, Any]
 

@@ -27,8 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slhf_training.fit.settings import Algorithm, Game
-from slhf_training.models.roles import Role
-from slhf_training.rollout import Ids, Player, Sample
+from slhf_training.types import Ids, Player, Role, Sample
 
 Array = npt.NDArray[np.float64]
 Group = tuple[str | int, ...]

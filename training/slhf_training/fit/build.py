@@ -7,9 +7,10 @@ import torch
 
 from slhf_training.data.examples import Example
 from slhf_training.fit.drafts import Pile, drafts_of
-from slhf_training.fit.settings import FitSettings, Run
+from slhf_training.fit.settings import FitSettings
+from slhf_training.fit.supervised import checkpoint_gradients
 from slhf_training.fit.trainer import PLAYERS, GameTrainer
-from slhf_training.models.load import load_causal
+from slhf_training.models.load import end_ids_of, load_causal
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.roles import DTYPES, Roles
 from slhf_training.models.sharding import this_process
@@ -53,20 +54,6 @@ def build_roles(settings: FitSettings, base: Any) -> Roles:
     return roles
 
 
-def checkpoint_gradients(model: Any, settings: Run) -> None:
-    """Where the settings ask for it."""
-    if settings.optimisation.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-
-def end_ids_of(model: Any) -> list[int]:
-    """What the model's own generation settings take for the end of an answer."""
-    found = model.generation_config.eos_token_id
-    if found is None:
-        return []
-    return list(found) if isinstance(found, list | tuple) else [found]
-
-
 def short_enough(chats: Sequence[Chat], prompts: Prompts, most: int) -> list[Chat]:
     """The chats whose Leader's prompt fits."""
     return [chat for chat in chats if len(prompts.leader(chat)) <= most]
@@ -77,6 +64,6 @@ def _rollout(settings: FitSettings, roles: Roles, prompts: Prompts) -> Rollout:
         case "hf":
             return HFRollout(roles, settings.rollout, prompts.end_ids, settings.game.mixture)
         case "vllm":
-            return VLLMRollout(roles, settings, prompts.end_ids)
+            return VLLMRollout(roles, settings.model, settings.rollout, settings.seed, prompts.end_ids)
         case "vllm-server":
             return ServerRollout(roles, settings.rollout, prompts.end_ids)

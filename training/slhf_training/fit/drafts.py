@@ -9,8 +9,7 @@ from slhf_training.data.examples import Example
 from slhf_training.errors import DataError
 from slhf_training.fit.settings import DraftAnswers
 from slhf_training.models.prompts import Prompts
-from slhf_training.rollout import Ids
-from slhf_training.types import Chat
+from slhf_training.types import Chat, Ids
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from slhf_training.fit.algorithms import Graded, Row, advantages
 from slhf_training.fit.clock import Clock
 from slhf_training.fit.loss import Loss, reinforce
 from slhf_training.fit.settings import FitSettings
-from slhf_training.models.roles import Role, Roles
+from slhf_training.models.roles import Roles
 from slhf_training.models.scoring import answer_log_probs, right_padded, together
+from slhf_training.types import Role
 
 Gather = Callable[[list[Any]], list[Any]]
 """A list of every process's items, from this one's."""

@@ -3,42 +3,21 @@
 Relative paths start at the configuration's own folder.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from slhf import FOLLOWER_TURN
 from slhf_training.config import ModelName, RelativePath, Section
 from slhf_training.data.load import DataSettings
-from slhf_training.preference.registry import PreferenceSettings
-from slhf_training.yaml_text import EngineArguments
+from slhf_training.models import Lora
+from slhf_training.preference import PreferenceSettings
+from slhf_training.rollout import RolloutSettings
 
 Algorithm = Literal["stackelberg", "rloo", "nash-md"]
 KL = Literal["to_go", "sequence", "token"]
 Estimator = Literal["k1", "k2", "k3"]
 DraftAnswers = Literal["all", "rejected"]
-ALL_LINEAR = "all-linear"
-
-
-class Lora(Section):
-    r: int = Field(default=16, gt=0)
-    alpha: float = Field(default=32, gt=0)
-    target_modules: str | list[str] = ALL_LINEAR
-    """peft's name: which layers get an adapter."""
-    layers: tuple[int, int] | None = None
-    """[first, end]: adapters in blocks first to end - 1 alone, counted from 0; [21, 28] are the upper 7 of 28. None: in
-    all. What the blocks below say of a text does not depend on training, and no gradient passes through them."""
-
-    @model_validator(mode="after")
-    def _layers_are_a_range(self) -> Self:
-        if self.layers is None:
-            return self
-        first, end = self.layers
-        if not 0 <= first < end:
-            raise ValueError(f"layers: expected [first, end] with 0 <= first < end, got {[first, end]}")
-        if isinstance(self.target_modules, str) and self.target_modules != ALL_LINEAR:
-            raise ValueError(f"layers: needs target_modules: {ALL_LINEAR} or a list, not {self.target_modules!r}")
-        return self
 
 
 class Game(Section):
@@ -104,47 +83,6 @@ class Optimisation(Section):
     """Less memory, a third more time."""
 
 
-class Servers(Section):
-    """vLLM servers of the same base model, started as docs/design.md says."""
-
-    urls: list[Annotated[str, Field(pattern=r"^https?://")]] = Field(min_length=1)
-    """Each one's root, such as http://127.0.0.1:8000; they share the prompts."""
-    adapters: RelativePath
-    """A directory that this process can write and that every server can read by the same path."""
-    api_key_variable: str | None = None
-    """Environment variable with the key; None: none is sent."""
-    timeout_s: float = Field(default=600, gt=0)
-    """For one answer."""
-
-
-class Rollout(Section):
-    engine: Literal["hf", "vllm", "vllm-server"] = "hf"
-    """What samples: transformers, vLLM in this process, or vLLM servers (adapters only)."""
-    temperature: float = Field(default=0.9, gt=0, le=2)
-    """Of sampling and of the log-probs that are trained. There is no top-p or top-k: those would bias the gradient."""
-    max_new_tokens: int = Field(default=256, gt=0)
-    max_prompt_tokens: int = Field(default=1024, gt=0)
-    """A chat whose own prompt is longer is counted and dropped before training."""
-    batch_size: int = Field(default=64, gt=0)
-    """Answers that are sampled at once."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the model that samples, where it is in this process."""
-    vllm: EngineArguments = {}
-    """engine vllm: further arguments of its LLM, by vLLM's names."""
-    servers: Servers | None = None
-    """engine vllm-server: where they are."""
-
-    @model_validator(mode="after")
-    def _what_does_not_go_together(self) -> Self:
-        if self.vllm and self.engine != "vllm":
-            raise ValueError(f"vllm: needs engine: vllm, not {self.engine}")
-        if (self.servers is None) != (self.engine != "vllm-server"):
-            raise ValueError(f"servers: engine vllm-server needs them, and no other does; engine is {self.engine}")
-        if ours := self.vllm.keys() & {"model", "dtype", "logprobs_mode", "max_num_seqs", "seed"}:
-            raise ValueError(f"vllm.{min(ours)}: follows from other settings")
-        return self
-
-
 class Run(Section):
     """What every training has."""
 
@@ -175,7 +113,7 @@ class FitSettings(Run):
     """Of the base model."""
     follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
     game: Game = Game()
-    rollout: Rollout = Rollout()
+    rollout: RolloutSettings = RolloutSettings()
 
     @model_validator(mode="after")
     def _what_does_not_go_together(self) -> Self:

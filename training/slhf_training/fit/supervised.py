@@ -53,3 +53,9 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # transformers' estimate reads tensors
+
+
+def checkpoint_gradients(model: Any, settings: Run) -> None:
+    """Where the settings ask for it."""
+    if settings.optimisation.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -11,8 +11,8 @@ from slhf_training.fit.clock import Clock
 from slhf_training.fit.drafts import Draft
 from slhf_training.models.prompts import Prompts
 from slhf_training.preference import Preference
-from slhf_training.rollout import Player, Rollout, Sample
-from slhf_training.types import Chat
+from slhf_training.rollout import Rollout
+from slhf_training.types import Chat, Player, Sample
 
 
 @dataclass(frozen=True, slots=True)

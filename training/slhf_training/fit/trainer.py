@@ -29,10 +29,10 @@ from slhf_training.fit.settings import Algorithm, FitSettings, Run
 from slhf_training.fit.table import ChatTable, Seats
 from slhf_training.models import sharding
 from slhf_training.models.prompts import Prompts
-from slhf_training.models.roles import Role, Roles
+from slhf_training.models.roles import Roles
 from slhf_training.preference import Preference
 from slhf_training.rollout import Rollout
-from slhf_training.types import Chat
+from slhf_training.types import Chat, Role
 
 STAGING = ".unfinished"
 PLAYERS: dict[Algorithm, tuple[Role, ...]] = {

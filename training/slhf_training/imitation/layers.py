@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slhf_training.errors import SettingsError
 from slhf_training.models.packing import sees_all
-from slhf_training.rollout import Ids
+from slhf_training.types import Ids
 
 
 class HalvedModel:

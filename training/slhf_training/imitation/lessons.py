@@ -12,8 +12,7 @@ from pydantic import Field
 from slhf_training.data.load import Asked, asked, checked, read_rows
 from slhf_training.errors import DataError
 from slhf_training.models.prompts import Prompts
-from slhf_training.models.roles import Role
-from slhf_training.rollout import Ids
+from slhf_training.types import Ids, Role
 
 
 class LessonRow(Asked):

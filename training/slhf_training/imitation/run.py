@@ -12,13 +12,12 @@ from peft import PeftModel
 from slhf import Bundle, RoleWeights, write_bundle
 from slhf_training.config import portable
 from slhf_training.errors import SettingsError
-from slhf_training.fit.build import end_ids_of
 from slhf_training.fit.export import cast, name_base
 from slhf_training.fit.run import last_checkpoint
 from slhf_training.imitation.learning import Imitator
 from slhf_training.imitation.lessons import lessons_of, read_lessons
 from slhf_training.imitation.settings import ImitateSettings
-from slhf_training.models.load import load_causal
+from slhf_training.models.load import end_ids_of, load_causal
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.roles import DTYPES, with_adapters
 

@@ -6,7 +6,8 @@ from pydantic import Field
 
 from slhf import FOLLOWER_TURN, SamplingDefaults
 from slhf_training.config import ModelName, RelativePath
-from slhf_training.fit.settings import Lora, Run
+from slhf_training.fit.settings import Run
+from slhf_training.models import Lora
 
 
 class ImitateSettings(Run):

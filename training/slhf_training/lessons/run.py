@@ -15,12 +15,13 @@ from slhf_training.data.load import load
 from slhf_training.distill.lessons import Teacher
 from slhf_training.errors import DataError
 from slhf_training.evaluation.run import OpenModel, open_model
+from slhf_training.evaluation.settings import fingerprint
 from slhf_training.evaluation.store import Store
 from slhf_training.lessons.sampler import Sampler, one_of_each, passed
 from slhf_training.lessons.settings import FollowerLessons, LeaderLessons, LessonsSettings
 from slhf_training.lessons.targets import FENCE, targets_of, worded
 from slhf_training.lessons.thinking import Taught, thought
-from slhf_training.models.bundles import fingerprint, open_bundle
+from slhf_training.models.bundles import open_bundle
 
 LESSONS, TEXTS = "lessons.jsonl", "texts.jsonl"
 _LOG = logging.getLogger(__name__)

@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from slhf.bundle import BUILTIN_PREFIX, revision_of
+from slhf.bundle import BUILTIN_PREFIX
 from slhf_training.errors import SettingsError
-from slhf_training.preference.cache import digest
 
 if TYPE_CHECKING:
     from slhf_server.bundles import OpenBundle as OpenBundle
-    from slhf_training.evaluation.settings import GenerationSettings
 
 
 @contextmanager
@@ -48,12 +46,6 @@ def located(name: str, key: str) -> str:
     if bundle.adapter("leader") or bundle.adapter("follower"):
         raise SettingsError(f"{key}: {name} is trained already; its base is {bundle.manifest.base_model}")
     return str(bundle.weights)
-
-
-def fingerprint(bundle: "OpenBundle", generation: "GenerationSettings") -> str:
-    """Of all that decides what a bundle writes: its files, its manifest and the sampling."""
-    how = generation.model_dump(mode="json", exclude={"batch_size"})
-    return digest([revision_of(bundle.directory), bundle.manifest.model_dump(mode="json", exclude={"evaluation"}), how])
 
 
 def _missing(what: str, exc: ModuleNotFoundError) -> SettingsError:

@@ -40,3 +40,20 @@ def base_directory(name: str) -> Path:
 def load_written(directory: Path, dtype: torch.dtype) -> Any:
     """A model that was just written, as others will read it."""
     return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
+
+
+def end_ids_of(model: Any) -> list[int]:
+    """What the model's own generation settings take for the end of an answer."""
+    found = model.generation_config.eos_token_id
+    if found is None:
+        return []
+    return list(found) if isinstance(found, list | tuple) else [found]
+
+
+def bf16_is_fast() -> bool:
+    """CPUs without AVX-512 emulate it: 5 against 33 GFLOP/s in float32, measured on one core with AVX2."""
+    return torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+
+
+def fast_dtype() -> str:
+    return "auto" if bf16_is_fast() else "float32"

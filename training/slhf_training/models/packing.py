@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slhf_training.rollout import Ids
+from slhf_training.types import Ids
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ from slhf import FOLLOWER_TURN, follower_turn
 from slhf.chat_template import ChatRefused, ChatTemplate, Turn, UnusableTokenizer
 from slhf.special_tokens import Piece
 from slhf_training.errors import DataError, SettingsError
-from slhf_training.rollout import Ids
-from slhf_training.types import Chat
+from slhf_training.types import Chat, Ids
 
 
 class Prompts:

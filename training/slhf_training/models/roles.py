@@ -26,11 +26,10 @@ from transformers.pytorch_utils import Conv1D
 
 from slhf.weights import write_weights
 from slhf_training.errors import SettingsError
-from slhf_training.fit.settings import ALL_LINEAR, Lora
+from slhf_training.models import ALL_LINEAR, Lora
 from slhf_training.models.sharding import like, whole, without_launcher
+from slhf_training.types import ROLES, Role
 
-Role = Literal["leader", "follower"]
-ROLES: tuple[Role, ...] = ("leader", "follower")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 

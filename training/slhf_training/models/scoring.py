@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from slhf_training.models.packing import Reading, attention_bias, reads_packed, tables
-from slhf_training.rollout import Ids
+from slhf_training.types import Ids
 
 LONGEST_ROW = 4096
 """Tokens; attention is quadratic, so in longer rows answers would pay more for each other than the prompt costs."""

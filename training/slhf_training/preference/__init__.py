@@ -1,14 +1,14 @@
-"""Preference sources: who judges whether one answer beats another. One source, one file."""
+"""Preference sources: who judges whether one answer beats another. One source, one file, and one line of `SOURCES`."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Annotated, Any, Final, Protocol
 
-import numpy as np
-import numpy.typing as npt
+from pydantic import BeforeValidator, SerializeAsAny, ValidationError, ValidationInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from slhf_training.types import Chat
-
-Probabilities = npt.NDArray[np.float64]
+from slhf_training.config import Section
+from slhf_training.types import Chat, Probabilities
 
 
 class Preference(Protocol):
@@ -19,3 +19,71 @@ class Preference(Protocol):
 
         Swapping the answers gives one minus the value.
         """
+
+
+def both_orders(source: Preference) -> Preference:
+    """The mean of p(first, second) and 1 - p(second, first), asked as one batch; NaN where either abstains."""
+
+    def asked(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+        p = source([*chats, *chats], [*first, *second], [*second, *first])
+        forward, backward = p[: len(chats)], p[len(chats) :]
+        mean: Probabilities = (forward + 1 - backward) / 2
+        return mean
+
+    return asked
+
+
+class SourceSettings(Section):
+    """A configuration's `preference` section, of any kind."""
+
+    kind: str
+
+    def source(self) -> Preference:
+        """Ready to be asked. Raises SettingsError naming the key where something it needs is not there."""
+        raise NotImplementedError
+
+
+SOURCES: Final[Mapping[str, str]] = {
+    "attributes": "reward.AttributesSettings",
+    "reward": "reward.RewardSettings",
+    "fluency": "fluency.FluencySettings",
+    "reference": "reference.ReferenceSettings",
+    "instructions": "checked.InstructionsSettings",
+    "checked": "checked.CheckedSettings",
+    "judge": "judge.JudgeSettings",
+    "model": "model.ModelSettings",
+    "callable": "callable.CallableSettings",
+    "without_length": "length.WithoutLengthSettings",
+    "mixture": "mixture.MixtureSettings",
+    "panel": "mixture.PanelSettings",
+}
+"""By kind: the module here and the name of its settings. A source is imported when a configuration names it, so that
+the settings of commands need neither torch nor transformers."""
+
+
+def _of_kind(section: Any, info: ValidationInfo) -> SourceSettings:
+    """The section as its kind's settings. Errors are found under the kind's name."""
+    if isinstance(section, SourceSettings):
+        return section
+    kind = section.get("kind") if isinstance(section, Mapping) else None
+    if kind not in SOURCES:
+        said = {"kind": repr(kind), "known": ", ".join(SOURCES)}
+        raise PydanticCustomError("preference", "kind: expected one of {known}; got {kind}", said)
+    module, _, name = SOURCES[kind].partition(".")
+    settings: type[SourceSettings] = getattr(import_module(f"{__name__}.{module}"), name)
+    try:
+        return settings.model_validate(section, context=info.context)
+    except ValidationError as exc:
+        found = [
+            InitErrorDetails(type=e["type"], loc=(kind, *e["loc"]), input=e["input"], ctx=e.get("ctx", {}))
+            for e in exc.errors()
+        ]
+        raise ValidationError.from_exception_data(kind, found) from exc
+
+
+PreferenceSettings = Annotated[SerializeAsAny[SourceSettings], BeforeValidator(_of_kind)]
+
+
+def preference_of(settings: SourceSettings) -> Preference:
+    """Raises SettingsError as `source` does."""
+    return settings.source()

@@ -1,7 +1,5 @@
 """Judgements kept on disk: sqlite, so that several processes may share one file and a killed run loses nothing."""
 
-import hashlib
-import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,11 +40,6 @@ class Cache:
 
     def close(self) -> None:
         self._file.close()
-
-
-def digest(content: Any) -> str:
-    """A key for anything that JSON can say."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def revisions(value: Any) -> Iterator[str]:

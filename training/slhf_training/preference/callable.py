@@ -7,19 +7,21 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from slhf_training.config import Section
 from slhf_training.errors import JudgeError, SettingsError
-from slhf_training.preference import Preference, Probabilities
-from slhf_training.types import Chat
+from slhf_training.preference import Preference, SourceSettings
+from slhf_training.types import Chat, Probabilities
 
 
-class CallableSettings(Section):
+class CallableSettings(SourceSettings):
     kind: Literal["callable"]
     function: str = Field(pattern=r"^[\w.]+:[\w.]+$")
     """`package.module:function`, importable where the command runs."""
     gives: Literal["preference", "scores"] = "preference"
     """`preference`: the function is a Preference. `scores`: it is called with (chats, answers) and gives a number each;
     the higher one wins, equal ones tie, and NaN abstains."""
+
+    def source(self) -> Preference:
+        return callable_of(self)
 
 
 class Checked:

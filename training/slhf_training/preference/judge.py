@@ -15,13 +15,12 @@ import httpx2
 import numpy as np
 from pydantic import Field
 
-from slhf_training.config import RelativePath, Section
+from slhf_training.config import RelativePath
 from slhf_training.endpoints import authorization, client_of
 from slhf_training.errors import JudgeError
-from slhf_training.preference import Probabilities
-from slhf_training.preference.cache import Cache, digest
-from slhf_training.preference.orders import both_orders
-from slhf_training.types import Chat, as_text
+from slhf_training.preference import Preference, SourceSettings, both_orders
+from slhf_training.preference.cache import Cache
+from slhf_training.types import Chat, Probabilities, as_text, digest
 
 PROMPT = """Here is a conversation and two answers to its last turn.
 
@@ -38,7 +37,7 @@ Which answer is better: more helpful, correct and honest? Do not favour an answe
 Reply with one letter, A or B."""
 
 
-class JudgeSettings(Section):
+class JudgeSettings(SourceSettings):
     kind: Literal["judge"]
     url: str = Field(pattern=r"^https?://")
     """The API's root, such as http://127.0.0.1:8000/v1."""
@@ -59,6 +58,9 @@ class JudgeSettings(Section):
     """A file of judgements that outlives the run; None: kept in memory."""
     most_failures: float = Field(default=0.2, ge=0, le=1)
     """Share of a batch's pairs that may fail; more of them stop the run."""
+
+    def source(self) -> Preference:
+        return judge_of(self)
 
 
 class _Failed(Exception):

@@ -20,20 +20,17 @@ from pydantic import Field
 from torch import Tensor
 
 from slhf.bundle import revision_of
-from slhf_training.config import ModelName, RelativePath, Section
+from slhf_training.config import ModelName, RelativePath
 from slhf_training.errors import SettingsError
-from slhf_training.models.load import load_causal
+from slhf_training.models.load import fast_dtype, load_causal
 from slhf_training.models.packing import Reading, attention_bias, reads_packed, tables
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.scoring import LONGEST_ROW
 from slhf_training.models.sharding import this_process
-from slhf_training.preference import Preference, Probabilities
-from slhf_training.preference.cache import Cache, digest
-from slhf_training.preference.orders import both_orders
-from slhf_training.preference.reward import sigmoid
-from slhf_training.reward.backbone import LOG_EVERY_S, batches, fast_dtype, logged
-from slhf_training.rollout import Ids
-from slhf_training.types import Chat, Message, as_text
+from slhf_training.preference import Preference, SourceSettings, both_orders
+from slhf_training.preference.cache import Cache
+from slhf_training.reward.backbone import LOG_EVERY_S, batches, logged
+from slhf_training.types import Chat, Ids, Message, Probabilities, as_text, digest, sigmoid
 
 QUESTIONS = 4
 """Most questions in a row; attention pays for each that another question does not see."""
@@ -41,7 +38,7 @@ _SPACES = "Ġ▁ "
 """What vocabularies write before a word: byte-level BPE, sentencepiece, and as it is."""
 
 
-class ModelSettings(Section):
+class ModelSettings(SourceSettings):
     kind: Literal["model"]
     model: ModelName = Field(min_length=1)
     """A chat model: a hub id, builtin:NAME, or a directory's path that starts with ".", "/" or "~"."""
@@ -55,6 +52,9 @@ class ModelSettings(Section):
     """Most tokens of one forward pass, padding included (a single longer row is read alone)."""
     cache: RelativePath | None = None
     """A file of judgements that outlives the run; None: kept in memory."""
+
+    def source(self) -> Preference:
+        return model_of(self)
 
 
 class Asked:

@@ -13,20 +13,21 @@ import numpy as np
 from pydantic import Field
 from sacrebleu.metrics.chrf import CHRF
 
-from slhf_training.config import Section
 from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import SettingsError
-from slhf_training.preference import Preference, Probabilities
-from slhf_training.preference.reward import sigmoid
-from slhf_training.types import Chat, Turns, turns
+from slhf_training.preference import Preference, SourceSettings
+from slhf_training.types import Chat, Probabilities, Turns, sigmoid, turns
 
 
-class ReferenceSettings(Section):
+class ReferenceSettings(SourceSettings):
     kind: Literal["reference"]
     data: tuple[DataSettings, ...] = Field(min_length=1)
     """Rows with a `reference`, or with a pair, whose better answer it is then; others count for nothing."""
     scale: float = Field(default=5.0, gt=0)
     """Points of chrF: a difference of so many gives 0.73."""
+
+    def source(self) -> Preference:
+        return reference_of(self)
 
 
 class Reference:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slhf_training.data.examples import Example, Pair
-from slhf_training.preference import Probabilities
+from slhf_training.types import Probabilities
 
 Numbers = npt.NDArray[np.float64]
 EDGES = (-np.inf, -50, -10, 10, 50, np.inf)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,9 +19,8 @@ from torch import Tensor
 from slhf.json_text import read_json
 from slhf_training.config import Section
 from slhf_training.errors import SettingsError
-from slhf_training.preference import Probabilities
 from slhf_training.reward.backbone import Backbone
-from slhf_training.types import Chat
+from slhf_training.types import Chat, Probabilities, sigmoid
 
 MANIFEST = "reward.json"
 HEADS = "heads.safetensors"
@@ -136,3 +136,17 @@ def _with_adapters(model: Any, directory: Path, names: Sequence[str]) -> Any:
     except (OSError, ValueError) as exc:
         raise SettingsError(f"{directory}: {exc}") from exc
     return model.eval()
+
+
+Votes = Literal["hard", "soft"]
+
+
+def vote(
+    a: Probabilities,  # (A, B): scores of the first answers by attribute
+    b: Probabilities,  # (A, B)
+    votes: Votes = "hard",
+) -> Probabilities:
+    """(B,): the share of attributes won, ties half; NaN where a score is."""
+    won: Probabilities = sigmoid(a - b) if votes == "soft" else (1 + np.sign(a - b)) / 2
+    share: Probabilities = won.mean(axis=0)
+    return share

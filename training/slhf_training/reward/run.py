@@ -13,14 +13,14 @@ import torch
 from slhf_training.data.examples import Example
 from slhf_training.data.load import load
 from slhf_training.errors import DataError
-from slhf_training.preference.attributes import vote
-from slhf_training.preference.reward import sigmoid
-from slhf_training.reward.backbone import Backbone, bf16_is_fast
+from slhf_training.models.load import bf16_is_fast
+from slhf_training.reward.backbone import Backbone
 from slhf_training.reward.evaluation import pair_report, score_report
 from slhf_training.reward.lessons import Lesson, both_sides, scored
-from slhf_training.reward.model import Head, Manifest, RewardModel
+from slhf_training.reward.model import Head, Manifest, RewardModel, vote
 from slhf_training.reward.settings import LoraSettings, ProbeSettings, RewardTraining
 from slhf_training.reward.training import Known, add_adapter, features_of, loss_of, probe, require_finite, tune
+from slhf_training.types import sigmoid
 
 REPORT = "report.json"
 _LOG = logging.getLogger(__name__)

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slhf_training.fit.settings import Rollout as RolloutSettings
-from slhf_training.models.roles import Role
 from slhf_training.models.scoring import left_padded
-from slhf_training.rollout import Ids, Player, Sample
+from slhf_training.rollout import RolloutSettings
 from slhf_training.rollout.captured import Captured, can_capture
 from slhf_training.rollout.sampling import Voice, by_inverse_cdf, mixed_log_probs
+from slhf_training.types import Ids, Player, Role, Sample
 
 
 class Speakers(Protocol):
