@@ -52,9 +52,8 @@ class Distiller(AdapterTrainer):
         kl = torch.nn.functional.kl_div(log_probs, taught, reduction="none", log_target=True).sum(dim=-1)
         own = log_probs.gather(2, right_padded(answers, device, torch.long)[:, :, None])[:, :, 0]
         kl, surprise = kl.masked_fill(~mask, 0.0), -own.masked_fill(~mask, 0.0)  # (B, T)
-        given = [lesson.shares or (0.0,) * len(lesson.answer) for lesson in lessons]
-        shares = right_padded(given, device, kl.dtype)
-        self._note(lessons, kl, surprise, shares)
+        shares = kl.new_tensor([lesson.share for lesson in lessons])[:, None]  # (B, 1)
+        self._note(lessons, kl, surprise[(shares > 0) & mask])
         # By the mean length of all answers and not by each one's own, which would make a short one's tokens count more.
         return torch.as_tensor(((1 - shares) * kl + shares * surprise).sum() / self._length)
 
@@ -71,10 +70,8 @@ class Distiller(AdapterTrainer):
                 found[places, : logits.shape[1]] = (logits / self._temperature).log_softmax(dim=-1)
         return found
 
-    def _note(self, lessons: Sequence[Lesson], kl: Tensor, surprise: Tensor, shares: Tensor) -> None:
-        """KL of an answer without what a program changed; nats of a chosen token, and of a changed one."""
-        of_teacher = kl.masked_fill(shares == 1, 0.0).sum(dim=1).tolist()
-        for lesson, nats in zip(lessons, of_teacher, strict=True):
+    def _note(self, lessons: Sequence[Lesson], kl: Tensor, chosen: Tensor) -> None:
+        """KL of each answer, and the nats of each token of those that were chosen."""
+        for lesson, nats in zip(lessons, kl.sum(dim=1).tolist(), strict=True):
             self.pending[f"{lesson.role}/kl"].append(nats)
-        for name, tokens in (("chosen", (shares > 0) & (shares < 1)), ("repaired", shares == 1)):
-            self.pending[f"{name}/nats_per_token"] += surprise[tokens].tolist()
+        self.pending["chosen/nats_per_token"] += chosen.tolist()

@@ -1,40 +1,20 @@
 """What the teachers write, and what is learnt from it. Texts are kept on disk as they come; a killed run goes on."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from itertools import combinations
 
 import numpy as np
-from tqdm import tqdm
 
-from slhf_training.checks.instructions import InstructedRow
-from slhf_training.distill.repairing import finished, repaired
 from slhf_training.errors import DataError
 from slhf_training.evaluation.answers import Answer
 from slhf_training.evaluation.edits import edit
-from slhf_training.evaluation.generation import Generator, Task
-from slhf_training.evaluation.prompts import prompt_id
-from slhf_training.evaluation.store import Store
-from slhf_training.instructions import row_of
 from slhf_training.models.prompts import Prompts
 from slhf_training.preference import Preference
-from slhf_training.types import Chat, Ids, Probabilities, Role, digest
+from slhf_training.types import Chat, Ids, Probabilities, Role
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One answer of a teacher."""
-
-    chat: Chat
-    draft: str | None = None
-    """What the Follower refines; None: the Leader answers."""
-    sample: int = 0
-    """Which of several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +28,8 @@ class Group:
     """A draft and what can be learnt as the answer to it."""
 
     drafted: Drafted
-    written: tuple[Answer, ...]
-    """By the Follower."""
     refined: tuple[Answer, ...]
-    """The same, repaired where the chat's instructions are known."""
+    """By the Follower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,31 +37,8 @@ class Lesson:
     role: Role
     prompt: Ids
     answer: Ids
-    shares: tuple[float, ...] = ()
-    """Of the target that each token itself is; the rest is the teacher's distribution. Empty: all of it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Teacher:
-    fingerprint: str
-    """Of its weights and sampling: what another one wrote is not taken for its own."""
-    seed: int
-    opened: Callable[[], AbstractContextManager[Generator]]
-
-    def write(self, wanted: Sequence[Wanted], store: Store) -> list[Answer]:
-        """All answers; those that the store has are not written again."""
-        keys = [digest([self.fingerprint, self.seed, prompt_id(one.chat), one.draft, one.sample]) for one in wanted]
-        missing = [place for place, key in enumerate(keys) if store.get(key) is None]
-        tasks = [Task(wanted[place].chat, wanted[place].draft, 1, int(keys[place][:8], 16)) for place in missing]
-        if missing:
-            with self.opened() as generator, tqdm(total=len(missing), unit="answer", dynamic_ncols=True) as bar:
-
-                def keep(task: int, place: int, answer: Answer) -> None:
-                    store.append({"key": keys[missing[task]], "text": answer.text, "finish": answer.finish})
-                    bar.update()
-
-                generator.write(tasks, keep)
-        return [Answer(record["text"], record["finish"]) for key in keys if (record := store.get(key)) is not None]
+    share: float = 0.0
+    """Of the target that the answer's own tokens are; the rest is the teacher's distribution."""
 
 
 def lessons_of_leader(
@@ -102,40 +57,17 @@ def lessons_of_follower(
     groups: Sequence[Group], chosen: Sequence[int | None], share: float, prompts: Prompts, end: int, most: int
 ) -> list[Lesson]:
     """One lesson of each draft. `chosen`: the most preferred answer, whose tokens are `share` of the target; None: the
-    first is learnt as one of many. What a program changed is all of the target in either case.
+    first is learnt as one of many.
 
     Raises DataError where nothing is left.
     """
     found = []
     for group, best in zip(groups, chosen, strict=True):
-        written, answer = group.written[best or 0], group.refined[best or 0]
-        ids = ids_of(answer, prompts, end)
+        ids = ids_of(group.refined[best or 0], prompts, end)
         prompt = prompts.follower(group.drafted.chat, prompts.ids(group.drafted.draft.text or ""))
         if ids and len(prompt) <= most:
-            least = 0.0 if best is None else share
-            shares = shares_of(ids, ids if answer is written else ids_of(written, prompts, end), least)
-            found.append(Lesson("follower", prompt, ids, shares))
+            found.append(Lesson("follower", prompt, ids, 0.0 if best is None else share))
     return _some(found, len(groups), "follower")
-
-
-def repair(chat: Chat, answer: Answer, rows: Mapping[str, InstructedRow]) -> Answer:
-    """The answer itself where there is nothing to repair."""
-    row, text = row_of(chat, rows), answer.text
-    if row is None or not text:
-        return answer
-    better = repaired(row, finished(text) if answer.finish == "length" else text)
-    return answer if better == text else Answer(better)
-
-
-def shares_of(answer: Ids, written: Ids, least: float) -> tuple[float, ...]:
-    """1 for what is not as it was written, and for what follows a gap; the rest has the least."""
-    shares = [1.0] * len(answer)
-    had, has = 0, 0
-    for at, place, size in SequenceMatcher(None, written, answer, autojunk=False).get_matching_blocks():
-        is_gap = place == has and at > had
-        shares[place + is_gap : place + size] = [least] * (size - is_gap)
-        had, has = at + size, place + size
-    return tuple(shares)
 
 
 def ids_of(answer: Answer, prompts: Prompts, end: int) -> Ids:

@@ -3,7 +3,7 @@
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from filecmp import cmpfiles
 from itertools import chain, islice
@@ -16,31 +16,20 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slhf import Bundle, RoleWeights, write_bundle
-from slhf_training.checks.instructions import InstructedRow
 from slhf_training.config import portable
 from slhf_training.data.load import load
 from slhf_training.distill.learning import Distiller
-from slhf_training.distill.lessons import (
-    Drafted,
-    Group,
-    Lesson,
-    Teacher,
-    Wanted,
-    choose,
-    lessons_of_follower,
-    lessons_of_leader,
-    repair,
-)
+from slhf_training.distill.lessons import Drafted, Group, Lesson, choose, lessons_of_follower, lessons_of_leader
 from slhf_training.distill.settings import DistillSettings
 from slhf_training.errors import SettingsError
 from slhf_training.evaluation.answers import Answer
+from slhf_training.evaluation.generation import Teacher, Wanted
 from slhf_training.evaluation.plain import Speaker
 from slhf_training.evaluation.run import OpenModel, open_model
 from slhf_training.evaluation.settings import fingerprint
 from slhf_training.evaluation.store import Store
 from slhf_training.fit.run import last_checkpoint
 from slhf_training.fit.supervised import checkpoint_gradients
-from slhf_training.instructions import rows_by_prompt
 from slhf_training.models.bundles import open_bundle
 from slhf_training.models.load import end_ids_of, fast_dtype
 from slhf_training.models.prompts import Prompts
@@ -112,7 +101,6 @@ def _lessons(settings: DistillSettings, teachers: Teachers, end_ids: list[int], 
     tokenizer = AutoTokenizer.from_pretrained(follower.weights)
     if tokenizer.get_vocab() != AutoTokenizer.from_pretrained(leader.weights).get_vocab():
         raise SettingsError(f"leader: {settings.leader} has another vocabulary than {settings.follower}")
-    rows = rows_by_prompt(settings.repairs, "repairs") if settings.repairs else {}
     chats = [example.chat for data in settings.prompts for example in load(data)]
     examples = chain.from_iterable(map(load, settings.drafts))
     given = [Drafted(example.chat, Answer(text)) for example in examples for text in example.answers]
@@ -120,7 +108,7 @@ def _lessons(settings: DistillSettings, teachers: Teachers, end_ids: list[int], 
     with Store(settings.output_dir / TEXTS) as store:
         answers = _writer("leader", leader, settings, opened).write([Wanted(chat) for chat in chats], store)
         own = [Drafted(chat, answer) for chat, answer in zip(chats, answers, strict=True) if answer.text is not None]
-        groups = _refined(settings, _writer("follower", follower, settings, opened), [*own, *given], rows, store)
+        groups = _refined(settings, _writer("follower", follower, settings, opened), [*own, *given], store)
     chosen: list[int | None] = [None] * len(groups)
     if settings.best_of:
         chosen = choose(groups, preference_of(settings.best_of.preference), settings.best_of.edit_cost)
@@ -129,8 +117,7 @@ def _lessons(settings: DistillSettings, teachers: Teachers, end_ids: list[int], 
     lessons = lessons_of_leader(chats, answers, prompts, end, most) if settings.weights == "shared" else []
     share = settings.best_of.share if settings.best_of else 0.0
     lessons += lessons_of_follower(groups, chosen, share, prompts, end, most)
-    repairs = sum(group.written != group.refined for group in groups)
-    _LOG.info("%d lessons; of %d drafts' refinements, %d were repaired", len(lessons), len(groups), repairs)
+    _LOG.info("%d lessons; %d drafts were refined", len(lessons), len(groups))
     return lessons
 
 
@@ -143,7 +130,6 @@ def _refined(
     settings: DistillSettings,
     follower: Teacher,
     drafted: Sequence[Drafted],
-    rows: Mapping[str, InstructedRow],
     store: Store,
 ) -> list[Group]:
     """Round by round."""
@@ -152,11 +138,7 @@ def _refined(
     for _ in range(settings.rounds):
         wanted = [Wanted(one.chat, one.draft.text, sample) for one in drafted for sample in range(samples)]
         answers = iter(follower.write(wanted, store))
-        written = [tuple(islice(answers, samples)) for _ in drafted]
-        found = [
-            Group(one, these, tuple(repair(one.chat, answer, rows) for answer in these))
-            for one, these in zip(drafted, written, strict=True)
-        ]
+        found = [Group(one, tuple(islice(answers, samples))) for one in drafted]
         groups += found
         drafted = [Drafted(g.drafted.chat, g.refined[0]) for g in found if g.refined[0].text is not None]
     return groups

@@ -1,10 +1,10 @@
 """The configuration of `slhf-train distill`: one YAML file. Relative paths start at the configuration's own folder."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from slhf_training.config import ModelName, RelativePath, Section
+from slhf_training.config import ModelName, Section
 from slhf_training.data.load import DataSettings
 from slhf_training.evaluation.settings import GenerationSettings
 from slhf_training.fit.settings import Run
@@ -45,8 +45,12 @@ class DistillSettings(Run):
     max_prompt_tokens: int = Field(default=512, gt=0)
     """Of a role's whole prompt; what needs more is counted and dropped."""
     best_of: BestOf | None = None
-    repairs: tuple[RelativePath, ...] = ()
-    """JSONL in IFEval's schema, as `slhf-train instruct` writes it. On these prompts what the Follower wrote is learnt
-    as a program repairs it, so that it follows their instructions (repairing.py)."""
     generation: GenerationSettings = GenerationSettings()
     """How the teachers write. The temperature is also that of the distributions that are learnt."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _repairs_are_gone(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "repairs" in given:
+            raise ValueError("repairs: version 0.1.0 was the last that repaired answers; leave the key out")
+        return given

@@ -9,7 +9,8 @@ from typing import Protocol
 from tqdm import tqdm
 
 from slhf_training.evaluation.answers import Answer, Answers, Slot
-from slhf_training.evaluation.prompts import Prompt
+from slhf_training.evaluation.prompts import Prompt, prompt_id
+from slhf_training.evaluation.store import Store
 from slhf_training.types import Chat, digest
 
 Keep = Callable[[int, int, Answer], None]
@@ -103,3 +104,37 @@ def _task(run: Sequence[Slot], answers: Answers, prompt: Prompt, seed: int) -> T
 def _seed(seed: int, writer: str, slot: Slot) -> int:
     """Of all rounds of one writer to one prompt: another writer has luck of its own, and every run draws the same."""
     return int(digest([seed, writer, slot.prompt, slot.sample])[:8], 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One answer of a teacher."""
+
+    chat: Chat
+    draft: str | None = None
+    """What the Follower refines; None: the Leader answers."""
+    sample: int = 0
+    """Which of several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    fingerprint: str
+    """Of its weights and sampling: what another one wrote is not taken for its own."""
+    seed: int
+    opened: Callable[[], AbstractContextManager[Generator]]
+
+    def write(self, wanted: Sequence[Wanted], store: Store) -> list[Answer]:
+        """All answers; those that the store has are not written again."""
+        keys = [digest([self.fingerprint, self.seed, prompt_id(one.chat), one.draft, one.sample]) for one in wanted]
+        missing = [place for place, key in enumerate(keys) if store.get(key) is None]
+        tasks = [Task(wanted[place].chat, wanted[place].draft, 1, int(keys[place][:8], 16)) for place in missing]
+        if missing:
+            with self.opened() as generator, tqdm(total=len(missing), unit="answer", dynamic_ncols=True) as bar:
+
+                def keep(task: int, place: int, answer: Answer) -> None:
+                    store.append({"key": keys[missing[task]], "text": answer.text, "finish": answer.finish})
+                    bar.update()
+
+                generator.write(tasks, keep)
+        return [Answer(record["text"], record["finish"]) for key in keys if (record := store.get(key)) is not None]

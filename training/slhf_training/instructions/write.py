@@ -1,7 +1,7 @@
 """Prompts with instructions that a program can check: what `slhf-train instruct` writes, in IFEval's schema.
 
 IFEval's prompts evaluate. These are other prompts with instructions of its kinds, in other words, so that the
-preference source `instructions` has something to check during training, and distill/repairing.py to repair.
+preference source `instructions` has something to check during training.
 """
 
 import random

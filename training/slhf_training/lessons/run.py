@@ -12,8 +12,8 @@ from typing import Any
 from slhf_training.checks.tests import UnitTestsSettings
 from slhf_training.data.examples import Example
 from slhf_training.data.load import load
-from slhf_training.distill.lessons import Teacher
 from slhf_training.errors import DataError
+from slhf_training.evaluation.generation import Teacher
 from slhf_training.evaluation.run import OpenModel, open_model
 from slhf_training.evaluation.settings import fingerprint
 from slhf_training.evaluation.store import Store
