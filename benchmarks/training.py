@@ -40,16 +40,16 @@ from benchmarks.report import write
 from slhf_server.builtin import NAME, built_in
 from slhf_server.settings import Settings
 from slhf_training.config import read_config
+from slhf_training.fit import FitSettings
 from slhf_training.fit.algorithms import Array
-from slhf_training.fit.build import build_roles, build_trainer, load_model
-from slhf_training.fit.settings import FitSettings
+from slhf_training.fit.trainer import build_roles, build_trainer, load_model
 from slhf_training.models.load import bf16_is_fast, end_ids_of
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.roles import Roles
 from slhf_training.models.scoring import left_padded
 from slhf_training.preference import Preference, preference_of
+from slhf_training.reward import RewardTraining
 from slhf_training.reward.run import train as train_reward
-from slhf_training.reward.settings import RewardTraining
 from slhf_training.rollout import Rollout
 from slhf_training.rollout.hf import HFRollout
 from slhf_training.rollout.vllm import VLLMRollout

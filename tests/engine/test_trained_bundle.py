@@ -13,8 +13,8 @@ import yaml
 
 from slhf import Client
 from slhf_training.cli import main
-from slhf_training.fit.build import build_roles, load_model
 from slhf_training.fit.run import settings_of
+from slhf_training.fit.trainer import build_roles, load_model
 from slhf_training.models.load import end_ids_of
 from slhf_training.models.prompts import Prompts
 from slhf_training.types import Chat, Role

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from slhf_training.fit.algorithms import Answer, Array, Graded, advantages, nash_md, penalised, rloo, stackelberg
-from slhf_training.fit.settings import Game
+from slhf_training.fit.algorithms import Answer, Array, Game, Graded, advantages, nash_md, penalised, rloo, stackelberg
 from slhf_training.types import Player, Sample
 
 CHATS = 2

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from slhf import Bundle, write_bundle
-from slhf_training.evaluation.plain import Speaker
+from slhf_training.evaluation.generation import Speaker
 from slhf_training.models.bundles import open_bundle
 from slhf_training.preference.fluency import Fluency, FluencySettings, fluency_of
 from slhf_training.reward.backbone import Backbone

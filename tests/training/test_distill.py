@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from slhf import read_bundle
 from slhf_training.cli import main
-from slhf_training.distill.lessons import Drafted, Group, Lesson, choose, ids_of
+from slhf_training.distill.learning import Drafted, Group, Lesson, choose, ids_of
 from slhf_training.distill.run import BUNDLE, TEXTS
 from slhf_training.errors import TrainingError
 from slhf_training.evaluation.answers import NONE, Answer
-from slhf_training.evaluation.plain import Speaker
-from slhf_training.fit.clipping import Clip
-from slhf_training.fit.export import export
+from slhf_training.evaluation.generation import Speaker
+from slhf_training.fit.optimisation import Clip
+from slhf_training.fit.run import export
 from slhf_training.models.bundles import open_bundle
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.scoring import answer_logits

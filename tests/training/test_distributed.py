@@ -16,10 +16,10 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file, save_file
 
-from slhf_training.data.examples import Example, Pair
+from slhf_training.data import Example, Pair
 from slhf_training.errors import SettingsError
 from slhf_training.fit.algorithms import Array
-from slhf_training.fit.drafts import Pile, drafts_of
+from slhf_training.fit.table import Pile, drafts_of
 from slhf_training.fit.trainer import GameTrainer
 from slhf_training.models.load import load_causal
 from slhf_training.models.prompts import Prompts

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from slhf_training.data.examples import Example, Pair, Scores
+from slhf_training.data import Example, Pair, Scores
 from slhf_training.errors import DataError
-from slhf_training.fit.drafts import Pile, drafts_of
+from slhf_training.fit.table import Pile, drafts_of
 from slhf_training.models.prompts import Prompts
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as, finished, losses, trained

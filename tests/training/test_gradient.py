@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from slhf_training.fit.algorithms import Graded, advantages
+from slhf_training.fit.algorithms import KL, Graded, advantages
 from slhf_training.fit.loss import reinforce
-from slhf_training.fit.settings import KL
 
 VOCABULARY, LONGEST, END = 3, 3, 0
 TAU_L, TAU_F = 0.3, 0.2

@@ -14,9 +14,7 @@ from slhf import read_bundle
 from slhf_training.cli import main
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.fit.run import last_checkpoint
-from slhf_training.imitation.layers import HalvedModel
-from slhf_training.imitation.lessons import LessonRow, lessons_of, read_lessons
-from slhf_training.imitation.run import BUNDLE
+from slhf_training.imitation.run import BUNDLE, HalvedModel, LessonRow, lessons_of, read_lessons
 from slhf_training.models.prompts import Prompts
 from tests.training import tiny
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from slhf_training.checks.instructions import KINDS, follows
 from slhf_training.cli import main
-from slhf_training.data.examples import Example
+from slhf_training.data import Example
 from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.instructions.write import INSTRUCTIONS, instruct

@@ -13,17 +13,15 @@ import yaml
 
 from slhf_training.cli import main
 from slhf_training.config import read_config
-from slhf_training.data.examples import Example, Pair, Scores
+from slhf_training.data import Example, Pair, Scores
 from slhf_training.errors import SettingsError
 from slhf_training.preference import preference_of
 from slhf_training.preference.reward import AttributesSettings, RewardSettings
+from slhf_training.reward import RewardTraining
 from slhf_training.reward.backbone import Backbone
-from slhf_training.reward.evaluation import calibration_error, pair_report, score_report
-from slhf_training.reward.lessons import ranked
-from slhf_training.reward.losses import bradley_terry, regression
 from slhf_training.reward.model import Head, Manifest, RewardModel
-from slhf_training.reward.settings import RewardTraining
-from slhf_training.reward.training import Known, solve
+from slhf_training.reward.run import calibration_error, pair_report, score_report
+from slhf_training.reward.training import Known, bradley_terry, ranked, regression, solve
 from slhf_training.types import Chat, Message
 from tests.training import tiny
 from tests.training.tiny import write_backbone

@@ -15,9 +15,7 @@ from slhf_training.models import Lora
 from slhf_training.models.roles import Roles
 from slhf_training.models.scoring import answer_log_probs
 from slhf_training.rollout import RolloutSettings
-from slhf_training.rollout.captured import can_capture
-from slhf_training.rollout.hf import HFRollout
-from slhf_training.rollout.sampling import by_inverse_cdf
+from slhf_training.rollout.hf import HFRollout, by_inverse_cdf, can_capture
 from slhf_training.rollout.vllm import VLLMRollout
 from slhf_training.types import ROLES, Ids, Player
 from tests.training import tiny

@@ -18,8 +18,8 @@ import httpx2
 import pytest
 import torch
 
-from slhf_training.fit.build import build_roles, build_trainer, load_model
-from slhf_training.fit.settings import FitSettings
+from slhf_training.fit import FitSettings
+from slhf_training.fit.trainer import build_roles, build_trainer, load_model
 from slhf_training.models.roles import Roles
 from slhf_training.models.scoring import answer_log_probs
 from slhf_training.rollout import Rollout

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from slhf_training.cli import main
-from slhf_training.data.hub import helpsteer2
-from slhf_training.data.load import Example, Pair, Scores, read_jsonl
-from slhf_training.data.schemas import HELPSTEER2
+from slhf_training.data import Example, Pair, Scores
+from slhf_training.data.formats import helpsteer2
+from slhf_training.data.load import read_jsonl
+from slhf_training.data.rows import HELPSTEER2
 from slhf_training.errors import DataError
 from slhf_training.evaluation.prompts import prompt_id, read_drafts
 from slhf_training.types import Chat, Message

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from slhf_training.models import scoring
-from slhf_training.models.packing import Reading, attention_bias, tables
-from slhf_training.models.scoring import answer_log_probs
+from slhf_training.models.scoring import Reading, answer_log_probs, attention_bias, tables
 from slhf_training.types import Ids
 from tests.training import tiny
 

@@ -12,7 +12,7 @@ import torch
 
 from slhf_training.errors import DataError, TrainingError
 from slhf_training.fit.algorithms import Array
-from slhf_training.fit.drafts import Pile
+from slhf_training.fit.table import Pile
 from slhf_training.fit.trainer import GameTrainer
 from slhf_training.rollout import Rollout
 from slhf_training.types import Chat, Ids, Message, Player, Sample

@@ -7,9 +7,9 @@ import pytest
 
 from slhf_training.config import read_config
 from slhf_training.errors import SettingsError
-from slhf_training.evaluation.settings import GenerationSettings
-from slhf_training.fit.settings import FitSettings
-from slhf_training.reward.settings import RewardTraining
+from slhf_training.evaluation import GenerationSettings
+from slhf_training.fit import FitSettings
+from slhf_training.reward import RewardTraining
 
 FIT = "model: m\noutput_dir: out\ndata: {files: [a.jsonl]}\npreference: {kind: reward, model: judge}\n"
 HEADS = "backbone: b\noutput: o\ntraining: {method: probe}\n"

@@ -14,10 +14,10 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
+from slhf_training.fit import FitSettings
 from slhf_training.fit.algorithms import Array
-from slhf_training.fit.drafts import Pile
-from slhf_training.fit.settings import FitSettings
-from slhf_training.fit.trainer import PLAYERS, GameTrainer
+from slhf_training.fit.table import Pile
+from slhf_training.fit.trainer import GameTrainer
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.roles import Roles
 from slhf_training.rollout.hf import HFRollout
@@ -127,7 +127,7 @@ def trainer(
     base = model(seed)
     torch.manual_seed(fit.seed)
     words = tokenizer(template)
-    roles = Roles(base, fit.weights, fit.lora, PLAYERS[fit.algorithm], torch.float32)
+    roles = Roles(base, fit.weights, fit.lora, fit.plays.trains, torch.float32)
     prompts = Prompts(words, fit.follower_turn)
     rollout = HFRollout(roles, fit.rollout, prompts.end_ids, fit.game.mixture)
     many = [CHAT] * (fit.optimisation.batch_size * 4) if chats is None else chats

@@ -1,11 +1,15 @@
-"""Configurations: a file checked by a pydantic model. An unknown key or a bad value names itself."""
+"""Configurations: a file checked by a pydantic model. An unknown key or a bad value names itself. Keys of other
+servers, and ways to them, are read as the client reads them.
+"""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args
 
+import httpx2
 import yaml
 from pydantic import (
     AfterValidator,
@@ -19,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from slhf.connection import checked_key, route
+from slhf.errors import ConfigurationError
 from slhf.json_text import read_json
 from slhf_training.errors import SettingsError
 
@@ -156,3 +162,28 @@ def portable(section: Section) -> dict[str, Any]:
 def _said(error: Any) -> str:
     given = "" if isinstance(error["input"], dict) else f", got {error['input']!r}"
     return f"{error['msg']}{given}"
+
+
+def authorization(variable: str | None, setting: str) -> dict[str, str]:
+    """The header with the key of that environment variable; none for None.
+
+    Raises SettingsError, which begins with `setting` and never holds the key.
+    """
+    if variable is None:
+        return {}
+    try:
+        key = checked_key(variable, os.environ.get(variable, ""))
+    except ConfigurationError as exc:
+        raise SettingsError(f"{setting}: {exc}") from exc
+    if not key:
+        raise SettingsError(f"{setting}: {variable} is not set")
+    return {"authorization": f"Bearer {key}"}
+
+
+def client_of(url: str, setting: str, headers: dict[str, str], timeout: float) -> httpx2.Client:
+    """By the environment's proxy, if it has one for this server. Raises SettingsError as above."""
+    try:
+        address = httpx2.URL(url)
+        return httpx2.Client(base_url=address, headers=headers, timeout=timeout, trust_env=False, **route(address))
+    except (httpx2.InvalidURL, ConfigurationError) as exc:
+        raise SettingsError(f"{setting}: {exc}") from exc

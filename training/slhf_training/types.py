@@ -17,11 +17,11 @@ class Message(TypedDict):
 
 Chat = Sequence[Message]
 """A conversation as chat templates take it."""
-Turns = tuple[tuple[str, str], ...]
+ChatKey = tuple[tuple[str, str], ...]
 
 
-def turns(chat: Chat) -> Turns:
-    """Roles and contents: what tells a chat from others, as a key."""
+def chat_key(chat: Chat) -> ChatKey:
+    """What tells a chat from others, whatever its type: roles and contents."""
     return tuple((message["role"], message["content"]) for message in chat)
 
 

@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from slhf_training.checks.following import Instructions, InstructionsCheckSettings
-from slhf_training.checks.instructions import follows, follows_loosely, unchecked
+from slhf_training.checks.instructions import (
+    Instructions,
+    InstructionsCheckSettings,
+    follows,
+    follows_loosely,
+    unchecked,
+)
 from slhf_training.data.load import DataSettings, load
 from tests.training.checks.hosts import needs_ifbench
 from tests.training.checks.test_formats import agreement, one, rows, shared

@@ -10,9 +10,9 @@ import numpy as np
 
 from slhf import Bundle, write_bundle
 from slhf_server.bundles import OpenBundle
+from slhf_training.evaluation import EvaluateSettings, GenerationSettings, evaluate_settings
 from slhf_training.evaluation.answers import NONE, Answer
 from slhf_training.evaluation.generation import Generator, Keep, Task
-from slhf_training.evaluation.settings import EvaluateSettings, GenerationSettings, evaluate_settings
 from slhf_training.preference import Preference
 from slhf_training.types import Chat, Probabilities
 

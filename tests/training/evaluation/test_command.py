@@ -15,10 +15,9 @@ from transformers import StaticCache
 from slhf import Bundle, RoleWeights, write_bundle
 from slhf_training.cli import main
 from slhf_training.config import read_config
-from slhf_training.evaluation.generation import Task
-from slhf_training.evaluation.plain import Plain, Speaker
-from slhf_training.evaluation.report import READABLE, REPORT
-from slhf_training.evaluation.settings import GenerationSettings, evaluate_settings
+from slhf_training.evaluation import GenerationSettings, evaluate_settings
+from slhf_training.evaluation.generation import Plain, Speaker, Task
+from slhf_training.evaluation.run import READABLE, REPORT
 from slhf_training.models.bundles import open_bundle
 from slhf_training.rollout import RolloutSettings
 from slhf_training.rollout.hf import HFRollout

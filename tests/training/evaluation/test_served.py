@@ -12,10 +12,10 @@ from slhf_server.fake import FakeEngine, Reply, improve
 from slhf_server.model import Turn
 from slhf_server.settings import Settings
 from slhf_training.errors import EngineError, SettingsError
+from slhf_training.evaluation import GenerationSettings
 from slhf_training.evaluation.answers import NONE, Answer
 from slhf_training.evaluation.generation import Task
 from slhf_training.evaluation.served import Served
-from slhf_training.evaluation.settings import GenerationSettings
 from slhf_training.models.bundles import open_bundle
 
 CHAT = [{"role": "user", "content": "Why?"}]

@@ -8,7 +8,7 @@ import yaml
 
 from slhf_training.config import read_config, read_mapping
 from slhf_training.errors import SettingsError
-from slhf_training.evaluation.settings import evaluate_settings
+from slhf_training.evaluation import evaluate_settings
 from tests.training.evaluation.fakes import configuration
 
 

@@ -7,17 +7,22 @@ import numpy as np
 import pytest
 
 from slhf_training.cli import main
-from slhf_training.tabular.baselines import bradley_terry, nlhf, pairs_drawn_from, rlhf
-from slhf_training.tabular.policies import best_response, mirror_step, total_variation
-from slhf_training.tabular.preferences import (
+from slhf_training.tabular.condorcet import by_refinement, by_samples
+from slhf_training.tabular.games import (
     CONDORCET,
+    best_response,
+    bradley_terry,
     condorcet_winner,
     cyclic_triples,
     has_cycle,
+    mirror_step,
+    nlhf,
     of_annotators,
+    pairs_drawn_from,
     random_cyclic,
+    rlhf,
+    total_variation,
 )
-from slhf_training.tabular.reach import by_refinement, by_samples
 
 UNIFORM = np.full(3, 1 / 3)
 EQUAL = of_annotators(CONDORCET, UNIFORM)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from slhf_training.tabular.condorcet import distance
-from slhf_training.tabular.policies import Array, best_response
-from slhf_training.tabular.preferences import CONDORCET, of_annotators, random_cyclic
+from slhf_training.tabular.games import CONDORCET, Array, best_response, of_annotators, random_cyclic
 from slhf_training.tabular.stackelberg import Form, Policies, averages, equilibrium, stackelberg_gda
 
 GAME = of_annotators(CONDORCET, (0.4, 0.35, 0.25))

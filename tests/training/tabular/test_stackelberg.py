@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from slhf_training import equilibrium
-from slhf_training.tabular.policies import Array
+from slhf_training.tabular.games import Array
 
 
 def cycle(a: float, b: float, c: float) -> Array:

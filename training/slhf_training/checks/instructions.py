@@ -1,20 +1,108 @@
 """Instructions that can be checked by looking: the kinds of IFEval (Zhou et al. 2023, arXiv 2311.07911) that need
-neither a sentence or word tokenizer nor a language detector, and, through ifbench.py, those of IFBench.
+neither a sentence or word tokenizer nor a language detector, and, through their authors' checkers, those of IFBench.
 
 Not here, because they need one: language:response_language, change_case:english_capital, change_case:english_lowercase,
 change_case:capital_word_frequency and length_constraints:number_sentences. `loose` tries an answer without its first or
 last line and without asterisks, as both papers do.
+
+IFBench's kinds of instruction (Pyatkin et al. 2025, arXiv 2507.02833), by its authors' checkers.
+
+The package if-verifiable (the extra `ifbench`) holds them as Allen AI published them, but for a few guards.
 """
 
 import inspect
 import json
+import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self
+from functools import cache
+from typing import Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from slhf_training.checks import ifbench
+from slhf_training.config import Section
+
+_GROUPS = frozenset({"count", "custom", "format", "ratio", "repeat", "sentence", "words"})
+"""Of kinds, before the colon. IFEval has none of them."""
+_PUNKT = "tokenizers/punkt_tab"
+_DATA: Mapping[str, tuple[str, ...]] = {
+    "format:title_case": (_PUNKT,),
+    "ratio:stop_words": ("corpora/stopwords",),
+    "words:keywords_specific_position": (_PUNKT,),
+    "words:start_verb": (_PUNKT, "taggers/averaged_perceptron_tagger_eng"),
+    "words:words_position": (_PUNKT,),
+}
+"""What of NLTK's data a kind needs; the others need none."""
+
+
+def _ifbench_obstacle(kind: str, arguments: Mapping[str, Any]) -> str | None:
+    """Why an instruction cannot be checked here; None: it can."""
+    unknown = "no program here knows it"
+    if kind.partition(":")[0] not in _GROUPS:
+        return unknown
+    try:
+        known = _checkers()
+    except ModuleNotFoundError as exc:
+        package = str(exc.name).partition(".")[0]
+        return f"the package {package} is not installed: pip install 'slhf-training[ifbench]'"
+    if kind not in known:
+        return unknown
+    if absent := [place.partition("/")[2] for place in _DATA.get(kind, ()) if not _is_here(place)]:
+        return f"nltk has no {', '.join(absent)}: python -m nltk.downloader {' '.join(absent)}"
+    return _misfit(known[kind](kind), arguments)
+
+
+def _ifbench_follows(kind: str, answer: str, arguments: Mapping[str, Any]) -> bool:
+    """Of a kind without an obstacle, and an answer that is not blank."""
+    checker = _checkers()[kind](kind)
+    checker.build_description(**arguments)
+    try:
+        return bool(checker.check_following(answer))
+    except IndexError:  # a checker looked for a word or a letter that the answer does not have
+        return False
+
+
+@cache
+def _checkers() -> Mapping[str, Any]:
+    """Their classes by kind. Raises ModuleNotFoundError.
+
+    The package's import downloads data that NLTK lacks. It may not: what is checked would depend on the network.
+    """
+    import nltk
+
+    download, nltk.download = nltk.download, lambda *_, **__: False
+    try:
+        from if_verifiable.ifbench import INSTRUCTION_DICT
+    finally:
+        nltk.download = download
+    checkers: Mapping[str, Any] = INSTRUCTION_DICT
+    return checkers
+
+
+def _is_here(place: str) -> bool:
+    import nltk
+
+    try:
+        nltk.data.find(place)
+    except LookupError:
+        return False
+    return True
+
+
+def _misfit(checker: Any, arguments: Mapping[str, Any]) -> str | None:
+    """Checkers draw arguments that are missing, and some take 0 for missing: no two runs would ask the same."""
+    before = random.getstate()
+    try:
+        checker.build_description(**arguments)
+        has_drawn = random.getstate() != before
+    except (TypeError, ValueError) as exc:
+        return f"its arguments do not fit: {exc}"
+    finally:
+        random.setstate(before)
+    used = checker.get_instruction_args() or {}
+    drawn = [name for name, value in used.items() if not arguments.get(name) or arguments[name] != value]
+    return f"its checker draws {', '.join(drawn)} by lot, as if it were not given" if has_drawn else None
+
 
 Check = Callable[..., bool]
 """Of an answer, with the instruction's own arguments by name."""
@@ -43,7 +131,7 @@ def refusal(reasons: Mapping[str, str]) -> str:
 
 def _obstacle(kind: str, arguments: Mapping[str, Any]) -> str | None:
     if kind not in KINDS:
-        return ifbench.obstacle(kind, arguments)
+        return _ifbench_obstacle(kind, arguments)
     try:
         inspect.signature(KINDS[kind]).bind("", **arguments)
     except TypeError as exc:
@@ -55,7 +143,7 @@ def follows(kind: str, answer: str, arguments: Mapping[str, Any]) -> bool:
     """Whether the answer follows an instruction that is not `unchecked`. An empty answer follows none."""
     if not answer.strip():
         return False
-    return KINDS[kind](answer, **arguments) if kind in KINDS else ifbench.follows(kind, answer, arguments)
+    return KINDS[kind](answer, **arguments) if kind in KINDS else _ifbench_follows(kind, answer, arguments)
 
 
 def follows_loosely(kind: str, answer: str, arguments: Mapping[str, Any]) -> bool:
@@ -227,3 +315,35 @@ class InstructedRow(BaseModel):
     def followed(self, answer: str, by: Rule) -> tuple[bool, ...]:
         """Of each instruction, by `follows` or `follows_loosely`."""
         return tuple(by(kind, answer, given) for kind, given in zip(self.kinds, self.arguments, strict=True))
+
+
+class InstructionsCheckSettings(Section):
+    """With the names of IFEval's columns."""
+
+    kind: Literal["instructions"]
+    instruction_id_list: tuple[str, ...] = Field(min_length=1)
+    kwargs: tuple[Mapping[str, Any], ...]
+    """The arguments of each, by name."""
+    loose: bool = False
+    """An answer without its first or last line, or without asterisks, counts as well."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if len(self.instruction_id_list) != len(self.kwargs):
+            raise ValueError(f"{len(self.instruction_id_list)} instructions and kwargs for {len(self.kwargs)}")
+        if reasons := unchecked(self.instruction_id_list, self.row().arguments):
+            raise ValueError(refusal(reasons))
+        return self
+
+    def row(self) -> InstructedRow:
+        given = {"instruction_id_list": self.instruction_id_list, "kwargs": self.kwargs}
+        return InstructedRow.model_validate({"prompt": "", **given})
+
+
+class Instructions:
+    def __init__(self, settings: InstructionsCheckSettings) -> None:
+        self._row = settings.row()
+        self._rule = follows_loosely if settings.loose else follows
+
+    def passed(self, answer: str) -> bool:
+        return all(self._row.followed(answer, self._rule))

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from slhf_training.checks.fences import fenced_blocks
+from slhf_training.checks import fenced_blocks
 from slhf_training.checks.sandbox import ran
 from slhf_training.config import Section
 

@@ -21,27 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from slhf_training.checks.registry import CheckSettings
 from slhf_training.config import RelativePath, Section
-from slhf_training.data.examples import Example, Pair, Scores
-from slhf_training.data.formats import TASK_KEYS, Format, FormatError, formatted, without_check
-from slhf_training.data.hub import HubData, hub_examples
-from slhf_training.data.rows import checked, read_rows
-from slhf_training.data.schemas import Columns, Row, log_unused, read
+from slhf_training.data import Example, Pair, Scores
+from slhf_training.data.formats import TASK_KEYS, Format, FormatError, HubData, formatted, hub_examples, without_check
+from slhf_training.data.rows import Columns, Row, checked, log_unused, read, read_rows
 from slhf_training.errors import DataError
 from slhf_training.types import Chat, Message
-
-__all__ = [
-    "Asked",
-    "DataSettings",
-    "Example",
-    "Pair",
-    "Scores",
-    "checked",
-    "fitting",
-    "load",
-    "read_jsonl",
-    "read_rows",
-    "split",
-]
 
 _LOG = logging.getLogger(__name__)
 Value = str | int | float | bool

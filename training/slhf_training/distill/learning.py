@@ -1,17 +1,135 @@
-"""The adapter learns from teachers: a loss of whole distributions."""
+"""What the teachers write becomes lessons, and the adapter learns them by a loss of whole distributions."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from slhf_training.distill.lessons import Lesson
-from slhf_training.evaluation.plain import Speaker
-from slhf_training.fit.settings import Run
-from slhf_training.fit.supervised import AdapterTrainer
+from slhf_training.errors import DataError
+from slhf_training.evaluation.answers import Answer
+from slhf_training.evaluation.generation import Speaker
+from slhf_training.evaluation.statistics import edit
+from slhf_training.fit import Run
+from slhf_training.fit.optimisation import AdapterTrainer
+from slhf_training.models.prompts import Prompts
 from slhf_training.models.scoring import answer_logits, right_padded, together
-from slhf_training.types import Role
+from slhf_training.preference import Preference
+from slhf_training.types import Chat, Ids, Probabilities, Role
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    chat: Chat
+    draft: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A draft and what can be learnt as the answer to it."""
+
+    drafted: Drafted
+    refined: tuple[Answer, ...]
+    """By the Follower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    role: Role
+    prompt: Ids
+    answer: Ids
+    share: float = 0.0
+    """Of the target that the answer's own tokens are; the rest is the teacher's distribution."""
+
+
+def lessons_of_leader(
+    chats: Sequence[Chat], answers: Sequence[Answer], prompts: Prompts, end: int, most: int
+) -> list[Lesson]:
+    """Raises DataError where nothing is left."""
+    found = [
+        Lesson("leader", prompt, ids)
+        for chat, answer in zip(chats, answers, strict=True)
+        if (ids := ids_of(answer, prompts, end)) and len(prompt := prompts.leader(chat)) <= most
+    ]
+    return _some(found, len(chats), "leader")
+
+
+def lessons_of_follower(
+    groups: Sequence[Group], chosen: Sequence[int | None], share: float, prompts: Prompts, end: int, most: int
+) -> list[Lesson]:
+    """One lesson of each draft. `chosen`: the most preferred answer, whose tokens are `share` of the target; None: the
+    first is learnt as one of many.
+
+    Raises DataError where nothing is left.
+    """
+    found = []
+    for group, best in zip(groups, chosen, strict=True):
+        ids = ids_of(group.refined[best or 0], prompts, end)
+        prompt = prompts.follower(group.drafted.chat, prompts.ids(group.drafted.draft.text or ""))
+        if ids and len(prompt) <= most:
+            found.append(Lesson("follower", prompt, ids, 0.0 if best is None else share))
+    return _some(found, len(groups), "follower")
+
+
+def ids_of(answer: Answer, prompts: Prompts, end: int) -> Ids:
+    """As a model would have written it: with its end, unless it was cut. Empty where nothing was written."""
+    if answer.text is None or answer.finish in ("kept", "refused"):
+        return ()
+    ids = prompts.ids(answer.text)
+    return (*ids, end) if answer.finish == "stop" else ids
+
+
+def choose(groups: Sequence[Group], preference: Preference, edit_cost: float = 0.0) -> list[int | None]:
+    """Of each draft's refinements the one with the highest mean preference over the others, less `edit_cost` times the
+    share of its words that are not the draft's.
+
+    The draft itself is none of them: that it is best for one prompt in ten teaches the Follower to copy everywhere
+    (docs/experiments/repairs-and-choice.md). None: the source abstains from all, or there is nothing to compare.
+    """
+    chats: list[Chat] = []
+    first: list[str] = []
+    second: list[str] = []
+    places: list[tuple[int, int, int]] = []  # the group, and two of its answers
+    for number, group in enumerate(groups):
+        for a, b in combinations(range(len(group.refined)), 2):
+            one, two = group.refined[a].text, group.refined[b].text
+            if one is not None and two is not None:
+                chats.append(group.drafted.chat)
+                first.append(one)
+                second.append(two)
+                places.append((number, a, b))
+    tables = [np.full((len(group.refined),) * 2, np.nan) for group in groups]
+    for (number, a, b), p in zip(places, preference(chats, first, second), strict=True):
+        tables[number][a, b], tables[number][b, a] = p, 1 - p
+    return [_best(table, edit_cost * _edits(group)) for group, table in zip(groups, tables, strict=True)]
+
+
+def _best(table: Probabilities, costs: Probabilities) -> int | None:
+    judged = ~np.isnan(table)
+    means = np.where(judged, table, 0).sum(axis=1) / judged.sum(axis=1).clip(min=1)
+    return int((means - costs).argmax()) if judged.any() else None
+
+
+def _edits(group: Group) -> Probabilities:
+    """Of each refinement, (S,)."""
+    draft = group.drafted.draft.text or ""
+    return np.array([edit(draft, answer.text or "").ratio for answer in group.refined], dtype=np.float64)
+
+
+def _some(found: list[Lesson], asked: int, role: Role) -> list[Lesson]:
+    if not found:
+        raise DataError(f"{role}: none of {asked} prompts fits max_prompt_tokens and was answered")
+    if asked > len(found):
+        _LOG.warning(
+            "%s: %d of %d were not answered or need more tokens, and were dropped", role, asked - len(found), asked
+        )
+    return found
 
 
 class Distiller(AdapterTrainer):

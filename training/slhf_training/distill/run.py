@@ -10,26 +10,30 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slhf import Bundle, RoleWeights, write_bundle
 from slhf_training.config import portable
 from slhf_training.data.load import load
-from slhf_training.distill.learning import Distiller
-from slhf_training.distill.lessons import Drafted, Group, Lesson, choose, lessons_of_follower, lessons_of_leader
-from slhf_training.distill.settings import DistillSettings
+from slhf_training.distill import DistillSettings
+from slhf_training.distill.learning import (
+    Distiller,
+    Drafted,
+    Group,
+    Lesson,
+    choose,
+    lessons_of_follower,
+    lessons_of_leader,
+)
 from slhf_training.errors import SettingsError
-from slhf_training.evaluation.answers import Answer
-from slhf_training.evaluation.generation import Teacher, Wanted
-from slhf_training.evaluation.plain import Speaker
+from slhf_training.evaluation import fingerprint
+from slhf_training.evaluation.answers import Answer, Store
+from slhf_training.evaluation.generation import Speaker, Teacher, Wanted
 from slhf_training.evaluation.run import OpenModel, open_model
-from slhf_training.evaluation.settings import fingerprint
-from slhf_training.evaluation.store import Store
+from slhf_training.fit.optimisation import checkpoint_gradients
 from slhf_training.fit.run import last_checkpoint
-from slhf_training.fit.supervised import checkpoint_gradients
+from slhf_training.models.adapters import factors_of, mixed, write_factors
 from slhf_training.models.bundles import open_bundle
 from slhf_training.models.load import end_ids_of, fast_dtype
 from slhf_training.models.prompts import Prompts
@@ -153,13 +157,8 @@ def _bundle(settings: DistillSettings, name: str, teachers: Teachers, model: Any
     shutil.copytree(follower.directory, staging, ignore=shutil.ignore_patterns(*had, "README.md"))
     adapter = ADAPTER if settings.weights == "shared" else "follower"
     shutil.copytree(teachers.adapter, staging / adapter)  # its configuration is the new one's
-    file = staging / adapter / "adapter_model.safetensors"
     learnt = get_peft_model_state_dict(model, save_embedding_layers=False)
-    factors = {
-        key: torch.lerp(start.float(), learnt[key].float().cpu(), settings.share).to(start.dtype)
-        for key, start in load_file(file).items()
-    }
-    save_file(factors, file, {"format": "pt"})
+    write_factors(staging / adapter, mixed(factors_of(staging / adapter), learnt, settings.share))
     leader = RoleWeights(adapter=adapter)
     if settings.weights == "separate":
         own = teachers.leader.adapter("leader")

@@ -21,13 +21,51 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from slhf_training.fit.settings import Algorithm, Game
+from slhf_training.config import Section
 from slhf_training.types import Ids, Player, Role, Sample
+
+KL = Literal["to_go", "sequence", "token"]
+
+
+Estimator = Literal["k1", "k2", "k3"]
+
+
+class Game(Section):
+    """The objective and its estimator; slhf_training.fit.algorithms and slhf_training.fit.loss say what each means."""
+
+    tau_leader: float = Field(default=1e-3, ge=0)
+    tau_follower: float = Field(default=1e-3, ge=0)
+    kappa: float = Field(default=5.0, gt=0)
+    """How much faster the Follower learns: its learning rate (separate adapters) or its loss (shared weights)."""
+    baseline: Literal["half", "leave_one_out"] = "half"
+    """What is taken off a reward: 0.5, or the other chats' mean (rloo: always the prompt's other samples)."""
+    kl: KL = "to_go"
+    """`token` is what published code does; it is biased and here for comparison alone."""
+    kl_estimator: Estimator = "k1"
+    """Used by `kl: token` alone; the unbiased forms are log-ratios."""
+    eos_penalty: float = Field(default=0.5, ge=0, le=1)
+    """Taken off the preference for an answer that did not end, given to one that met such an opponent."""
+    rollout_rounds: int = Field(default=1, gt=0)
+    """The Follower answers the Leader, then its own answers: how many answers of the Follower are trained per chat."""
+    replies_per_draft: int = Field(default=1, gt=0)
+    """The Follower's answers to each draft; of several, each is the others' baseline (`leave_one_out`)."""
+    leader_update_every: int = Field(default=1, gt=0)
+    """Steps of the Follower for each step of the Leader."""
+    importance_cap: float | None = Field(default=2.0, gt=0)
+    """A token counts by min(its probability here / when sampled, this cap): 1 where the sampler is the trainer, and a
+    correction where it is not quite (rollout.dtype bfloat16, vLLM); fit/loss.py says what stays biased. None: every
+    token counts 1."""
+    samples_per_prompt: int = Field(default=2, gt=1)
+    """rloo: answers per chat; each is the others' baseline."""
+    mixture: float = Field(default=0.125, ge=0, le=1)
+    """nash-md: the reference's share in the opponent, a geometric mixture token by token."""
+
 
 Array = npt.NDArray[np.float64]
 Group = tuple[str | int, ...]
@@ -109,11 +147,28 @@ def _rewarded(answers: Sequence[Answer], p: Array, game: Game, group: Callable[[
     return [Row("leader", y, float(r), game.tau_leader, group(y)) for y, r in zip(answers, p, strict=True)]
 
 
-ALGORITHMS: dict[Algorithm, Callable[[Table, Game], list[Row]]] = {
-    "stackelberg": stackelberg,
-    "rloo": rloo,
-    "nash-md": nash_md,
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """All that the rest of training knows about an algorithm."""
+
+    play: Callable[[Table, Game], list[Row]]
+    """One step: who answers whom, and what each answer is rewarded for."""
+    trains: tuple[Role, ...] = ("leader",)
+    """The roles that learn."""
+    leave_one_out: bool = False
+    """An answer's baseline is the others' mean, whatever `game.baseline` says."""
+    needs_mixture: bool = False
+    """It samples from the mixture of policy and reference, which transformers alone can."""
+    takes_drafts: bool = False
+    """It has a Follower, who refines given drafts, too."""
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "stackelberg": Algorithm(stackelberg, trains=("leader", "follower"), takes_drafts=True),
+    "rloo": Algorithm(rloo, leave_one_out=True),
+    "nash-md": Algorithm(nash_md, needs_mixture=True),
 }
+"""By the name in configurations. A further one is a function and a line here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slhf_training.fit import FitSettings
 from slhf_training.fit.algorithms import Graded, Row, advantages
-from slhf_training.fit.clock import Clock
 from slhf_training.fit.loss import Loss, reinforce
-from slhf_training.fit.settings import FitSettings
+from slhf_training.fit.table import Clock
 from slhf_training.models.roles import Roles
 from slhf_training.models.scoring import answer_log_probs, right_padded, together
 from slhf_training.types import Role
@@ -100,7 +100,7 @@ class Learner:
 
     @property
     def _leave_one_out(self) -> bool:
-        return self._settings.algorithm == "rloo" or self._settings.game.baseline == "leave_one_out"
+        return self._settings.plays.leave_one_out or self._settings.game.baseline == "leave_one_out"
 
     def _backward(
         self, role: Role, rows: Sequence[Row], reference: Tensor, advantage: list[list[float]], weight: float

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slhf_training.fit.settings import KL, Estimator
+from slhf_training.fit.algorithms import KL, Estimator
 
 
 @dataclass(frozen=True, slots=True)

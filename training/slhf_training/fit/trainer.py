@@ -5,42 +5,89 @@ are off. What several processes share is in sharding.py.
 """
 
 import contextlib
+import math
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import DistributedType, gather_object
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
+from slhf_training.data import Example
 from slhf_training.errors import DataError, SettingsError
-from slhf_training.fit.algorithms import ALGORITHMS
-from slhf_training.fit.clipping import Clip
-from slhf_training.fit.clock import Clock
-from slhf_training.fit.drafts import Pile
-from slhf_training.fit.learner import Learner
-from slhf_training.fit.metrics import of_step, of_time, rates
-from slhf_training.fit.progress import Progress
-from slhf_training.fit.settings import Algorithm, FitSettings, Run
-from slhf_training.fit.table import ChatTable, Seats
+from slhf_training.fit import FitSettings
+from slhf_training.fit.algorithms import Answer, Row
+from slhf_training.fit.learner import Learner, Learnt
+from slhf_training.fit.optimisation import Clip, Progress, checkpoint_gradients, training_arguments
+from slhf_training.fit.table import ChatTable, Clock, Pile, Seats, drafts_of
 from slhf_training.models import sharding
+from slhf_training.models.load import end_ids_of, load_causal
 from slhf_training.models.prompts import Prompts
-from slhf_training.models.roles import Roles
+from slhf_training.models.roles import DTYPES, Roles
+from slhf_training.models.sharding import this_process
 from slhf_training.preference import Preference
 from slhf_training.rollout import Rollout
-from slhf_training.types import Chat, Role
+from slhf_training.rollout.hf import HFRollout
+from slhf_training.rollout.server import ServerRollout
+from slhf_training.rollout.vllm import VLLMRollout
+from slhf_training.types import Chat
+
+
+def of_step(table: ChatTable, rows: Sequence[Row], learnt: Learnt) -> dict[str, float]:
+    found = {f"{role}/kl": _mean(kls) for role, kls in learnt.kl.items() if kls}
+    found |= {f"{name}/grad_norm": norm for name, norm in learnt.grad_norm.items()}
+    for role in ("leader", "follower"):
+        rewards = [row.reward for row in rows if row.role == role and not math.isnan(row.reward)]
+        if rewards:
+            found[f"{role}/reward"] = _mean(rewards)
+    for player in dict.fromkeys(player for player, _ in table.answered):
+        found |= _answers(player, [answer for who, answer in table.answered if who == player])
+    if table.answered[-1][0] == "follower":
+        for turn, p in enumerate(table.judged, start=1):
+            name = "win_rate" if turn == 1 else f"win_rate_{turn}"
+            own = len(p) * table.chats // (table.chats + len(table.given()))  # as many replies to each draft
+            for whose, ps in (("follower", p[:own]), ("given", p[own:])):
+                if not np.isnan(ps).all():
+                    found[f"{whose}/{name}"] = float(np.nanmean(1 - ps))
+    found["judge/abstained"] = float(learnt.abstained)
+    found["skipped"] = float(learnt.is_skipped)
+    found["tokens"] = float(sum(len(answer.sample.ids) for _, answer in table.answered))
+    if learnt.tokens:
+        found["sampler_gap"] = learnt.drift / learnt.tokens  # nats a token
+    return found
+
+
+def of_time(seconds: dict[str, float], whole: float) -> dict[str, float]:
+    return {f"seconds/{phase}": s for phase, s in seconds.items()} | {"seconds/step": whole}
+
+
+def rates(means: dict[str, float], processes: int) -> dict[str, float]:
+    """Generated tokens per second of all processes: of the whole step, of sampling, and of learning from them."""
+    tokens = means["tokens"] * processes
+    learning = sum(means.get(f"seconds/{phase}", 0.0) for phase in ("reference", "forward_backward", "update"))
+    seconds = {"": means["seconds/step"], "/rollout": means.get("seconds/rollout", 0.0), "/learning": learning}
+    return {f"tokens_per_second{what}": tokens / s for what, s in seconds.items() if s > 0}
+
+
+def _answers(player: str, answers: Sequence[Answer]) -> dict[str, float]:
+    return {
+        f"{player}/tokens": _mean(len(answer.sample.ids) for answer in answers),
+        f"{player}/ended": _mean(float(answer.sample.ended) for answer in answers),
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
+
 
 STAGING = ".unfinished"
-PLAYERS: dict[Algorithm, tuple[Role, ...]] = {
-    "stackelberg": ("leader", "follower"),
-    "rloo": ("leader",),
-    "nash-md": ("leader",),
-}
-"""The roles that each algorithm trains."""
 
 
 class GameTrainer(Trainer):  # type: ignore[misc]
@@ -94,7 +141,7 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         step = self.state.global_step
         given = self._pile.at(step) if self._pile else []
         table = ChatTable(self.seats, chats, numbers, step, given)
-        rows = ALGORITHMS[self.settings.algorithm](table, self.settings.game)
+        rows = self.settings.plays.play(table, self.settings.game)
         leader_too = self._is_leaders_turn()
         self.roles.model.train(self.settings.optimisation.gradient_checkpointing)  # which works in this mode alone
         learnt = self._learner.learn(rows, leader_too)
@@ -107,7 +154,7 @@ class GameTrainer(Trainer):  # type: ignore[misc]
 
     def _is_leaders_turn(self) -> bool:
         every = self.settings.game.leader_update_every
-        return self.settings.algorithm != "stackelberg" or self.state.global_step % every == 0
+        return len(self.settings.plays.trains) == 1 or self.state.global_step % every == 0
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         settings = self.settings.optimisation
@@ -209,26 +256,47 @@ def _examples(batch: list[Any]) -> dict[str, list[Any]]:
     return {"examples": batch}
 
 
-def training_arguments(settings: Run) -> TrainingArguments:
-    optimisation = settings.optimisation
-    return TrainingArguments(
-        output_dir=str(settings.output_dir),
-        max_steps=optimisation.steps,
-        per_device_train_batch_size=optimisation.batch_size,
-        lr_scheduler_type=optimisation.schedule,
-        warmup_steps=optimisation.warmup_steps,
-        learning_rate=optimisation.learning_rate,
-        max_grad_norm=0.0,  # each role's is clipped in the step
-        seed=settings.seed,
-        save_strategy="steps",
-        save_steps=settings.save_every,
-        logging_steps=settings.log_every,
-        logging_nan_inf_filter=False,
-        report_to=settings.report_to or "none",
-        remove_unused_columns=False,
-        dataloader_drop_last=True,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,  # Progress shows more
-        ddp_find_unused_parameters=False,
-        use_cpu=not sharding.has_accelerator(),  # which also makes processes on CPUs find each other
-    )
+def build_trainer(
+    settings: FitSettings, chats: Sequence[Chat], preference: Preference, drafted: Sequence[Example] = ()
+) -> GameTrainer:
+    """`drafted`: where the settings' `drafts` are. Raises SettingsError for a model that cannot be had, DataError for
+    chats or drafts that cannot be used."""
+    tokenizer, base = load_model(settings)
+    prompts = Prompts(tokenizer, settings.follower_turn, end_ids_of(base))
+    roles = build_roles(settings, base)
+    kept = short_enough(chats, prompts, settings.rollout.max_prompt_tokens)
+    pile = None
+    if settings.drafts is not None:
+        most = settings.rollout.max_prompt_tokens + settings.rollout.max_new_tokens  # as with an answer of the Leader
+        found = drafts_of(drafted, prompts, len(kept), most, settings.drafts.answers)
+        ours = this_process()
+        pile = Pile(found, settings.drafts.per_step, settings.seed, ours.process_index, ours.num_processes)
+    return GameTrainer(roles, prompts, kept, preference, _rollout(settings, roles, prompts), settings, pile=pile)
+
+
+def load_model(settings: FitSettings) -> tuple[Any, Any]:
+    """The tokenizer and the base model."""
+    return load_causal(settings.model, DTYPES[settings.dtype])
+
+
+def build_roles(settings: FitSettings, base: Any) -> Roles:
+    torch.manual_seed(settings.seed)  # the adapters' first weights
+    merges = settings.rollout.engine == "hf"
+    roles = Roles(base, settings.weights, settings.lora, settings.plays.trains, DTYPES[settings.rollout.dtype], merges)
+    checkpoint_gradients(roles.model, settings)
+    return roles
+
+
+def short_enough(chats: Sequence[Chat], prompts: Prompts, most: int) -> list[Chat]:
+    """The chats whose Leader's prompt fits."""
+    return [chat for chat in chats if len(prompts.leader(chat)) <= most]
+
+
+def _rollout(settings: FitSettings, roles: Roles, prompts: Prompts) -> Rollout:
+    match settings.rollout.engine:
+        case "hf":
+            return HFRollout(roles, settings.rollout, prompts.end_ids, settings.game.mixture)
+        case "vllm":
+            return VLLMRollout(roles, settings.model, settings.rollout, settings.seed, prompts.end_ids)
+        case "vllm-server":
+            return ServerRollout(roles, settings.rollout, prompts.end_ids)

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from slhf_training.checks.instructions import InstructedRow, refusal, unchecked
-from slhf_training.data.rows import checked, read_rows
-from slhf_training.data.schemas import Row
+from slhf_training.data.rows import Row, checked, read_rows
 from slhf_training.errors import SettingsError
 from slhf_training.types import Chat
 

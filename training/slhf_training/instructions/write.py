@@ -1,4 +1,4 @@
-"""Prompts with instructions that a program can check: what `slhf-train instruct` writes, in IFEval's schema.
+"""Prompts with instructions that a program can check: what `slhf-train add-instructions` writes, in IFEval's schema.
 
 IFEval's prompts evaluate. These are other prompts with instructions of its kinds, in other words, so that the
 preference source `instructions` has something to check during training.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slhf_training.data.examples import Example
+from slhf_training.data import Example
 
 Arguments = Mapping[str, Any]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from slhf_training.checks.tests import UnitTestsSettings
-from slhf_training.data.examples import Example
+from slhf_training.data import Example
 from slhf_training.data.load import load
 from slhf_training.errors import DataError
+from slhf_training.evaluation import fingerprint
+from slhf_training.evaluation.answers import Store
 from slhf_training.evaluation.generation import Teacher
 from slhf_training.evaluation.run import OpenModel, open_model
-from slhf_training.evaluation.settings import fingerprint
-from slhf_training.evaluation.store import Store
 from slhf_training.lessons.sampler import Sampler, one_of_each, passed
 from slhf_training.lessons.settings import FollowerLessons, LeaderLessons, LessonsSettings
 from slhf_training.lessons.targets import FENCE, targets_of, worded

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from slhf_training.checks import ReadableCheck
 from slhf_training.checks.registry import check_of
 from slhf_training.checks.tests import UnitTestsSettings
-from slhf_training.data.examples import Example
+from slhf_training.data import Example
 from slhf_training.errors import DataError
 from slhf_training.evaluation.prompts import prompt_id
 from slhf_training.lessons.sampler import Sampler, one_of_each, passed

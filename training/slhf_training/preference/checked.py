@@ -14,9 +14,8 @@ import numpy as np
 from pydantic import Field
 
 from slhf_training.checks import Check
-from slhf_training.checks.batch import passed_all
 from slhf_training.checks.instructions import InstructedRow, follows
-from slhf_training.checks.registry import check_of
+from slhf_training.checks.registry import check_of, passed_all
 from slhf_training.checks.sandbox import confined_by
 from slhf_training.checks.tests import UnitTests
 from slhf_training.config import RelativePath
@@ -24,13 +23,13 @@ from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import SettingsError
 from slhf_training.instructions import row_of, rows_by_prompt
 from slhf_training.preference import Preference, PreferenceSettings, SourceSettings
-from slhf_training.types import Chat, Probabilities, Turns, turns
+from slhf_training.types import Chat, ChatKey, Probabilities, chat_key
 
 
 class InstructionsSettings(SourceSettings):
     kind: Literal["instructions"]
     files: tuple[RelativePath, ...] = Field(min_length=1)
-    """JSONL in IFEval's schema, as `slhf-train instruct` writes it."""
+    """JSONL in IFEval's schema, as `slhf-train add-instructions` writes it."""
 
     def source(self) -> Preference:
         return instructions_of(self)
@@ -74,11 +73,11 @@ class CheckedSettings(SourceSettings):
 class Checked:
     """NaN for a chat without a check."""
 
-    def __init__(self, checks: Mapping[Turns, Check], tie: Preference) -> None:
+    def __init__(self, checks: Mapping[ChatKey, Check], tie: Preference) -> None:
         self._checks, self._tie = checks, tie
 
     def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
-        asked = [turns(chat) for chat in chats]
+        asked = [chat_key(chat) for chat in chats]
         a, b = self._passed([[*zip(asked, answers, strict=True)] for answers in (first, second)])
         p = (1 + a - b) / 2  # NaN stays NaN
         ties = np.flatnonzero(a == b)
@@ -86,7 +85,7 @@ class Checked:
             p[ties] = self._tie([chats[i] for i in ties], [first[i] for i in ties], [second[i] for i in ties])
         return p
 
-    def _passed(self, sides: Sequence[Sequence[tuple[Turns, str]]]) -> list[Probabilities]:
+    def _passed(self, sides: Sequence[Sequence[tuple[ChatKey, str]]]) -> list[Probabilities]:
         """1, 0 or NaN, each side (B,). Each answer is checked once."""
         known = [pair for pair in dict.fromkeys(pair for side in sides for pair in side) if pair[0] in self._checks]
         found = passed_all([self._checks[chat] for chat, _ in known], [answer for _, answer in known])
@@ -113,7 +112,7 @@ TIES: Final[Mapping[Tie, Preference]] = {"half": half, "shorter": shorter, "abst
 def checked_of(settings: CheckedSettings) -> Preference:
     """Raises SettingsError where no row has a check, and SandboxError where unit tests cannot run on this host."""
     rows = [example for data in settings.data for example in load(data)]
-    checks = {turns(example.chat): check_of(example.check) for example in rows if example.check is not None}
+    checks = {chat_key(example.chat): check_of(example.check) for example in rows if example.check is not None}
     if not checks:
         raise SettingsError("data: no row has a check")
     if any(isinstance(check, UnitTests) for check in checks.values()):

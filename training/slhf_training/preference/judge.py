@@ -15,11 +15,9 @@ import httpx2
 import numpy as np
 from pydantic import Field
 
-from slhf_training.config import RelativePath
-from slhf_training.endpoints import authorization, client_of
+from slhf_training.config import RelativePath, authorization, client_of
 from slhf_training.errors import JudgeError
-from slhf_training.preference import Preference, SourceSettings, both_orders
-from slhf_training.preference.cache import Cache
+from slhf_training.preference import Cache, Preference, SourceSettings, both_orders
 from slhf_training.types import Chat, Probabilities, as_text, digest
 
 PROMPT = """Here is a conversation and two answers to its last turn.

@@ -19,8 +19,7 @@ from slhf.json_text import read_json
 from slhf_training.config import RelativePath, Section, portable
 from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import DataError, SettingsError
-from slhf_training.preference import Preference, PreferenceSettings, SourceSettings
-from slhf_training.preference.cache import revisions
+from slhf_training.preference import Preference, PreferenceSettings, SourceSettings, revisions
 from slhf_training.types import Chat, Probabilities, digest, sigmoid
 
 _LOG = logging.getLogger(__name__)

@@ -23,12 +23,10 @@ from slhf.bundle import revision_of
 from slhf_training.config import ModelName, RelativePath
 from slhf_training.errors import SettingsError
 from slhf_training.models.load import fast_dtype, load_causal
-from slhf_training.models.packing import Reading, attention_bias, reads_packed, tables
 from slhf_training.models.prompts import Prompts
-from slhf_training.models.scoring import LONGEST_ROW
+from slhf_training.models.scoring import LONGEST_ROW, Reading, attention_bias, reads_packed, tables
 from slhf_training.models.sharding import this_process
-from slhf_training.preference import Preference, SourceSettings, both_orders
-from slhf_training.preference.cache import Cache
+from slhf_training.preference import Cache, Preference, SourceSettings, both_orders
 from slhf_training.reward.backbone import LOG_EVERY_S, batches, logged
 from slhf_training.types import Chat, Ids, Message, Probabilities, as_text, digest, sigmoid
 

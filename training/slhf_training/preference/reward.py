@@ -21,7 +21,7 @@ from slhf_training.types import Chat, Probabilities, sigmoid
 class RewardSettings(SourceSettings):
     kind: Literal["reward"]
     model: RelativePath
-    """A directory that `slhf-train preference` wrote."""
+    """A directory that `slhf-train reward` wrote."""
     head: str | None = None
     """Which of its heads; None: the only one."""
 
@@ -52,7 +52,7 @@ def reward_of(settings: RewardSettings) -> Preference:
 class AttributesSettings(SourceSettings):
     kind: Literal["attributes"]
     model: RelativePath
-    """A directory that `slhf-train preference` wrote."""
+    """A directory that `slhf-train reward` wrote."""
     attributes: tuple[str, ...] = ()
     """The heads that vote; none: all."""
     votes: Votes = "hard"

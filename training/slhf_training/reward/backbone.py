@@ -18,10 +18,10 @@ from transformers import AutoModel, AutoTokenizer
 from slhf_training.errors import SettingsError
 from slhf_training.models.bundles import located
 from slhf_training.models.load import fast_dtype
-from slhf_training.models.packing import Reading, attention_bias, tables
 from slhf_training.models.prompts import Prompts
+from slhf_training.models.scoring import Reading, attention_bias, tables
 from slhf_training.models.sharding import this_process, without_launcher
-from slhf_training.types import Chat, Ids
+from slhf_training.types import Chat, ChatKey, Ids, chat_key
 
 _LOG = logging.getLogger(__name__)
 ANSWERS = 4
@@ -75,11 +75,12 @@ class Backbone:
 
         Equal texts are read once and get equal features, whatever they are batched with.
         """
-        encoded: dict[tuple[int, str], Reading | None] = {}
-        for chat, answer in zip(chats, answers, strict=True):
-            if (id(chat), answer) not in encoded:
-                encoded[id(chat), answer] = self.encode(chat, [answer])
-        texts = [encoded[id(chat), answer] for chat, answer in zip(chats, answers, strict=True)]
+        encoded: dict[tuple[ChatKey, str], Reading | None] = {}
+        keys = [*zip(map(chat_key, chats), answers, strict=True)]
+        for key, chat, answer in zip(keys, chats, answers, strict=True):
+            if key not in encoded:
+                encoded[key] = self.encode(chat, [answer])
+        texts = [encoded[key] for key in keys]
         rows: dict[tuple[Ids, Ids], Tensor] = {}
         readings = _gathered([text for text in texts if text])
         with torch.no_grad():

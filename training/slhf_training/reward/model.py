@@ -20,7 +20,7 @@ from slhf.json_text import read_json
 from slhf_training.config import Section
 from slhf_training.errors import SettingsError
 from slhf_training.reward.backbone import Backbone
-from slhf_training.types import Chat, Probabilities, sigmoid
+from slhf_training.types import Chat, ChatKey, Probabilities, chat_key, sigmoid
 
 MANIFEST = "reward.json"
 HEADS = "heads.safetensors"
@@ -57,7 +57,7 @@ class RewardModel:
         """`remembered`: answers whose features are kept, at 4 bytes a feature."""
         self.manifest, self.backbone, self.heads = manifest, backbone, dict(heads)
         self._remembered = remembered
-        self._read: dict[tuple[str, str, str], Tensor] = {}
+        self._read: dict[tuple[str, ChatKey, str], Tensor] = {}
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -106,7 +106,7 @@ class RewardModel:
 
     def _features(self, adapter: str, chats: Sequence[Chat], answers: Sequence[str]) -> Tensor:
         """(N, F). A tournament asks about the same answers pair by pair: what was read lately is remembered."""
-        keys = [(adapter, repr(list(chat)), answer) for chat, answer in zip(chats, answers, strict=True)]
+        keys = [(adapter, chat_key(chat), answer) for chat, answer in zip(chats, answers, strict=True)]
         new = {key: place for place, key in enumerate(keys) if key not in self._read}
         rows = self.backbone.features([chats[place] for place in new.values()], [answers[p] for p in new.values()])
         self._read.update(zip(new, rows, strict=True))

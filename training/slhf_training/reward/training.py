@@ -3,20 +3,100 @@
 import logging
 import math
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss, softplus
 
+from slhf_training.data import Example, Pair
+from slhf_training.data.load import split
 from slhf_training.errors import DataError, DivergedError
-from slhf_training.models.packing import Reading
+from slhf_training.models.scoring import Reading
+from slhf_training.reward import HeadSettings, LoraSettings
 from slhf_training.reward.backbone import Backbone, batches
-from slhf_training.reward.lessons import Lesson
-from slhf_training.reward.losses import bradley_terry, regression
 from slhf_training.reward.model import Head
-from slhf_training.reward.settings import LoraSettings
+from slhf_training.types import Chat, ChatKey, chat_key
+
+
+def bradley_terry(
+    chosen: Tensor,  # (B,)
+    rejected: Tensor,  # (B,)
+) -> Tensor:
+    """-log sigmoid(r(chosen) - r(rejected)), the mean over pairs; in nats."""
+    return softplus(rejected - chosen).mean()
+
+
+def regression(
+    scores: Tensor,  # (B,)
+    targets: Tensor,  # (B,)
+) -> Tensor:
+    """Mean squared error, on the targets' scale."""
+    return mse_loss(scores, targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """The same number of answers for each chat: (chosen, rejected), or one with its target."""
+
+    chat: Chat
+    answers: tuple[str, ...]
+    target: float = 0.0
+
+
+def lessons(examples: Sequence[Example], settings: HeadSettings) -> list[Lesson]:
+    """Raises DataError where the examples hold none."""
+    if settings.attribute is None:
+        pairs = [example for example in examples if example.pair]
+    else:
+        pairs = ranked(examples, settings.attribute)
+    if settings.loss == "regression":
+        found = scored(examples, settings.attribute or "")
+    else:
+        found = [Lesson(one.chat, (one.pair.chosen, one.pair.rejected)) for one in pairs if one.pair]
+    if not found:
+        raise DataError(
+            f"none of {len(examples)} examples has what {settings.loss} of {settings.attribute or 'pairs'} needs"
+        )
+    return found
+
+
+def scored(examples: Sequence[Example], attribute: str) -> list[Lesson]:
+    """Answers that have a score for the attribute."""
+    return [
+        Lesson(example.chat, (example.scores.answer,), example.scores.values[attribute])
+        for example in examples
+        if example.scores and attribute in example.scores.values
+    ]
+
+
+def ranked(examples: Sequence[Example], attribute: str) -> list[Example]:
+    """All pairs of answers to one chat whose scores differ, the higher one as chosen."""
+    by_chat: dict[ChatKey, list[Lesson]] = defaultdict(list)
+    for lesson in scored(examples, attribute):
+        by_chat[chat_key(lesson.chat)].append(lesson)
+    found = []
+    for answers in by_chat.values():
+        for one, other in combinations(answers, 2):
+            if one.target != other.target:
+                better, worse = sorted((one, other), key=lambda lesson: -lesson.target)
+                found.append(Example(one.chat, Pair(better.answers[0], worse.answers[0]), source=attribute))
+    return found
+
+
+def both_sides(
+    examples: Sequence[Example], settings: HeadSettings, share: float, seed: int, name: str
+) -> tuple[list[Lesson], list[Lesson]]:
+    """(train, validation), split by prompt. Raises DataError where one of them is empty."""
+    train, validation = split(examples, share, seed)
+    if not train or not validation:
+        raise DataError(f"heads.{name}: {len(train)} examples to train and {len(validation)} to validate are too few")
+    return lessons(train, settings), lessons(validation, settings)
+
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,7 +111,7 @@ class Known:
     """log(1 + words)."""
 
     @classmethod
-    def of(cls, lessons: Sequence[Lesson], features: Mapping[tuple[str, str], Tensor]) -> "Known":
+    def of(cls, lessons: Sequence[Lesson], features: Mapping[tuple[ChatKey, str], Tensor]) -> "Known":
         rows = [torch.stack([features[key(lesson, answer)] for answer in lesson.answers]) for lesson in lessons]
         targets = torch.tensor([lesson.target for lesson in lessons], dtype=torch.float64)
         words = torch.tensor([[len(answer.split()) for answer in lesson.answers] for lesson in lessons])
@@ -40,11 +120,11 @@ class Known:
         return cls(stacked[read], targets[read], words[read].double().log1p())
 
 
-def key(lesson: Lesson, answer: str) -> tuple[str, str]:
-    return repr([(message["role"], message["content"]) for message in lesson.chat]), answer
+def key(lesson: Lesson, answer: str) -> tuple[ChatKey, str]:
+    return chat_key(lesson.chat), answer
 
 
-def features_of(lessons: Sequence[Lesson], backbone: Backbone) -> dict[tuple[str, str], Tensor]:
+def features_of(lessons: Sequence[Lesson], backbone: Backbone) -> dict[tuple[ChatKey, str], Tensor]:
     """Every answer of every head is read once."""
     wanted = {key(lesson, answer): (lesson.chat, answer) for lesson in lessons for answer in lesson.answers}
     rows = backbone.features([chat for chat, _ in wanted.values()], [answer for _, answer in wanted.values()])

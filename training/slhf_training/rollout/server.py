@@ -17,7 +17,7 @@ import httpx2
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from slhf_training.endpoints import authorization
+from slhf_training.config import authorization
 from slhf_training.errors import RolloutError, SettingsError
 from slhf_training.models.roles import Roles
 from slhf_training.rollout import SEEDS, RolloutSettings, Servers

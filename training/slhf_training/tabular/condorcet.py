@@ -9,11 +9,32 @@ from itertools import islice
 
 import numpy as np
 
-from slhf_training.tabular.baselines import nlhf, pairs_drawn_from, rlhf
-from slhf_training.tabular.policies import Array, total_variation
-from slhf_training.tabular.preferences import CONDORCET, of_annotators, random_cyclic
-from slhf_training.tabular.reach import by_refinement, by_samples
+from slhf_training.tabular.games import (
+    CONDORCET,
+    Array,
+    nlhf,
+    of_annotators,
+    pairs_drawn_from,
+    random_cyclic,
+    rlhf,
+    total_variation,
+)
 from slhf_training.tabular.stackelberg import Equilibrium, Form, Policies, averages, equilibrium, stackelberg_gda
+
+
+def by_samples(policy: Array, favourite: int, answers: int) -> Array:
+    return np.asarray(1 - (1 - policy[favourite]) ** np.arange(1, answers + 1))
+
+
+def by_refinement(leader: Array, follower: Array, favourite: int, answers: int) -> Array:
+    missed = leader.copy()  # (n,): where the walk stands, unless it has met the favourite
+    reached = np.empty(answers)
+    for answer in range(answers):
+        missed[favourite] = 0
+        reached[answer] = 1 - missed.sum()
+        missed = missed @ follower
+    return reached
+
 
 TAU = 1e-3  # so small that the policies are the unregularised ones but for a part in a thousand
 ANSWERS = 5

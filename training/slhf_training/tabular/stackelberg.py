@@ -29,7 +29,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from slhf_training.tabular.policies import (
+from slhf_training.tabular.games import (
     Array,
     answers,
     best_response,

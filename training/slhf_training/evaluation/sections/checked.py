@@ -8,13 +8,20 @@ from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 
 from slhf_training.config import Section
-from slhf_training.evaluation.answers import GIVEN, Slot
-from slhf_training.evaluation.cases import Case, TaskSettings, read_cases
-from slhf_training.evaluation.chains import Chain, refined
-from slhf_training.evaluation.measurement import Measurement
-from slhf_training.evaluation.mending import Marked, Marks, against, draft_row, round_row, two_answers
-from slhf_training.evaluation.mending_pages import pages, picture_of, summary_of
-from slhf_training.evaluation.prompts import Prompt
+from slhf_training.evaluation.answers import GIVEN, Chain, Slot, refined
+from slhf_training.evaluation.mending import (
+    Marked,
+    Marks,
+    against,
+    draft_row,
+    pages,
+    picture_of,
+    round_row,
+    summary_of,
+    two_answers,
+)
+from slhf_training.evaluation.prompts import Case, Prompt, TaskSettings, read_cases
+from slhf_training.evaluation.sections import Measurement
 from slhf_training.evaluation.statistics import Numbers
 from slhf_training.evaluation.study import Row, Study
 

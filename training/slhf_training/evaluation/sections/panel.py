@@ -7,12 +7,10 @@ import numpy as np
 from pydantic import Field
 
 from slhf_training.config import Section
-from slhf_training.evaluation.answers import GIVEN, Slot
-from slhf_training.evaluation.cases import Case, TaskSettings, read_cases
-from slhf_training.evaluation.chains import Chain
-from slhf_training.evaluation.markdown import estimate, heading, number, percent, table
-from slhf_training.evaluation.measurement import Measurement
-from slhf_training.evaluation.prompts import Prompt
+from slhf_training.evaluation.answers import GIVEN, Chain, Slot
+from slhf_training.evaluation.pages import estimate, heading, number, percent, table
+from slhf_training.evaluation.prompts import Case, Prompt, TaskSettings, read_cases
+from slhf_training.evaluation.sections import Measurement
 from slhf_training.evaluation.statistics import length_controlled, preferred
 from slhf_training.evaluation.study import Row, Study, row_of
 
