@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from slhf import read_bundle
 from slhf_training.cli import main
-from slhf_training.distill.learning import Drafted, Group, Lesson, choose, ids_of
+from slhf_training.distill.learning import Candidates, DistillationExample, DraftedChat, choose, ids_of
 from slhf_training.distill.run import BUNDLE, TEXTS
 from slhf_training.errors import TrainingError
 from slhf_training.evaluation.answers import NONE, Answer
-from slhf_training.evaluation.generation import Speaker
+from slhf_training.evaluation.generation import BundlePolicies
 from slhf_training.fit.optimisation import Clip
 from slhf_training.fit.run import export
 from slhf_training.models.bundles import open_bundle
@@ -90,7 +90,7 @@ def nats(role: Role, teacher: Path, student: Path, draft: str = "A B") -> float:
 
 
 def _log_probs(bundle: Any, role: Role, asked: list[Any], answers: list[Any]) -> torch.Tensor:
-    return answer_logits(Speaker(bundle).merged(role), asked, answers, CPU).log_softmax(dim=-1)
+    return answer_logits(BundlePolicies(bundle).merged(role), asked, answers, CPU).log_softmax(dim=-1)
 
 
 def test_one_adapter_learns_to_speak_as_both(tmp_path: Path, teachers: dict[Role, Path]) -> None:
@@ -231,14 +231,14 @@ def test_of_several_refinements_the_preferred_one_is_learnt(tmp_path: Path, teac
         how = RolloutSettings(max_new_tokens=6, temperature=1.0)
         prompts = Prompts(tiny.tokenizer(), student.manifest.follower_turn)
         asked = [prompts.follower([{"role": "user", "content": "which A B C"}], prompts.ids("B C"))] * 200
-        answers = HFRollout(Speaker(student), how, prompts.end_ids).sample(asked, "follower", range(200))
+        answers = HFRollout(BundlePolicies(student), how, prompts.end_ids).sample(asked, "follower", range(200))
         return sum(answer.ids.count(tiny.WORDS.index("A")) for answer in answers) / 200
 
     assert as_written(1.0) > 1.3 * as_written(0.05)
 
 
-def group(draft: Answer, refined: tuple[Answer, ...]) -> Group:
-    return Group(Drafted(tiny.CHAT, draft), refined)
+def group(draft: Answer, refined: tuple[Answer, ...]) -> Candidates:
+    return Candidates(DraftedChat(tiny.CHAT, draft), refined)
 
 
 def test_the_most_preferred_is_chosen_and_an_abstention_chooses_nothing() -> None:
@@ -294,7 +294,7 @@ def test_an_answer_that_was_cut_has_no_end() -> None:
     assert ids_of(Answer("A B", "length"), prompts, tiny.END) == (1, 2)
     assert ids_of(Answer("A B", "kept"), prompts, tiny.END) == ()
     assert ids_of(NONE, prompts, tiny.END) == ()
-    assert Lesson("leader", (1,), (2,)).share == 0.0
+    assert DistillationExample("leader", (1,), (2,)).share == 0.0
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from slhf_training.data import Example, Pair
 from slhf_training.errors import SettingsError
 from slhf_training.fit.algorithms import Array
-from slhf_training.fit.table import Pile, drafts_of
+from slhf_training.fit.step import DraftPool, drafts_of
 from slhf_training.fit.trainer import GameTrainer
 from slhf_training.models.load import load_causal
 from slhf_training.models.prompts import Prompts
@@ -75,17 +75,19 @@ def trainer(directory: Path, name: str) -> GameTrainer:
             "optimisation": {"steps": STEPS} | batch | changes.get("optimisation", {}),
         },
     )
-    found = tiny.trainer(settings, hardly_judging, CHATS, pile=pile(settings.seed) if name == "drafts" else None)
+    found = tiny.trainer(
+        settings, hardly_judging, CHATS, draft_pool=draft_pool(settings.seed) if name == "drafts" else None
+    )
     if settings.optimisation.gradient_checkpointing:
         found.roles.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return found
 
 
-def pile(seed: int) -> Pile:
+def draft_pool(seed: int) -> DraftPool:
     """Four drafts a step of all processes, of which accelerate knows here before any trainer is there."""
     drafts = drafts_of([Example(CHATS[1], Pair("A B", "C"))] * 6, Prompts(tiny.tokenizer()), len(CHATS), most=100)
     ours = this_process()
-    return Pile(drafts, 4 // ours.num_processes, seed, ours.process_index, ours.num_processes)
+    return DraftPool(drafts, 4 // ours.num_processes, seed, ours.process_index, ours.num_processes)
 
 
 def hardly_judging(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:

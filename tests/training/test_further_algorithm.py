@@ -12,14 +12,14 @@ from tests.training.test_trainer import CHATS, fewer_as
 TOY = '''
 """The Leader against its own second answer: each is the other's opponent."""
 
-from slhf_training.fit.algorithms import Algorithm, Game, Row, Table
+from slhf_training.fit.algorithms import Algorithm, Episode, Game, StepContext
 
 
-def self_play(table: Table, game: Game) -> list[Row]:
-    one, other = table.answer("leader", 0), table.answer("leader", 1)
-    wins = table.judge(one, other)
+def self_play(context: StepContext, game: Game) -> list[Episode]:
+    one, other = context.answer("leader", 0), context.answer("leader", 1)
+    wins = context.judge(one, other)
     pairs = [*zip(one, wins, strict=True), *zip(other, 1 - wins, strict=True)]
-    return [Row("leader", answer, float(p), game.tau_leader, ("leader",)) for answer, p in pairs]
+    return [Episode("leader", answer, float(p), game.tau_leader, ("leader",)) for answer, p in pairs]
 
 
 SELF_PLAY = Algorithm(self_play, leave_one_out=True)

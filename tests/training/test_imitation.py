@@ -14,7 +14,7 @@ from slhf import read_bundle
 from slhf_training.cli import main
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.fit.run import last_checkpoint
-from slhf_training.imitation.run import BUNDLE, HalvedModel, LessonRow, lessons_of, read_lessons
+from slhf_training.imitation.run import BUNDLE, HalvedModel, LessonRow, read_lessons, supervised_examples
 from slhf_training.models.prompts import Prompts
 from tests.training import tiny
 
@@ -125,10 +125,10 @@ def test_it_can_go_on_from_another_adapter(tmp_path: Path) -> None:
 def test_rows_that_are_too_long_are_dropped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     prompts = Prompts(tiny.tokenizer(), "improve it")
     rows = [LessonRow.model_validate(row) for row in ROWS]
-    leader = lessons_of(rows, prompts, tiny.END, len(prompts.leader(tiny.CHAT)) + 3)
+    leader = supervised_examples(rows, prompts, tiny.END, len(prompts.leader(tiny.CHAT)) + 3)
     assert [lesson.role for lesson in leader] == ["leader"]
     with pytest.raises(DataError, match="none of 3 rows fits in 2 tokens"):
-        lessons_of(rows, prompts, tiny.END, 2)
+        supervised_examples(rows, prompts, tiny.END, 2)
     caplog.set_level(logging.INFO)
     assert (
         main(["imitate", str(configuration(tmp_path, max_tokens=12, optimisation={"steps": 1, "batch_size": 2}))]) == 0

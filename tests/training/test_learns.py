@@ -71,7 +71,7 @@ def solved(trainer: GameTrainer, preference: tiny.Matrix, tau: float) -> tuple[A
 
     The Follower's reference depends on the draft: each draft is a game of its own, whose value the Leader compares.
     """
-    prompts = trainer.seats.prompts
+    prompts = trainer.environment.prompts
     words = [(i,) for i in range(tiny.VOCABULARY)]
     texts = [prompts.text(word) for word in words]
     p = np.array([preference([], [text] * len(texts), texts) for text in texts])
@@ -85,7 +85,7 @@ def solved(trainer: GameTrainer, preference: tiny.Matrix, tau: float) -> tuple[A
 
 def distances(trainer: GameTrainer, leader: Array, follower: Array) -> tuple[float, float]:
     """Total variation to the equilibrium: the Leader's, and the Follower's as the equilibrium's Leader meets it."""
-    prompts = trainer.seats.prompts
+    prompts = trainer.environment.prompts
     drafts = [prompts.follower(tiny.CHAT, (i,)) for i in range(tiny.VOCABULARY)]
     played = word_probabilities(trainer, "leader", [prompts.leader(tiny.CHAT)])[0]
     replies = word_probabilities(trainer, "follower", drafts)
@@ -109,7 +109,7 @@ def test_the_trainer_reaches_the_closed_form_of_a_cyclic_game(
 def test_the_follower_learns_rock_paper_scissors(tmp_path: Path) -> None:
     """Whatever the draft is, its reply is the word that beats it: no single answer is best."""
     trainer = game(tmp_path, tiny.Matrix("ABC", ROCK_PAPER_SCISSORS), seed=0)
-    prompts = trainer.seats.prompts
+    prompts = trainer.environment.prompts
     drafts = [prompts.follower(tiny.CHAT, (tiny.WORDS.index(word),)) for word in "ABC"]
     beating = [tiny.WORDS.index(word) for word in "BCA"]
 

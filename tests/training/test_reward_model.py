@@ -21,7 +21,7 @@ from slhf_training.reward import RewardTraining
 from slhf_training.reward.backbone import Backbone
 from slhf_training.reward.model import Head, Manifest, RewardModel
 from slhf_training.reward.run import calibration_error, pair_report, score_report
-from slhf_training.reward.training import Known, bradley_terry, ranked, regression, solve
+from slhf_training.reward.training import EncodedExamples, bradley_terry, ranked, regression, solve
 from slhf_training.types import Chat, Message
 from tests.training import tiny
 from tests.training.tiny import write_backbone
@@ -84,7 +84,7 @@ def test_a_probe_is_where_the_gradient_vanishes() -> None:
 
     Features 1 and 0 standardise to +1 and -1, so d' = 2, and the objective's gradient is -2 sigmoid(-2 w) + l2 w = 0.
     """
-    known = Known(
+    known = EncodedExamples(
         torch.tensor([[[1.0], [0.0]]]).double().repeat(4, 1, 1), torch.zeros(4).double(), torch.zeros(4, 2).double()
     )
     head, _ = solve(known, l2=1.0)
@@ -102,7 +102,7 @@ def test_a_probe_that_holds_length_leaves_to_it_what_it_explains() -> None:
     longer = [([1.0, 0.0], [3.0, 2.0])] * 18 + [([0.0, 1.0], [2.0, 3.0])] * 2
     pairs = same_length + longer
     features = torch.tensor([x for x, _ in pairs]).double()[..., None]
-    known = Known(features, torch.zeros(len(pairs)).double(), torch.tensor([z for _, z in pairs]).double())
+    known = EncodedExamples(features, torch.zeros(len(pairs)).double(), torch.tensor([z for _, z in pairs]).double())
     plain, no_slope = solve(known, l2=1e-3)
     held, slope = solve(known, l2=1e-3, hold_length=True)
     assert float(plain.weight) > 0.5

@@ -12,7 +12,7 @@ import torch
 
 from slhf_training.errors import DataError, TrainingError
 from slhf_training.fit.algorithms import Array
-from slhf_training.fit.table import Pile
+from slhf_training.fit.step import DraftPool
 from slhf_training.fit.trainer import GameTrainer
 from slhf_training.rollout import Rollout
 from slhf_training.types import Chat, Ids, Message, Player, Sample
@@ -37,10 +37,10 @@ def finished(
     directory: Path,
     preference: Any = fewer_as,
     chats: Sequence[Chat] = CHATS,
-    pile: Pile | None = None,
+    draft_pool: DraftPool | None = None,
     **changes: Any,
 ) -> GameTrainer:
-    trainer = tiny.trainer(tiny.settings(directory, **changes), preference, chats, pile=pile)
+    trainer = tiny.trainer(tiny.settings(directory, **changes), preference, chats, draft_pool=draft_pool)
     trainer.train()
     return trainer
 
@@ -101,7 +101,7 @@ class Failing:
 
 def failing(directory: Path, calls: Sequence[int], steps: int, weights: str = "shared") -> GameTrainer:
     trainer = tiny.trainer(tiny.settings(directory, **_steps(steps, weights)), fewer_as, CHATS)
-    trainer.seats = dataclasses.replace(trainer.seats, rollout=Failing(trainer.seats.rollout, calls))
+    trainer.environment = dataclasses.replace(trainer.environment, rollout=Failing(trainer.environment.rollout, calls))
     return trainer
 
 
@@ -166,7 +166,7 @@ def test_several_replies_to_a_draft_are_asked_for_and_differ(tmp_path: Path) -> 
         met.append((list(first), list(second)))
         return fewer_as(chats, first, second)
 
-    trainer.seats = dataclasses.replace(trainer.seats, preference=recorded)
+    trainer.environment = dataclasses.replace(trainer.environment, preference=recorded)
     trainer.train()
     drafts, replies = met[0]
     assert drafts[::3] == drafts[1::3] == drafts[2::3]
@@ -216,7 +216,7 @@ class Mistaken:
 
 def mistaken(directory: Path, nats: Callable[[Sample], float], **changes: Any) -> GameTrainer:
     trainer = tiny.trainer(tiny.settings(directory, **changes), fewer_as, CHATS)
-    trainer.seats = dataclasses.replace(trainer.seats, rollout=Mistaken(trainer.seats.rollout, nats))
+    trainer.environment = dataclasses.replace(trainer.environment, rollout=Mistaken(trainer.environment.rollout, nats))
     trainer.train()
     return trainer
 

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTo
 
 from slhf_training.fit import FitSettings
 from slhf_training.fit.algorithms import Array
-from slhf_training.fit.table import Pile
+from slhf_training.fit.step import DraftPool
 from slhf_training.fit.trainer import GameTrainer
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.roles import Roles
@@ -121,7 +121,7 @@ def trainer(
     chats: Sequence[Chat] | None = None,
     template: str = TEMPLATE,
     seed: int = 0,
-    pile: Pile | None = None,
+    draft_pool: DraftPool | None = None,
 ) -> GameTrainer:
     """`seed`: of the base model. The fit's own is that of adapters and answers."""
     base = model(seed)
@@ -131,7 +131,7 @@ def trainer(
     prompts = Prompts(words, fit.follower_turn)
     rollout = HFRollout(roles, fit.rollout, prompts.end_ids, fit.game.mixture)
     many = [CHAT] * (fit.optimisation.batch_size * 4) if chats is None else chats
-    return GameTrainer(roles, prompts, many, preference, rollout, fit, pile=pile)
+    return GameTrainer(roles, prompts, many, preference, rollout, fit, draft_pool=draft_pool)
 
 
 class Matrix:

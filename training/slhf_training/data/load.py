@@ -143,7 +143,7 @@ class _Message(BaseModel):
     content: str
 
 
-class Asked(BaseModel):
+class PromptRow(BaseModel):
     """What every row has: messages that end with the user's turn, as `schemas.read` finds them."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
@@ -161,7 +161,7 @@ class Asked(BaseModel):
         return [Message(role=message.role, content=message.content) for message in self.prompt]
 
 
-class _Row(Asked):
+class _Row(PromptRow):
     chosen: str | None = None
     rejected: str | None = None
     response: str | None = None

@@ -256,7 +256,7 @@ def _has_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip()) or any(isinstance(one, str | dict | list) for one in inner)
 
 
-Checked = TypeVar("Checked", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -276,7 +276,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
         raise DataError(f"{path}: {exc}") from exc
 
 
-def checked(kind: type[Checked], row: Row, place: str) -> Checked:
+def checked(kind: type[Model], row: Row, place: str) -> Model:
     """The row as that kind. Raises DataError naming the place and each bad key."""
     try:
         return kind.model_validate(row)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from slhf_training.errors import DataError
 from slhf_training.evaluation.answers import Answer
-from slhf_training.evaluation.generation import Speaker
+from slhf_training.evaluation.generation import BundlePolicies
 from slhf_training.evaluation.statistics import edit
 from slhf_training.fit import Run
 from slhf_training.fit.optimisation import AdapterTrainer
@@ -25,22 +25,22 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Drafted:
+class DraftedChat:
     chat: Chat
     draft: Answer
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class Candidates:
     """A draft and what can be learnt as the answer to it."""
 
-    drafted: Drafted
+    drafted: DraftedChat
     refined: tuple[Answer, ...]
     """By the Follower."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class DistillationExample:
     role: Role
     prompt: Ids
     answer: Ids
@@ -48,21 +48,21 @@ class Lesson:
     """Of the target that the answer's own tokens are; the rest is the teacher's distribution."""
 
 
-def lessons_of_leader(
+def leader_examples(
     chats: Sequence[Chat], answers: Sequence[Answer], prompts: Prompts, end: int, most: int
-) -> list[Lesson]:
+) -> list[DistillationExample]:
     """Raises DataError where nothing is left."""
     found = [
-        Lesson("leader", prompt, ids)
+        DistillationExample("leader", prompt, ids)
         for chat, answer in zip(chats, answers, strict=True)
         if (ids := ids_of(answer, prompts, end)) and len(prompt := prompts.leader(chat)) <= most
     ]
     return _some(found, len(chats), "leader")
 
 
-def lessons_of_follower(
-    groups: Sequence[Group], chosen: Sequence[int | None], share: float, prompts: Prompts, end: int, most: int
-) -> list[Lesson]:
+def follower_examples(
+    groups: Sequence[Candidates], chosen: Sequence[int | None], share: float, prompts: Prompts, end: int, most: int
+) -> list[DistillationExample]:
     """One lesson of each draft. `chosen`: the most preferred answer, whose tokens are `share` of the target; None: the
     first is learnt as one of many.
 
@@ -73,7 +73,7 @@ def lessons_of_follower(
         ids = ids_of(group.refined[best or 0], prompts, end)
         prompt = prompts.follower(group.drafted.chat, prompts.ids(group.drafted.draft.text or ""))
         if ids and len(prompt) <= most:
-            found.append(Lesson("follower", prompt, ids, 0.0 if best is None else share))
+            found.append(DistillationExample("follower", prompt, ids, 0.0 if best is None else share))
     return _some(found, len(groups), "follower")
 
 
@@ -85,7 +85,7 @@ def ids_of(answer: Answer, prompts: Prompts, end: int) -> Ids:
     return (*ids, end) if answer.finish == "stop" else ids
 
 
-def choose(groups: Sequence[Group], preference: Preference, edit_cost: float = 0.0) -> list[int | None]:
+def choose(groups: Sequence[Candidates], preference: Preference, edit_cost: float = 0.0) -> list[int | None]:
     """Of each draft's refinements the one with the highest mean preference over the others, less `edit_cost` times the
     share of its words that are not the draft's.
 
@@ -116,13 +116,13 @@ def _best(table: Probabilities, costs: Probabilities) -> int | None:
     return int((means - costs).argmax()) if judged.any() else None
 
 
-def _edits(group: Group) -> Probabilities:
+def _edits(group: Candidates) -> Probabilities:
     """Of each refinement, (S,)."""
     draft = group.drafted.draft.text or ""
     return np.array([edit(draft, answer.text or "").ratio for answer in group.refined], dtype=np.float64)
 
 
-def _some(found: list[Lesson], asked: int, role: Role) -> list[Lesson]:
+def _some(found: list[DistillationExample], asked: int, role: Role) -> list[DistillationExample]:
     if not found:
         raise DataError(f"{role}: none of {asked} prompts fits max_prompt_tokens and was answered")
     if asked > len(found):
@@ -138,8 +138,8 @@ class Distiller(AdapterTrainer):
     def __init__(
         self,
         student: Any,
-        teachers: Mapping[Role, Speaker],
-        lessons: Sequence[Lesson],
+        teachers: Mapping[Role, BundlePolicies],
+        lessons: Sequence[DistillationExample],
         settings: Run,
         temperature: float,
     ) -> None:
@@ -148,7 +148,7 @@ class Distiller(AdapterTrainer):
         self._optimisation = settings.optimisation
         self._length = sum(len(lesson.answer) for lesson in lessons) / len(lessons)
 
-    def learn(self, items: Sequence[Lesson]) -> Tensor:
+    def learn(self, items: Sequence[DistillationExample]) -> Tensor:
         prompts, lengths = [one.prompt for one in items], [len(one.answer) for one in items]
         total = torch.zeros((), device=self.args.device)
         for part in together(prompts, lengths, self._optimisation.micro_batch_size, self.args.device):
@@ -157,7 +157,7 @@ class Distiller(AdapterTrainer):
             total += loss.detach()
         return total
 
-    def _loss(self, lessons: Sequence[Lesson]) -> Tensor:
+    def _loss(self, lessons: Sequence[DistillationExample]) -> Tensor:
         """The sum over these lessons."""
         answers = [lesson.answer for lesson in lessons]
         device = self.args.device
@@ -176,7 +176,7 @@ class Distiller(AdapterTrainer):
         return torch.as_tensor(((1 - shares) * kl + shares * surprise).sum() / self._length)
 
     @torch.no_grad()
-    def _taught(self, lessons: Sequence[Lesson], like: Tensor) -> Tensor:
+    def _taught(self, lessons: Sequence[DistillationExample], like: Tensor) -> Tensor:
         """(B, T, V): the teachers' log-probs."""
         found = torch.zeros_like(like)
         for role, teacher in self._teachers.items():
@@ -188,7 +188,7 @@ class Distiller(AdapterTrainer):
                 found[places, : logits.shape[1]] = (logits / self._temperature).log_softmax(dim=-1)
         return found
 
-    def _note(self, lessons: Sequence[Lesson], kl: Tensor, chosen: Tensor) -> None:
+    def _note(self, lessons: Sequence[DistillationExample], kl: Tensor, chosen: Tensor) -> None:
         """KL of each answer, and the nats of each token of those that were chosen."""
         for lesson, nats in zip(lessons, kl.sum(dim=1).tolist(), strict=True):
             self.pending[f"{lesson.role}/kl"].append(nats)

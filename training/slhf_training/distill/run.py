@@ -18,18 +18,18 @@ from slhf_training.config import portable
 from slhf_training.data.load import load
 from slhf_training.distill import DistillSettings
 from slhf_training.distill.learning import (
+    Candidates,
+    DistillationExample,
     Distiller,
-    Drafted,
-    Group,
-    Lesson,
+    DraftedChat,
     choose,
-    lessons_of_follower,
-    lessons_of_leader,
+    follower_examples,
+    leader_examples,
 )
 from slhf_training.errors import SettingsError
 from slhf_training.evaluation import fingerprint
 from slhf_training.evaluation.answers import Answer, Store
-from slhf_training.evaluation.generation import Speaker, Teacher, Wanted
+from slhf_training.evaluation.generation import BundlePolicies, Teacher, Wanted
 from slhf_training.evaluation.run import OpenModel, open_model
 from slhf_training.fit.optimisation import checkpoint_gradients
 from slhf_training.fit.run import last_checkpoint
@@ -73,7 +73,10 @@ def distill(settings: DistillSettings, name: str, opened: OpenModel | None = Non
     lessons = _lessons(settings, teachers, end_ids_of(base), opened or open_model)
     student = PeftModel.from_pretrained(base, teachers.adapter, is_trainable=True)
     checkpoint_gradients(student, settings)
-    speakers: dict[Role, Speaker] = {"leader": Speaker(teachers.leader), "follower": Speaker(teachers.follower)}
+    speakers: dict[Role, BundlePolicies] = {
+        "leader": BundlePolicies(teachers.leader),
+        "follower": BundlePolicies(teachers.follower),
+    }
     trainer = Distiller(student, speakers, lessons, settings, temperature)
     last = last_checkpoint(settings.output_dir)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
@@ -100,27 +103,31 @@ def _same_base(one: Path, other: Path) -> bool:
     return one == other or set(cmpfiles(one, other, names, shallow=False)[0]) == names
 
 
-def _lessons(settings: DistillSettings, teachers: Teachers, end_ids: list[int], opened: OpenModel) -> list[Lesson]:
+def _lessons(
+    settings: DistillSettings, teachers: Teachers, end_ids: list[int], opened: OpenModel
+) -> list[DistillationExample]:
     leader, follower = teachers.leader, teachers.follower
     tokenizer = AutoTokenizer.from_pretrained(follower.weights)
     if tokenizer.get_vocab() != AutoTokenizer.from_pretrained(leader.weights).get_vocab():
         raise SettingsError(f"leader: {settings.leader} has another vocabulary than {settings.follower}")
     chats = [example.chat for data in settings.prompts for example in load(data)]
     examples = chain.from_iterable(map(load, settings.drafts))
-    given = [Drafted(example.chat, Answer(text)) for example in examples for text in example.answers]
+    given = [DraftedChat(example.chat, Answer(text)) for example in examples for text in example.answers]
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     with Store(settings.output_dir / TEXTS) as store:
         answers = _writer("leader", leader, settings, opened).write([Wanted(chat) for chat in chats], store)
-        own = [Drafted(chat, answer) for chat, answer in zip(chats, answers, strict=True) if answer.text is not None]
+        own = [
+            DraftedChat(chat, answer) for chat, answer in zip(chats, answers, strict=True) if answer.text is not None
+        ]
         groups = _refined(settings, _writer("follower", follower, settings, opened), [*own, *given], store)
     chosen: list[int | None] = [None] * len(groups)
     if settings.best_of:
         chosen = choose(groups, preference_of(settings.best_of.preference), settings.best_of.edit_cost)
     prompts = Prompts(tokenizer, follower.manifest.follower_turn, end_ids)
     end, most = tokenizer.eos_token_id, settings.max_prompt_tokens
-    lessons = lessons_of_leader(chats, answers, prompts, end, most) if settings.weights == "shared" else []
+    lessons = leader_examples(chats, answers, prompts, end, most) if settings.weights == "shared" else []
     share = settings.best_of.share if settings.best_of else 0.0
-    lessons += lessons_of_follower(groups, chosen, share, prompts, end, most)
+    lessons += follower_examples(groups, chosen, share, prompts, end, most)
     _LOG.info("%d lessons; %d drafts were refined", len(lessons), len(groups))
     return lessons
 
@@ -133,18 +140,18 @@ def _writer(role: Role, bundle: "OpenBundle", settings: DistillSettings, opened:
 def _refined(
     settings: DistillSettings,
     follower: Teacher,
-    drafted: Sequence[Drafted],
+    drafted: Sequence[DraftedChat],
     store: Store,
-) -> list[Group]:
+) -> list[Candidates]:
     """Round by round."""
     samples = settings.best_of.samples if settings.best_of else 1
-    groups: list[Group] = []
+    groups: list[Candidates] = []
     for _ in range(settings.rounds):
         wanted = [Wanted(one.chat, one.draft.text, sample) for one in drafted for sample in range(samples)]
         answers = iter(follower.write(wanted, store))
-        found = [Group(one, tuple(islice(answers, samples))) for one in drafted]
+        found = [Candidates(one, tuple(islice(answers, samples))) for one in drafted]
         groups += found
-        drafted = [Drafted(g.drafted.chat, g.refined[0]) for g in found if g.refined[0].text is not None]
+        drafted = [DraftedChat(g.drafted.chat, g.refined[0]) for g in found if g.refined[0].text is not None]
     return groups
 
 

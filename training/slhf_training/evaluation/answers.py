@@ -82,7 +82,7 @@ def _a_chain(text: str) -> str:
     return text
 
 
-Player = Annotated[str, AfterValidator(_a_chain)]
+ChainLabel = Annotated[str, AfterValidator(_a_chain)]
 """In configurations: a model's name, or names joined by ">", each of which refines the text before it."""
 
 

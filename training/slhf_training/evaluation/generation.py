@@ -172,7 +172,7 @@ class Plain:
             raise SettingsError("generation: hf needs a temperature and max_new_tokens: it knows no bundle's defaults")
         try:
             tokenizer = AutoTokenizer.from_pretrained(bundle.weights)
-            speaker = Speaker(bundle)
+            speaker = BundlePolicies(bundle)
         except (OSError, ValueError) as exc:
             raise SettingsError(f"models.{name}: {exc}") from exc
         self._prompts = Prompts(tokenizer, bundle.manifest.follower_turn, end_ids_of(speaker.model))
@@ -230,8 +230,8 @@ class Plain:
         return [Answer(self._prompts.text(s.ids), "stop" if s.ended else "length", len(s.ids)) for s in samples]
 
 
-class Speaker:
-    """A bundle's two roles on one model. Implements rollout.hf's `Speakers`."""
+class BundlePolicies:
+    """A bundle's two roles on one model. Implements rollout.hf's `Policies`."""
 
     def __init__(self, bundle: "OpenBundle") -> None:
         base = AutoModelForCausalLM.from_pretrained(bundle.weights, dtype=fast_dtype())

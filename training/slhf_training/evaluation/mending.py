@@ -15,7 +15,7 @@ from slhf_training.evaluation.answers import GIVEN, Answer, Answers, Chain
 from slhf_training.evaluation.pages import ABSENT, heading, number, percent, table
 from slhf_training.evaluation.prompts import Case
 from slhf_training.evaluation.statistics import Numbers, edit, loops, share
-from slhf_training.evaluation.study import Row, Study, row_of
+from slhf_training.evaluation.study import Figures, SectionData, row_of
 
 Marked = npt.NDArray[np.bool_]
 
@@ -44,7 +44,7 @@ class Marks:
         return np.array(marks, dtype=np.float64)
 
 
-def draft_row(study: Study, marks: Marks, cases: Sequence[Case], writer: str) -> Row:
+def draft_row(study: SectionData, marks: Marks, cases: Sequence[Case], writer: str) -> Figures:
     """The drafts, over cases that have one."""
     draft = marks.of(cases, (writer,))
     return {
@@ -54,7 +54,7 @@ def draft_row(study: Study, marks: Marks, cases: Sequence[Case], writer: str) ->
     }
 
 
-def round_row(study: Study, marks: Marks, cases: Sequence[Case], chain: Chain) -> Row:
+def round_row(study: SectionData, marks: Marks, cases: Sequence[Case], chain: Chain) -> Figures:
     """One round, `chain`, against the draft that it started from, over cases that have one."""
     draft, first, after = (marks.of(cases, one) for one in (chain[:1], chain[:2], chain))
     before, answers = marks.answers(cases, chain[:1]), marks.answers(cases, chain)
@@ -71,14 +71,14 @@ def round_row(study: Study, marks: Marks, cases: Sequence[Case], chain: Chain) -
 
 
 def _style(
-    study: Study, cases: Sequence[Case], before: Sequence[Answer], after: Sequence[Answer], right: Marked
-) -> Row:
+    study: SectionData, cases: Sequence[Case], before: Sequence[Answer], after: Sequence[Answer], right: Marked
+) -> Figures:
     """How a refinement writes, whether it is right or not. `right`: the drafts that are, (N,)."""
     texts = [(one.text or "", two.text or "") for one, two in zip(before, after, strict=True)]
     same = np.array([unchanged(case, *pair) for case, pair in zip(cases, texts, strict=True)], dtype=bool)
     edits = [edit(*pair) for pair in texts]
 
-    def mean(values: Iterable[float]) -> Row | None:
+    def mean(values: Iterable[float]) -> Figures | None:
         return _mean_of(study, cases, np.array(list(values), dtype=np.float64))
 
     return {
@@ -95,7 +95,7 @@ def _style(
     }
 
 
-def two_answers(study: Study, marks: Marks, cases: Sequence[Case], leader: str) -> tuple[Row, Numbers]:
+def two_answers(study: SectionData, marks: Marks, cases: Sequence[Case], leader: str) -> tuple[Figures, Numbers]:
     """What as many tokens buy without refinement: two independent answers of one Leader, of which one is chosen.
 
     The panel chooses where it speaks; elsewhere, and without a panel, the first stands. Also returned: 1 where the
@@ -119,7 +119,9 @@ def two_answers(study: Study, marks: Marks, cases: Sequence[Case], leader: str) 
     return row, chosen
 
 
-def against(study: Study, marks: Marks, cases: Sequence[Case], chain: Chain, leader: str, chosen: Numbers) -> Row:
+def against(
+    study: SectionData, marks: Marks, cases: Sequence[Case], chain: Chain, leader: str, chosen: Numbers
+) -> Figures:
     """A refinement less the chosen one of `leader`'s two answers, paired; and the tokens that the refinement cost, its
     draft's included where that was generated too."""
     written = [marks.answers(cases, one) for one in (chain[:1], chain) if one != (GIVEN,)]
@@ -131,7 +133,7 @@ def against(study: Study, marks: Marks, cases: Sequence[Case], chain: Chain, lea
     }
 
 
-def counted(flags: Marked) -> Row | None:
+def counted(flags: Marked) -> Figures | None:
     """A share with its exact interval, and the count."""
     found = row_of(share(int(flags.sum()), len(flags)))
     return found and {"count": int(flags.sum()), **found}
@@ -147,7 +149,7 @@ def unchanged(case: Case, before: str, after: str) -> bool:
     return one is not None and other is not None and one.strip() == other.strip()
 
 
-def _mean_of(study: Study, cases: Sequence[Case], values: Numbers) -> Row | None:
+def _mean_of(study: SectionData, cases: Sequence[Case], values: Numbers) -> Figures | None:
     """Of (N,) values; all cases of a prompt are resampled together."""
     return row_of(study.bootstrap.mean_by(values, [case.prompt.id for case in cases]))
 
@@ -164,10 +166,7 @@ def _total(values: Sequence[float | None]) -> float | None:
     return float(sum(known)) if len(known) == len(values) else None
 
 
-Row = Mapping[str, Any]
-
-
-def summary_of(figures: Row) -> Iterator[str]:
+def summary_of(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from heading(
         "Does refining help?",
         "A program, no judge, decides which answers are right: the number at the end, unit tests, accepted answers, "
@@ -181,7 +180,7 @@ def summary_of(figures: Row) -> Iterator[str]:
     yield ""
 
 
-def pages(figures: Row) -> Iterator[str]:
+def pages(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from heading(
         "Checked tasks",
         "Change and differences are paired: the same rows before and after, all rows of one prompt resampled together. "
@@ -196,7 +195,7 @@ def pages(figures: Row) -> Iterator[str]:
         yield from (f"### {title}", "", *lines, "")
 
 
-def picture_of(figures: Row) -> Figure:
+def picture_of(figures: Mapping[str, Any]) -> Figure:
     """From right before to right after, an arrow for each row of the first table."""
     rows = [(task, row) for task, row in _players(figures) if row["right"] and row["rounds"]]
     figure = Figure(figsize=(8, 1.5 + 0.35 * len(rows)), layout="constrained")
@@ -212,33 +211,33 @@ def picture_of(figures: Row) -> Figure:
     return figure
 
 
-def _players(figures: Row) -> Iterator[tuple[str, Row]]:
+def _players(figures: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for task, group in (figures["tasks"] | figures["pooled"]).items():
         for row in group["players"]:
             yield task, row
 
 
-def _drafts(row: Row) -> str:
+def _drafts(row: Mapping[str, Any]) -> str:
     return "other models" if row["drafts"] == GIVEN else str(row["drafts"])
 
 
-def _named(task: str, row: Row) -> list[str]:
+def _named(task: str, row: Mapping[str, Any]) -> list[str]:
     return [task, _drafts(row), row["follower"]]
 
 
-def _summary_cells(player: tuple[str, Row]) -> list[Any]:
+def _summary_cells(player: tuple[str, Mapping[str, Any]]) -> list[Any]:
     task, row = player
     if not row["rounds"]:
         return [*_named(task, row), row["rows"], *[ABSENT] * 6]
     return [*_named(task, row), row["rows"], percent(row["right"]), *_round_cells(row["rounds"][0])]
 
 
-def _round_cells(one: Row) -> list[str]:
+def _round_cells(one: Mapping[str, Any]) -> list[str]:
     shares = (_count(one[key]) for key in ("mended", "broken", "unchanged_right"))
     return [percent(one["right"]), _points(one["gain"]), *shares]
 
 
-def _by_model(figures: Row) -> Iterator[str]:
+def _by_model(figures: Mapping[str, Any]) -> Iterator[str]:
     columns = ["task", "drafts by", "refined by", "drafts", "right before", "right after", "change, points", "mended"]
     rows = [
         [task, model, row["follower"], one["rows"], percent(one["right"]), *_round_cells(one["rounds"][0])]
@@ -249,7 +248,7 @@ def _by_model(figures: Row) -> Iterator[str]:
     yield from table([*columns, "broken", "right ones left as they were"], rows)
 
 
-def _rounds(figures: Row) -> Iterator[str]:
+def _rounds(figures: Mapping[str, Any]) -> Iterator[str]:
     columns = ["task", "drafts by", "refined by", "round", "drafts", "right", "change, points", "change from round 1"]
     rows = [
         [
@@ -263,7 +262,7 @@ def _rounds(figures: Row) -> Iterator[str]:
     yield from table([*columns, "mended", "broken"], rows)
 
 
-def _two_answers(figures: Row) -> Iterator[str]:
+def _two_answers(figures: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "The same tokens spent otherwise: the model answers the question itself, twice and independently. *Chosen*: "
         "the panel chooses between the two where it speaks, else the first stands. *Either*: one of the two is right "
@@ -294,7 +293,7 @@ def _two_answers(figures: Row) -> Iterator[str]:
     )
 
 
-def _look(figures: Row) -> Iterator[str]:
+def _look(figures: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "After the first round. *Edit ratio*: words inserted or deleted, of both texts' words. *Loops*: the same words "
         "three times in a row or more, over 24 words or more. *Cut*: ended by the limit of tokens. *Kept*: nothing was "
@@ -308,23 +307,23 @@ def _look(figures: Row) -> Iterator[str]:
     )
 
 
-def _style_cells(one: Row) -> list[str]:
+def _style_cells(one: Mapping[str, Any]) -> list[str]:
     loops = " / ".join(_bare(one[key]) for key in ("draft_loops", "loops"))
     words, tokens = (" / ".join(map(number, one[key])) for key in ("words", "tokens"))
     shares = _count(one["unchanged"]), _bare(one["edit_ratio"]), words, tokens, _bare(one["language_switched"]), loops
     return [*shares, str(one["cut_at_the_limit"]), str(one["kept_the_draft"])]
 
 
-def _bare(found: Row | None) -> str:
+def _bare(found: Mapping[str, Any] | None) -> str:
     return ABSENT if found is None else f"{100 * found['value']:.1f} %"
 
 
-def _points(found: Row | None) -> str:
+def _points(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return ABSENT
     return f"{100 * found['value']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
 
 
-def _count(found: Row | None) -> str:
+def _count(found: Mapping[str, Any] | None) -> str:
     """Of how many, too."""
     return ABSENT if found is None else f"{found['count']} of {found['n']}: {percent(found)}"

@@ -12,7 +12,6 @@ from slhf_training.evaluation.answers import Answers, Chain, Slot, file_name
 from slhf_training.evaluation.prompts import Prompt
 from slhf_training.evaluation.statistics import Numbers
 
-Row = Mapping[str, Any]
 ABSENT = "–"
 DUEL = ("preference", "preferred", "length-controlled", "words", "without verdict")
 CHANGES = ("unchanged", "edit ratio", "language switched")
@@ -29,28 +28,28 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str
         yield _line([ABSENT if cell is None else cell for cell in row])
 
 
-def duel_cells(duel: Row) -> list[str]:
+def duel_cells(duel: Mapping[str, Any]) -> list[str]:
     words = " / ".join(map(number, duel["words"]))
     figures = (estimate(duel[key]) for key in ("preference", "preferred", "length_controlled"))
     return [*figures, words, str(duel["without_verdict"])]
 
 
-def change_cells(changes: Row) -> list[str]:
+def change_cells(changes: Mapping[str, Any]) -> list[str]:
     return [estimate(changes.get(key)) for key in ("unchanged", "edit_ratio", "language_switched")]
 
 
-def described(player: Row) -> list[str]:
+def described(player: Mapping[str, Any]) -> list[str]:
     counts = (str(player[key]) for key in ("cut_at_the_limit", "kept_the_draft", "refused"))
     return [number(player["words"]), number(player["characters"]), *counts]
 
 
-def estimate(found: Row | None) -> str:
+def estimate(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return ABSENT
     return f"{found['value']:.3f} ({found['low']:.3f}–{found['high']:.3f})"
 
 
-def percent(found: Row | None) -> str:
+def percent(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return ABSENT
     return f"{100 * found['value']:.1f} % ({100 * found['low']:.1f}–{100 * found['high']:.1f})"
@@ -64,7 +63,7 @@ def _line(cells: Sequence[Any]) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
-def curve(axes: Axes, name: str, estimates: Sequence[Row | None], style: str, colour: Any = None) -> Any:
+def curve(axes: Axes, name: str, estimates: Sequence[Mapping[str, Any] | None], style: str, colour: Any = None) -> Any:
     """Returns its colour."""
     values = [value_of(estimate) for estimate in estimates]
     places = range(len(values))
@@ -86,7 +85,7 @@ def heat_map(values: Numbers, rows: Sequence[str], columns: Sequence[str], title
     return figure
 
 
-def value_of(estimate: Row | None, end: str = "value") -> float:
+def value_of(estimate: Mapping[str, Any] | None, end: str = "value") -> float:
     """NaN where there is none."""
     return float("nan") if estimate is None else float(estimate[end])
 

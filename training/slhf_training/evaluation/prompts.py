@@ -11,7 +11,7 @@ from slhf_training.checks.registry import check_of
 from slhf_training.checks.tests import UnitTestsSettings
 from slhf_training.config import RelativePath, Section
 from slhf_training.data import Example
-from slhf_training.data.load import Asked, DataSettings, asked, load
+from slhf_training.data.load import DataSettings, PromptRow, asked, load
 from slhf_training.data.rows import checked, read_rows
 from slhf_training.errors import DataError
 from slhf_training.evaluation.answers import GIVEN, Chain, Slot
@@ -52,7 +52,7 @@ def read_drafts(path: Path, model: str | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for number, row in read_rows(path):
         place = f"{path}:{number}"
-        draft = checked(_Draft, asked(row, place), place)
+        draft = checked(_DraftRow, asked(row, place), place)
         if model is None or draft.model == model:
             found.setdefault(prompt_id(draft.chat()), draft.output)
     if not found:
@@ -60,7 +60,7 @@ def read_drafts(path: Path, model: str | None) -> dict[str, str]:
     return found
 
 
-class _Draft(Asked):
+class _DraftRow(PromptRow):
     output: str
     model: str | None = Field(default=None, validation_alias=AliasChoices("model", "generator"))
 

@@ -16,7 +16,7 @@ from slhf_training.evaluation.pages import table
 from slhf_training.evaluation.prompts import Prompt, read_drafts, read_prompts
 from slhf_training.evaluation.sections import Measurement, registered
 from slhf_training.evaluation.statistics import Bootstrap
-from slhf_training.evaluation.study import Comparisons, Study, source_name
+from slhf_training.evaluation.study import Comparisons, SectionData, source_name
 from slhf_training.models.bundles import open_bundle
 from slhf_training.preference import Cache, Preference, PreferenceSettings, preference_of
 
@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 
 
 REPORT, READABLE = "report.json", "report.md"
-Row = Mapping[str, Any]
 
 
-def write_report(report: Row, folder: Path) -> None:
+def write_report(report: Mapping[str, Any], folder: Path) -> None:
     (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / READABLE).write_text(markdown(report), encoding="utf-8")
     for name, kind in registered().items():
@@ -36,7 +35,7 @@ def write_report(report: Row, folder: Path) -> None:
             picture.savefig(folder / f"{name}.png", dpi=150)
 
 
-def markdown(report: Row) -> str:
+def markdown(report: Mapping[str, Any]) -> str:
     """What is most worth reading comes first: a section's summary, then what the figures are, then the sections."""
     found = {kind: report["sections"][name] for name, kind in registered().items() if name in report["sections"]}
     lines = ["# Evaluation", ""]
@@ -48,7 +47,7 @@ def markdown(report: Row) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _facts(report: Row) -> Iterator[str]:
+def _facts(report: Mapping[str, Any]) -> Iterator[str]:
     prompts = f"{report['prompts']} prompts. " if report["prompts"] else ""
     yield f"{prompts}A figure is followed by its 95 % interval from {report['resamples']} resamples of the prompts." + (
         " *Preference* is the mean of p, *preferred* counts p > 1/2 as one and ties as half, *length-controlled* is "
@@ -72,7 +71,7 @@ _LOG = logging.getLogger(__name__)
 
 OpenModel = Callable[[str, "OpenBundle", str, GenerationSettings], AbstractContextManager[Generator]]
 """From a model's name, its bundle, the bundle's name in the configuration, and the sampling."""
-Judge = Callable[[PreferenceSettings], Preference]
+PreferenceOf = Callable[[PreferenceSettings], Preference]
 Measured = Mapping[str, Measurement[Any]]
 """What is computed, by the section's name."""
 
@@ -81,7 +80,7 @@ def evaluate(
     settings: EvaluateSettings,
     limit: int | None = None,
     opened: "OpenModel | None" = None,
-    judge: Judge = preference_of,
+    judge: PreferenceOf = preference_of,
 ) -> dict[str, Any]:
     """The report, which also lies in the output directory. `limit`: only the first prompts of each part.
 
@@ -136,7 +135,7 @@ def _answers(
 
 
 def _judged(
-    settings: EvaluateSettings, main: Mapping[str, Prompt], measured: Measured, answers: Answers, judge: Judge
+    settings: EvaluateSettings, main: Mapping[str, Prompt], measured: Measured, answers: Answers, judge: PreferenceOf
 ) -> dict[str, Any]:
     of_main = [one for one in measured.values() if one.prompts is main]
     samples = {name: n for one in of_main for name, n in one.sampled(one.how).items()}
@@ -146,7 +145,7 @@ def _judged(
             cache = stack.enter_context(closing(Cache(settings.output_dir / JUDGEMENTS)))
             name = source_name(settings.preference)
             comparisons = Comparisons(judge(settings.preference), name, cache, settings.judge_batch_size)
-        study = Study(main, answers, comparisons, Bootstrap(settings.resamples), samples)
+        study = SectionData(main, answers, comparisons, Bootstrap(settings.resamples), samples)
         found = {name: one.figures(replace(study, prompts=one.prompts)) for name, one in measured.items()}
     return {
         "prompts": len(main),

@@ -18,7 +18,7 @@ from slhf_training.evaluation.statistics import Bootstrap, Estimate, edit, lengt
 from slhf_training.preference import Cache, Preference, revisions
 from slhf_training.types import Chat, Probabilities, digest
 
-Pair = tuple[Slot, Slot]
+SlotPair = tuple[Slot, Slot]
 """Two answers to one prompt."""
 
 
@@ -41,7 +41,7 @@ class Comparisons:
         """Pairs on which the source had nothing to say."""
         return len(self._unjudged)
 
-    def judge(self, pairs: Iterable[Pair], answers: Answers, prompts: Mapping[str, Prompt]) -> Probabilities:
+    def judge(self, pairs: Iterable[SlotPair], answers: Answers, prompts: Mapping[str, Prompt]) -> Probabilities:
         """(N,) of all pairs. Raises JudgeError where the source fails too often; what was judged is kept."""
         questions = [self._question(pair, answers, prompts) for pair in pairs]
         p = np.array([math.nan if q is None else q.known(self._cache) for q in questions], dtype=np.float64)
@@ -61,7 +61,7 @@ class Comparisons:
             self._cache.put_all({q.key: float(x) for q, x in zip(batch, p, strict=True) if not math.isnan(x)})
             self._unjudged |= {q.key for q, x in zip(batch, p, strict=True) if math.isnan(x)}
 
-    def _question(self, pair: Pair, answers: Answers, prompts: Mapping[str, Prompt]) -> "_Question | None":
+    def _question(self, pair: SlotPair, answers: Answers, prompts: Mapping[str, Prompt]) -> "_Question | None":
         first, second = answers.texts(pair)
         if first is None or second is None:
             return None
@@ -90,11 +90,11 @@ def source_name(settings: BaseModel) -> str:
     return digest([settings.model_dump(mode="json"), sorted(revisions(settings.model_dump()))])
 
 
-Row = dict[str, Any]
+Figures = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
+class SectionData:
     prompts: Mapping[str, Prompt]
     """By id: those of the section, in their order."""
     answers: Answers
@@ -108,15 +108,15 @@ class Study:
         """An answer of the chain to every prompt."""
         return [Slot(chain, prompt, sample) for prompt in self.prompts]
 
-    def judged(self, pairs: Sequence[Pair]) -> Probabilities:
+    def judged(self, pairs: Sequence[SlotPair]) -> Probabilities:
         assert self.comparisons is not None
         return self.comparisons.judge(pairs, self.answers, self.prompts)
 
-    def duel(self, first: Chain, second: Chain) -> Row:
+    def duel(self, first: Chain, second: Chain) -> Figures:
         """How often the first's answers beat the second's, and how long both are."""
         return self.duel_of(list(zip(self.slots(first), self.slots(second), strict=True)))
 
-    def duel_of(self, pairs: Sequence[Pair]) -> Row:
+    def duel_of(self, pairs: Sequence[SlotPair]) -> Figures:
         """One pair for each prompt. `preference` is the mean p; `preferred` counts p > 1/2 as one and ties as half."""
         p = self.judged(pairs)
         judged = ~np.isnan(p)
@@ -132,7 +132,7 @@ class Study:
             "characters": [_mean([len(text[side]) for text in texts]) for side in (0, 1)],
         }
 
-    def changes(self, before: Chain, after: Chain) -> Row:
+    def changes(self, before: Chain, after: Chain) -> Figures:
         """What a refinement does to the texts, over prompts where both have one."""
         pairs = zip(self.slots(before), self.slots(after), strict=True)
         edits = [edit(*texts) for pair in pairs if None not in (texts := self.answers.texts(pair))]  # type: ignore[arg-type]
@@ -142,7 +142,7 @@ class Study:
             for name, field in figures.items()
         }
 
-    def described(self, chain: Chain) -> Row:
+    def described(self, chain: Chain) -> Figures:
         """Length of the answers, and how many did not come to their own end."""
         answers = [self.answers.get(slot) for slot in self.slots(chain)]
         texts = [answer.text for answer in answers if answer is not None and answer.text is not None]
@@ -156,14 +156,14 @@ class Study:
             "refused": ends.count("refused"),
         }
 
-    def _texts(self, pair: Pair) -> tuple[str, str]:
+    def _texts(self, pair: SlotPair) -> tuple[str, str]:
         first, second = self.answers.texts(pair)
         assert first is not None
         assert second is not None
         return first, second
 
 
-def row_of(estimate: Estimate | None) -> Row | None:
+def row_of(estimate: Estimate | None) -> Figures | None:
     return None if estimate is None else estimate.row()
 
 

@@ -9,7 +9,7 @@ The Follower's KL depends on the Leader's answer, so it is part of the Leader's 
 the one answer y' that was sampled: at the equilibrium p + tau_F * log-ratio is the same for every y', so that this
 estimate has less variance than those that are never negative.
 
-Departures: drafts that others wrote may lie on the table: the Follower refines them too, for no Leader's sake. With
+Departures: a step may have drafts that others wrote: the Follower refines them too, for no Leader's sake. With
 `rollout_rounds` R > 1 the Follower also answers its own answers, and its loss is the mean over all R. With
 `replies_per_draft` K > 1 it answers each draft K times: the replies to one draft are each other's baseline, which takes
 out how hard that draft is to beat, and the Leader's reward is their mean.
@@ -68,11 +68,11 @@ class Game(Section):
 
 
 Array = npt.NDArray[np.float64]
-Group = tuple[str | int, ...]
+BaselineGroup = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Completion:
     chat: int
     """Which chat of the step, counted over all processes."""
     prompt: Ids
@@ -81,77 +81,79 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Episode:
     """An answer that is learnt from."""
 
     role: Role
-    answer: Answer
+    answer: Completion
     reward: float
     """In [0, 1]; NaN: the judge abstained."""
     tau: float
-    group: Group
+    group: BaselineGroup
     """Rows of one group are independent given their prompts and serve as each other's baseline."""
-    opponents: tuple[Answer, ...] = ()
+    opponents: tuple[Completion, ...] = ()
     """The rows with these answers add tau times their mean log-ratio to this one's reward."""
 
 
-class Table(Protocol):
+class StepContext(Protocol):
     """Where a game is played. `slot` tells apart the answers to one chat in one step."""
 
-    def answer(self, player: Player, slot: int, drafts: Sequence[Answer] | None = None) -> list[Answer]:
+    def answer(self, player: Player, slot: int, drafts: Sequence[Completion] | None = None) -> list[Completion]:
         """One answer for each chat, or to each draft."""
 
-    def given(self) -> list[Answer]:
+    def given(self) -> list[Completion]:
         """Drafts that nobody here wrote."""
 
-    def judge(self, first: Sequence[Answer], second: Sequence[Answer]) -> Array:
+    def judge(self, first: Sequence[Completion], second: Sequence[Completion]) -> Array:
         """p(first beats second), NaN where the judge abstains, (B,)"""
 
 
-def stackelberg(table: Table, game: Game) -> list[Row]:
-    own, given = table.answer("leader", 0), table.given()
+def stackelberg(context: StepContext, game: Game) -> list[Episode]:
+    own, given = context.answer("leader", 0), context.given()
     each = game.replies_per_draft
     answers = [[draft for draft in (*own, *given) for _ in range(each)]]
     for turn in range(1, game.rollout_rounds + 1):
-        answers.append(table.answer("follower", turn, drafts=answers[-1]))
-    beaten = [table.judge(first, second) for first, second in pairwise(answers)]
+        answers.append(context.answer("follower", turn, drafts=answers[-1]))
+    beaten = [context.judge(first, second) for first, second in pairwise(answers)]
     leader = []
     for place, y in enumerate(own):
         met = slice(place * each, (place + 1) * each)
         p = float(beaten[0][met].mean())  # NaN where the judge abstains from one of them
-        leader.append(Row("leader", y, p, game.tau_leader, ("leader",), opponents=tuple(answers[1][met])))
+        leader.append(Episode("leader", y, p, game.tau_leader, ("leader",), opponents=tuple(answers[1][met])))
     follower = []
     for turn, (replies, ps) in enumerate(zip(answers[1:], beaten, strict=True)):
         for place, (reply, p) in enumerate(zip(replies, ps, strict=True)):
             whose = "follower" if place < len(own) * each else "given"
-            group: Group = (whose, turn) if each == 1 else (whose, turn, reply.chat)
-            follower.append(Row("follower", reply, float(1 - p), game.tau_follower, group))
+            group: BaselineGroup = (whose, turn) if each == 1 else (whose, turn, reply.chat)
+            follower.append(Episode("follower", reply, float(1 - p), game.tau_follower, group))
     return leader + follower
 
 
-def rloo(table: Table, game: Game) -> list[Row]:
-    opponents = table.answer("reference", game.samples_per_prompt)
-    rows: list[Row] = []
+def rloo(context: StepContext, game: Game) -> list[Episode]:
+    opponents = context.answer("reference", game.samples_per_prompt)
+    rows: list[Episode] = []
     for slot in range(game.samples_per_prompt):
-        answers = table.answer("leader", slot)
-        rows += _rewarded(answers, table.judge(answers, opponents), game, lambda y: ("chat", y.chat))
+        answers = context.answer("leader", slot)
+        rows += _rewarded(answers, context.judge(answers, opponents), game, lambda y: ("chat", y.chat))
     return rows
 
 
-def nash_md(table: Table, game: Game) -> list[Row]:
-    answers, opponents = table.answer("leader", 0), table.answer("mixture", 1)
-    return _rewarded(answers, table.judge(answers, opponents), game, lambda y: ("leader",))
+def nash_md(context: StepContext, game: Game) -> list[Episode]:
+    answers, opponents = context.answer("leader", 0), context.answer("mixture", 1)
+    return _rewarded(answers, context.judge(answers, opponents), game, lambda y: ("leader",))
 
 
-def _rewarded(answers: Sequence[Answer], p: Array, game: Game, group: Callable[[Answer], Group]) -> list[Row]:
-    return [Row("leader", y, float(r), game.tau_leader, group(y)) for y, r in zip(answers, p, strict=True)]
+def _rewarded(
+    answers: Sequence[Completion], p: Array, game: Game, group: Callable[[Completion], BaselineGroup]
+) -> list[Episode]:
+    return [Episode("leader", y, float(r), game.tau_leader, group(y)) for y, r in zip(answers, p, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
     """All that the rest of training knows about an algorithm."""
 
-    play: Callable[[Table, Game], list[Row]]
+    play: Callable[[StepContext, Game], list[Episode]]
     """One step: who answers whom, and what each answer is rewarded for."""
     trains: tuple[Role, ...] = ("leader",)
     """The roles that learn."""
@@ -172,16 +174,18 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Graded:
-    group: Group
+class EpisodeReturn:
+    group: BaselineGroup
     reward: float
-    worth: tuple[float, ...]
+    return_to_go: tuple[float, ...]
     """By position: the reward less the KL penalty that is still to come there, which is what a good baseline predicts;
     the last one holds for what lies behind. At the equilibrium the whole worth is the same for every answer to a
     prompt, so that the others' mean leaves no variance at all."""
 
 
-def advantages(rows: Sequence[Graded], leave_one_out: bool, pool: Sequence[Graded] | None = None) -> list[list[float]]:
+def advantages(
+    rows: Sequence[EpisodeReturn], leave_one_out: bool, pool: Sequence[EpisodeReturn] | None = None
+) -> list[list[float]]:
     """By position, as many as each row's worths: the reward less 0.5, or less the mean worth of the group's other rows
     at the same position (0.5 for one that is alone).
 
@@ -190,25 +194,27 @@ def advantages(rows: Sequence[Graded], leave_one_out: bool, pool: Sequence[Grade
     gradient where tau is large. `pool`: the rows of every process, these included.
     """
     if not leave_one_out:
-        return [[row.reward - 0.5] * len(row.worth) for row in rows]
-    members: dict[Group, list[Graded]] = defaultdict(list)
+        return [[row.reward - 0.5] * len(row.return_to_go) for row in rows]
+    members: dict[BaselineGroup, list[EpisodeReturn]] = defaultdict(list)
     for row in rows if pool is None else pool:
         members[row.group].append(row)
-    width = max((len(row.worth) for group in members.values() for row in group), default=0)
-    total = {group: sum(_stretched(row.worth, width) for row in of_group) for group, of_group in members.items()}
+    width = max((len(row.return_to_go) for group in members.values() for row in group), default=0)
+    total = {group: sum(_stretched(row.return_to_go, width) for row in of_group) for group, of_group in members.items()}
     found = []
     for row in rows:
         others = len(members[row.group]) - 1
-        baseline = (total[row.group] - _stretched(row.worth, width)) / others if others else np.full(width, 0.5)
-        found.append((row.reward - baseline[: len(row.worth)]).tolist())
+        baseline = (total[row.group] - _stretched(row.return_to_go, width)) / others if others else np.full(width, 0.5)
+        found.append((row.reward - baseline[: len(row.return_to_go)]).tolist())
     return found
 
 
-def _stretched(worth: Sequence[float], width: int) -> Array:
-    return np.pad(np.array(worth), (0, width - len(worth)), mode="edge")
+def _stretched(return_to_go: Sequence[float], width: int) -> Array:
+    return np.pad(np.array(return_to_go), (0, width - len(return_to_go)), mode="edge")
 
 
-def penalised(p: Array, first: Sequence[Answer], second: Sequence[Answer], penalty: float) -> Array:  # (B,) -> (B,)
+def penalised(
+    p: Array, first: Sequence[Completion], second: Sequence[Completion], penalty: float
+) -> Array:  # (B,) -> (B,)
     """p less the penalty where the first answer did not end, plus it where the second did not, within [0, 1]."""
     unfinished = [float(not a.sample.ended) - float(not b.sample.ended) for a, b in zip(first, second, strict=True)]
     return np.clip(p - penalty * np.array(unfinished), 0.0, 1.0)

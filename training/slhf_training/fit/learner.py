@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from slhf_training.fit import FitSettings
-from slhf_training.fit.algorithms import Graded, Row, advantages
+from slhf_training.fit.algorithms import Episode, EpisodeReturn, advantages
 from slhf_training.fit.loss import Loss, reinforce
-from slhf_training.fit.table import Clock
+from slhf_training.fit.step import Clock
 from slhf_training.models.roles import Roles
 from slhf_training.models.scoring import answer_log_probs, right_padded, together
 from slhf_training.types import Role
@@ -30,7 +30,7 @@ ORDER: tuple[Role, ...] = ("follower", "leader")
 
 
 @dataclass(slots=True)
-class Learnt:
+class StepResult:
     loss: float = 0.0
     """This process's share: the shares of all processes add up to the loss."""
     log_ratio: dict[int, float] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Learnt:
     is_skipped: bool = False
     """The gradient was not finite."""
 
-    def add(self, role: Role, rows: Sequence[Row], loss: Loss) -> None:
+    def add(self, role: Role, rows: Sequence[Episode], loss: Loss) -> None:
         self.loss += loss.loss.item()
         tokens = sum(len(row.answer.sample.ids) for row in rows)
         self.tokens += tokens
@@ -62,9 +62,9 @@ class Learner:
         self._clock = clock
         self._gather = gather
 
-    def learn(self, rows: Sequence[Row], leader_too: bool = True) -> Learnt:
+    def learn(self, rows: Sequence[Episode], leader_too: bool = True) -> StepResult:
         """Add the gradient of these rows to the trained parameters' `.grad`."""
-        learnt = Learnt(abstained=sum(math.isnan(row.reward) for row in rows))
+        result = StepResult(abstained=sum(math.isnan(row.reward) for row in rows))
         taus = {id(row.answer): row.tau for row in rows}
         for role in ORDER if leader_too else ORDER[:1]:
             of_role = [row for row in rows if row.role == role]
@@ -76,7 +76,7 @@ class Learner:
                     self._log_probs(self._roles.use_reference(), batch)
             graded = [
                 [
-                    self._graded(row, _bonus(row, learnt, taus), log_probs)
+                    self._graded(row, _bonus(row, result, taus), log_probs)
                     for row, log_probs in zip(batch, reference.tolist(), strict=True)
                 ]
                 for batch, reference in zip(batches, references, strict=True)
@@ -85,13 +85,13 @@ class Learner:
             weight = self._kappa(role) / max(len(pool), 1)  # the loss is the mean over all processes' rows
             for batch, reference, grades in zip(batches, references, graded, strict=True):
                 advantage = advantages(grades, self._leave_one_out, pool)
-                learnt.add(role, batch, self._backward(role, batch, reference, advantage, weight))
+                result.add(role, batch, self._backward(role, batch, reference, advantage, weight))
             for batch in idle:
                 nothing = 0.0 * self._log_probs(self._roles.use(role), batch).sum()
                 nothing.backward()  # type: ignore[no-untyped-call]
-        return learnt
+        return result
 
-    def _micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
+    def _micro_batches(self, rows: Sequence[Episode]) -> list[list[Episode]]:
         answers = [row.answer for row in rows]
         lengths = [len(answer.sample.ids) for answer in answers]
         size = self._settings.optimisation.micro_batch_size
@@ -103,7 +103,7 @@ class Learner:
         return self._settings.plays.leave_one_out or self._settings.game.baseline == "leave_one_out"
 
     def _backward(
-        self, role: Role, rows: Sequence[Row], reference: Tensor, advantage: list[list[float]], weight: float
+        self, role: Role, rows: Sequence[Episode], reference: Tensor, advantage: list[list[float]], weight: float
     ) -> Loss:
         game = self._settings.game
         with self._clock("forward_backward"):
@@ -123,7 +123,7 @@ class Learner:
             found.loss.backward()  # type: ignore[no-untyped-call]
         return found
 
-    def _graded(self, row: Row, bonus: float, reference: Sequence[float]) -> Graded:
+    def _graded(self, row: Episode, bonus: float, reference: Sequence[float]) -> EpisodeReturn:
         """By the sampler's log-probs: good enough for a baseline, and there before the pass. `reference` is padded."""
         sampled = row.answer.sample.logps
         ratios = [ours - theirs for ours, theirs in zip(sampled, reference[: len(sampled)], strict=True)]
@@ -131,9 +131,9 @@ class Learner:
         if self._settings.game.kl != "to_go":
             to_go = [to_go[0]] * len(to_go)
         reward = row.reward + bonus
-        return Graded(row.group, reward, tuple(reward - row.tau * kl for kl in to_go))
+        return EpisodeReturn(row.group, reward, tuple(reward - row.tau * kl for kl in to_go))
 
-    def _log_probs(self, model: Any, rows: Sequence[Row]) -> Tensor:
+    def _log_probs(self, model: Any, rows: Sequence[Episode]) -> Tensor:
         with self._precision():
             return answer_log_probs(
                 model,
@@ -154,7 +154,7 @@ class Learner:
         return self._settings.game.kappa if role == "follower" and is_shared else 1.0
 
 
-def _bonus(row: Row, learnt: Learnt, taus: dict[int, float]) -> float:
+def _bonus(row: Episode, result: StepResult, taus: dict[int, float]) -> float:
     """tau_F * log-ratio_F of the replies that the Leader's answer met, their mean."""
-    paid = [taus[id(reply)] * learnt.log_ratio[id(reply)] for reply in row.opponents]
+    paid = [taus[id(reply)] * result.log_ratio[id(reply)] for reply in row.opponents]
     return sum(paid) / len(paid) if paid else 0.0

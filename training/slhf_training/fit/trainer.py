@@ -22,10 +22,10 @@ from transformers.trainer_utils import rotate_checkpoints
 from slhf_training.data import Example
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.fit import FitSettings
-from slhf_training.fit.algorithms import Answer, Row
-from slhf_training.fit.learner import Learner, Learnt
+from slhf_training.fit.algorithms import Completion, Episode
+from slhf_training.fit.learner import Learner, StepResult
 from slhf_training.fit.optimisation import Clip, Progress, checkpoint_gradients, training_arguments
-from slhf_training.fit.table import ChatTable, Clock, Pile, Seats, drafts_of
+from slhf_training.fit.step import ChatStepContext, Clock, DraftPool, Environment, drafts_of
 from slhf_training.models import sharding
 from slhf_training.models.load import end_ids_of, load_causal
 from slhf_training.models.prompts import Prompts
@@ -39,27 +39,27 @@ from slhf_training.rollout.vllm import VLLMRollout
 from slhf_training.types import Chat
 
 
-def of_step(table: ChatTable, rows: Sequence[Row], learnt: Learnt) -> dict[str, float]:
-    found = {f"{role}/kl": _mean(kls) for role, kls in learnt.kl.items() if kls}
-    found |= {f"{name}/grad_norm": norm for name, norm in learnt.grad_norm.items()}
+def of_step(context: ChatStepContext, rows: Sequence[Episode], result: StepResult) -> dict[str, float]:
+    found = {f"{role}/kl": _mean(kls) for role, kls in result.kl.items() if kls}
+    found |= {f"{name}/grad_norm": norm for name, norm in result.grad_norm.items()}
     for role in ("leader", "follower"):
         rewards = [row.reward for row in rows if row.role == role and not math.isnan(row.reward)]
         if rewards:
             found[f"{role}/reward"] = _mean(rewards)
-    for player in dict.fromkeys(player for player, _ in table.answered):
-        found |= _answers(player, [answer for who, answer in table.answered if who == player])
-    if table.answered[-1][0] == "follower":
-        for turn, p in enumerate(table.judged, start=1):
+    for player in dict.fromkeys(player for player, _ in context.answered):
+        found |= _answers(player, [answer for who, answer in context.answered if who == player])
+    if context.answered[-1][0] == "follower":
+        for turn, p in enumerate(context.judged, start=1):
             name = "win_rate" if turn == 1 else f"win_rate_{turn}"
-            own = len(p) * table.chats // (table.chats + len(table.given()))  # as many replies to each draft
+            own = len(p) * context.chats // (context.chats + len(context.given()))  # as many replies to each draft
             for whose, ps in (("follower", p[:own]), ("given", p[own:])):
                 if not np.isnan(ps).all():
                     found[f"{whose}/{name}"] = float(np.nanmean(1 - ps))
-    found["judge/abstained"] = float(learnt.abstained)
-    found["skipped"] = float(learnt.is_skipped)
-    found["tokens"] = float(sum(len(answer.sample.ids) for _, answer in table.answered))
-    if learnt.tokens:
-        found["sampler_gap"] = learnt.drift / learnt.tokens  # nats a token
+    found["judge/abstained"] = float(result.abstained)
+    found["skipped"] = float(result.is_skipped)
+    found["tokens"] = float(sum(len(answer.sample.ids) for _, answer in context.answered))
+    if result.tokens:
+        found["sampler_gap"] = result.drift / result.tokens  # nats a token
     return found
 
 
@@ -75,7 +75,7 @@ def rates(means: dict[str, float], processes: int) -> dict[str, float]:
     return {f"tokens_per_second{what}": tokens / s for what, s in seconds.items() if s > 0}
 
 
-def _answers(player: str, answers: Sequence[Answer]) -> dict[str, float]:
+def _answers(player: str, answers: Sequence[Completion]) -> dict[str, float]:
     return {
         f"{player}/tokens": _mean(len(answer.sample.ids) for answer in answers),
         f"{player}/ended": _mean(float(answer.sample.ended) for answer in answers),
@@ -100,14 +100,16 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         rollout: Rollout,
         settings: FitSettings,
         callbacks: Sequence[TrainerCallback] = (),
-        pile: Pile | None = None,
+        draft_pool: DraftPool | None = None,
     ) -> None:
         """Raises DataError where the chats do not fill one batch."""
         self.roles = roles
-        self._pile = pile
+        self._draft_pool = draft_pool
         self.settings = settings
         self.clock = Clock()
-        self.seats = Seats(prompts, rollout, preference, self.clock, settings.game.eos_penalty, settings.seed)
+        self.environment = Environment(
+            prompts, rollout, preference, self.clock, settings.game.eos_penalty, settings.seed
+        )
         self._pending: dict[str, list[float]] = defaultdict(list)
         self._step_started = time.perf_counter()
         self._saving = False
@@ -139,18 +141,18 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         examples = inputs["examples"]
         numbers, chats = [e["number"] for e in examples], [e["chat"] for e in examples]
         step = self.state.global_step
-        given = self._pile.at(step) if self._pile else []
-        table = ChatTable(self.seats, chats, numbers, step, given)
-        rows = self.settings.plays.play(table, self.settings.game)
+        given = self._draft_pool.at(step) if self._draft_pool else []
+        context = ChatStepContext(self.environment, chats, numbers, step, given)
+        rows = self.settings.plays.play(context, self.settings.game)
         leader_too = self._is_leaders_turn()
         self.roles.model.train(self.settings.optimisation.gradient_checkpointing)  # which works in this mode alone
-        learnt = self._learner.learn(rows, leader_too)
+        result = self._learner.learn(rows, leader_too)
         with self.clock("update"):
             self._reduce(leader_too)
-            learnt.grad_norm |= self._clip(self.roles.trained, step + 1)
-            learnt.is_skipped = self._clip.has_skipped
-        self._note(of_step(table, rows, learnt))
-        return torch.tensor(learnt.loss * self.args.world_size, device=self.args.device)
+            result.grad_norm |= self._clip(self.roles.trained, step + 1)
+            result.is_skipped = self._clip.has_skipped
+        self._note(of_step(context, rows, result))
+        return torch.tensor(result.loss * self.args.world_size, device=self.args.device)
 
     def _is_leaders_turn(self) -> bool:
         every = self.settings.game.leader_update_every
@@ -265,13 +267,15 @@ def build_trainer(
     prompts = Prompts(tokenizer, settings.follower_turn, end_ids_of(base))
     roles = build_roles(settings, base)
     kept = short_enough(chats, prompts, settings.rollout.max_prompt_tokens)
-    pile = None
+    draft_pool = None
     if settings.drafts is not None:
         most = settings.rollout.max_prompt_tokens + settings.rollout.max_new_tokens  # as with an answer of the Leader
         found = drafts_of(drafted, prompts, len(kept), most, settings.drafts.answers)
         ours = this_process()
-        pile = Pile(found, settings.drafts.per_step, settings.seed, ours.process_index, ours.num_processes)
-    return GameTrainer(roles, prompts, kept, preference, _rollout(settings, roles, prompts), settings, pile=pile)
+        draft_pool = DraftPool(found, settings.drafts.per_step, settings.seed, ours.process_index, ours.num_processes)
+    return GameTrainer(
+        roles, prompts, kept, preference, _rollout(settings, roles, prompts), settings, draft_pool=draft_pool
+    )
 
 
 def load_model(settings: FitSettings) -> tuple[Any, Any]:

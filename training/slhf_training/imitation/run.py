@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from slhf import Bundle, RoleWeights, write_bundle
 from slhf_training.config import portable
-from slhf_training.data.load import Asked, asked
+from slhf_training.data.load import PromptRow, asked
 from slhf_training.data.rows import checked, read_rows
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.fit import Run
@@ -37,14 +37,14 @@ from slhf_training.models.scoring import sees_all
 from slhf_training.types import Ids, Role
 
 
-class LessonRow(Asked):
+class LessonRow(PromptRow):
     target: str = Field(min_length=1)
     draft: str | None = None
     weight: float = Field(default=1.0, gt=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class SupervisedExample:
     role: Role
     prompt: Ids
     target: Ids
@@ -63,7 +63,7 @@ def read_lessons(files: Sequence[Path]) -> Iterator[LessonRow]:
             yield checked(LessonRow, asked(row, f"{path}:{number}"), f"{path}:{number}")
 
 
-def lessons_of(rows: Sequence[LessonRow], prompts: Prompts, end: int, most: int) -> list[Lesson]:
+def supervised_examples(rows: Sequence[LessonRow], prompts: Prompts, end: int, most: int) -> list[SupervisedExample]:
     """Those of at most `most` tokens. Raises DataError where none is left."""
     found = [lesson for row in rows if len((lesson := _lesson(row, prompts, end)).ids) <= most]
     if not found:
@@ -71,11 +71,11 @@ def lessons_of(rows: Sequence[LessonRow], prompts: Prompts, end: int, most: int)
     return found
 
 
-def _lesson(row: LessonRow, prompts: Prompts, end: int) -> Lesson:
+def _lesson(row: LessonRow, prompts: Prompts, end: int) -> SupervisedExample:
     target = (*prompts.ids(row.target), end)
     if row.draft is None:
-        return Lesson("leader", prompts.leader(row.chat()), target, row.weight)
-    return Lesson("follower", prompts.follower(row.chat(), prompts.ids(row.draft)), target, row.weight)
+        return SupervisedExample("leader", prompts.leader(row.chat()), target, row.weight)
+    return SupervisedExample("follower", prompts.follower(row.chat(), prompts.ids(row.draft)), target, row.weight)
 
 
 class HalvedModel:
@@ -120,7 +120,7 @@ def _part(body: Any, layers: Sequence[nn.Module]) -> Any:
 class Imitator(AdapterTrainer):
     """A step's lessons have one pass each: a CPU gains nothing from padding them together."""
 
-    def __init__(self, student: Any, first_layer: int, lessons: Sequence[Lesson], settings: Run) -> None:
+    def __init__(self, student: Any, first_layer: int, lessons: Sequence[SupervisedExample], settings: Run) -> None:
         """`student`: a peft model whose adapter is on layers from `first_layer` on."""
         super().__init__(student, range(len(lessons)), settings)
         self._lessons = lessons
@@ -176,7 +176,7 @@ def imitate(settings: ImitateSettings, name: str) -> Bundle:
     tokenizer, base = load_causal(settings.model, DTYPES[settings.dtype])
     prompts = Prompts(tokenizer, settings.follower_turn, end_ids_of(base))
     rows = list(read_lessons(settings.lessons))
-    lessons = lessons_of(rows, prompts, tokenizer.eos_token_id, settings.max_tokens)
+    lessons = supervised_examples(rows, prompts, tokenizer.eos_token_id, settings.max_tokens)
     _LOG.info("%d lessons of %d rows, %d tokens", len(lessons), len(rows), sum(len(one.ids) for one in lessons))
     trainer = Imitator(_student(base, settings), _first_layer(settings), lessons, settings)
     last = last_checkpoint(settings.output_dir)

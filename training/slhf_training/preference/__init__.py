@@ -97,7 +97,7 @@ SOURCES: Final[Mapping[str, str]] = {
     "instructions": "checked.InstructionsSettings",
     "checked": "checked.CheckedSettings",
     "judge": "judge.JudgeSettings",
-    "model": "model.ModelSettings",
+    "model": "model.CausalModelSettings",
     "callable": "callable.CallableSettings",
     "without_length": "length.WithoutLengthSettings",
     "mixture": "mixture.MixtureSettings",

@@ -24,7 +24,7 @@ class CallableSettings(SourceSettings):
         return callable_of(self)
 
 
-class Checked:
+class ValidatedPreference:
     """A function's preferences; JudgeError where they are no (B,) probabilities."""
 
     def __init__(self, function: Preference, name: str) -> None:
@@ -61,4 +61,4 @@ def callable_of(settings: CallableSettings) -> Preference:
         raise SettingsError(f"function: {settings.function}: {exc}") from exc
     if not callable(found):
         raise SettingsError(f"function: {settings.function} is not callable")
-    return Checked(ByScore(found) if settings.gives == "scores" else found, settings.function)
+    return ValidatedPreference(ByScore(found) if settings.gives == "scores" else found, settings.function)

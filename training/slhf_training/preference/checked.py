@@ -70,7 +70,7 @@ class CheckedSettings(SourceSettings):
         return checked_of(self)
 
 
-class Checked:
+class CheckedPreference:
     """NaN for a chat without a check."""
 
     def __init__(self, checks: Mapping[ChatKey, Check], tie: Preference) -> None:
@@ -117,4 +117,4 @@ def checked_of(settings: CheckedSettings) -> Preference:
         raise SettingsError("data: no row has a check")
     if any(isinstance(check, UnitTests) for check in checks.values()):
         confined_by()
-    return Checked(checks, TIES[settings.tie] if isinstance(settings.tie, str) else settings.tie.source())
+    return CheckedPreference(checks, TIES[settings.tie] if isinstance(settings.tie, str) else settings.tie.source())

@@ -65,7 +65,7 @@ class _Failed(Exception):
     """This question has no answer; the message says why."""
 
 
-class Judge:
+class EndpointJudge:
     """`asked` counts requests, `failures` counts pairs that came back NaN."""
 
     def __init__(self, settings: JudgeSettings, client: httpx2.Client, cache: Cache) -> None:
@@ -155,11 +155,11 @@ def probability_of_a(answer: httpx2.Response) -> float:
     return a / (a + b)
 
 
-def judge_of(settings: JudgeSettings) -> Judge:
+def judge_of(settings: JudgeSettings) -> EndpointJudge:
     """The source. Raises SettingsError for a missing key, a way that cannot be gone or a cache file that is none."""
     headers = authorization(settings.api_key_variable, "api_key_variable")
     client = client_of(settings.url.rstrip("/") + "/", "url", headers, settings.timeout_s)
-    return Judge(settings, client, Cache(settings.cache))
+    return EndpointJudge(settings, client, Cache(settings.cache))
 
 
 def _filled(prompt: str, slots: Mapping[str, str]) -> str:

@@ -36,7 +36,7 @@ _SPACES = "Ġ▁ "
 """What vocabularies write before a word: byte-level BPE, sentencepiece, and as it is."""
 
 
-class ModelSettings(SourceSettings):
+class CausalModelSettings(SourceSettings):
     kind: Literal["model"]
     model: ModelName = Field(min_length=1)
     """A chat model: a hub id, builtin:NAME, or a directory's path that starts with ".", "/" or "~"."""
@@ -55,10 +55,12 @@ class ModelSettings(SourceSettings):
         return model_of(self)
 
 
-class Asked:
+class WordOdds:
     """Log-odds of one word over another as the reply to questions. A question that was asked before is not read."""
 
-    def __init__(self, model: Any, tokenizer: Any, words: tuple[str, str], settings: ModelSettings, name: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, words: tuple[str, str], settings: CausalModelSettings, name: str
+    ) -> None:
         """`name` tells models apart in the cache. Raises SettingsError where the words are no tokens."""
         self._model, self._settings = model, settings
         self._prompts, self._cache = Prompts(tokenizer), Cache(settings.cache)
@@ -139,7 +141,7 @@ def _headed(model: Any, head: Words) -> Iterator[None]:
 class Better:
     """p = the share of A among A and B, in both orders."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: WordOdds) -> None:
         self._asked = asked
         self._both = both_orders(self._one_order)
 
@@ -154,7 +156,7 @@ class Better:
 class Good:
     """p = sigmoid of the difference of the log-odds of yes, by the scale."""
 
-    def __init__(self, asked: Asked, scale: float) -> None:
+    def __init__(self, asked: WordOdds, scale: float) -> None:
         self._asked, self._scale = asked, scale
 
     def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
@@ -227,9 +229,9 @@ def _loaded(name: str) -> tuple[Any, Any, str]:
     return tokenizer, model.eval().requires_grad_(False).to(this_process().device), revision
 
 
-def model_of(settings: ModelSettings) -> Preference:
+def model_of(settings: CausalModelSettings) -> Preference:
     """The source. Raises SettingsError for a model that cannot be had, or a cache file that is none."""
     tokenizer, model, revision = _loaded(settings.model)
     if settings.ask == "better":
-        return Better(Asked(model, tokenizer, ("A", "B"), settings, revision))
-    return Good(Asked(model, tokenizer, ("Yes", "No"), settings, revision), settings.scale)
+        return Better(WordOdds(model, tokenizer, ("A", "B"), settings, revision))
+    return Good(WordOdds(model, tokenizer, ("Yes", "No"), settings, revision), settings.scale)

@@ -29,7 +29,7 @@ class HeadSettings(Section):
         return self
 
 
-class ProbeSettings(Section):
+class ProbeHeads(Section):
     """A frozen backbone: one forward pass for all heads, then convex problems with one solution each."""
 
     method: Literal["probe"]
@@ -37,7 +37,7 @@ class ProbeSettings(Section):
     """Weights of half the squared norm, on standardised features; the one with the least validation loss is taken."""
 
 
-class LoraSettings(Section):
+class LoraHeads(Section):
     """An adapter for each head on one backbone."""
 
     method: Literal["lora"]
@@ -62,7 +62,7 @@ class RewardTraining(Section):
     """Of chat and answer; longer ones are counted and dropped."""
     batch_tokens: int = Field(default=4096, gt=1)
     """Most tokens of one forward pass, padding included (a single longer text is read alone)."""
-    training: ProbeSettings | LoraSettings = Field(discriminator="method")
+    training: ProbeHeads | LoraHeads = Field(discriminator="method")
     heads: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], HeadSettings] = Field(min_length=1)
     validation: float = Field(default=0.1, gt=0, lt=1)
     """Share of the prompts that no head learns from."""

@@ -17,12 +17,12 @@ from slhf_training.data import Example, Pair
 from slhf_training.data.load import load
 from slhf_training.errors import DataError
 from slhf_training.models.load import bf16_is_fast
-from slhf_training.reward import LoraSettings, ProbeSettings, RewardTraining
+from slhf_training.reward import LoraHeads, ProbeHeads, RewardTraining
 from slhf_training.reward.backbone import Backbone
 from slhf_training.reward.model import Head, Manifest, RewardModel, vote
 from slhf_training.reward.training import (
-    Known,
-    Lesson,
+    EncodedExamples,
+    RewardExample,
     add_adapter,
     both_sides,
     features_of,
@@ -135,7 +135,7 @@ def _words_more(pair: Pair | None) -> int:
 REPORT = "report.json"
 _LOG = logging.getLogger(__name__)
 Report = dict[str, Any]
-Sides = Mapping[str, tuple[list[Lesson], list[Lesson]]]
+Sides = Mapping[str, tuple[list[RewardExample], list[RewardExample]]]
 
 
 def train(settings: RewardTraining) -> Report:
@@ -168,13 +168,13 @@ def train(settings: RewardTraining) -> Report:
 
 def _trained(settings: RewardTraining, sides: Sides) -> tuple[RewardModel, Report]:
     match settings.training:
-        case ProbeSettings():
+        case ProbeHeads():
             return _probed(settings, settings.training, sides)
-        case LoraSettings():
+        case LoraHeads():
             return _tuned(settings, settings.training, sides)
 
 
-def _probed(settings: RewardTraining, how: ProbeSettings, sides: Sides) -> tuple[RewardModel, Report]:
+def _probed(settings: RewardTraining, how: ProbeHeads, sides: Sides) -> tuple[RewardModel, Report]:
     backbone = Backbone.load(settings.backbone, settings.layers, settings.max_tokens, settings.batch_tokens)
     features = features_of([lesson for learn, held in sides.values() for lesson in (*learn, *held)], backbone)
     dropped = sum(bool(row.isnan().any()) for row in features.values())
@@ -182,7 +182,10 @@ def _probed(settings: RewardTraining, how: ProbeSettings, sides: Sides) -> tuple
     heads, report = {}, {}
     for name, (learn, held) in sides.items():
         head, facts = probe(
-            Known.of(learn, features), Known.of(held, features), how.l2, hold_length=settings.heads[name].hold_length
+            EncodedExamples.of(learn, features),
+            EncodedExamples.of(held, features),
+            how.l2,
+            hold_length=settings.heads[name].hold_length,
         )
         heads[name] = head
         report[name] = facts | {"dropped": len(learn) + len(held) - facts["train"] - facts["validation"]}
@@ -190,7 +193,7 @@ def _probed(settings: RewardTraining, how: ProbeSettings, sides: Sides) -> tuple
     return RewardModel(_manifest(settings, backbone, adapters=False), backbone, heads), report
 
 
-def _tuned(settings: RewardTraining, how: LoraSettings, sides: Sides) -> tuple[RewardModel, Report]:
+def _tuned(settings: RewardTraining, how: LoraHeads, sides: Sides) -> tuple[RewardModel, Report]:
     # Adapters learn in float32; on a bf16 body their updates would be rounded away.
     limits = (settings.max_tokens, settings.batch_tokens)
     backbone = Backbone.load(settings.backbone, settings.layers, *limits, dtype="float32")
@@ -201,7 +204,7 @@ def _tuned(settings: RewardTraining, how: LoraSettings, sides: Sides) -> tuple[R
         torch.manual_seed(settings.seed)
         add_adapter(backbone, name, how)
         heads[name], facts = tune(backbone, learn, how, settings.seed)
-        known = Known.of(held, features_of(held, backbone))
+        known = EncodedExamples.of(held, features_of(held, backbone))
         if not len(known.targets):
             raise DataError(f"heads.{name}: every text of the validation data is longer than max_tokens")
         loss = loss_of(heads[name](known.features.float()), known.targets.float())

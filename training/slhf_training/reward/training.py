@@ -17,7 +17,7 @@ from slhf_training.data import Example, Pair
 from slhf_training.data.load import split
 from slhf_training.errors import DataError, DivergedError
 from slhf_training.models.scoring import Reading
-from slhf_training.reward import HeadSettings, LoraSettings
+from slhf_training.reward import HeadSettings, LoraHeads
 from slhf_training.reward.backbone import Backbone, batches
 from slhf_training.reward.model import Head
 from slhf_training.types import Chat, ChatKey, chat_key
@@ -40,7 +40,7 @@ def regression(
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class RewardExample:
     """The same number of answers for each chat: (chosen, rejected), or one with its target."""
 
     chat: Chat
@@ -48,7 +48,7 @@ class Lesson:
     target: float = 0.0
 
 
-def lessons(examples: Sequence[Example], settings: HeadSettings) -> list[Lesson]:
+def reward_examples(examples: Sequence[Example], settings: HeadSettings) -> list[RewardExample]:
     """Raises DataError where the examples hold none."""
     if settings.attribute is None:
         pairs = [example for example in examples if example.pair]
@@ -57,7 +57,7 @@ def lessons(examples: Sequence[Example], settings: HeadSettings) -> list[Lesson]
     if settings.loss == "regression":
         found = scored(examples, settings.attribute or "")
     else:
-        found = [Lesson(one.chat, (one.pair.chosen, one.pair.rejected)) for one in pairs if one.pair]
+        found = [RewardExample(one.chat, (one.pair.chosen, one.pair.rejected)) for one in pairs if one.pair]
     if not found:
         raise DataError(
             f"none of {len(examples)} examples has what {settings.loss} of {settings.attribute or 'pairs'} needs"
@@ -65,10 +65,10 @@ def lessons(examples: Sequence[Example], settings: HeadSettings) -> list[Lesson]
     return found
 
 
-def scored(examples: Sequence[Example], attribute: str) -> list[Lesson]:
+def scored(examples: Sequence[Example], attribute: str) -> list[RewardExample]:
     """Answers that have a score for the attribute."""
     return [
-        Lesson(example.chat, (example.scores.answer,), example.scores.values[attribute])
+        RewardExample(example.chat, (example.scores.answer,), example.scores.values[attribute])
         for example in examples
         if example.scores and attribute in example.scores.values
     ]
@@ -76,7 +76,7 @@ def scored(examples: Sequence[Example], attribute: str) -> list[Lesson]:
 
 def ranked(examples: Sequence[Example], attribute: str) -> list[Example]:
     """All pairs of answers to one chat whose scores differ, the higher one as chosen."""
-    by_chat: dict[ChatKey, list[Lesson]] = defaultdict(list)
+    by_chat: dict[ChatKey, list[RewardExample]] = defaultdict(list)
     for lesson in scored(examples, attribute):
         by_chat[chat_key(lesson.chat)].append(lesson)
     found = []
@@ -90,19 +90,19 @@ def ranked(examples: Sequence[Example], attribute: str) -> list[Example]:
 
 def both_sides(
     examples: Sequence[Example], settings: HeadSettings, share: float, seed: int, name: str
-) -> tuple[list[Lesson], list[Lesson]]:
+) -> tuple[list[RewardExample], list[RewardExample]]:
     """(train, validation), split by prompt. Raises DataError where one of them is empty."""
     train, validation = split(examples, share, seed)
     if not train or not validation:
         raise DataError(f"heads.{name}: {len(train)} examples to train and {len(validation)} to validate are too few")
-    return lessons(train, settings), lessons(validation, settings)
+    return reward_examples(train, settings), reward_examples(validation, settings)
 
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class EncodedExamples:
     """Lessons as numbers: features (N, K, F) of their K answers, targets (N,), and the answers' lengths (N, K)."""
 
     features: Tensor
@@ -111,22 +111,24 @@ class Known:
     """log(1 + words)."""
 
     @classmethod
-    def of(cls, lessons: Sequence[Lesson], features: Mapping[tuple[ChatKey, str], Tensor]) -> "Known":
-        rows = [torch.stack([features[key(lesson, answer)] for answer in lesson.answers]) for lesson in lessons]
-        targets = torch.tensor([lesson.target for lesson in lessons], dtype=torch.float64)
-        words = torch.tensor([[len(answer.split()) for answer in lesson.answers] for lesson in lessons])
+    def of(
+        cls, reward_examples: Sequence[RewardExample], features: Mapping[tuple[ChatKey, str], Tensor]
+    ) -> "EncodedExamples":
+        rows = [torch.stack([features[key(lesson, answer)] for answer in lesson.answers]) for lesson in reward_examples]
+        targets = torch.tensor([lesson.target for lesson in reward_examples], dtype=torch.float64)
+        words = torch.tensor([[len(answer.split()) for answer in lesson.answers] for lesson in reward_examples])
         stacked = torch.stack(rows).double()
         read = ~stacked.isnan().any(-1).any(-1)
         return cls(stacked[read], targets[read], words[read].double().log1p())
 
 
-def key(lesson: Lesson, answer: str) -> tuple[ChatKey, str]:
+def key(lesson: RewardExample, answer: str) -> tuple[ChatKey, str]:
     return chat_key(lesson.chat), answer
 
 
-def features_of(lessons: Sequence[Lesson], backbone: Backbone) -> dict[tuple[ChatKey, str], Tensor]:
+def features_of(reward_examples: Sequence[RewardExample], backbone: Backbone) -> dict[tuple[ChatKey, str], Tensor]:
     """Every answer of every head is read once."""
-    wanted = {key(lesson, answer): (lesson.chat, answer) for lesson in lessons for answer in lesson.answers}
+    wanted = {key(lesson, answer): (lesson.chat, answer) for lesson in reward_examples for answer in lesson.answers}
     rows = backbone.features([chat for chat, _ in wanted.values()], [answer for _, answer in wanted.values()])
     return dict(zip(wanted, rows, strict=True))
 
@@ -137,7 +139,7 @@ def loss_of(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def probe(
-    train: Known, validation: Known, l2: Sequence[float], *, hold_length: bool = False
+    train: EncodedExamples, validation: EncodedExamples, l2: Sequence[float], *, hold_length: bool = False
 ) -> tuple[Head, dict[str, Any]]:
     """The head with the least validation loss, and what it was. Deterministic: each problem is convex."""
     if not len(train.targets) or not len(validation.targets):
@@ -167,7 +169,7 @@ def require_finite(head: Head, *losses: float) -> None:
         raise DivergedError("the loss or the weights are no finite numbers: are the scores or the features too large?")
 
 
-def solve(known: Known, l2: float, *, hold_length: bool = False) -> tuple[Head, Tensor]:
+def solve(known: EncodedExamples, l2: float, *, hold_length: bool = False) -> tuple[Head, Tensor]:
     """The minimum of loss + l2 / 2 |w|^2 over standardised features, folded back into raw ones; float64.
 
     Beside it the slope of the lengths, 0 unless they are held: as in length-controlled win rates, a term of its own
@@ -196,7 +198,7 @@ def solve(known: Known, l2: float, *, hold_length: bool = False) -> tuple[Head, 
     return Head(raw, bias.detach() - mean @ raw), slope.detach()
 
 
-def add_adapter(backbone: Backbone, name: str, settings: LoraSettings) -> None:
+def add_adapter(backbone: Backbone, name: str, settings: LoraHeads) -> None:
     """A fresh active adapter on the one body. No dropout: the reader of training is the reader of judging."""
     from peft import LoraConfig, PeftModel, get_peft_model  # late: only adapters need it
 
@@ -210,7 +212,9 @@ def add_adapter(backbone: Backbone, name: str, settings: LoraSettings) -> None:
     backbone.model.eval()
 
 
-def tune(backbone: Backbone, train: Sequence[Lesson], settings: LoraSettings, seed: int) -> tuple[Head, dict[str, Any]]:
+def tune(
+    backbone: Backbone, train: Sequence[RewardExample], settings: LoraHeads, seed: int
+) -> tuple[Head, dict[str, Any]]:
     """Train the backbone's active adapter and a new head: one clip and one optimiser step per `batch` lessons."""
     torch.manual_seed(seed)
     encoded, dropped = _encoded(train, backbone)
@@ -238,14 +242,14 @@ def tune(backbone: Backbone, train: Sequence[Lesson], settings: LoraSettings, se
 Encoded = tuple[Reading, float]  # the tokens, and the target
 
 
-def _encoded(lessons: Sequence[Lesson], backbone: Backbone) -> tuple[list[Encoded], int]:
+def _encoded(reward_examples: Sequence[RewardExample], backbone: Backbone) -> tuple[list[Encoded], int]:
     """Lessons that fit, and how many do not."""
-    readings = [(backbone.encode(lesson.chat, lesson.answers), lesson.target) for lesson in lessons]
+    readings = [(backbone.encode(lesson.chat, lesson.answers), lesson.target) for lesson in reward_examples]
     found = [(reading, target) for reading, target in readings if reading]
-    return found, len(lessons) - len(found)
+    return found, len(reward_examples) - len(found)
 
 
-def _steps(encoded: Sequence[Encoded], settings: LoraSettings, seed: int) -> Iterator[list[Encoded]]:
+def _steps(encoded: Sequence[Encoded], settings: LoraHeads, seed: int) -> Iterator[list[Encoded]]:
     order = random.Random(seed)
     for _ in range(settings.epochs):
         shuffled = order.sample(encoded, len(encoded))

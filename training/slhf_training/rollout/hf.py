@@ -30,7 +30,7 @@ from slhf_training.types import Ids, Player, Role, Sample
 
 
 @dataclass(slots=True)
-class Voice:
+class Policy:
     """A model that speaks with a share in the logits, and what it remembers."""
 
     model: Any
@@ -39,7 +39,7 @@ class Voice:
 
 
 def mixed_log_probs(
-    voices: Sequence[Voice], ids: Tensor, mask: Tensor, positions: Tensor, temperature: float
+    voices: Sequence[Policy], ids: Tensor, mask: Tensor, positions: Tensor, temperature: float
 ) -> Tensor:
     """(B, V), of the token after `ids`, at the temperature; several voices are mixed geometrically."""
     mixed: Tensor | None = None
@@ -82,7 +82,7 @@ class Captured:
 
     def decode(
         self,
-        voices: Sequence[Voice],  # each with a cache of what was read, U rows
+        voices: Sequence[Policy],  # each with a cache of what was read, U rows
         first: Tensor,  # (U, V): log-probs of the first token
         mask: Tensor,  # (U, P): 0 where a prompt is padded, on the left
         copies: Tensor,  # (B,): the row of each answer's prompt
@@ -100,7 +100,7 @@ class Captured:
                 break
         return step.written[:rows, :done], step.log_probs[:rows, :done]
 
-    def _step(self, voices: Sequence[Voice], rows: int, width: int, noise: torch.dtype) -> "_Step":
+    def _step(self, voices: Sequence[Policy], rows: int, width: int, noise: torch.dtype) -> "_Step":
         key = (rows.bit_length(), *((id(voice.model), _adapters(voice.model)) for voice in voices))
         known = self._steps.get(key)
         if known is None or rows > known.rows or width > known.width:
@@ -115,12 +115,12 @@ class _Step:
     """From the last token of each row to the next one. All that changes lies in tensors whose addresses stay."""
 
     def __init__(
-        self, voices: Sequence[Voice], rows: int, width: int, most: int, temperature: float, noise: torch.dtype
+        self, voices: Sequence[Policy], rows: int, width: int, most: int, temperature: float, noise: torch.dtype
     ) -> None:
         self.rows, self.width = rows, width
         device = voices[0].model.device
         self._temperature = temperature
-        self._voices = [Voice(voice.model, voice.share, _empty(voice, rows, width)) for voice in voices]
+        self._voices = [Policy(voice.model, voice.share, _empty(voice, rows, width)) for voice in voices]
         self._ids = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self._positions = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self._length = torch.zeros(1, dtype=torch.long, device=device)  # tokens in the caches
@@ -132,7 +132,7 @@ class _Step:
         self.log_probs = torch.zeros(rows, most, device=device)
         self.replay = self._replayable()
 
-    def begin(self, voices: Sequence[Voice], first: Tensor, mask: Tensor, copies: Tensor, noise: Tensor) -> None:
+    def begin(self, voices: Sequence[Policy], first: Tensor, mask: Tensor, copies: Tensor, noise: Tensor) -> None:
         rows, length = len(copies), mask.shape[1]
         for ours, theirs in zip(self._voices, voices, strict=True):
             for layer, read in zip(ours.cache.layers, theirs.cache.layers, strict=True):
@@ -187,7 +187,7 @@ class _Step:
 
 
 @contextmanager
-def _one_query_each(voices: Sequence[Voice]) -> Iterator[None]:
+def _one_query_each(voices: Sequence[Policy]) -> Iterator[None]:
     usual = [(voice.model, voice.model.config._attn_implementation) for voice in voices]
     for model, _ in usual:
         model.set_attn_implementation(_ATTENTION)
@@ -211,7 +211,7 @@ def _adapters(model: Any) -> Hashable:
     return tuple((layer.disable_adapters, *layer.active_adapters) for layer in layers)
 
 
-def _empty(voice: Voice, rows: int, width: int) -> StaticCache:
+def _empty(voice: Policy, rows: int, width: int) -> StaticCache:
     cache = StaticCache(voice.model.config, width)
     for layer, read in zip(cache.layers, voice.cache.layers, strict=True):
         shapes = [states.new_empty(rows, *states.shape[1:]) for states in (read.keys, read.values)]
@@ -238,7 +238,7 @@ def _one_query(
 AttentionInterface.register(_ATTENTION, _one_query)
 
 
-class Speakers(Protocol):
+class Policies(Protocol):
     """What is sampled: `Roles` while they learn, or a bundle that is evaluated."""
 
     @property
@@ -252,7 +252,7 @@ class Speakers(Protocol):
 
 
 @dataclass(slots=True)
-class _Draft:
+class _Decoding:
     ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     ended: bool = False
@@ -261,7 +261,7 @@ class _Draft:
 class HFRollout:
     def __init__(
         self,
-        roles: Speakers,
+        roles: Policies,
         settings: RolloutSettings,
         end_ids: frozenset[int],
         mixture: float = 0.0,
@@ -286,7 +286,7 @@ class HFRollout:
                 np.stack([np.random.default_rng(seeds[i]).random(self._settings.max_new_tokens) for i in chosen]),
                 device=self._roles.device,
             )
-            voices = [Voice(model, share) for model, share in models]
+            voices = [Policy(model, share) for model, share in models]
             found.update(zip(chosen, self._batch([prompts[i] for i in chosen], voices, noise), strict=True))
         return [found[i] for i in range(len(prompts))]
 
@@ -298,7 +298,7 @@ class HFRollout:
             return [(self._roles.merged("leader"), 1 - self._mixture), (reference, self._mixture)]
         return [(self._roles.merged(player), 1.0)]
 
-    def _batch(self, prompts: list[Ids], voices: list[Voice], noise: Tensor) -> list[Sample]:
+    def _batch(self, prompts: list[Ids], voices: list[Policy], noise: Tensor) -> list[Sample]:
         unique = list(dict.fromkeys(prompts))  # a prompt of several answers is read once
         rows = {prompt: row for row, prompt in enumerate(unique)}
         copies = torch.tensor([rows[prompt] for prompt in prompts], device=noise.device)  # (B,)
@@ -309,7 +309,7 @@ class HFRollout:
             return [self._cut(*answer) for answer in zip(found.tolist(), log_probs.tolist(), strict=True)]
         return self._decode(voices, first, mask, copies, noise)
 
-    def _captures(self, voices: Sequence[Voice]) -> bool:
+    def _captures(self, voices: Sequence[Policy]) -> bool:
         asked = self._roles.device.type == "cuda" if self._is_captured is None else self._is_captured
         return asked and all(can_capture(voice.model) for voice in voices)
 
@@ -319,10 +319,10 @@ class HFRollout:
         return Sample(tuple(ids[:end]), tuple(logps[:end]), end is not None)
 
     def _decode(
-        self, voices: list[Voice], log_probs: Tensor, mask: Tensor, copies: Tensor, noise: Tensor
+        self, voices: list[Policy], log_probs: Tensor, mask: Tensor, copies: Tensor, noise: Tensor
     ) -> list[Sample]:
         """Token by token; rows that have ended leave."""
-        drafts = [_Draft() for _ in copies]
+        drafts = [_Decoding() for _ in copies]
         rows = torch.arange(len(copies), device=noise.device)  # which draft each row of the batch is
         if len(mask) < len(copies):
             log_probs, mask = log_probs[copies], mask[copies]
@@ -343,11 +343,11 @@ class HFRollout:
             log_probs = self._log_probs(voices, ids, mask)  # (B, V)
         return [Sample(tuple(d.ids), tuple(d.logps), d.ended) for d in drafts]
 
-    def _log_probs(self, voices: list[Voice], ids: Tensor, mask: Tensor) -> Tensor:
+    def _log_probs(self, voices: list[Policy], ids: Tensor, mask: Tensor) -> Tensor:
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         return mixed_log_probs(voices, ids, mask, positions, self._settings.temperature)
 
-    def _write(self, drafts: list[_Draft], rows: list[int], ids: list[int], logps: list[float]) -> list[bool]:
+    def _write(self, drafts: list[_Decoding], rows: list[int], ids: list[int], logps: list[float]) -> list[bool]:
         """Append a token to each draft that has not ended; whether each row goes on."""
         for row, token, logp in zip(rows, ids, logps, strict=True):
             if not drafts[row].ended:

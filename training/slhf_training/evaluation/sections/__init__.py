@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from slhf_training.config import Section
 from slhf_training.evaluation.answers import Answers, Chain, Slot, with_drafts
 from slhf_training.evaluation.prompts import Prompt
-from slhf_training.evaluation.study import Row, Study
+from slhf_training.evaluation.study import Figures, SectionData
 
 How = TypeVar("How", bound=Section)
 
@@ -62,7 +62,7 @@ class Measurement(ABC, Generic[How]):
         return None
 
     @abstractmethod
-    def figures(self, study: Study) -> Row | None:
+    def figures(self, study: SectionData) -> Figures | None:
         """Plain data, of a study of this section's prompts. None: nothing to report."""
 
     @staticmethod

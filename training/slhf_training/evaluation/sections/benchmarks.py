@@ -16,12 +16,12 @@ from slhf_training.config import RelativePath, Section
 from slhf_training.data.load import DataSettings
 from slhf_training.data.rows import read_rows
 from slhf_training.errors import DataError, SettingsError
-from slhf_training.evaluation.answers import Answers, Chain, Player, Slot, label, parsed
+from slhf_training.evaluation.answers import Answers, Chain, ChainLabel, Slot, label, parsed
 from slhf_training.evaluation.pages import estimate, heading, single_turns, table, write_export
 from slhf_training.evaluation.prompts import Prompt, read_prompts
 from slhf_training.evaluation.sections import Measurement
 from slhf_training.evaluation.statistics import Bootstrap, Numbers
-from slhf_training.evaluation.study import Row, Study, row_of
+from slhf_training.evaluation.study import Figures, SectionData, row_of
 from slhf_training.instructions import instructed_rows
 from slhf_training.types import Message
 
@@ -31,7 +31,7 @@ class IFEvalSettings(Section):
     """JSONL(.gz) with `key`, `prompt`, `instruction_id_list` and `kwargs`, as Google publishes them."""
     hub: str | None = None
     """A data set of the same columns, such as google/IFEval."""
-    players: tuple[Player, ...] = Field(min_length=1)
+    players: tuple[ChainLabel, ...] = Field(min_length=1)
     checker: Literal["lm-eval", "exact"] = "lm-eval"
     """`lm-eval`: Google's checkers as lm-evaluation-harness ships them (the extra `ifeval`); `exact`: our own, for the
     kinds of instruction that need no tokenizer or language detector, and IFBench's (instructions.py); other prompts are
@@ -180,7 +180,7 @@ class IFEval(Measurement[IFEvalSettings]):
             lines = [json.dumps({"prompt": prompt, "response": text}, ensure_ascii=False) for prompt, text in rows]
             write_export(folder, chain, IFEVAL, "".join(f"{line}\n" for line in lines))
 
-    def figures(self, study: Study) -> Row:
+    def figures(self, study: SectionData) -> Figures:
         """Of a player that refines also how much it differs from its draft."""
         chains = self.chains(self.how)
         verdicts = {chain: self._verdicts(study, chain) for chain in {*chains, *(chain[:1] for chain in chains)}}
@@ -197,7 +197,7 @@ class IFEval(Measurement[IFEvalSettings]):
             },
         }
 
-    def _verdicts(self, study: Study, chain: Chain) -> list[Verdict]:
+    def _verdicts(self, study: SectionData, chain: Chain) -> list[Verdict]:
         """An answer that is not there follows nothing."""
         texts = study.answers.texts(Slot(chain, one.prompt.id) for one in self._instructed)
         return [self._check(one, text or "") for one, text in zip(self._instructed, texts, strict=True)]
@@ -220,7 +220,7 @@ class IFEval(Measurement[IFEvalSettings]):
         )
 
 
-def _gain(study: Study, before: Sequence[Verdict], after: Sequence[Verdict]) -> Row:
+def _gain(study: SectionData, before: Sequence[Verdict], after: Sequence[Verdict]) -> Figures:
     """Accuracy by prompt, refined minus draft, on the same prompts."""
     return {
         f"gain_prompt_{how}": row_of(study.bootstrap.mean(followed(after, how) - followed(before, how)))
@@ -235,7 +235,7 @@ class AlpacaEvalSettings(Section):
     """Answers for AlpacaEval's own annotators."""
 
     prompts: DataSettings
-    players: tuple[Player, ...] = Field(min_length=1)
+    players: tuple[ChainLabel, ...] = Field(min_length=1)
 
 
 class AlpacaEval(Measurement[AlpacaEvalSettings]):
@@ -260,7 +260,7 @@ class AlpacaEval(Measurement[AlpacaEvalSettings]):
             ]
             write_export(folder, chain, ALPACA_EVAL, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
 
-    def figures(self, study: Study) -> None:
+    def figures(self, study: SectionData) -> None:
         return None
 
     @staticmethod

@@ -14,7 +14,7 @@ from slhf_training.evaluation.answers import Chain, Slot
 from slhf_training.evaluation.pages import estimate, heading, table
 from slhf_training.evaluation.sections import Measurement
 from slhf_training.evaluation.statistics import Numbers
-from slhf_training.evaluation.study import Row, Study, row_of
+from slhf_training.evaluation.study import Figures, SectionData, row_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Cycles(Measurement[CyclesSettings]):
     def sampled(cls, how: CyclesSettings) -> Mapping[str, int]:
         return dict.fromkeys(how.models, how.samples)
 
-    def figures(self, study: Study) -> Row:
+    def figures(self, study: SectionData) -> Figures:
         return {name: _of_model(study, name, self.how.samples) for name in self.how.models}
 
     @staticmethod
@@ -94,7 +94,7 @@ class Cycles(Measurement[CyclesSettings]):
         )
 
 
-def _of_model(study: Study, name: str, samples: int) -> Row:
+def _of_model(study: SectionData, name: str, samples: int) -> Figures:
     groups = [
         _different(study, [Slot((name,), prompt, number) for number in range(samples)]) for prompt in study.prompts
     ]
@@ -116,7 +116,7 @@ def _of_model(study: Study, name: str, samples: int) -> Row:
     }
 
 
-def _different(study: Study, slots: Sequence[Slot]) -> list[Slot]:
+def _different(study: SectionData, slots: Sequence[Slot]) -> list[Slot]:
     """The same text twice counts once; a slot without text does not count."""
     first = {text: slot for slot, text in reversed(list(zip(slots, study.answers.texts(slots), strict=True)))}
     return [slot for text, slot in reversed(first.items()) if text is not None]

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from pydantic import Field
 
 from slhf_training.config import Section
-from slhf_training.evaluation.answers import Chain, Player, label, parsed, refined
+from slhf_training.evaluation.answers import Chain, ChainLabel, label, parsed, refined
 from slhf_training.evaluation.pages import (
     CHANGES,
     DUEL,
@@ -26,11 +26,11 @@ from slhf_training.evaluation.pages import (
 )
 from slhf_training.evaluation.sections import Measurement
 from slhf_training.evaluation.statistics import Numbers
-from slhf_training.evaluation.study import Row, Study, row_of
+from slhf_training.evaluation.study import Figures, SectionData, row_of
 
 
 class RoundRobinSettings(Section):
-    players: tuple[Player, ...] = Field(min_length=2)
+    players: tuple[ChainLabel, ...] = Field(min_length=2)
 
 
 class RoundRobin(Measurement[RoundRobinSettings]):
@@ -42,7 +42,7 @@ class RoundRobin(Measurement[RoundRobinSettings]):
     def chains(cls, how: RoundRobinSettings) -> list[Chain]:
         return list(dict.fromkeys(map(parsed, how.players)))
 
-    def figures(self, study: Study) -> Row:
+    def figures(self, study: SectionData) -> Figures:
         """A duel says how often `row` beats `column`."""
         chains = self.chains(self.how)
         duels = [
@@ -80,7 +80,7 @@ class RoundRobin(Measurement[RoundRobinSettings]):
         return heat_map(values, names, names, "The row's answer is preferred to the column's")
 
 
-def _cell(preference: Mapping[tuple[str, str], Row | None], row: str, column: str) -> str:
+def _cell(preference: Mapping[tuple[str, str], Figures | None], row: str, column: str) -> str:
     """Duels are there in one direction; the other is one minus it."""
     if row == column:
         return ""
@@ -106,7 +106,7 @@ class Refinement(Measurement[RefinementSettings]):
     def chains(cls, how: RefinementSettings) -> list[Chain]:
         return [refined(leader, follower, 1) for leader in how.leaders for follower in how.followers]
 
-    def figures(self, study: Study) -> Row:
+    def figures(self, study: SectionData) -> Figures:
         """Refinements against those very drafts."""
         return {
             "duels": [
@@ -164,14 +164,14 @@ class Rounds(Measurement[RoundsSettings]):
     def chains(cls, how: RoundsSettings) -> list[Chain]:
         return [refined(leader, follower, how.rounds) for leader in how.leaders for follower in how.followers]
 
-    def figures(self, study: Study) -> Row:
+    def figures(self, study: SectionData) -> Figures:
         """Where a Leader was sampled several times, as many independent answers stand beside the rounds."""
         return {"curves": [self._curve(study, chain) for chain in self.chains(self.how)]}
 
-    def _curve(self, study: Study, last: Chain) -> Row:
+    def _curve(self, study: SectionData, last: Chain) -> Figures:
         leader, follower = last[:2]
         chains = [refined(leader, follower, number) for number in range(self.how.rounds + 1)]
-        found: Row = {"leader": leader, "follower": follower, "rounds": _rows(study, chains)}
+        found: Figures = {"leader": leader, "follower": follower, "rounds": _rows(study, chains)}
         if leader in study.samples:
             samples = min(study.samples[leader], len(chains))
             found["best_of_samples"] = _best_of_samples(study, (leader,), samples)
@@ -206,7 +206,7 @@ class Rounds(Measurement[RoundsSettings]):
         return figure
 
 
-def _rows(study: Study, chains: Sequence[Chain]) -> list[Row]:
+def _rows(study: SectionData, chains: Sequence[Chain]) -> list[Figures]:
     draft, *later = chains
     drafts = study.slots(draft)
     p = [study.judged(list(zip(study.slots(chain), drafts, strict=True))) for chain in later]
@@ -224,7 +224,7 @@ def _rows(study: Study, chains: Sequence[Chain]) -> list[Row]:
     return found
 
 
-def _best_of_samples(study: Study, chain: Chain, samples: int) -> list[Row | None]:
+def _best_of_samples(study: SectionData, chain: Chain, samples: int) -> list[Figures | None]:
     first = study.slots(chain)
     p = [study.judged(list(zip(study.slots(chain, place), first, strict=True))) for place in range(1, samples)]
     return [row_of(study.bootstrap.mean(_best(p[:place], len(first)))) for place in range(samples)]
@@ -235,7 +235,7 @@ def _best(p: Sequence[Numbers], n: int) -> Numbers:
     return np.asarray(np.nanmax(np.stack([np.full(n, 0.5), *p]), axis=0), dtype=np.float64)
 
 
-def _cells(row: Mapping[str, Any], sampled: Sequence[Row | None]) -> list[Any]:
+def _cells(row: Mapping[str, Any], sampled: Sequence[Figures | None]) -> list[Any]:
     return [
         row["round"],
         *(estimate(row.get("against_draft", {}).get(key)) for key in ("preference", "length_controlled")),

@@ -12,7 +12,7 @@ from slhf_training.evaluation.pages import estimate, heading, number, percent, t
 from slhf_training.evaluation.prompts import Case, Prompt, TaskSettings, read_cases
 from slhf_training.evaluation.sections import Measurement
 from slhf_training.evaluation.statistics import length_controlled, preferred
-from slhf_training.evaluation.study import Row, Study, row_of
+from slhf_training.evaluation.study import Figures, SectionData, row_of
 
 OWN, OTHERS = "own Leader", "all other models"
 
@@ -54,10 +54,10 @@ class Panel(Measurement[PanelSettings]):
         ]
         return sorted(found, key=lambda slot: len(slot.chain))
 
-    def figures(self, study: Study) -> Row:
+    def figures(self, study: SectionData) -> Figures:
         return {follower: self._of_follower(study, follower) for follower in self.how.followers}
 
-    def _of_follower(self, study: Study, follower: str) -> list[Row]:
+    def _of_follower(self, study: SectionData, follower: str) -> list[Figures]:
         """By the draft's writer over all tasks, the Follower's own Leader first; then by task."""
         pairs = [
             _Refined(name, follower, case.model if writer == GIVEN else writer, case, (writer, follower))
@@ -99,7 +99,7 @@ class _Refined:
         self.before, self.after = case.slot(chain[:1]), case.slot(chain)
 
 
-def _verdict(study: Study, pairs: Sequence[_Refined]) -> Row:
+def _verdict(study: SectionData, pairs: Sequence[_Refined]) -> Figures:
     """Texts that do not differ are no question to the panel: neither verdict nor silence."""
     before, after = (
         [text or "" for text in study.answers.texts(slots)]
@@ -111,7 +111,7 @@ def _verdict(study: Study, pairs: Sequence[_Refined]) -> Row:
     longer = np.array([len(two) - len(one) for one, two in zip(before, after, strict=True)], dtype=np.float64)
     prompts = [pair.prompt for pair in pairs]
 
-    def mean(values: Any) -> Row | None:
+    def mean(values: Any) -> Figures | None:
         return row_of(study.bootstrap.mean_by(np.asarray(values, dtype=np.float64), prompts))
 
     return {

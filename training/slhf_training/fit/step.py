@@ -1,4 +1,4 @@
-"""One step's chats and given drafts, played with a rollout and a judge: the algorithms' Table."""
+"""One step's chats and given drafts, played with a rollout and a judge: the algorithms' StepContext."""
 
 import time
 from collections import Counter, defaultdict
@@ -12,7 +12,7 @@ import numpy as np
 from slhf_training.data import Example
 from slhf_training.errors import DataError
 from slhf_training.fit import DraftAnswers
-from slhf_training.fit.algorithms import Answer, Array, penalised
+from slhf_training.fit.algorithms import Array, Completion, penalised
 from slhf_training.models.prompts import Prompts
 from slhf_training.preference import Preference
 from slhf_training.rollout import Rollout
@@ -49,7 +49,7 @@ class Draft:
     ids: Ids
 
 
-class Pile:
+class DraftPool:
     def __init__(self, drafts: Sequence[Draft], per_step: int, seed: int, process: int = 0, processes: int = 1) -> None:
         """`per_step`: of this process. Raises DataError where there are not enough for one step of all processes."""
         self._all = per_step * processes
@@ -85,7 +85,7 @@ def drafts_of(
 
 
 @dataclass(frozen=True, slots=True)
-class Seats:
+class Environment:
     """What stays the same from step to step."""
 
     prompts: Prompts
@@ -96,56 +96,61 @@ class Seats:
     seed: int
 
 
-class ChatTable:
+class ChatStepContext:
     def __init__(
-        self, seats: Seats, chats: Sequence[Chat], numbers: Sequence[int], step: int, drafts: Sequence[Draft] = ()
+        self,
+        environment: Environment,
+        chats: Sequence[Chat],
+        numbers: Sequence[int],
+        step: int,
+        drafts: Sequence[Draft] = (),
     ) -> None:
         """`numbers`: each chat's place in the data; it and the step fix the random numbers of its answers."""
-        self._seats = seats
+        self._environment = environment
         self._numbers = numbers
         self._drafts = drafts
         self._chats = dict(zip(numbers, chats, strict=True)) | {draft.number: draft.chat for draft in drafts}
         self._step = step
         self.chats = len(numbers)
         """Of the training data; what is answered or judged behind theirs belongs to given drafts."""
-        self.answered: list[tuple[Player, Answer]] = []
+        self.answered: list[tuple[Player, Completion]] = []
         self.judged: list[Array] = []
         """The judge's own words, without the penalty for unfinished answers, in the order of the questions."""
 
-    def answer(self, player: Player, slot: int, drafts: Sequence[Answer] | None = None) -> list[Answer]:
-        seats = self._seats
+    def answer(self, player: Player, slot: int, drafts: Sequence[Completion] | None = None) -> list[Completion]:
+        environment = self._environment
         numbers = self._numbers if drafts is None else [d.chat for d in drafts]
         if drafts is None:
-            prompts = [seats.prompts.leader(self._chats[number]) for number in numbers]
+            prompts = [environment.prompts.leader(self._chats[number]) for number in numbers]
         else:
-            prompts = [seats.prompts.follower(self._chats[d.chat], d.sample.ids) for d in drafts]
+            prompts = [environment.prompts.follower(self._chats[d.chat], d.sample.ids) for d in drafts]
         again: Counter[int] = Counter()
         seeds = []
         for number in numbers:
             seeds.append(self._seed(number, slot, again[number]))
             again[number] += 1
-        with seats.clock("rollout"):
-            samples = seats.rollout.sample(prompts, player, seeds)
+        with environment.clock("rollout"):
+            samples = environment.rollout.sample(prompts, player, seeds)
         found = [
-            Answer(number, prompt, sample, seats.prompts.text(sample.ids))
+            Completion(number, prompt, sample, environment.prompts.text(sample.ids))
             for number, prompt, sample in zip(numbers, prompts, samples, strict=True)
         ]
         self.answered += [(player, answer) for answer in found]
         return found
 
-    def given(self) -> list[Answer]:
-        return [Answer(d.number, (), Sample(d.ids, (), ended=True), d.text) for d in self._drafts]
+    def given(self) -> list[Completion]:
+        return [Completion(d.number, (), Sample(d.ids, (), ended=True), d.text) for d in self._drafts]
 
-    def judge(self, first: Sequence[Answer], second: Sequence[Answer]) -> Array:
-        seats = self._seats
-        with seats.clock("judge"):
-            p = seats.preference(
+    def judge(self, first: Sequence[Completion], second: Sequence[Completion]) -> Array:
+        environment = self._environment
+        with environment.clock("judge"):
+            p = environment.preference(
                 [self._chats[a.chat] for a in first], [a.text for a in first], [b.text for b in second]
             )
         self.judged.append(p)
-        return penalised(p, first, second, seats.eos_penalty)
+        return penalised(p, first, second, environment.eos_penalty)
 
     def _seed(self, number: int, slot: int, again: int) -> int:
         """`again`: how many answers to this chat the same call has had before."""
-        entropy = [self._seats.seed, self._step, number, slot, again]
+        entropy = [self._environment.seed, self._step, number, slot, again]
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
