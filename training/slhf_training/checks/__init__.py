@@ -1,4 +1,7 @@
-"""What a program can say of an answer: right or wrong. One kind of check, one file."""
+"""What a program can say of an answer: right or wrong.
+
+Imported by data, instructions, preference, evaluation and lessons.
+"""
 
 import re
 from typing import Protocol, runtime_checkable

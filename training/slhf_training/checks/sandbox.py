@@ -1,6 +1,6 @@
 """Where programs run that nobody has read: a process that can reach nothing, for five seconds.
 
-Two walls. A filter of system calls (seccomp.py) and limits of memory, time and files hold everywhere: one process that
+Two walls. A filter of system calls (seccomp) and limits of memory, time and files hold everywhere: one process that
 starts no other, has no network and signals nobody. Files are hidden by namespaces of its own (user, mount, network,
 IPC) or, where the host does not allow these, by Landlock. Where it allows neither, nothing runs: SandboxError says what
 is missing. Python itself is left as it is: what is forbidden, the kernel forbids.

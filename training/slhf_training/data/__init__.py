@@ -1,4 +1,7 @@
-"""Data: JSONL files and data sets of the hub, whatever their columns are called, as examples of one schema."""
+"""Data: JSONL files and data sets of the hub, whatever their columns are called, as examples of one schema.
+
+Imported by instructions, reward, preference, fit, evaluation, distill, imitation and lessons.
+"""
 
 import math
 from collections.abc import Mapping

@@ -3,7 +3,7 @@
 A JSONL(.gz) row asks by `prompt`, `messages`, `chat` or `instruction` (a text, or a list of messages that ends with the
 user's turn). It may hold `chosen` with `rejected`, `response` with or without `scores`, a `reference`, an `id` and a
 `source`. Where a program can say whether an answer is right, `check` says how (checks/); a `draft`, by `model`, is an
-answer to refine. What others call these, `schemas.py` and `formats.py` know. Other keys serve `where` alone; those that
+answer to refine. What others call these, `rows.py` and `formats.py` know. Other keys serve `where` alone; those that
 hold text are logged.
 """
 

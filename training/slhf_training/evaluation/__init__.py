@@ -1,5 +1,7 @@
 """Evaluation of Leaders and Followers as the paper does it: answers, judgements, statistics, one report.
 
+Imported by distill and lessons.
+
 Here is the configuration of `slhf-train evaluate`: one YAML file. A section that is not there is not computed. Relative
 paths start at the configuration's own folder.
 """

@@ -1,5 +1,7 @@
 """The game's training: from settings to a run and its checkpoints, and from a checkpoint to a bundle.
 
+Imported by distill and imitation.
+
 Here is the configuration of `slhf-train fit`: one YAML file. An unknown key or a bad value stops it and is named.
 Relative paths start at the configuration's own folder.
 """

@@ -1,4 +1,7 @@
-"""Supervised learning of both roles in one adapter: what an answer, or a refinement of a draft, should have been."""
+"""Supervised learning of both roles in one adapter: what an answer, or a refinement of a draft, should have been.
+
+No other room imports it.
+"""
 
 from typing import Literal
 
@@ -16,7 +19,7 @@ class ImitateSettings(Run):
     start: RelativePath | None = None
     """A folder with an adapter of the same shape to go on from; None: one that changes nothing yet."""
     lessons: tuple[RelativePath, ...] = Field(min_length=1)
-    """JSONL(.gz), as `slhf-train lessons` writes it (lessons.py)."""
+    """JSONL(.gz), as `slhf-train lessons` writes it (run.py)."""
     lora: Lora = Lora()
     """One adapter for both roles. `layers` leaves the lower ones alone, and what those say is computed once."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"

@@ -1,4 +1,7 @@
-"""Prompts with instructions that a program can check: read, and written."""
+"""Prompts with instructions that a program can check: read, and written.
+
+Imported by preference and evaluation.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path

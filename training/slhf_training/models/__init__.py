@@ -1,4 +1,7 @@
-"""Models by their names: bundles, prompts, roles, adapters, log-probs, and how they lie on several devices."""
+"""Models by their names: bundles, prompts, roles, adapters, log-probs, and how they lie on several devices.
+
+Imported by rollout, reward, preference, fit, evaluation, distill, imitation and lessons.
+"""
 
 from typing import Self
 

@@ -1,4 +1,7 @@
-"""Preference sources: who judges whether one answer beats another. One source, one file, and one line of `SOURCES`."""
+"""Preference sources: who judges whether one answer beats another. One source, one file, and one line of `SOURCES`.
+
+Imported by fit, evaluation and distill.
+"""
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence

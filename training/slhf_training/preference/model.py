@@ -2,7 +2,7 @@
 
 `ask: better` asks which of two answers is better, A or B, in both orders: small models give much to a place.
 `ask: good` asks of each answer alone whether it is good, yes or no. The two err in different ways. What questions about
-one chat have in common is read once: they share a row (packing.py), each behind their common beginning.
+one chat have in common is read once: they share a row (models/scoring.py), each behind their common beginning.
 """
 
 import math

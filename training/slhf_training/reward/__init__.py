@@ -1,5 +1,7 @@
 """Reward models: heads on a language model's body, trained, measured, and asked.
 
+Imported by preference and evaluation.
+
 Here is the configuration of `slhf-train reward`.
 """
 

@@ -1,7 +1,7 @@
 """A language model's body as a reader of answers: hidden states of chosen layers, averaged over the answer's tokens.
 
-Answers to one chat share a row (packing.py), so the chat is read once. Each answer ends with EOS; what texts
-spell of special tokens is plain text (prompts.py).
+Answers to one chat share a row (models/scoring.py), so the chat is read once. Each answer ends with EOS; what texts
+spell of special tokens is plain text (models/prompts.py).
 """
 
 import logging

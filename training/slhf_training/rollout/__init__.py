@@ -1,4 +1,7 @@
-"""Sampling answers: one method between training and whatever generates. Token ids go in and token ids come out."""
+"""Sampling answers: one method between training and whatever generates. Token ids go in and token ids come out.
+
+Imported by fit and evaluation.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal, Protocol, Self

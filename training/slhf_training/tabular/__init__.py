@@ -1,9 +1,9 @@
 """The game in tables: one prompt, n answers, numpy. What a trainer of language models has to reach, and a playground.
 
-policies      distributions over answers: best response, mirror and projected steps
+No other room imports it.
+
+games         distributions over answers and matrices of annotators; RLHF (Bradley-Terry) and NLHF (mirror-prox)
 stackelberg   SLHF: the equilibrium in closed form, StackelbergGDA (Algorithm 1)
-baselines     RLHF (Bradley-Terry) and NLHF (mirror-prox)
-preferences   matrices of annotators and at random; Condorcet winners and cycles
-reach         the probability that a user sees their favourite within N answers
-condorcet     the example of three annotator types, solved by all of them: `slhf-train games`
+condorcet     the example of three annotator types, solved by all of them, and how soon each sees their favourite
+pages         the same for readers: `slhf-train games`
 """

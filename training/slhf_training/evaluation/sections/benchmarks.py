@@ -34,7 +34,7 @@ class IFEvalSettings(Section):
     players: tuple[ChainLabel, ...] = Field(min_length=1)
     checker: Literal["lm-eval", "exact"] = "lm-eval"
     """`lm-eval`: Google's checkers as lm-evaluation-harness ships them (the extra `ifeval`); `exact`: our own, for the
-    kinds of instruction that need no tokenizer or language detector, and IFBench's (instructions.py); other prompts are
+    kinds of instruction that need no tokenizer or language detector, and IFBench's (checks/); other prompts are
     left out.
     """
 
