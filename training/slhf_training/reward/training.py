@@ -111,12 +111,10 @@ class EncodedExamples:
     """log(1 + words)."""
 
     @classmethod
-    def of(
-        cls, reward_examples: Sequence[RewardExample], features: Mapping[tuple[ChatKey, str], Tensor]
-    ) -> "EncodedExamples":
-        rows = [torch.stack([features[key(lesson, answer)] for answer in lesson.answers]) for lesson in reward_examples]
-        targets = torch.tensor([lesson.target for lesson in reward_examples], dtype=torch.float64)
-        words = torch.tensor([[len(answer.split()) for answer in lesson.answers] for lesson in reward_examples])
+    def of(cls, examples: Sequence[RewardExample], features: Mapping[tuple[ChatKey, str], Tensor]) -> "EncodedExamples":
+        rows = [torch.stack([features[key(lesson, answer)] for answer in lesson.answers]) for lesson in examples]
+        targets = torch.tensor([lesson.target for lesson in examples], dtype=torch.float64)
+        words = torch.tensor([[len(answer.split()) for answer in lesson.answers] for lesson in examples])
         stacked = torch.stack(rows).double()
         read = ~stacked.isnan().any(-1).any(-1)
         return cls(stacked[read], targets[read], words[read].double().log1p())
@@ -126,9 +124,9 @@ def key(lesson: RewardExample, answer: str) -> tuple[ChatKey, str]:
     return chat_key(lesson.chat), answer
 
 
-def features_of(reward_examples: Sequence[RewardExample], backbone: Backbone) -> dict[tuple[ChatKey, str], Tensor]:
+def features_of(examples: Sequence[RewardExample], backbone: Backbone) -> dict[tuple[ChatKey, str], Tensor]:
     """Every answer of every head is read once."""
-    wanted = {key(lesson, answer): (lesson.chat, answer) for lesson in reward_examples for answer in lesson.answers}
+    wanted = {key(lesson, answer): (lesson.chat, answer) for lesson in examples for answer in lesson.answers}
     rows = backbone.features([chat for chat, _ in wanted.values()], [answer for _, answer in wanted.values()])
     return dict(zip(wanted, rows, strict=True))
 
@@ -242,11 +240,11 @@ def tune(
 Encoded = tuple[Reading, float]  # the tokens, and the target
 
 
-def _encoded(reward_examples: Sequence[RewardExample], backbone: Backbone) -> tuple[list[Encoded], int]:
+def _encoded(examples: Sequence[RewardExample], backbone: Backbone) -> tuple[list[Encoded], int]:
     """Lessons that fit, and how many do not."""
-    readings = [(backbone.encode(lesson.chat, lesson.answers), lesson.target) for lesson in reward_examples]
+    readings = [(backbone.encode(lesson.chat, lesson.answers), lesson.target) for lesson in examples]
     found = [(reading, target) for reading, target in readings if reading]
-    return found, len(reward_examples) - len(found)
+    return found, len(examples) - len(found)
 
 
 def _steps(encoded: Sequence[Encoded], settings: LoraHeads, seed: int) -> Iterator[list[Encoded]]:

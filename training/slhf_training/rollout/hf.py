@@ -39,24 +39,24 @@ class Policy:
 
 
 def mixed_log_probs(
-    voices: Sequence[Policy], ids: Tensor, mask: Tensor, positions: Tensor, temperature: float
+    policies: Sequence[Policy], ids: Tensor, mask: Tensor, positions: Tensor, temperature: float
 ) -> Tensor:
-    """(B, V), of the token after `ids`, at the temperature; several voices are mixed geometrically."""
+    """(B, V), of the token after `ids`, at the temperature; several policies are mixed geometrically."""
     mixed: Tensor | None = None
-    for voice in voices:
-        out = voice.model(
+    for policy in policies:
+        out = policy.model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=voice.cache,
+            past_key_values=policy.cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        voice.cache = out.past_key_values
+        policy.cache = out.past_key_values
         log_probs = torch.log_softmax(out.logits[:, -1].float() / temperature, dim=-1)
-        mixed = voice.share * log_probs if mixed is None else mixed + voice.share * log_probs
+        mixed = policy.share * log_probs if mixed is None else mixed + policy.share * log_probs
     assert mixed is not None
-    return mixed if len(voices) == 1 else torch.log_softmax(mixed, dim=-1)
+    return mixed if len(policies) == 1 else torch.log_softmax(mixed, dim=-1)
 
 
 def by_inverse_cdf(log_probs: Tensor, uniform: Tensor) -> Tensor:  # (B, V), (B,) -> (B,)
@@ -82,7 +82,7 @@ class Captured:
 
     def decode(
         self,
-        voices: Sequence[Policy],  # each with a cache of what was read, U rows
+        policies: Sequence[Policy],  # each with a cache of what was read, U rows
         first: Tensor,  # (U, V): log-probs of the first token
         mask: Tensor,  # (U, P): 0 where a prompt is padded, on the left
         copies: Tensor,  # (B,): the row of each answer's prompt
@@ -90,8 +90,8 @@ class Captured:
     ) -> tuple[Tensor, Tensor]:
         """(B, N) ids and their log-probs; what stands after an end is to be cut off."""
         rows, length = len(copies), mask.shape[1]
-        step = self._step(voices, rows, length + self._most, noise.dtype)
-        step.begin(voices, first, mask, copies, noise)
+        step = self._step(policies, rows, length + self._most, noise.dtype)
+        step.begin(policies, first, mask, copies, noise)
         ends = torch.tensor(self._end_ids, device=noise.device)
         done = 1
         for done in range(2, noise.shape[1] + 1):
@@ -100,14 +100,14 @@ class Captured:
                 break
         return step.written[:rows, :done], step.log_probs[:rows, :done]
 
-    def _step(self, voices: Sequence[Policy], rows: int, width: int, noise: torch.dtype) -> "_Step":
-        key = (rows.bit_length(), *((id(voice.model), _adapters(voice.model)) for voice in voices))
+    def _step(self, policies: Sequence[Policy], rows: int, width: int, noise: torch.dtype) -> "_Step":
+        key = (rows.bit_length(), *((id(policy.model), _adapters(policy.model)) for policy in policies))
         known = self._steps.get(key)
         if known is None or rows > known.rows or width > known.width:
             if known is not None:
                 rows, width = max(rows, known.rows), max(width, known.width)
                 del known, self._steps[key]  # its memory first
-            self._steps[key] = _Step(voices, rows, -(-width // TOKENS) * TOKENS, self._most, self._temperature, noise)
+            self._steps[key] = _Step(policies, rows, -(-width // TOKENS) * TOKENS, self._most, self._temperature, noise)
         return self._steps[key]
 
 
@@ -115,26 +115,26 @@ class _Step:
     """From the last token of each row to the next one. All that changes lies in tensors whose addresses stay."""
 
     def __init__(
-        self, voices: Sequence[Policy], rows: int, width: int, most: int, temperature: float, noise: torch.dtype
+        self, policies: Sequence[Policy], rows: int, width: int, most: int, temperature: float, noise: torch.dtype
     ) -> None:
         self.rows, self.width = rows, width
-        device = voices[0].model.device
+        device = policies[0].model.device
         self._temperature = temperature
-        self._voices = [Policy(voice.model, voice.share, _empty(voice, rows, width)) for voice in voices]
+        self._policies = [Policy(policy.model, policy.share, _empty(policy, rows, width)) for policy in policies]
         self._ids = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self._positions = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self._length = torch.zeros(1, dtype=torch.long, device=device)  # tokens in the caches
         self._at = torch.zeros(1, dtype=torch.long, device=device)  # tokens written
-        dtype = voices[0].model.dtype
+        dtype = policies[0].model.dtype
         self._bias = torch.full((rows, 1, 1, width), torch.finfo(dtype).min, dtype=dtype, device=device)
         self._noise = torch.zeros(rows, most, dtype=noise, device=device)
         self.written = torch.zeros(rows, most, dtype=torch.long, device=device)
         self.log_probs = torch.zeros(rows, most, device=device)
         self.replay = self._replayable()
 
-    def begin(self, voices: Sequence[Policy], first: Tensor, mask: Tensor, copies: Tensor, noise: Tensor) -> None:
+    def begin(self, policies: Sequence[Policy], first: Tensor, mask: Tensor, copies: Tensor, noise: Tensor) -> None:
         rows, length = len(copies), mask.shape[1]
-        for ours, theirs in zip(self._voices, voices, strict=True):
+        for ours, theirs in zip(self._policies, policies, strict=True):
             for layer, read in zip(ours.cache.layers, theirs.cache.layers, strict=True):
                 layer.keys[:rows, :, :length] = read.keys[copies]
                 layer.values[:rows, :, :length] = read.values[copies]
@@ -148,8 +148,8 @@ class _Step:
 
     def _run(self) -> None:
         self._bias.index_fill_(3, self._length, 0.0)
-        with _one_query_each(self._voices):
-            log_probs = mixed_log_probs(self._voices, self._ids, self._bias, self._positions, self._temperature)
+        with _one_query_each(self._policies):
+            log_probs = mixed_log_probs(self._policies, self._ids, self._bias, self._positions, self._temperature)
         self._positions += 1
         self._length += 1
         self._write(log_probs)
@@ -165,8 +165,8 @@ class _Step:
     def _return_to(self, length: int) -> None:
         self._at.zero_()
         self._length.fill_(length)
-        for voice in self._voices:
-            for layer in voice.cache.layers:
+        for policy in self._policies:
+            for layer in policy.cache.layers:
                 layer.cumulative_length.fill_(length)
 
     def _replayable(self) -> Callable[[], None]:
@@ -187,8 +187,8 @@ class _Step:
 
 
 @contextmanager
-def _one_query_each(voices: Sequence[Policy]) -> Iterator[None]:
-    usual = [(voice.model, voice.model.config._attn_implementation) for voice in voices]
+def _one_query_each(policies: Sequence[Policy]) -> Iterator[None]:
+    usual = [(policy.model, policy.model.config._attn_implementation) for policy in policies]
     for model, _ in usual:
         model.set_attn_implementation(_ATTENTION)
     try:
@@ -211,9 +211,9 @@ def _adapters(model: Any) -> Hashable:
     return tuple((layer.disable_adapters, *layer.active_adapters) for layer in layers)
 
 
-def _empty(voice: Policy, rows: int, width: int) -> StaticCache:
-    cache = StaticCache(voice.model.config, width)
-    for layer, read in zip(cache.layers, voice.cache.layers, strict=True):
+def _empty(policy: Policy, rows: int, width: int) -> StaticCache:
+    cache = StaticCache(policy.model.config, width)
+    for layer, read in zip(cache.layers, policy.cache.layers, strict=True):
         shapes = [states.new_empty(rows, *states.shape[1:]) for states in (read.keys, read.values)]
         layer.lazy_initialization(*shapes)
     return cache
@@ -286,8 +286,8 @@ class HFRollout:
                 np.stack([np.random.default_rng(seeds[i]).random(self._settings.max_new_tokens) for i in chosen]),
                 device=self._roles.device,
             )
-            voices = [Policy(model, share) for model, share in models]
-            found.update(zip(chosen, self._batch([prompts[i] for i in chosen], voices, noise), strict=True))
+            policies = [Policy(model, share) for model, share in models]
+            found.update(zip(chosen, self._batch([prompts[i] for i in chosen], policies, noise), strict=True))
         return [found[i] for i in range(len(prompts))]
 
     def _models(self, player: Player) -> list[tuple[Any, float]]:
@@ -298,20 +298,20 @@ class HFRollout:
             return [(self._roles.merged("leader"), 1 - self._mixture), (reference, self._mixture)]
         return [(self._roles.merged(player), 1.0)]
 
-    def _batch(self, prompts: list[Ids], voices: list[Policy], noise: Tensor) -> list[Sample]:
+    def _batch(self, prompts: list[Ids], policies: list[Policy], noise: Tensor) -> list[Sample]:
         unique = list(dict.fromkeys(prompts))  # a prompt of several answers is read once
         rows = {prompt: row for row, prompt in enumerate(unique)}
         copies = torch.tensor([rows[prompt] for prompt in prompts], device=noise.device)  # (B,)
         ids, mask = left_padded(unique, noise.device)  # (U, P)
-        first = self._log_probs(voices, ids, mask)  # (U, V)
-        if self._captures(voices):
-            found, log_probs = self._captured.decode(voices, first, mask, copies, noise)
+        first = self._log_probs(policies, ids, mask)  # (U, V)
+        if self._captures(policies):
+            found, log_probs = self._captured.decode(policies, first, mask, copies, noise)
             return [self._cut(*answer) for answer in zip(found.tolist(), log_probs.tolist(), strict=True)]
-        return self._decode(voices, first, mask, copies, noise)
+        return self._decode(policies, first, mask, copies, noise)
 
-    def _captures(self, voices: Sequence[Policy]) -> bool:
+    def _captures(self, policies: Sequence[Policy]) -> bool:
         asked = self._roles.device.type == "cuda" if self._is_captured is None else self._is_captured
-        return asked and all(can_capture(voice.model) for voice in voices)
+        return asked and all(can_capture(policy.model) for policy in policies)
 
     def _cut(self, ids: list[int], logps: list[float]) -> Sample:
         ends = (at for at, token in enumerate(ids, start=1) if token in self._end_ids)
@@ -319,15 +319,15 @@ class HFRollout:
         return Sample(tuple(ids[:end]), tuple(logps[:end]), end is not None)
 
     def _decode(
-        self, voices: list[Policy], log_probs: Tensor, mask: Tensor, copies: Tensor, noise: Tensor
+        self, policies: list[Policy], log_probs: Tensor, mask: Tensor, copies: Tensor, noise: Tensor
     ) -> list[Sample]:
         """Token by token; rows that have ended leave."""
         drafts = [_Decoding() for _ in copies]
         rows = torch.arange(len(copies), device=noise.device)  # which draft each row of the batch is
         if len(mask) < len(copies):
             log_probs, mask = log_probs[copies], mask[copies]
-            for voice in voices:
-                voice.cache.batch_select_indices(copies)
+            for policy in policies:
+                policy.cache.batch_select_indices(copies)
         for step in range(noise.shape[1]):
             ids = by_inverse_cdf(log_probs, noise[rows, step])[:, None]  # (B, 1)
             chosen = log_probs.gather(1, ids)[:, 0].tolist()
@@ -337,15 +337,15 @@ class HFRollout:
             if alive.count(False) * 4 >= len(alive):  # dropping rows copies the cache: not for each one
                 kept = torch.tensor([i for i, lives in enumerate(alive) if lives], device=noise.device)
                 rows, ids, mask = rows[kept], ids[kept], mask[kept]
-                for voice in voices:
-                    voice.cache.batch_select_indices(kept)
+                for policy in policies:
+                    policy.cache.batch_select_indices(kept)
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            log_probs = self._log_probs(voices, ids, mask)  # (B, V)
+            log_probs = self._log_probs(policies, ids, mask)  # (B, V)
         return [Sample(tuple(d.ids), tuple(d.logps), d.ended) for d in drafts]
 
-    def _log_probs(self, voices: list[Policy], ids: Tensor, mask: Tensor) -> Tensor:
+    def _log_probs(self, policies: list[Policy], ids: Tensor, mask: Tensor) -> Tensor:
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        return mixed_log_probs(voices, ids, mask, positions, self._settings.temperature)
+        return mixed_log_probs(policies, ids, mask, positions, self._settings.temperature)
 
     def _write(self, drafts: list[_Decoding], rows: list[int], ids: list[int], logps: list[float]) -> list[bool]:
         """Append a token to each draft that has not ended; whether each row goes on."""
