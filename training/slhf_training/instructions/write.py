@@ -8,11 +8,16 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from slhf_training.data import Example
 
 Arguments = Mapping[str, Any]
+Draw = Callable[[random.Random, Sequence[str]], Arguments]
+"""Of the arguments of a check; the words are some that suit the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +25,7 @@ class Instruction:
     kind: str
     phrases: tuple[str, ...]
     """How users say it, with the arguments by name: format strings."""
-    drawn: Callable[[random.Random, Sequence[str]], Arguments] = lambda rng, words: {}
-    """The arguments of its check. The words are some that suit the prompt."""
+    drawn: Draw
 
 
 ENDINGS = (
@@ -73,7 +77,11 @@ def _of_kind(rng: random.Random, kind: str) -> Instruction:
     return rng.choice([instruction for instruction in INSTRUCTIONS if instruction.kind == kind])
 
 
-def _two(name: str) -> Callable[[random.Random, Sequence[str]], Arguments]:
+def _nothing(rng: random.Random, words: Sequence[str]) -> Arguments:
+    return {}
+
+
+def _two(name: str) -> Draw:
     return lambda rng, words: {name: rng.sample(words, 2)}
 
 
@@ -85,11 +93,11 @@ def _letter(rng: random.Random, words: Sequence[str]) -> Arguments:
     return {"letter": rng.choice("bcdfgmpw"), "let_frequency": rng.randint(3, 12), "let_relation": "at least"}
 
 
-def _number(name: str, least: int, most: int) -> Callable[[random.Random, Sequence[str]], Arguments]:
+def _number(name: str, least: int, most: int) -> Draw:
     return lambda rng, words: {name: rng.randint(least, most)}
 
 
-def _words(relation: str, *numbers: int) -> Callable[[random.Random, Sequence[str]], Arguments]:
+def _words(relation: str, *numbers: int) -> Draw:
     return lambda rng, words: {"num_words": rng.choice(numbers), "relation": relation}
 
 
@@ -97,183 +105,27 @@ def _sections(rng: random.Random, words: Sequence[str]) -> Arguments:
     return {"section_spliter": rng.choice(("Section", "Part", "SECTION", "Chapter")), "num_sections": rng.randint(2, 4)}
 
 
-INSTRUCTIONS: Sequence[Instruction] = (
-    Instruction(
-        "punctuation:no_comma",
-        (
-            "Write it without a single comma.",
-            "There must be no comma in what you write.",
-            "Commas are forbidden.",
-            "Please don't use commas.",
-            "Leave out all commas, in the whole reply.",
-            "It should be free of commas.",
-        ),
-    ),
-    Instruction(
-        "keywords:existence",
-        (
-            'Make use of the words "{keywords[0]}" and "{keywords[1]}".',
-            "Your text should contain these words: {keywords[0]}, {keywords[1]}.",
-            "Mention {keywords[0]} as well as {keywords[1]}.",
-            "Work in the keywords {keywords[0]} and {keywords[1]}.",
-        ),
-        _two("keywords"),
-    ),
-    Instruction(
-        "keywords:frequency",
-        (
-            'The word "{keyword}" has to occur {frequency} times or more.',
-            "Say {keyword} at least {frequency} times.",
-            "Use the term '{keyword}' no fewer than {frequency} times in your text.",
-        ),
-        _often,
-    ),
-    Instruction(
-        "keywords:forbidden_words",
-        (
-            'Avoid the words "{forbidden_words[0]}" and "{forbidden_words[1]}".',
-            "Neither {forbidden_words[0]} nor {forbidden_words[1]} may occur in your answer.",
-            "Do without the words {forbidden_words[0]} and {forbidden_words[1]}.",
-            "Don't mention '{forbidden_words[0]}' or '{forbidden_words[1]}'.",
-        ),
-        _two("forbidden_words"),
-    ),
-    Instruction(
-        "keywords:letter_frequency",
-        (
-            "Use the letter {letter} at least {let_frequency} times.",
-            'I want to see the letter "{letter}" {let_frequency} times or more.',
-        ),
-        _letter,
-    ),
-    Instruction(
-        "length_constraints:number_words",
-        (
-            "Stay below {num_words} words.",
-            "Keep it under {num_words} words.",
-            "Use fewer than {num_words} words.",
-            "It must be shorter than {num_words} words.",
-        ),
-        _words("less than", 20, 30, 40, 60, 100),
-    ),
-    Instruction(
-        "length_constraints:number_words",
-        (
-            "Write no fewer than {num_words} words.",
-            "I need {num_words} words or more.",
-            "It has to be at least {num_words} words long.",
-            "Answer in {num_words}+ words.",
-        ),
-        _words("at least", 40, 60, 80, 150, 250, 400),
-    ),
-    Instruction(
-        "length_constraints:number_paragraphs",
-        (
-            "Write {num_paragraphs} paragraphs and put a line with *** between them.",
-            "I want {num_paragraphs} paragraphs, separated by three asterisks: ***",
-            "Split your text into {num_paragraphs} paragraphs; mark each break with ***.",
-        ),
-        _number("num_paragraphs", 2, 5),
-    ),
-    Instruction(
-        "detectable_content:number_placeholders",
-        (
-            "Leave {num_placeholders} or more gaps to fill in, in square brackets like [name].",
-            "Put in at least {num_placeholders} placeholders, such as [date].",
-            "There should be {num_placeholders} or more bracketed placeholders, for example [city], to replace.",
-        ),
-        _number("num_placeholders", 1, 5),
-    ),
-    Instruction(
-        "detectable_content:postscript",
-        (
-            "Close with a postscript that begins with {postscript_marker}",
-            "Add a postscript at the bottom, starting with {postscript_marker}",
-            "After the answer I want a line that starts with {postscript_marker}",
-            "Do not forget a {postscript_marker} at the end.",
-        ),
-        lambda rng, words: {"postscript_marker": rng.choice(MARKERS)},
-    ),
-    Instruction(
-        "detectable_format:number_bullet_lists",
-        (
-            'Give exactly {num_bullets} bullet points, each on a line that starts with "* ".',
-            "Use markdown bullets, {num_bullets} of them, as in: * This is one.",
-            "I want a list of exactly {num_bullets} bullets (with asterisks in front).",
-            "Put it into {num_bullets} bullet points like\n* first\n* second",
-        ),
-        _number("num_bullets", 2, 6),
-    ),
-    Instruction(
-        "detectable_format:number_highlighted_sections",
-        (
-            "Put {num_highlights} or more important phrases between asterisks, *like these*.",
-            "Emphasise at least {num_highlights} passages in markdown, i.e. *so*.",
-            "Mark {num_highlights} or more parts of your text in italics with *asterisks*.",
-        ),
-        _number("num_highlights", 1, 4),
-    ),
-    Instruction(
-        "detectable_format:multiple_sections",
-        (
-            "Organise the answer into {num_sections} parts with the headings"
-            ' "{section_spliter} 1", "{section_spliter} 2" and so on.',
-            "There shall be {num_sections} sections. Begin each with {section_spliter} X, where X is its number.",
-            "Structure it as {section_spliter} 1 to {section_spliter} {num_sections}.",
-        ),
-        _sections,
-    ),
-    Instruction(
-        "detectable_format:title",
-        (
-            "Put a title over it, between << and >>.",
-            "It needs a title in double angle brackets, like <<my title>>.",
-            "Give it a heading that is wrapped as <<this>>.",
-            "Begin with a title, written <<so>>.",
-        ),
-    ),
-    Instruction(
-        "detectable_format:json_format",
-        (
-            "Reply with valid JSON and nothing else.",
-            "The whole reply has to be JSON.",
-            "Format everything as a JSON object.",
-            "I want JSON back, in a markdown code block or without.",
-        ),
-    ),
-    Instruction(
-        "combination:two_responses",
-        (
-            "Write two answers that differ, with ****** between them.",
-            "I would like two alternatives, parted by six asterisks: ******",
-            "Answer twice, in different ways, and put ****** between the two and nowhere else.",
-        ),
-    ),
-    Instruction(
-        REPEAT,
-        (
-            "Before you answer, say this request once more, word for word.",
-            "Start by copying my question exactly; the answer comes after it.",
-            "Repeat what is asked, unchanged, and only then answer. (Not this sentence.)",
-        ),
-    ),
-    Instruction(
-        "startend:end_checker",
-        (
-            'Your last sentence has to be: "{end_phrase}"',
-            "The very last words must be: {end_phrase}",
-            "End with this exact sentence and add nothing: {end_phrase}",
-            'Finish by saying "{end_phrase}" and stop there.',
-        ),
-        lambda rng, words: {"end_phrase": rng.choice(ENDINGS)},
-    ),
-    Instruction(
-        "startend:quotation",
-        (
-            "Enclose the whole answer in double quotes.",
-            "Put quotation marks around everything that you write.",
-            'All of it should stand between " and ".',
-            "Start and end your reply with a double quotation mark.",
-        ),
-    ),
-)
+DRAWN: Mapping[str, Draw] = {
+    "existence": _two("keywords"),
+    "frequency": _often,
+    "forbidden_words": _two("forbidden_words"),
+    "letter_frequency": _letter,
+    "fewer_words": _words("less than", 20, 30, 40, 60, 100),
+    "more_words": _words("at least", 40, 60, 80, 150, 250, 400),
+    "number_paragraphs": _number("num_paragraphs", 2, 5),
+    "number_placeholders": _number("num_placeholders", 1, 5),
+    "postscript": lambda rng, words: {"postscript_marker": rng.choice(MARKERS)},
+    "number_bullet_lists": _number("num_bullets", 2, 6),
+    "number_highlighted_sections": _number("num_highlights", 1, 4),
+    "multiple_sections": _sections,
+    "end_checker": lambda rng, words: {"end_phrase": rng.choice(ENDINGS)},
+}
+"""The arguments of a check, by the name that phrases.yaml gives them."""
+
+
+def _instructions() -> Iterator[Instruction]:
+    for row in yaml.safe_load(Path(__file__).with_name("phrases.yaml").read_text(encoding="utf-8")):
+        yield Instruction(row["kind"], tuple(row["phrases"]), DRAWN[row["drawn"]] if "drawn" in row else _nothing)
+
+
+INSTRUCTIONS: Sequence[Instruction] = tuple(_instructions())
