@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from slhf_training.cli import main
-from slhf_training.reward.run import pair_report, wilson
+from slhf_training.reward.evaluation import pair_report, wilson
 from slhf_training.types import Chat, Probabilities
 
 HERE = "tests.training.test_judging"

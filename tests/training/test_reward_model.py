@@ -19,8 +19,8 @@ from slhf_training.preference import preference_of
 from slhf_training.preference.reward import AttributesSettings, RewardSettings
 from slhf_training.reward import RewardTraining
 from slhf_training.reward.backbone import Backbone
+from slhf_training.reward.evaluation import calibration_error, pair_report, score_report
 from slhf_training.reward.model import Head, Manifest, RewardModel
-from slhf_training.reward.run import calibration_error, pair_report, score_report
 from slhf_training.reward.training import EncodedExamples, bradley_terry, ranked, regression, solve
 from slhf_training.types import Chat, Message
 from tests.training import tiny

@@ -276,7 +276,7 @@ def _games_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _games(arguments: argparse.Namespace) -> None:
-    from slhf_training.tabular.pages import games
+    from slhf_training.tabular.condorcet import games
 
     sys.stdout.write(games(as_json=arguments.json, plot=arguments.plot))
 

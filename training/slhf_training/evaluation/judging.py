@@ -19,7 +19,7 @@ from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import DataError
 from slhf_training.preference import Preference, PreferenceSettings, preference_of
 from slhf_training.preference.mixture import Panel
-from slhf_training.reward.run import pair_report
+from slhf_training.reward.evaluation import pair_report
 from slhf_training.types import Probabilities
 
 REPORT, READABLE, SCORES = "report.json", "report.md", "scores.jsonl"

@@ -4,6 +4,5 @@ No other room imports it.
 
 games         distributions over answers and matrices of annotators; RLHF (Bradley-Terry) and NLHF (mirror-prox)
 stackelberg   SLHF: the equilibrium in closed form, StackelbergGDA (Algorithm 1)
-condorcet     the example of three annotator types, solved by all of them, and how soon each sees their favourite
-pages         the same for readers: `slhf-train games`
+condorcet     the example of three annotator types, solved by all of them: `slhf-train games`
 """
