@@ -41,7 +41,6 @@ from slhf_server.builtin import NAME, built_in
 from slhf_server.settings import Settings
 from slhf_training.config import read_config
 from slhf_training.fit import FitSettings
-from slhf_training.fit.algorithms import Array
 from slhf_training.fit.trainer import build_roles, build_trainer, load_model
 from slhf_training.models.load import bf16_is_fast, end_ids_of
 from slhf_training.models.prompts import Prompts
@@ -53,7 +52,7 @@ from slhf_training.reward.run import train as train_reward
 from slhf_training.rollout import Rollout
 from slhf_training.rollout.hf import HFRollout
 from slhf_training.rollout.vllm import VLLMRollout
-from slhf_training.types import Chat, Ids, Sample
+from slhf_training.types import Chat, Ids, Probabilities, Sample
 
 STEPS, CHATS, NEW, BATCH, LONGER = 2, 4, 48, 32, 64
 DTYPE = "bfloat16" if bf16_is_fast() else "float32"
@@ -79,7 +78,7 @@ def chats(model: Path, count: int, seed: int) -> list[Chat]:
     return [[{"role": "user", "content": text}] for text in texts]
 
 
-def fewer_words(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+def fewer_words(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
     """A judge that takes no time and no memory."""
     return np.array([float(len(a.split()) < len(b.split())) for a, b in zip(first, second, strict=True)])
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from slhf_training.fit.algorithms import (
-    Array,
     Completion,
     EpisodeReturn,
     Game,
@@ -17,7 +16,7 @@ from slhf_training.fit.algorithms import (
     rloo,
     stackelberg,
 )
-from slhf_training.types import Player, Sample
+from slhf_training.types import Player, Probabilities, Sample
 
 CHATS = 2
 GAME = Game(tau_leader=0.1, tau_follower=0.2, rollout_rounds=2, samples_per_prompt=3)
@@ -40,7 +39,7 @@ class RecordingContext:
     def given(self) -> list[Completion]:
         return self._given
 
-    def judge(self, first: Sequence[Completion], second: Sequence[Completion]) -> Array:
+    def judge(self, first: Sequence[Completion], second: Sequence[Completion]) -> Probabilities:
         return np.full(len(first), self._p.pop(0))
 
 

@@ -18,14 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from slhf_training.data import Example, Pair
 from slhf_training.errors import SettingsError
-from slhf_training.fit.algorithms import Array
 from slhf_training.fit.step import DraftPool, drafts_of
 from slhf_training.fit.trainer import GameTrainer
 from slhf_training.models.load import load_causal
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.sharding import end_together, from_launcher, this_process
 from slhf_training.reward.backbone import Backbone
-from slhf_training.types import Chat
+from slhf_training.types import Chat, Probabilities
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
 
@@ -90,7 +89,7 @@ def draft_pool(seed: int) -> DraftPool:
     return DraftPool(drafts, 4 // ours.num_processes, seed, ours.process_index, ours.num_processes)
 
 
-def hardly_judging(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+def hardly_judging(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
     """Abstains about one kind of chat, so that processes have unlike numbers of micro-batches."""
     silent = [chat[-1]["content"] == "which" for chat in chats]
     return np.where(silent, np.nan, fewer_as(chats, first, second))

@@ -11,18 +11,17 @@ import pytest
 import torch
 
 from slhf_training.errors import DataError, TrainingError
-from slhf_training.fit.algorithms import Array
 from slhf_training.fit.step import DraftPool
 from slhf_training.fit.trainer import GameTrainer
 from slhf_training.rollout import Rollout
-from slhf_training.types import Chat, Ids, Message, Player, Sample
+from slhf_training.types import Chat, Ids, Message, Player, Probabilities, Sample
 from tests.training import tiny
 
 TEXTS = ("which", "say it", "A or B", "improve A B C")
 CHATS: list[Chat] = [[Message(role="user", content=text)] for text in TEXTS * 8]
 
 
-def fewer_as(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+def fewer_as(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
     """The answer with the smaller share of the word A wins."""
     difference = np.array([_share(b) - _share(a) for a, b in zip(first, second, strict=True)])
     return np.asarray(0.5 + 0.5 * np.sign(difference), dtype=np.float64)
@@ -162,7 +161,7 @@ def test_several_replies_to_a_draft_are_asked_for_and_differ(tmp_path: Path) -> 
     trainer = tiny.trainer(tiny.settings(tmp_path, game={"replies_per_draft": 3}), fewer_as, CHATS)
     met: list[tuple[list[str], list[str]]] = []
 
-    def recorded(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+    def recorded(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
         met.append((list(first), list(second)))
         return fewer_as(chats, first, second)
 
@@ -177,7 +176,7 @@ def test_several_replies_to_a_draft_are_asked_for_and_differ(tmp_path: Path) -> 
 
 
 def test_abstentions_are_dropped_and_counted(tmp_path: Path) -> None:
-    def half_silent(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+    def half_silent(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
         return np.where(np.arange(len(first)) < 3, np.nan, fewer_as(chats, first, second))
 
     trainer = finished(tmp_path, preference=half_silent)

@@ -15,13 +15,12 @@ from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from slhf_training.fit import FitSettings
-from slhf_training.fit.algorithms import Array
 from slhf_training.fit.step import DraftPool
 from slhf_training.fit.trainer import GameTrainer
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.roles import Roles
 from slhf_training.rollout.hf import HFRollout
-from slhf_training.types import Chat
+from slhf_training.types import Chat, Probabilities
 
 WORDS = ["?", "A", "B", "C", "which", "say", "improve", "it"]
 SPECIAL = ["<end>", "<user>", "<assistant>"]
@@ -137,14 +136,14 @@ def trainer(
 class Matrix:
     """p(first beats second) by the first word of each answer; a listed word beats any other with `outsiders`."""
 
-    def __init__(self, words: Sequence[str], p: Array, outsiders: float = 1.0) -> None:
+    def __init__(self, words: Sequence[str], p: Probabilities, outsiders: float = 1.0) -> None:
         self._place = {word: i for i, word in enumerate(words)}
         n = len(words)
         self.p = np.full((n + 1, n + 1), 0.5)
         self.p[:n, :n] = p
         self.p[:n, n], self.p[n, :n] = outsiders, 1 - outsiders
 
-    def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+    def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
         return self.p[self._index(first), self._index(second)]
 
     def _index(self, texts: Sequence[str]) -> list[int]:

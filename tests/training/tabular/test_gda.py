@@ -7,13 +7,13 @@ import pytest
 
 from slhf_training.tabular.condorcet import distance
 from slhf_training.tabular.games import CONDORCET, Array, best_response, of_annotators, random_cyclic
-from slhf_training.tabular.stackelberg import Form, Policies, averages, equilibrium, stackelberg_gda
+from slhf_training.tabular.stackelberg import Form, PolicyTables, averages, equilibrium, stackelberg_gda
 
 GAME = of_annotators(CONDORCET, (0.4, 0.35, 0.25))
 TAU = 0.1
 
 
-def final(preference: Array, form: Form, kappa: float, start: Policies | None = None) -> Policies:
+def final(preference: Array, form: Form, kappa: float, start: PolicyTables | None = None) -> PolicyTables:
     *_, last = islice(stackelberg_gda(preference, TAU, TAU, form=form, kappa=kappa, start=start), 3000)
     return last
 
@@ -38,7 +38,7 @@ def test_the_average_converges_more_slowly_than_the_last_iterate(form: Form) -> 
 def test_every_start_leads_to_the_one_equilibrium(form: Form) -> None:
     rng, goal = np.random.default_rng(0), equilibrium(GAME, TAU, TAU)
     for _ in range(8):
-        start = Policies(rng.dirichlet(np.ones(3)), rng.dirichlet(np.ones(3), size=3))
+        start = PolicyTables(rng.dirichlet(np.ones(3)), rng.dirichlet(np.ones(3), size=3))
         assert distance(final(GAME, form, 5, start), goal) < 1e-6
 
 

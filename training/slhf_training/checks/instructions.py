@@ -104,7 +104,7 @@ def _misfit(checker: Any, arguments: Mapping[str, Any]) -> str | None:
     return f"its checker draws {', '.join(drawn)} by lot, as if it were not given" if has_drawn else None
 
 
-Check = Callable[..., bool]
+Checker = Callable[..., bool]
 """Of an answer, with the instruction's own arguments by name."""
 Rule = Callable[[str, str, Mapping[str, Any]], bool]
 """Of a kind, an answer and the instruction's arguments."""
@@ -268,7 +268,7 @@ def _quoted(answer: str) -> bool:
     return len(bare) > 1 and bare[0] == bare[-1] == '"'
 
 
-KINDS: Mapping[str, Check] = {
+KINDS: Mapping[str, Checker] = {
     "punctuation:no_comma": _no_comma,
     "keywords:existence": _has_keywords,
     "keywords:frequency": _has_keyword_often,

@@ -24,11 +24,10 @@ from itertools import pairwise
 from typing import Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from slhf_training.config import Section
-from slhf_training.types import Ids, Player, Role, Sample
+from slhf_training.types import Ids, Player, Probabilities, Role, Sample
 
 KL = Literal["to_go", "sequence", "token"]
 
@@ -67,7 +66,6 @@ class Game(Section):
     """nash-md: the reference's share in the opponent, a geometric mixture token by token."""
 
 
-Array = npt.NDArray[np.float64]
 BaselineGroup = tuple[str | int, ...]
 
 
@@ -104,7 +102,7 @@ class StepContext(Protocol):
     def given(self) -> list[Completion]:
         """Drafts that nobody here wrote."""
 
-    def judge(self, first: Sequence[Completion], second: Sequence[Completion]) -> Array:
+    def judge(self, first: Sequence[Completion], second: Sequence[Completion]) -> Probabilities:
         """p(first beats second), NaN where the judge abstains, (B,)"""
 
 
@@ -144,7 +142,7 @@ def nash_md(context: StepContext, game: Game) -> list[Episode]:
 
 
 def _rewarded(
-    answers: Sequence[Completion], p: Array, game: Game, group: Callable[[Completion], BaselineGroup]
+    answers: Sequence[Completion], p: Probabilities, game: Game, group: Callable[[Completion], BaselineGroup]
 ) -> list[Episode]:
     return [Episode("leader", y, float(r), game.tau_leader, group(y)) for y, r in zip(answers, p, strict=True)]
 
@@ -208,13 +206,13 @@ def advantages(
     return found
 
 
-def _stretched(return_to_go: Sequence[float], width: int) -> Array:
+def _stretched(return_to_go: Sequence[float], width: int) -> Probabilities:
     return np.pad(np.array(return_to_go), (0, width - len(return_to_go)), mode="edge")
 
 
 def penalised(
-    p: Array, first: Sequence[Completion], second: Sequence[Completion], penalty: float
-) -> Array:  # (B,) -> (B,)
+    p: Probabilities, first: Sequence[Completion], second: Sequence[Completion], penalty: float
+) -> Probabilities:  # (B,) -> (B,)
     """p less the penalty where the first answer did not end, plus it where the second did not, within [0, 1]."""
     unfinished = [float(not a.sample.ended) - float(not b.sample.ended) for a, b in zip(first, second, strict=True)]
     return np.clip(p - penalty * np.array(unfinished), 0.0, 1.0)

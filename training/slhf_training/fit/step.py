@@ -12,11 +12,11 @@ import numpy as np
 from slhf_training.data import Example
 from slhf_training.errors import DataError
 from slhf_training.fit import DraftAnswers
-from slhf_training.fit.algorithms import Array, Completion, penalised
+from slhf_training.fit.algorithms import Completion, penalised
 from slhf_training.models.prompts import Prompts
 from slhf_training.preference import Preference
 from slhf_training.rollout import Rollout
-from slhf_training.types import Chat, Ids, Player, Sample
+from slhf_training.types import Chat, Ids, Player, Probabilities, Sample
 
 Phase = Literal["rollout", "judge", "reference", "forward_backward", "update"]
 
@@ -114,7 +114,7 @@ class ChatStepContext:
         self.chats = len(numbers)
         """Of the training data; what is answered or judged behind theirs belongs to given drafts."""
         self.answered: list[tuple[Player, Completion]] = []
-        self.judged: list[Array] = []
+        self.judged: list[Probabilities] = []
         """The judge's own words, without the penalty for unfinished answers, in the order of the questions."""
 
     def answer(self, player: Player, slot: int, drafts: Sequence[Completion] | None = None) -> list[Completion]:
@@ -141,7 +141,7 @@ class ChatStepContext:
     def given(self) -> list[Completion]:
         return [Completion(d.number, (), Sample(d.ids, (), ended=True), d.text) for d in self._drafts]
 
-    def judge(self, first: Sequence[Completion], second: Sequence[Completion]) -> Array:
+    def judge(self, first: Sequence[Completion], second: Sequence[Completion]) -> Probabilities:
         environment = self._environment
         with environment.clock("judge"):
             p = environment.preference(

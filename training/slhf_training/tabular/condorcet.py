@@ -28,7 +28,7 @@ from slhf_training.tabular.games import (
     rlhf,
     total_variation,
 )
-from slhf_training.tabular.stackelberg import Equilibrium, Form, Policies, averages, equilibrium, stackelberg_gda
+from slhf_training.tabular.stackelberg import Equilibrium, Form, PolicyTables, averages, equilibrium, stackelberg_gda
 
 
 def by_samples(policy: Array, favourite: int, answers: int) -> Array:
@@ -108,7 +108,7 @@ def random_games_distance(games: int = 20, answers: int = 5) -> float:
     return max(gda_distance(random_cyclic(answers, rng), "mirror", 5).last for _ in range(games))
 
 
-def distance(policies: Policies, goal: Equilibrium) -> float:
+def distance(policies: PolicyTables, goal: Equilibrium) -> float:
     return max(total_variation(policies.leader, goal.leader), total_variation(policies.follower, goal.follower))
 
 

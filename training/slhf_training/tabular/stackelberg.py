@@ -50,7 +50,7 @@ class Equilibrium:
     value: Array  # (n,): V, what each answer is worth against the Follower's reply
 
 
-class Policies(NamedTuple):
+class PolicyTables(NamedTuple):
     leader: Array  # (n,)
     follower: Array  # (n, n)
 
@@ -86,13 +86,13 @@ def stackelberg_gda(
     form: Form = "mirror",
     eta: float = 0.1,  # of the Leader
     kappa: float = 5.0,  # the Follower's rate is kappa * eta
-    start: Policies | None = None,  # None: the references
-) -> Iterator[Policies]:
+    start: PolicyTables | None = None,  # None: the references
+) -> Iterator[PolicyTables]:
     """The iterates of Algorithm 1, without end: take as many as you need. tau may be 0."""
     n = answers(preference)
     leader_reference = checked_reference(leader_reference, n)
     follower_reference = checked_reference(follower_reference, n)
-    leader, follower = start or Policies(leader_reference, np.tile(follower_reference, (n, 1)))
+    leader, follower = start or PolicyTables(leader_reference, np.tile(follower_reference, (n, 1)))
     step = mirror_step if form == "mirror" else projected_step
     while True:
         regularised = preference + tau_follower * log_ratio(follower, follower_reference)
@@ -102,14 +102,14 @@ def stackelberg_gda(
             step(leader, payoff, tau_leader, leader_reference, eta),
             step(follower, -preference, tau_follower, follower_reference, kappa * eta * weight),
         )
-        yield Policies(leader, follower)
+        yield PolicyTables(leader, follower)
 
 
-def averages(iterates: Iterator[Policies]) -> Iterator[Policies]:
+def averages(iterates: Iterator[PolicyTables]) -> Iterator[PolicyTables]:
     """The mean of the iterates so far (ergodic): it converges wherever f is concave-convex, if slowly."""
     leader, follower = next(iterates)
-    yield Policies(leader, follower)
+    yield PolicyTables(leader, follower)
     for seen, policies in enumerate(iterates, 2):
         leader = leader + (policies.leader - leader) / seen
         follower = follower + (policies.follower - follower) / seen
-        yield Policies(leader, follower)
+        yield PolicyTables(leader, follower)

@@ -17,27 +17,27 @@ from slhf_training.evaluation.study import Figures, SectionData, row_of
 OWN, OTHERS = "own Leader", "all other models"
 
 
-class PanelSettings(Section):
+class PanelSectionSettings(Section):
     tasks: dict[str, TaskSettings] = Field(min_length=1)
     """Prompts, and whose answers to them are refined; leaders may be files of drafts."""
     followers: tuple[str, ...] = Field(min_length=1)
 
 
-class Panel(Measurement[PanelSettings]):
+class PanelSection(Measurement[PanelSectionSettings]):
     """The judge is the configuration's `preference`: its NaN is the panel's silence."""
 
     name: ClassVar[str] = "panel"
     place: ClassVar[int] = 10
-    settings: ClassVar[type[Section]] = PanelSettings
+    settings: ClassVar[type[Section]] = PanelSectionSettings
     needs: ClassVar[frozenset[str]] = frozenset({"preference"})
 
-    def __init__(self, how: PanelSettings, main: Mapping[str, Prompt], limit: int | None) -> None:
+    def __init__(self, how: PanelSectionSettings, main: Mapping[str, Prompt], limit: int | None) -> None:
         self._cases = {name: read_cases(f"panel.tasks.{name}", task, limit, False) for name, task in how.tasks.items()}
         cases = [case for task in self._cases.values() for case in task]
         super().__init__(how, {prompt.id: prompt for case in cases for prompt in (case.prompt, case.drafted)}, limit)
 
     @classmethod
-    def chains(cls, how: PanelSettings) -> list[Chain]:
+    def chains(cls, how: PanelSectionSettings) -> list[Chain]:
         leaders = {leader for task in how.tasks.values() for leader in task.leaders}
         return [(one, two) for one in (*sorted(leaders), *how.followers) for two in how.followers]
 
