@@ -239,11 +239,11 @@ def test_a_probe_learns_a_preference_and_the_source_loads_it(
     config = configuration(
         tmp_path, backbone, {"method": "probe"}, heads, layers=[1, 2], evaluation={"test": {"files": ["test.jsonl"]}}
     )
-    assert main(["preference", str(config)]) == 0
+    assert main(["reward", str(config)]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["evaluation"]["test"]["vowels"]["accuracy"] >= 0.95
     weights = (tmp_path / "out" / "heads.safetensors").read_bytes()
-    assert main(["preference", str(config)]) == 0
+    assert main(["reward", str(config)]) == 0
     assert (tmp_path / "out" / "heads.safetensors").read_bytes() == weights  # the same run gives the same probe
 
     judge = preference_of(RewardSettings(kind="reward", model=tmp_path / "out"))
@@ -273,7 +273,7 @@ def test_attributes_vote(backbone: Path, tmp_path: Path) -> None:
         "hard": {"data": data, "attribute": "hard", "loss": "regression"},
     }
     config = configuration(tmp_path, backbone, {"method": "probe"}, heads, evaluation={"seen": data})
-    assert main(["preference", str(config)]) == 0
+    assert main(["reward", str(config)]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["evaluation"]["seen"]["soft"]["scores"]["correlation"] > 0.9
 
@@ -318,7 +318,7 @@ def test_adapters_learn_opposite_preferences_on_one_base(backbone: Path, tmp_pat
     heads = {name: {"data": data, "attribute": name} for name in ("soft", "hard")}
     lora = {"method": "lora", "rank": 4, "learning_rate": 0.01, "epochs": 4, "batch": 8}
     config = configuration(tmp_path, backbone, lora, heads, batch_tokens=200)
-    assert main(["preference", str(config)]) == 0
+    assert main(["reward", str(config)]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     for facts in report["heads"].values():
         assert facts["losses"][0] == pytest.approx(math.log(2), abs=0.1)  # a fresh head knows nothing
@@ -339,7 +339,7 @@ def test_adapters_move_and_the_base_does_not(backbone: Path, tmp_path: Path) -> 
     data = {"files": [str(vowels_win(tmp_path / "train.jsonl", 0, PROMPTS))]}
     lora = {"method": "lora", "rank": 2, "learning_rate": 0.01}
     config = configuration(tmp_path, backbone, lora, {"vowels": {"data": data}})
-    assert main(["preference", str(config)]) == 0
+    assert main(["reward", str(config)]) == 0
     base = dict(Backbone.load(str(backbone), (), 64, 64).model.named_parameters())
     model = RewardModel.load(tmp_path / "out").backbone.model
     for name, parameter in model.named_parameters():
@@ -356,7 +356,7 @@ def test_small_passes_learn_what_one_large_pass_does(backbone: Path, tmp_path: P
     for tokens in (2, 10_000):
         lora = {"method": "lora", "rank": 2, "learning_rate": 0.01, "batch": 8}
         config = configuration(tmp_path, backbone, lora, {"vowels": {"data": data}}, batch_tokens=tokens)
-        assert main(["preference", str(config)]) == 0
+        assert main(["reward", str(config)]) == 0
         curves.append(json.loads((tmp_path / "out" / "report.json").read_text())["heads"]["vowels"]["losses"])
     assert curves[0] == pytest.approx(curves[1], abs=0.02)  # bf16 where it is fast
 
@@ -383,7 +383,7 @@ def test_a_bad_setting_names_itself(
     config = configuration(tmp_path, tmp_path, **(plain | change))
     with pytest.raises(SettingsError, match=message):
         read_config(config, RewardTraining)
-    assert main(["preference", str(config)]) == 1
+    assert main(["reward", str(config)]) == 1
     assert capsys.readouterr().err.startswith(f"slhf-train: {config}: ")
 
 
@@ -406,7 +406,7 @@ def test_a_score_that_is_no_number_is_named_by_file_and_line(
 ) -> None:
     data = scored(tmp_path / "s.jsonl", 1, 2, score)
     heads = {"help": {"loss": "regression", "attribute": "help", "data": {"files": [str(data)]}}}
-    assert main(["preference", str(configuration(tmp_path, backbone, {"method": "probe"}, heads))]) == 1
+    assert main(["reward", str(configuration(tmp_path, backbone, {"method": "probe"}, heads))]) == 1
     assert f"{data}:3: not JSON: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -418,7 +418,7 @@ def test_a_training_that_leaves_the_finite_numbers_saves_nothing(
 ) -> None:
     data = scored(tmp_path / "s.jsonl", 1, -score, score)
     heads = {"help": {"loss": "regression", "attribute": "help", "data": {"files": [str(data)]}}}
-    assert main(["preference", str(configuration(tmp_path, backbone, training, heads))]) == 1
+    assert main(["reward", str(configuration(tmp_path, backbone, training, heads))]) == 1
     assert "no finite numbers" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -243,7 +243,7 @@ def test_the_instructions_are_added_to_the_whole_prompt(tmp_path: Path, capsys: 
         {"instruction": "Say hi.", "system": "Be brief."},
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(["instruct", str(tmp_path / "out.jsonl"), "--prompts", str(tmp_path / "a.jsonl")]) == 0
+    assert main(["add-instructions", str(tmp_path / "out.jsonl"), "--prompts", str(tmp_path / "a.jsonl")]) == 0
     (row,) = (json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines())
     assert "Translate to French.\n\nGood morning." in row["prompt"]
     assert row["response"] == "Bonjour."
@@ -258,7 +258,7 @@ def test_drafts_are_found_by_the_whole_prompt(tmp_path: Path) -> None:
 
 def test_prompts_that_leave_nothing_to_write_are_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.jsonl").write_text("\n")
-    assert main(["instruct", str(tmp_path / "out.jsonl"), "--prompts", str(tmp_path / "a.jsonl")]) == 1
+    assert main(["add-instructions", str(tmp_path / "out.jsonl"), "--prompts", str(tmp_path / "a.jsonl")]) == 1
     assert "none of 0 rows" in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
 

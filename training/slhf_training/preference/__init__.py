@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Protocol
 
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError, ValidationInfo
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 
 from slhf.bundle import revision_of
 from slhf_training.config import Section
@@ -116,8 +116,7 @@ def _of_kind(section: Any, info: ValidationInfo) -> SourceSettings:
         return section
     kind = section.get("kind") if isinstance(section, Mapping) else None
     if not isinstance(kind, str) or kind not in SOURCES:
-        said = {"kind": repr(kind), "known": ", ".join(SOURCES)}
-        raise PydanticCustomError("preference", "kind: expected one of {known}; got {kind}", said)
+        raise ValueError(f"kind: expected one of {', '.join(SOURCES)}; got {kind!r}")
     module, _, name = SOURCES[kind].partition(".")
     settings: type[SourceSettings] = getattr(import_module(f"{__name__}.{module}"), name)
     try:
