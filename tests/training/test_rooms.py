@@ -28,7 +28,7 @@ ROOMS = {
     "evaluation": WORDS | {"checks", "data", "instructions", "models", "preference", "reward", "rollout"},
     "distill": WORDS | {"data", "evaluation", "fit", "models", "preference"},
     "imitation": WORDS | {"data", "fit", "models"},
-    "lessons": WORDS | {"checks", "data", "distill", "evaluation", "models"},
+    "lessons": WORDS | {"checks", "data", "evaluation", "models"},
     "tabular": WORDS,
 }
 SETTINGS = (

@@ -1,6 +1,6 @@
 """Two teachers' roles into one bundle: a Leader and a Follower that were trained apart, or to different lengths.
 
-Imported by lessons.
+No other room imports it.
 
 A Leader that the Follower beats stays nearer to the base than its Follower, so one run's adapter is not both. Here the
 teachers write, and an adapter learns the next-token distributions on what they wrote (policy distillation, arXiv
