@@ -39,22 +39,20 @@ from benchmarks.prompts import SENTENCES, TASKS, prompts
 from benchmarks.report import write
 from slhf_server.builtin.catalogue import NAME, built_in
 from slhf_server.settings.server import Settings
-from slhf_training.algorithms import Array
-from slhf_training.backbone import bf16_is_fast
-from slhf_training.chats import Chat
-from slhf_training.config_file import read_config
-from slhf_training.fitting import build_roles, build_trainer, end_ids_of, load_model
-from slhf_training.preference import Preference
-from slhf_training.preference.registry import preference_of
-from slhf_training.prompts import Prompts
-from slhf_training.reward_run import train as train_reward
-from slhf_training.reward_settings import RewardTraining
-from slhf_training.roles import Roles
-from slhf_training.rollout import Ids, Rollout, Sample
+from slhf_training.config import read_config
+from slhf_training.fit import FitSettings
+from slhf_training.fit.trainer import build_roles, build_trainer, load_model
+from slhf_training.models.load import bf16_is_fast, end_ids_of
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.roles import Roles
+from slhf_training.models.scoring import left_padded
+from slhf_training.preference import Preference, preference_of
+from slhf_training.reward import RewardTraining
+from slhf_training.reward.run import train as train_reward
+from slhf_training.rollout import Rollout
 from slhf_training.rollout.hf import HFRollout
 from slhf_training.rollout.vllm import VLLMRollout
-from slhf_training.scoring import left_padded
-from slhf_training.settings import FitSettings
+from slhf_training.types import Chat, Ids, Probabilities, Sample
 
 STEPS, CHATS, NEW, BATCH, LONGER = 2, 4, 48, 32, 64
 DTYPE = "bfloat16" if bf16_is_fast() else "float32"
@@ -80,7 +78,7 @@ def chats(model: Path, count: int, seed: int) -> list[Chat]:
     return [[{"role": "user", "content": text}] for text in texts]
 
 
-def fewer_words(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+def fewer_words(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
     """A judge that takes no time and no memory."""
     return np.array([float(len(a.split()) < len(b.split())) for a, b in zip(first, second, strict=True)])
 
@@ -176,7 +174,7 @@ def rollouts(model: Path, directory: Path, repeats: int) -> list[dict[str, dict[
     systems: dict[str, Rollout] = {
         GENERATE: Generate(roles, fit, reader.end_ids),
         OURS: HFRollout(roles, copying.rollout, reader.end_ids),
-        VLLM: VLLMRollout(roles, fit, reader.end_ids),
+        VLLM: VLLMRollout(roles, fit.model, fit.rollout, fit.seed, reader.end_ids),
     }
     asked = [reader.leader(chat) for chat in chats(model, BATCH, seed=1)]
     for system in systems.values():

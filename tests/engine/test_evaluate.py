@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from slhf_training.evaluation import evaluate_settings
 from slhf_training.evaluation.run import ANSWERS, evaluate
-from slhf_training.evaluation.settings import evaluate_settings
 from tests.training.evaluation.fakes import Longer, configuration
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]

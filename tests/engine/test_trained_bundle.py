@@ -12,12 +12,12 @@ import torch
 import yaml
 
 from slhf import Client
-from slhf_training.chats import Chat
 from slhf_training.cli import main
-from slhf_training.fitting import build_roles, end_ids_of, load_model
-from slhf_training.prompts import Prompts
-from slhf_training.roles import Role
-from slhf_training.run import settings_of
+from slhf_training.fit.run import settings_of
+from slhf_training.fit.trainer import build_roles, load_model
+from slhf_training.models.load import end_ids_of
+from slhf_training.models.prompts import Prompts
+from slhf_training.types import Chat, Role
 from tests.engine.conftest import live_server
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]

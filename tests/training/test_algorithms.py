@@ -6,37 +6,45 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from slhf_training.algorithms import Answer, Array, Graded, advantages, nash_md, penalised, rloo, stackelberg
-from slhf_training.rollout import Player, Sample
-from slhf_training.settings import Game
+from slhf_training.fit.algorithms import (
+    Completion,
+    EpisodeReturn,
+    Game,
+    advantages,
+    nash_md,
+    penalised,
+    rloo,
+    stackelberg,
+)
+from slhf_training.types import Player, Probabilities, Sample
 
 CHATS = 2
 GAME = Game(tau_leader=0.1, tau_follower=0.2, rollout_rounds=2, samples_per_prompt=3)
 
 
-class RecordingTable:
+class RecordingContext:
     """Two chats; an answer is named by player, slot and chat, and the first of two wins with a set probability."""
 
     def __init__(self, *p: float, given: int = 0) -> None:
-        self._given = [Answer(CHATS + i, (), Sample((1,), (), True), f"given-{CHATS + i}") for i in range(given)]
+        self._given = [Completion(CHATS + i, (), Sample((1,), (), True), f"given-{CHATS + i}") for i in range(given)]
         self.asked: list[tuple[str, int, list[str]]] = []
         self._p = list(p)
 
-    def answer(self, player: Player, slot: int, drafts: Sequence[Answer] | None = None) -> list[Answer]:
+    def answer(self, player: Player, slot: int, drafts: Sequence[Completion] | None = None) -> list[Completion]:
         self.asked.append((player, slot, [d.text for d in drafts or []]))
         sample = Sample((1,), (0.0,), True)
         chats = range(CHATS) if drafts is None else [draft.chat for draft in drafts]
-        return [Answer(chat, (0,), sample, f"{player}{slot}-{chat}") for chat in chats]
+        return [Completion(chat, (0,), sample, f"{player}{slot}-{chat}") for chat in chats]
 
-    def given(self) -> list[Answer]:
+    def given(self) -> list[Completion]:
         return self._given
 
-    def judge(self, first: Sequence[Answer], second: Sequence[Answer]) -> Array:
+    def judge(self, first: Sequence[Completion], second: Sequence[Completion]) -> Probabilities:
         return np.full(len(first), self._p.pop(0))
 
 
 def test_the_follower_answers_the_leader_and_then_itself() -> None:
-    table = RecordingTable(0.3, 0.4)
+    table = RecordingContext(0.3, 0.4)
     rows = stackelberg(table, GAME)
     assert table.asked == [
         ("leader", 0, []),
@@ -54,7 +62,7 @@ def test_the_follower_answers_the_leader_and_then_itself() -> None:
 
 
 def test_given_drafts_are_refined_for_the_followers_sake_alone() -> None:
-    table = RecordingTable(0.3, 0.4, given=1)
+    table = RecordingContext(0.3, 0.4, given=1)
     rows = stackelberg(table, GAME)
     assert table.asked[1:] == [
         ("follower", 1, ["leader0-0", "leader0-1", "given-2"]),
@@ -68,7 +76,7 @@ def test_given_drafts_are_refined_for_the_followers_sake_alone() -> None:
 
 
 def test_the_leader_is_paid_for_the_kl_of_the_reply_it_met() -> None:
-    rows = stackelberg(RecordingTable(0.3, 0.4), GAME)
+    rows = stackelberg(RecordingContext(0.3, 0.4), GAME)
     assert [[reply.text for reply in row.opponents] for row in rows if row.role == "leader"] == [
         ["follower1-0"],
         ["follower1-1"],
@@ -77,7 +85,7 @@ def test_the_leader_is_paid_for_the_kl_of_the_reply_it_met() -> None:
 
 def test_several_replies_to_a_draft_are_each_others_baseline() -> None:
     """Replies 1 and 2 are to chat 0, 3 and 4 to chat 1, 5 and 6 to the given draft."""
-    table = RecordingTable(0.0, given=1)
+    table = RecordingContext(0.0, given=1)
     table.judge = lambda first, second: np.arange(1, len(first) + 1) / 10  # type: ignore[method-assign]
     rows = stackelberg(table, GAME.model_copy(update={"replies_per_draft": 2, "rollout_rounds": 1}))
     assert table.asked[1] == ("follower", 1, ["leader0-0"] * 2 + ["leader0-1"] * 2 + ["given-2"] * 2)
@@ -91,20 +99,20 @@ def test_several_replies_to_a_draft_are_each_others_baseline() -> None:
 
 
 def test_an_abstention_from_one_reply_leaves_the_leader_without_a_reward() -> None:
-    table = RecordingTable()
+    table = RecordingContext()
     table.judge = lambda first, second: np.array([0.5, np.nan, 0.4, 0.2])  # type: ignore[method-assign]
     rows = stackelberg(table, GAME.model_copy(update={"replies_per_draft": 2, "rollout_rounds": 1}))
     assert [row.reward for row in rows[:2]] == pytest.approx([math.nan, 0.3], nan_ok=True)
 
 
 def test_an_answer_and_the_reply_to_it_are_no_baselines_of_each_other() -> None:
-    rows = stackelberg(RecordingTable(0.3, 0.4), GAME)
+    rows = stackelberg(RecordingContext(0.3, 0.4), GAME)
     assert len({row.group for row in rows}) == 3  # the Leader, the Follower's first and its second reply
     assert all(first.answer.chat != second.answer.chat for first, second in zip(rows[::2], rows[1::2], strict=True))
 
 
 def test_rloo_scores_its_samples_against_one_answer_of_the_reference() -> None:
-    table = RecordingTable(0.2, 0.4, 0.9)
+    table = RecordingContext(0.2, 0.4, 0.9)
     rows = rloo(table, GAME)
     assert [player for player, *_ in table.asked] == ["reference", "leader", "leader", "leader"]
     assert len({slot for _, slot, _ in table.asked}) == 4
@@ -116,14 +124,14 @@ def test_rloo_scores_its_samples_against_one_answer_of_the_reference() -> None:
 
 
 def test_nash_md_plays_against_the_mixture() -> None:
-    table = RecordingTable(0.7)
+    table = RecordingContext(0.7)
     rows = nash_md(table, GAME)
     assert [player for player, *_ in table.asked] == ["leader", "mixture"]
     assert [row.reward for row in rows] == [0.7, 0.7]
 
 
-def graded(*rows: tuple[str, float, float]) -> list[Graded]:
-    return [Graded((group, 0), reward, (worth,)) for group, reward, worth in rows]
+def graded(*rows: tuple[str, float, float]) -> list[EpisodeReturn]:
+    return [EpisodeReturn((group, 0), reward, (return_to_go,)) for group, reward, return_to_go in rows]
 
 
 def test_leave_one_out_takes_off_the_mean_worth_of_the_others() -> None:
@@ -141,8 +149,8 @@ def test_the_baseline_counts_the_rows_of_other_processes() -> None:
 def test_unfinished_answers_are_penalised_both_ways() -> None:
     """p - 0.5 for a first that did not end, p + 0.5 for a second; both: as it was; never outside [0, 1]."""
 
-    def answers(*ended: bool) -> list[Answer]:
-        return [Answer(i, (0,), Sample((1,), (0.0,), e), "") for i, e in enumerate(ended)]
+    def answers(*ended: bool) -> list[Completion]:
+        return [Completion(i, (0,), Sample((1,), (0.0,), e), "") for i, e in enumerate(ended)]
 
     p = np.array([0.6, 0.6, 0.2, 0.3, np.nan])
     first, second = answers(False, False, True, True, True), answers(True, False, False, True, False)

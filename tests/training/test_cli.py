@@ -3,11 +3,15 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from slhf_training.cli import main
 
 WAITING = """
 import sys, time
 from slhf_training import cli
-from slhf_training.commands import games
 
 def wait(arguments):
     try:
@@ -16,7 +20,7 @@ def wait(arguments):
     finally:
         print("closed", flush=True)
 
-games.run = wait
+cli.COMMANDS["games"] = cli.Command("", lambda parser: None, wait)
 sys.argv = ["slhf-train", "games"]
 sys.exit(cli.main())
 """
@@ -29,3 +33,16 @@ def test_sigterm_closes_what_is_open() -> None:
         command.send_signal(signal.SIGTERM)
         assert command.communicate(timeout=30)[0] == "closed\n"
     assert command.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(("former", "name"), [("preference", "reward"), ("instruct", "add-instructions")])
+def test_a_commands_former_name_still_works_and_says_so(
+    former: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = {"reward": ["absent.yaml"], "add-instructions": ["out.jsonl", "--prompts", "absent.jsonl"]}[name]
+    given = [str(tmp_path / argument) if "." in argument else argument for argument in arguments]
+    assert main([name, *given]) == 1
+    said = capsys.readouterr().err
+    assert "absent" in said
+    assert main([former, *given]) == 1
+    assert capsys.readouterr().err == f"slhf-train: {former} is called {name} now; the old name will go\n{said}"

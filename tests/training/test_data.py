@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from slhf_training.chats import Chat, Message
-from slhf_training.data import DataSettings, Example, Pair, Scores, fitting, load, read_jsonl, split
+from slhf_training.data import Example, Pair, Scores
+from slhf_training.data.formats import HubData, helpsteer2, hh_rlhf, tulu_3, ultrafeedback
+from slhf_training.data.load import DataSettings, fitting, load, read_jsonl, split
+from slhf_training.data.rows import HELPSTEER2
 from slhf_training.errors import DataError
-from slhf_training.hub import HubData, helpsteer2, hh_rlhf, tulu_3, ultrafeedback
-from slhf_training.schemas import HELPSTEER2
+from slhf_training.types import Chat, Message
 from tests.training.shared_data import FOLDER, needs_shared_data
 
 

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from slhf import Bundle, write_bundle
-from slhf_training.backbone import Backbone
-from slhf_training.bundles import open_bundle
-from slhf_training.evaluation.plain import Speaker
+from slhf_training.evaluation.generation import BundlePolicies
+from slhf_training.models.bundles import open_bundle
 from slhf_training.preference.fluency import Fluency, FluencySettings, fluency_of
+from slhf_training.reward.backbone import Backbone
 from tests.training import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +20,7 @@ def show(directory: str) -> None:
     backbone = Backbone.load(f"{directory}/backbone", [1], 64, 64)
     fluency = fluency_of(FluencySettings(kind="fluency", model=f"{directory}/bundle"))
     assert isinstance(fluency, Fluency)
-    speaker = Speaker(open_bundle("model", f"{directory}/bundle"))
+    speaker = BundlePolicies(open_bundle("model", f"{directory}/bundle"))
     devices = [backbone.model.device, fluency.model.device, speaker.device]
     Path(directory, "devices").write_text(" ".join(map(str, devices)))
 

@@ -14,23 +14,20 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from slhf import read_bundle
-from slhf_training.bundles import open_bundle
-from slhf_training.chats import Chat
 from slhf_training.cli import main
-from slhf_training.clipping import Clip
-from slhf_training.distillation.lessons import Drafted, Group, Lesson, choose, ids_of, repair, shares_of
-from slhf_training.distillation.run import BUNDLE, TEXTS
+from slhf_training.distill.learning import Candidates, DistillationExample, DraftedChat, choose, ids_of
+from slhf_training.distill.run import BUNDLE, TEXTS
 from slhf_training.errors import TrainingError
 from slhf_training.evaluation.answers import NONE, Answer
-from slhf_training.evaluation.plain import Speaker
-from slhf_training.export import export
-from slhf_training.instructions import InstructedRow
-from slhf_training.preference import Probabilities
-from slhf_training.prompts import Prompts
-from slhf_training.roles import Role
+from slhf_training.evaluation.generation import BundlePolicies
+from slhf_training.fit.optimisation import Clip
+from slhf_training.fit.run import export
+from slhf_training.models.bundles import open_bundle
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.scoring import answer_logits
+from slhf_training.rollout import RolloutSettings
 from slhf_training.rollout.hf import HFRollout
-from slhf_training.scoring import answer_logits
-from slhf_training.settings import Rollout
+from slhf_training.types import Chat, Probabilities, Role
 from tests.training import tiny
 from tests.training.test_export import trained_run
 
@@ -93,7 +90,7 @@ def nats(role: Role, teacher: Path, student: Path, draft: str = "A B") -> float:
 
 
 def _log_probs(bundle: Any, role: Role, asked: list[Any], answers: list[Any]) -> torch.Tensor:
-    return answer_logits(Speaker(bundle).merged(role), asked, answers, CPU).log_softmax(dim=-1)
+    return answer_logits(BundlePolicies(bundle).merged(role), asked, answers, CPU).log_softmax(dim=-1)
 
 
 def test_one_adapter_learns_to_speak_as_both(tmp_path: Path, teachers: dict[Role, Path]) -> None:
@@ -231,17 +228,17 @@ def test_of_several_refinements_the_preferred_one_is_learnt(tmp_path: Path, teac
         settings = {"samples": 6, "preference": preference, "share": share}
         assert main(["distill", str(config(directory, teachers, best_of=settings))]) == 0
         student = open_bundle("bundle", str(directory / "run" / BUNDLE))
-        how = Rollout(max_new_tokens=6, temperature=1.0)
+        how = RolloutSettings(max_new_tokens=6, temperature=1.0)
         prompts = Prompts(tiny.tokenizer(), student.manifest.follower_turn)
         asked = [prompts.follower([{"role": "user", "content": "which A B C"}], prompts.ids("B C"))] * 200
-        answers = HFRollout(Speaker(student), how, prompts.end_ids).sample(asked, "follower", range(200))
+        answers = HFRollout(BundlePolicies(student), how, prompts.end_ids).sample(asked, "follower", range(200))
         return sum(answer.ids.count(tiny.WORDS.index("A")) for answer in answers) / 200
 
     assert as_written(1.0) > 1.3 * as_written(0.05)
 
 
-def group(draft: Answer, refined: tuple[Answer, ...]) -> Group:
-    return Group(Drafted(tiny.CHAT, draft), refined, refined)
+def group(draft: Answer, refined: tuple[Answer, ...]) -> Candidates:
+    return Candidates(DraftedChat(tiny.CHAT, draft), refined)
 
 
 def test_the_most_preferred_is_chosen_and_an_abstention_chooses_nothing() -> None:
@@ -268,61 +265,11 @@ def test_the_draft_is_not_chosen_however_good_it_is() -> None:
     assert choose([group(Answer("A A A"), (Answer("B"), Answer("B A")))], more_as) == [1]
 
 
-INSTRUCTED: dict[str, Any] = {
-    "prompt": "which A B C",
-    "instruction_id_list": ["startend:end_checker"],
-    "kwargs": [{"end_phrase": "B"}],
-}
-ROWS = {INSTRUCTED["prompt"]: InstructedRow.model_validate(INSTRUCTED)}
-
-
-def test_on_a_prompt_with_instructions_an_answer_is_repaired() -> None:
-    """A sentence that was cut goes first. What follows already, and what nobody knows instructions for, stays."""
-    known: Chat = [{"role": "user", "content": "which A B C"}]
-    assert repair(known, Answer("A C."), ROWS) == Answer("A C.\n\nB")
-    assert repair(known, Answer("A. C", "length"), ROWS) == Answer("A.\n\nB")
-    for chat, answer in ((known, Answer("A B", "length")), (known, NONE), (tiny.CHAT, Answer("A C."))):
-        assert repair(chat, answer, ROWS) is answer
-
-
-@pytest.mark.parametrize(
-    ("written", "learnt", "expected"),
-    [
-        ("abc", "abc", ".5 .5 .5"),
-        ("abc", "abcxy", ".5 .5 .5 1 1"),
-        ("abc", "xabc", "1 .5 .5 .5"),
-        ("abcd", "acd", ".5 1 .5"),
-        ("abc", "axc", ".5 1 .5"),
-        ("abcd", "bcd", "1 .5 .5"),
-        ("", "ab", "1 1"),
-    ],
-)
-def test_what_a_program_changed_is_all_of_the_target(written: str, learnt: str, expected: str) -> None:
-    """And so is what follows something that it left out."""
-    has, had = (tuple(map(ord, text)) for text in (learnt, written))
-    assert shares_of(has, had, 0.5) == tuple(map(float, expected.split()))
-
-
-def test_the_follower_learns_to_repair(tmp_path: Path, teachers: dict[Role, Path]) -> None:
-    """The teacher hardly ever ends with what the instruction asks for."""
-    rows = tmp_path / "instructed.jsonl"
-    drafts = [{**INSTRUCTED, "response": f"{one} {two}"} for one in "AC" for two in "AC"]
-    rows.write_text("".join(f"{json.dumps(row)}\n" for row in drafts))
-    how = {"steps": 80, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 5e-3}
-    given = [{"files": [str(rows)]}] * 4
-    assert main(["distill", str(config(tmp_path, teachers, drafts=given, repairs=[str(rows)], optimisation=how))]) == 0
-    log = json.loads((tmp_path / "run" / "checkpoint-80" / "trainer_state.json").read_text())["log_history"]
-    nats = [entry["repaired/nats_per_token"] for entry in log if "repaired/nats_per_token" in entry]
-    assert np.mean(nats[-10:]) < 0.7 * np.mean(nats[:10])
-
-
-def test_repairs_that_cannot_be_checked_are_named(
+def test_a_configuration_with_repairs_is_told_which_version_had_them(
     tmp_path: Path, teachers: dict[Role, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = tmp_path / "instructed.jsonl"
-    rows.write_text(json.dumps({**INSTRUCTED, "instruction_id_list": ["a:b"]}))
-    assert main(["distill", str(config(tmp_path, teachers, repairs=[str(rows)]))]) == 1
-    assert "repairs: there is no check for a:b" in capsys.readouterr().err
+    assert main(["distill", str(config(tmp_path, teachers, repairs=["instructed.jsonl"]))]) == 1
+    assert "repairs: version 0.1.0 was the last that repaired answers" in capsys.readouterr().err
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_five_stop_the_run() -> None:
@@ -347,7 +294,7 @@ def test_an_answer_that_was_cut_has_no_end() -> None:
     assert ids_of(Answer("A B", "length"), prompts, tiny.END) == (1, 2)
     assert ids_of(Answer("A B", "kept"), prompts, tiny.END) == ()
     assert ids_of(NONE, prompts, tiny.END) == ()
-    assert Lesson("leader", (1,), (2,)).shares == ()
+    assert DistillationExample("leader", (1,), (2,)).share == 0.0
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,15 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file, save_file
 
-from slhf_training.algorithms import Array
-from slhf_training.backbone import Backbone
-from slhf_training.chats import Chat
-from slhf_training.drafts import Pile, drafts_of
+from slhf_training.data import Example, Pair
 from slhf_training.errors import SettingsError
-from slhf_training.examples import Example, Pair
-from slhf_training.models import load_causal
-from slhf_training.prompts import Prompts
-from slhf_training.sharding import end_together, from_launcher, this_process
-from slhf_training.trainer import GameTrainer
+from slhf_training.fit.step import DraftPool, drafts_of
+from slhf_training.fit.trainer import GameTrainer
+from slhf_training.models.load import load_causal
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.sharding import end_together, from_launcher, this_process
+from slhf_training.reward.backbone import Backbone
+from slhf_training.types import Chat, Probabilities
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
 
@@ -75,20 +74,22 @@ def trainer(directory: Path, name: str) -> GameTrainer:
             "optimisation": {"steps": STEPS} | batch | changes.get("optimisation", {}),
         },
     )
-    found = tiny.trainer(settings, hardly_judging, CHATS, pile=pile(settings.seed) if name == "drafts" else None)
+    found = tiny.trainer(
+        settings, hardly_judging, CHATS, draft_pool=draft_pool(settings.seed) if name == "drafts" else None
+    )
     if settings.optimisation.gradient_checkpointing:
         found.roles.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return found
 
 
-def pile(seed: int) -> Pile:
+def draft_pool(seed: int) -> DraftPool:
     """Four drafts a step of all processes, of which accelerate knows here before any trainer is there."""
     drafts = drafts_of([Example(CHATS[1], Pair("A B", "C"))] * 6, Prompts(tiny.tokenizer()), len(CHATS), most=100)
     ours = this_process()
-    return Pile(drafts, 4 // ours.num_processes, seed, ours.process_index, ours.num_processes)
+    return DraftPool(drafts, 4 // ours.num_processes, seed, ours.process_index, ours.num_processes)
 
 
-def hardly_judging(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+def hardly_judging(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
     """Abstains about one kind of chat, so that processes have unlike numbers of micro-batches."""
     silent = [chat[-1]["content"] == "which" for chat in chats]
     return np.where(silent, np.nan, fewer_as(chats, first, second))

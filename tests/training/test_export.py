@@ -12,14 +12,13 @@ from transformers import AutoModelForCausalLM
 
 from slhf import read_bundle
 from slhf_server.bundles.merging import merged
-from slhf_training.bundles import open_bundle
 from slhf_training.cli import main
+from slhf_training.data import Example, Pair
 from slhf_training.errors import SettingsError
-from slhf_training.examples import Example, Pair
-from slhf_training.export import Interpolation, export
-from slhf_training.fitting import build_roles, build_trainer, load_model
-from slhf_training.run import start_run
-from slhf_training.settings import FitSettings
+from slhf_training.fit import FitSettings
+from slhf_training.fit.run import Interpolation, export, start_run
+from slhf_training.fit.trainer import build_roles, build_trainer, load_model
+from slhf_training.models.bundles import open_bundle
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
 

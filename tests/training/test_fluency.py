@@ -9,10 +9,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from slhf_training.chats import Chat
 from slhf_training.errors import SettingsError
+from slhf_training.preference import PreferenceSettings, preference_of
 from slhf_training.preference.fluency import Fluency, FluencySettings
-from slhf_training.preference.registry import PreferenceSettings, preference_of
+from slhf_training.types import Chat
 from tests.training import tiny
 
 SETTINGS = FluencySettings(kind="fluency", model="tiny", floor=2.0, scale=0.5, max_tokens=8)

@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from slhf_training.algorithms import Graded, advantages
-from slhf_training.loss import reinforce
-from slhf_training.settings import KL
+from slhf_training.fit.algorithms import KL, EpisodeReturn, advantages
+from slhf_training.fit.loss import reinforce
 
 VOCABULARY, LONGEST, END = 3, 3, 0
 TAU_L, TAU_F = 0.3, 0.2
@@ -78,7 +77,7 @@ class Game:
         def loss(
             log_probs: Tensor, reference: Tensor, lengths: Tensor, reward: Tensor, tau: float
         ) -> tuple[Tensor, Tensor]:
-            rows = [Graded(("", 0), r, (r,)) for r in reward.tolist()]
+            rows = [EpisodeReturn(("", 0), r, (r,)) for r in reward.tolist()]
             advantage = torch.tensor(advantages(rows, leave_one_out=False), dtype=torch.float64)
             taus = torch.full_like(reward, tau)
             found = reinforce(log_probs, reference, log_probs.detach(), lengths, advantage, joint, taus, kl)
@@ -153,10 +152,10 @@ def test_a_baseline_by_position_is_unbiased_and_less_noisy_than_one_for_all() ->
     tau = 2.0
     expected = -gradient((probability * reward).sum() - tau * kl, game.leader)
 
-    def graded(i: int, by_position: bool) -> Graded:
+    def graded(i: int, by_position: bool) -> EpisodeReturn:
         to_go = [float(ratios[i, t:].sum()) for t in range(int(game.lengths[i]) + 1)]
-        worth = [reward[i].item() - tau * (there if by_position else to_go[0]) for there in to_go]
-        return Graded(("", 0), reward[i].item(), tuple(worth))
+        return_to_go = [reward[i].item() - tau * (there if by_position else to_go[0]) for there in to_go]
+        return EpisodeReturn(("", 0), reward[i].item(), tuple(return_to_go))
 
     def moments(by_position: bool) -> tuple[Tensor, float]:
         mean, squares = torch.zeros_like(game.leader), 0.0

@@ -13,11 +13,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from slhf import read_bundle
 from slhf_training.cli import main
 from slhf_training.errors import DataError, SettingsError
-from slhf_training.imitation.layers import HalvedModel
-from slhf_training.imitation.lessons import LessonRow, lessons_of, read_lessons
-from slhf_training.imitation.run import BUNDLE
-from slhf_training.prompts import Prompts
-from slhf_training.run import last_checkpoint
+from slhf_training.fit.run import last_checkpoint
+from slhf_training.imitation.run import BUNDLE, HalvedModel, LessonRow, read_lessons, supervised_examples
+from slhf_training.models.prompts import Prompts
 from tests.training import tiny
 
 ROWS = [
@@ -80,7 +78,7 @@ def test_both_roles_say_what_they_were_taught(tmp_path: Path) -> None:
 def test_what_the_model_itself_has_written_counts_less() -> None:
     row = LessonRow.model_validate({"prompt": "which", "target": "A B C", "sampled": [[2, 3]], "weight": 2})
     prompts = Prompts(tiny.tokenizer(), "improve it")
-    (lesson,) = lessons_of([row], prompts, tiny.END, 99, sampled=0.25)
+    (lesson,) = supervised_examples([row], prompts, tiny.END, 99, sampled=0.25)
     weights = dict(zip(map(prompts.text, ([one] for one in lesson.target)), lesson.weights, strict=True))
     assert weights.pop("") == 2  # the end
     assert {text.strip(): weight for text, weight in weights.items()} == {"A": 2, "B": 0.5, "C": 2}
@@ -149,10 +147,10 @@ def test_it_can_go_on_from_another_adapter(tmp_path: Path) -> None:
 def test_rows_that_are_too_long_are_dropped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     prompts = Prompts(tiny.tokenizer(), "improve it")
     rows = [LessonRow.model_validate(row) for row in ROWS]
-    leader = lessons_of(rows, prompts, tiny.END, len(prompts.leader(tiny.CHAT)) + 3)
+    leader = supervised_examples(rows, prompts, tiny.END, len(prompts.leader(tiny.CHAT)) + 3)
     assert [lesson.role for lesson in leader] == ["leader"]
     with pytest.raises(DataError, match="none of 3 rows fits in 2 tokens"):
-        lessons_of(rows, prompts, tiny.END, 2)
+        supervised_examples(rows, prompts, tiny.END, 2)
     caplog.set_level(logging.INFO)
     assert (
         main(["imitate", str(configuration(tmp_path, max_tokens=12, optimisation={"steps": 1, "batch_size": 2}))]) == 0

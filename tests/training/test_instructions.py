@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from slhf_training.chats import Chat
+from slhf_training.checks.instructions import KINDS, follows
 from slhf_training.cli import main
-from slhf_training.data import DataSettings, load
+from slhf_training.data import Example
+from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import DataError, SettingsError
-from slhf_training.examples import Example
-from slhf_training.instructing import INSTRUCTIONS, instruct
-from slhf_training.instructions import KINDS, follows
-from slhf_training.preference import Preference
-from slhf_training.preference.registry import PreferenceSettings, preference_of
+from slhf_training.instructions.write import INSTRUCTIONS, instruct
+from slhf_training.preference import Preference, PreferenceSettings, preference_of
+from slhf_training.types import Chat
 
 QUESTION = "What is a cat?"
 REFERENCE = "A small mammal with whiskers that people often keep inside their houses."
@@ -158,7 +157,7 @@ def test_the_command_writes_what_training_and_the_voter_read(
 ) -> None:
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
     prompts.write_text("".join(f'{{"prompt": "What is {n}?", "reference": "{REFERENCE}"}}\n' for n in range(20)))
-    assert main(["instruct", str(out), "--prompts", str(prompts)]) == 0
+    assert main(["add-instructions", str(out), "--prompts", str(prompts)]) == 0
     assert capsys.readouterr().out == f"{out}: 20 prompts\n"
     chats = [example.chat for example in load(DataSettings(files=(out,)))]
     p = source(out)(chats, ["x"] * 20, [""] * 20)
@@ -170,5 +169,5 @@ def test_the_command_writes_what_training_and_the_voter_read(
 def test_the_command_does_not_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "Why?"}\n')
-    assert main(["instruct", str(prompts), "--prompts", str(prompts)]) == 1
+    assert main(["add-instructions", str(prompts), "--prompts", str(prompts)]) == 1
     assert capsys.readouterr().err == f"slhf-train: {prompts}: File exists\n"

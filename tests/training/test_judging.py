@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from slhf_training.chats import Chat
 from slhf_training.cli import main
-from slhf_training.preference import Probabilities
-from slhf_training.reward_evaluation import pair_report, wilson
+from slhf_training.reward.evaluation import pair_report, wilson
+from slhf_training.types import Chat, Probabilities
 
 HERE = "tests.training.test_judging"
 PAIRS = [("long " * 9, "x"), ("long " * 8, "x"), ("x", "long " * 7), ("a b", "c d")]

@@ -8,11 +8,9 @@ import pytest
 import torch
 
 from slhf_training import equilibrium
-from slhf_training.algorithms import Array
-from slhf_training.chats import Chat
-from slhf_training.rollout import Ids
-from slhf_training.scoring import answer_log_probs
-from slhf_training.trainer import GameTrainer
+from slhf_training.fit.trainer import GameTrainer
+from slhf_training.models.scoring import answer_log_probs
+from slhf_training.types import Chat, Ids, Probabilities
 from tests.training import tiny
 
 TAU = 0.05
@@ -51,7 +49,7 @@ def game(
     return tiny.trainer(fit, preference, template=tiny.BRIEF, seed=seed)
 
 
-def word_probabilities(trainer: GameTrainer, role: str, prompts: Sequence[Ids]) -> Array:
+def word_probabilities(trainer: GameTrainer, role: str, prompts: Sequence[Ids]) -> Probabilities:
     """(prompts, V): of the first token; `reference` or a role."""
     roles = trainer.roles
     model = roles.use_reference() if role == "reference" else roles.use("leader" if role == "leader" else "follower")
@@ -62,17 +60,17 @@ def word_probabilities(trainer: GameTrainer, role: str, prompts: Sequence[Ids]) 
     return np.asarray(found / found.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
-def cycle(a: float, b: float, c: float) -> Array:
+def cycle(a: float, b: float, c: float) -> Probabilities:
     """Three annotator types in shares a, b, c who rank A>B>C, B>C>A and C>A>B: their majority is a cycle."""
     return np.array([[0.5, a + c, a], [b, 0.5, a + b], [b + c, c, 0.5]])
 
 
-def solved(trainer: GameTrainer, preference: tiny.Matrix, tau: float) -> tuple[Array, Array]:
+def solved(trainer: GameTrainer, preference: tiny.Matrix, tau: float) -> tuple[Probabilities, Probabilities]:
     """The Leader's (V,) and the Follower's (V, V) equilibrium over all words, from the model's own references.
 
     The Follower's reference depends on the draft: each draft is a game of its own, whose value the Leader compares.
     """
-    prompts = trainer.seats.prompts
+    prompts = trainer.environment.prompts
     words = [(i,) for i in range(tiny.VOCABULARY)]
     texts = [prompts.text(word) for word in words]
     p = np.array([preference([], [text] * len(texts), texts) for text in texts])
@@ -84,9 +82,9 @@ def solved(trainer: GameTrainer, preference: tiny.Matrix, tau: float) -> tuple[A
     return weights / weights.sum(), np.array([game.follower[i] for i, game in enumerate(games)])
 
 
-def distances(trainer: GameTrainer, leader: Array, follower: Array) -> tuple[float, float]:
+def distances(trainer: GameTrainer, leader: Probabilities, follower: Probabilities) -> tuple[float, float]:
     """Total variation to the equilibrium: the Leader's, and the Follower's as the equilibrium's Leader meets it."""
-    prompts = trainer.seats.prompts
+    prompts = trainer.environment.prompts
     drafts = [prompts.follower(tiny.CHAT, (i,)) for i in range(tiny.VOCABULARY)]
     played = word_probabilities(trainer, "leader", [prompts.leader(tiny.CHAT)])[0]
     replies = word_probabilities(trainer, "follower", drafts)
@@ -110,7 +108,7 @@ def test_the_trainer_reaches_the_closed_form_of_a_cyclic_game(
 def test_the_follower_learns_rock_paper_scissors(tmp_path: Path) -> None:
     """Whatever the draft is, its reply is the word that beats it: no single answer is best."""
     trainer = game(tmp_path, tiny.Matrix("ABC", ROCK_PAPER_SCISSORS), seed=0)
-    prompts = trainer.seats.prompts
+    prompts = trainer.environment.prompts
     drafts = [prompts.follower(tiny.CHAT, (tiny.WORDS.index(word),)) for word in "ABC"]
     beating = [tiny.WORDS.index(word) for word in "BCA"]
 
@@ -138,7 +136,7 @@ def test_the_follower_beats_the_leader_where_fewer_vowels_are_better(tmp_path: P
     assert np.mean(rates[-10:]) >= 0.7
 
 
-def fewer_vowels(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+def fewer_vowels(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
     """The answer with the smaller share of vowels among its letters wins; one without letters has the largest."""
     difference = np.array([vowels(b) - vowels(a) for a, b in zip(first, second, strict=True)])
     return np.asarray(0.5 + 0.5 * np.sign(difference), dtype=np.float64)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from slhf_training.loss import Loss, reinforce
-from slhf_training.settings import KL, Estimator
+from slhf_training.fit.algorithms import KL, Estimator
+from slhf_training.fit.loss import Loss, reinforce
 
 LOG_PROBS = [[-1.0, -2.0], [-0.5, -9.0]]
 REFERENCE = [[-1.5, -1.0], [-0.75, 7.0]]  # log-ratios: 0.5, -1.0; 0.25, padding

@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from slhf_training.chats import Chat, turns
 from slhf_training.checks.registry import CheckSettings, check_of
-from slhf_training.distillation.lessons import Drafted, Group, choose
+from slhf_training.distill.learning import Candidates, DraftedChat, choose
 from slhf_training.errors import SettingsError
 from slhf_training.evaluation.answers import Answer
-from slhf_training.preference import Preference
-from slhf_training.preference.checked import TIES, Checked, Tie
-from slhf_training.preference.registry import PreferenceSettings, preference_of
+from slhf_training.preference import Preference, PreferenceSettings, preference_of
+from slhf_training.preference.checked import TIES, CheckedPreference, Tie
+from slhf_training.types import Chat, chat_key
 from tests.training import tiny
 
 
@@ -92,7 +91,7 @@ ANSWERS = st.sampled_from(["4", "5", "It is 4", "four", "", "4 or 5", "**4**"])
 )
 def test_swapping_the_answers_gives_one_minus_the_value(pairs: list[tuple[Chat, str, str]], tie: Tie) -> None:
     four = TypeAdapter[Any](CheckSettings).validate_python({"kind": "number", "answer": "4"})
-    checked = Checked({turns(SUM): check_of(four)}, TIES[tie])
+    checked = CheckedPreference({chat_key(SUM): check_of(four)}, TIES[tie])
     chats, first, second = [one for one, _, _ in pairs], [one for _, one, _ in pairs], [one for _, _, one in pairs]
     p = checked(chats, first, second)
     assert p.shape == (len(pairs),)
@@ -116,11 +115,11 @@ def test_a_bad_setting_is_named(changes: dict[str, Any], tmp_path: Path) -> None
 def test_it_chooses_the_refinement_that_passes_and_of_several_the_nearest(tmp_path: Path) -> None:
     """As `distill` does: `best_of` with `edit_cost`, which lets nothing that fails win."""
     refined = tuple(map(Answer, ("2 + 2 is 5", "So I say with all my heart 4", "2 + 2 is 4", "5")))
-    group = Group(Drafted(SUM, Answer("2 + 2 is 5")), refined, refined)
+    group = Candidates(DraftedChat(SUM, Answer("2 + 2 is 5")), refined)
     assert choose([group], source(tmp_path)) == [1]
     assert choose([group], source(tmp_path), edit_cost=0.5) == [2]
     assert choose([group], source(tmp_path, tie="shorter")) == [2]
-    other = Group(Drafted(OTHER, Answer("5")), refined, refined)
+    other = Candidates(DraftedChat(OTHER, Answer("5")), refined)
     assert choose([other], source(tmp_path)) == [None]
 
 

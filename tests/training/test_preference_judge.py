@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slhf_training.chats import Chat, Message
 from slhf_training.errors import JudgeError, SettingsError
-from slhf_training.preference.judge import Judge, JudgeSettings, judge_of
+from slhf_training.preference.judge import EndpointJudge, JudgeSettings, judge_of
+from slhf_training.types import Chat, Message
 from tests.training.judging import Endpoint, Reply, answers_of, endpoint, letters
 
 CHAT: Chat = [Message(role="user", content="Which is best?")]
 
 
 @contextmanager
-def judge(here: Endpoint | str, **settings: Any) -> Iterator[Judge]:
+def judge(here: Endpoint | str, **settings: Any) -> Iterator[EndpointJudge]:
     url = here if isinstance(here, str) else here.url
     made = judge_of(JudgeSettings(**{"kind": "judge", "url": url, "model": "m", "backoff_s": 0} | settings))
     try:

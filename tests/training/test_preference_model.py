@@ -11,10 +11,10 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from transformers import LlamaForCausalLM
 
-from slhf_training.chats import Chat, Message
 from slhf_training.errors import SettingsError
-from slhf_training.preference.model import Asked, Better, Good, ModelSettings, better, good, spellings
-from slhf_training.preference.registry import PreferenceSettings, preference_of
+from slhf_training.preference import PreferenceSettings, preference_of
+from slhf_training.preference.model import Better, CausalModelSettings, Good, WordOdds, better, good, spellings
+from slhf_training.types import Chat, Message
 from tests.training import tiny
 
 A, B = ("A", "a"), ("B", "b")
@@ -50,12 +50,12 @@ def model(gift: float = 0.0, words: int = 257) -> Biased:
     return made
 
 
-def settings(**changes: Any) -> ModelSettings:
-    return ModelSettings.model_validate({"kind": "model", "model": "tiny"} | changes)
+def settings(**changes: Any) -> CausalModelSettings:
+    return CausalModelSettings.model_validate({"kind": "model", "model": "tiny"} | changes)
 
 
 def judge(reader: Biased, **changes: Any) -> Better:
-    return Better(Asked(reader, tiny.byte_tokenizer(), ("A", "B"), settings(**changes), "tiny"))
+    return Better(WordOdds(reader, tiny.byte_tokenizer(), ("A", "B"), settings(**changes), "tiny"))
 
 
 def ask(text: str) -> Chat:
@@ -157,7 +157,7 @@ def test_judgements_outlive_the_process_that_made_them(tmp_path: Path) -> None:
     p = judge(first, cache=tmp_path / "kept.sqlite")(*question)
     assert judge(again, cache=tmp_path / "kept.sqlite")(*question) == pytest.approx(p)
     assert again.passes == 0
-    Better(Asked(other, tiny.byte_tokenizer(), ("A", "B"), settings(cache=tmp_path / "kept.sqlite"), "another"))(
+    Better(WordOdds(other, tiny.byte_tokenizer(), ("A", "B"), settings(cache=tmp_path / "kept.sqlite"), "another"))(
         *question
     )
     assert other.passes == 1  # another model's judgements are not this one's
@@ -181,7 +181,7 @@ def test_words_are_known_in_capitals_or_not_and_with_a_space_or_not() -> None:
 def test_good_is_asked_of_each_answer_alone() -> None:
     """The log-odds of yes over no, each with all its spellings, compared at a scale."""
     words, reader = yes_and_no(), model(words=261)
-    asked = Good(Asked(reader, words, ("Yes", "No"), settings(ask="good"), "tiny"), scale=0.5)
+    asked = Good(WordOdds(reader, words, ("Yes", "No"), settings(ask="good"), "tiny"), scale=0.5)
     p = asked([ask("x" * 300)] * 2, ["mno", "eau"], ["eau", "eau"])
     assert reader.read.count(ids_of("x")[0]) == 300
     odds = {}
@@ -197,7 +197,7 @@ def test_good_is_asked_of_each_answer_alone() -> None:
 
 def test_a_model_without_the_words_is_refused() -> None:
     with pytest.raises(SettingsError, match="model: tiny has no token for Yes or none for No"):
-        Asked(model(), tiny.byte_tokenizer(), ("Yes", "No"), settings(ask="good"), "tiny")
+        WordOdds(model(), tiny.byte_tokenizer(), ("Yes", "No"), settings(ask="good"), "tiny")
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:

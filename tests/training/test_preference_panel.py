@@ -12,12 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from slhf_training.chats import Chat, Message
 from slhf_training.errors import DataError, SettingsError
-from slhf_training.preference import Preference, Probabilities
+from slhf_training.preference import Preference, PreferenceSettings, preference_of
 from slhf_training.preference.length import WithoutLength, fit_slope, length_ratios, log_odds
-from slhf_training.preference.panel import Panel
-from slhf_training.preference.registry import PreferenceSettings, preference_of
+from slhf_training.preference.mixture import Panel
+from slhf_training.types import Chat, Message, Probabilities
 
 CHAT: Chat = [Message(role="user", content="Say it")]
 HERE = "tests.training.test_preference_panel"

@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from slhf_training.chats import Chat, Message
 from slhf_training.errors import JudgeError, SettingsError
-from slhf_training.preference import Preference, Probabilities
-from slhf_training.preference.attributes import vote
+from slhf_training.preference import Preference, PreferenceSettings, both_orders, preference_of
 from slhf_training.preference.mixture import Mixture
-from slhf_training.preference.orders import both_orders
-from slhf_training.preference.registry import PreferenceSettings, preference_of
-from slhf_training.preference.reward import sigmoid
+from slhf_training.reward.model import vote
+from slhf_training.types import Chat, Message, Probabilities, sigmoid
 
 CHAT: Chat = [Message(role="user", content="Say it")]
 HERE = "tests.training.test_preference_sources"

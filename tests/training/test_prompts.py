@@ -4,9 +4,9 @@ import pytest
 
 from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.models.base import Turn
-from slhf_training.chats import Chat
 from slhf_training.errors import DataError, SettingsError
-from slhf_training.prompts import Prompts
+from slhf_training.models.prompts import Prompts
+from slhf_training.types import Chat
 from tests.training import tiny
 from tests.zoo import FAMILIES
 

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from slhf_training.chats import Chat
 from slhf_training.errors import SettingsError
-from slhf_training.preference import Preference
+from slhf_training.preference import Preference, PreferenceSettings, preference_of
 from slhf_training.preference.reference import Reference
-from slhf_training.preference.registry import PreferenceSettings, preference_of
+from slhf_training.types import Chat
 
 CHAT: Chat = [{"role": "user", "content": "What is it?"}]
 KEY = (("user", "What is it?"),)

@@ -11,21 +11,18 @@ import pytest
 import torch
 import yaml
 
-from slhf_training.backbone import Backbone
-from slhf_training.chats import Chat, Message
 from slhf_training.cli import main
-from slhf_training.config_file import read_config
+from slhf_training.config import read_config
+from slhf_training.data import Example, Pair, Scores
 from slhf_training.errors import SettingsError
-from slhf_training.examples import Example, Pair, Scores
-from slhf_training.preference.attributes import AttributesSettings
-from slhf_training.preference.registry import preference_of
-from slhf_training.preference.reward import RewardSettings
-from slhf_training.reward_evaluation import calibration_error, pair_report, score_report
-from slhf_training.reward_lessons import ranked
-from slhf_training.reward_losses import bradley_terry, regression
-from slhf_training.reward_model import Head, Manifest, RewardModel
-from slhf_training.reward_settings import RewardTraining
-from slhf_training.reward_training import Known, solve
+from slhf_training.preference import preference_of
+from slhf_training.preference.reward import AttributesSettings, RewardSettings
+from slhf_training.reward import RewardTraining
+from slhf_training.reward.backbone import Backbone
+from slhf_training.reward.evaluation import calibration_error, pair_report, score_report
+from slhf_training.reward.model import Head, Manifest, RewardModel
+from slhf_training.reward.training import EncodedExamples, bradley_terry, ranked, regression, solve
+from slhf_training.types import Chat, Message
 from tests.training import tiny
 from tests.training.tiny import write_backbone
 
@@ -87,7 +84,7 @@ def test_a_probe_is_where_the_gradient_vanishes() -> None:
 
     Features 1 and 0 standardise to +1 and -1, so d' = 2, and the objective's gradient is -2 sigmoid(-2 w) + l2 w = 0.
     """
-    known = Known(
+    known = EncodedExamples(
         torch.tensor([[[1.0], [0.0]]]).double().repeat(4, 1, 1), torch.zeros(4).double(), torch.zeros(4, 2).double()
     )
     head, _ = solve(known, l2=1.0)
@@ -105,7 +102,7 @@ def test_a_probe_that_holds_length_leaves_to_it_what_it_explains() -> None:
     longer = [([1.0, 0.0], [3.0, 2.0])] * 18 + [([0.0, 1.0], [2.0, 3.0])] * 2
     pairs = same_length + longer
     features = torch.tensor([x for x, _ in pairs]).double()[..., None]
-    known = Known(features, torch.zeros(len(pairs)).double(), torch.tensor([z for _, z in pairs]).double())
+    known = EncodedExamples(features, torch.zeros(len(pairs)).double(), torch.tensor([z for _, z in pairs]).double())
     plain, no_slope = solve(known, l2=1e-3)
     held, slope = solve(known, l2=1e-3, hold_length=True)
     assert float(plain.weight) > 0.5
@@ -242,11 +239,11 @@ def test_a_probe_learns_a_preference_and_the_source_loads_it(
     config = configuration(
         tmp_path, backbone, {"method": "probe"}, heads, layers=[1, 2], evaluation={"test": {"files": ["test.jsonl"]}}
     )
-    assert main(["preference", str(config)]) == 0
+    assert main(["reward", str(config)]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["evaluation"]["test"]["vowels"]["accuracy"] >= 0.95
     weights = (tmp_path / "out" / "heads.safetensors").read_bytes()
-    assert main(["preference", str(config)]) == 0
+    assert main(["reward", str(config)]) == 0
     assert (tmp_path / "out" / "heads.safetensors").read_bytes() == weights  # the same run gives the same probe
 
     judge = preference_of(RewardSettings(kind="reward", model=tmp_path / "out"))
@@ -276,7 +273,7 @@ def test_attributes_vote(backbone: Path, tmp_path: Path) -> None:
         "hard": {"data": data, "attribute": "hard", "loss": "regression"},
     }
     config = configuration(tmp_path, backbone, {"method": "probe"}, heads, evaluation={"seen": data})
-    assert main(["preference", str(config)]) == 0
+    assert main(["reward", str(config)]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["evaluation"]["seen"]["soft"]["scores"]["correlation"] > 0.9
 
@@ -321,7 +318,7 @@ def test_adapters_learn_opposite_preferences_on_one_base(backbone: Path, tmp_pat
     heads = {name: {"data": data, "attribute": name} for name in ("soft", "hard")}
     lora = {"method": "lora", "rank": 4, "learning_rate": 0.01, "epochs": 4, "batch": 8}
     config = configuration(tmp_path, backbone, lora, heads, batch_tokens=200)
-    assert main(["preference", str(config)]) == 0
+    assert main(["reward", str(config)]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     for facts in report["heads"].values():
         assert facts["losses"][0] == pytest.approx(math.log(2), abs=0.1)  # a fresh head knows nothing
@@ -342,7 +339,7 @@ def test_adapters_move_and_the_base_does_not(backbone: Path, tmp_path: Path) -> 
     data = {"files": [str(vowels_win(tmp_path / "train.jsonl", 0, PROMPTS))]}
     lora = {"method": "lora", "rank": 2, "learning_rate": 0.01}
     config = configuration(tmp_path, backbone, lora, {"vowels": {"data": data}})
-    assert main(["preference", str(config)]) == 0
+    assert main(["reward", str(config)]) == 0
     base = dict(Backbone.load(str(backbone), (), 64, 64).model.named_parameters())
     model = RewardModel.load(tmp_path / "out").backbone.model
     for name, parameter in model.named_parameters():
@@ -359,7 +356,7 @@ def test_small_passes_learn_what_one_large_pass_does(backbone: Path, tmp_path: P
     for tokens in (2, 10_000):
         lora = {"method": "lora", "rank": 2, "learning_rate": 0.01, "batch": 8}
         config = configuration(tmp_path, backbone, lora, {"vowels": {"data": data}}, batch_tokens=tokens)
-        assert main(["preference", str(config)]) == 0
+        assert main(["reward", str(config)]) == 0
         curves.append(json.loads((tmp_path / "out" / "report.json").read_text())["heads"]["vowels"]["losses"])
     assert curves[0] == pytest.approx(curves[1], abs=0.02)  # bf16 where it is fast
 
@@ -386,7 +383,7 @@ def test_a_bad_setting_names_itself(
     config = configuration(tmp_path, tmp_path, **(plain | change))
     with pytest.raises(SettingsError, match=message):
         read_config(config, RewardTraining)
-    assert main(["preference", str(config)]) == 1
+    assert main(["reward", str(config)]) == 1
     assert capsys.readouterr().err.startswith(f"slhf-train: {config}: ")
 
 
@@ -409,7 +406,7 @@ def test_a_score_that_is_no_number_is_named_by_file_and_line(
 ) -> None:
     data = scored(tmp_path / "s.jsonl", 1, 2, score)
     heads = {"help": {"loss": "regression", "attribute": "help", "data": {"files": [str(data)]}}}
-    assert main(["preference", str(configuration(tmp_path, backbone, {"method": "probe"}, heads))]) == 1
+    assert main(["reward", str(configuration(tmp_path, backbone, {"method": "probe"}, heads))]) == 1
     assert f"{data}:3: not JSON: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -421,7 +418,7 @@ def test_a_training_that_leaves_the_finite_numbers_saves_nothing(
 ) -> None:
     data = scored(tmp_path / "s.jsonl", 1, -score, score)
     heads = {"help": {"loss": "regression", "attribute": "help", "data": {"files": [str(data)]}}}
-    assert main(["preference", str(configuration(tmp_path, backbone, training, heads))]) == 1
+    assert main(["reward", str(configuration(tmp_path, backbone, training, heads))]) == 1
     assert "no finite numbers" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

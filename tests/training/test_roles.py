@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from slhf_training.errors import SettingsError
-from slhf_training.roles import ROLES, Role, Roles
-from slhf_training.settings import Lora
+from slhf_training.models import Lora
+from slhf_training.models.roles import Roles
+from slhf_training.types import ROLES, Role
 from tests.training import tiny
 
 IDS = torch.tensor([[1, 4, 5, 6, 8, 2]])

@@ -11,14 +11,13 @@ import pytest
 import torch
 
 from slhf_training.errors import SettingsError
-from slhf_training.roles import ROLES, Roles
-from slhf_training.rollout import Ids, Player
-from slhf_training.rollout.captured import can_capture
-from slhf_training.rollout.hf import HFRollout
-from slhf_training.rollout.sampling import by_inverse_cdf
+from slhf_training.models import Lora
+from slhf_training.models.roles import Roles
+from slhf_training.models.scoring import answer_log_probs
+from slhf_training.rollout import RolloutSettings
+from slhf_training.rollout.hf import HFRollout, by_inverse_cdf, can_capture
 from slhf_training.rollout.vllm import VLLMRollout
-from slhf_training.scoring import answer_log_probs
-from slhf_training.settings import Lora, Rollout
+from slhf_training.types import ROLES, Ids, Player
 from tests.training import tiny
 
 SHORT, LONGER = (9, 4, 8, 10), (9, 4, 5, 6, 7, 8, 10)
@@ -35,7 +34,7 @@ def roles() -> Roles:
 
 
 def rollout(of: Roles, batch_size: int = 64, mixture: float = 0.0, temperature: float = 0.7, new: int = 6) -> HFRollout:
-    chosen = Rollout(max_new_tokens=new, temperature=temperature, batch_size=batch_size, dtype="float32")
+    chosen = RolloutSettings(max_new_tokens=new, temperature=temperature, batch_size=batch_size, dtype="float32")
     return HFRollout(of, chosen, frozenset([tiny.END]), mixture)
 
 
@@ -64,7 +63,7 @@ def test_answers_to_one_prompt_are_those_it_gets_alone() -> None:
 def test_fixed_shapes_give_the_same_answers(player: Player) -> None:
     """As on a GPU, but that the step is run and not captured; batches shrink and grow."""
     of = roles()
-    chosen = Rollout(max_new_tokens=40, temperature=0.7, dtype="float32")
+    chosen = RolloutSettings(max_new_tokens=40, temperature=0.7, dtype="float32")
     usual, fixed = (HFRollout(of, chosen, frozenset([tiny.END]), 0.25, captured) for captured in (False, True))
     for prompts in ([SHORT], [SHORT, LONGER, SHORT] * 6, [LONGER, LONGER]):
         seeds = range(len(prompts))
@@ -80,7 +79,7 @@ def test_fixed_shapes_give_the_same_answers(player: Player) -> None:
 def test_a_captured_step_gives_the_same_answers(player: Player) -> None:
     of = roles()
     of.model.cuda()
-    chosen = Rollout(max_new_tokens=40, temperature=0.7, dtype="float32")
+    chosen = RolloutSettings(max_new_tokens=40, temperature=0.7, dtype="float32")
     usual, captured = (HFRollout(of, chosen, frozenset([tiny.END]), 0.25, graph) for graph in (False, None))
     for prompts in ([SHORT], [SHORT, LONGER, SHORT] * 6):
         expected, found = (each.sample(prompts, player, range(len(prompts))) for each in (usual, captured))
@@ -89,7 +88,7 @@ def test_a_captured_step_gives_the_same_answers(player: Player) -> None:
 
 def test_fixed_shapes_follow_the_weights() -> None:
     of = roles()
-    fixed = HFRollout(of, Rollout(max_new_tokens=6, dtype="float32"), frozenset([tiny.END]), captured=True)
+    fixed = HFRollout(of, RolloutSettings(max_new_tokens=6, dtype="float32"), frozenset([tiny.END]), captured=True)
     before = fixed.sample([SHORT] * 16, "leader", range(16))
     for parameter in of.trained["leader"]:
         parameter.data.zero_()
@@ -155,7 +154,7 @@ def test_vllm_that_is_not_installed_is_named_with_the_setting(tmp_path: Path, mo
     fit = tiny.settings(tmp_path, rollout={"engine": "vllm"})
     monkeypatch.setitem(sys.modules, "vllm", None)  # Python's own way to say that there is none
     with pytest.raises(SettingsError, match="rollout.engine: vllm needs the package vllm"):
-        VLLMRollout(roles(), fit, frozenset([tiny.END]))
+        VLLMRollout(roles(), fit.model, fit.rollout, fit.seed, frozenset([tiny.END]))
 
 
 def test_vllm_is_given_the_files_of_a_model_that_is_built_in(
@@ -173,7 +172,7 @@ def test_vllm_is_given_the_files_of_a_model_that_is_built_in(
     monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
     fit = tiny.settings(tmp_path, model="builtin:smollm2-135m", rollout={"engine": "vllm"})
     with pytest.raises(SettingsError, match="rollout.vllm: enough"):
-        VLLMRollout(roles(), fit, frozenset([tiny.END]))
+        VLLMRollout(roles(), fit.model, fit.rollout, fit.seed, frozenset([tiny.END]))
     assert asked == [str(builtin)]
 
 
@@ -181,7 +180,7 @@ def test_vllm_in_the_process_is_refused_where_several_train(tmp_path: Path, monk
     fit = tiny.settings(tmp_path, rollout={"engine": "vllm"})
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SettingsError, match="use vllm-server"):
-        VLLMRollout(roles(), fit, frozenset([tiny.END]))
+        VLLMRollout(roles(), fit.model, fit.rollout, fit.seed, frozenset([tiny.END]))
 
 
 def test_inverse_cdf_never_takes_what_has_no_probability() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from slhf_training.errors import RolloutError, SettingsError
-from slhf_training.roles import Roles
-from slhf_training.rollout import Ids, Sample
+from slhf_training.models.roles import Roles
+from slhf_training.rollout import RolloutSettings
 from slhf_training.rollout.server import ServerRollout
-from slhf_training.settings import Rollout
+from slhf_training.types import Ids, Sample
 from tests.training import tiny
 from tests.training.judging import Endpoint, Reply, endpoint
 
@@ -46,7 +46,7 @@ def rollout(directory: Path, *servers: VLLM) -> Iterator[tuple[ServerRollout, Ro
     with contextlib.ExitStack() as stack:
         ends = [stack.enter_context(endpoint(server)) for server in servers]
         urls = [end.url.removesuffix("/v1") for end in ends]
-        chosen = Rollout.model_validate(
+        chosen = RolloutSettings.model_validate(
             {"engine": "vllm-server", "temperature": 0.7, "servers": {"urls": urls, "adapters": directory}}
         )
         roles = Roles(tiny.model(), merges=False)
@@ -94,7 +94,7 @@ def test_log_probs_before_the_temperature_are_refused(tmp_path: Path) -> None:
 
 def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
     servers = {"urls": ["http://127.0.0.1:9"], "adapters": tmp_path}
-    chosen = Rollout.model_validate({"engine": "vllm-server", "servers": servers})
+    chosen = RolloutSettings.model_validate({"engine": "vllm-server", "servers": servers})
     with pytest.raises(SettingsError, match=r"rollout.servers.urls: http://127.0.0.1:9/v1/models: ConnectError"):
         ServerRollout(Roles(tiny.model(), merges=False), chosen, frozenset([tiny.END]))
 

@@ -18,13 +18,14 @@ import httpx2
 import pytest
 import torch
 
-from slhf_training.fitting import build_roles, build_trainer, load_model
-from slhf_training.roles import ROLES, Roles
-from slhf_training.rollout import Ids, Player, Rollout
+from slhf_training.fit import FitSettings
+from slhf_training.fit.trainer import build_roles, build_trainer, load_model
+from slhf_training.models.roles import Roles
+from slhf_training.models.scoring import answer_log_probs
+from slhf_training.rollout import Rollout
 from slhf_training.rollout.server import ServerRollout
 from slhf_training.rollout.vllm import VLLMRollout
-from slhf_training.scoring import answer_log_probs
-from slhf_training.settings import FitSettings
+from slhf_training.types import ROLES, Ids, Player
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
 
@@ -85,7 +86,7 @@ def in_process(directory: Path, weights: str) -> None:
     base = saved(directory, tied=weights == "full")
     fit = settings(directory, weights, engine="vllm", vllm=ENGINE)
     roles = Roles(base, fit.weights, fit.lora, merges=False)
-    speaks_as_the_current_weights(roles, VLLMRollout(roles, fit, END), 0.7)
+    speaks_as_the_current_weights(roles, VLLMRollout(roles, fit.model, fit.rollout, fit.seed, END), 0.7)
 
 
 def greedily(directory: Path, weights: str) -> None:
@@ -93,7 +94,7 @@ def greedily(directory: Path, weights: str) -> None:
     base = saved(directory)
     fit = settings(directory, weights, engine="vllm", vllm=ENGINE, temperature=0.01)
     roles = Roles(base, fit.weights, fit.lora, merges=False)
-    rollout = VLLMRollout(roles, fit, END)
+    rollout = VLLMRollout(roles, fit.model, fit.rollout, fit.seed, END)
     for update in range(2):
         change(roles, update)
         for player in PLAYERS:
@@ -117,7 +118,7 @@ def built_in(directory: Path, weights: str) -> None:
     rollout = {"engine": "vllm", "vllm": ENGINE, "max_new_tokens": 4}
     fit = tiny.settings(directory, model="builtin:smollm2-135m", weights=weights, rollout=rollout)
     roles = build_roles(fit, load_model(fit)[1])
-    (sample,) = VLLMRollout(roles, fit, END).sample([(1, 2, 3)], "leader", [0])
+    (sample,) = VLLMRollout(roles, fit.model, fit.rollout, fit.seed, END).sample([(1, 2, 3)], "leader", [0])
     assert sample.ids
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from slhf_training.chats import Chat, Message
 from slhf_training.cli import main
-from slhf_training.data import Example, Pair, Scores, read_jsonl
+from slhf_training.data import Example, Pair, Scores
+from slhf_training.data.formats import helpsteer2
+from slhf_training.data.load import read_jsonl
+from slhf_training.data.rows import HELPSTEER2
 from slhf_training.errors import DataError
 from slhf_training.evaluation.prompts import prompt_id, read_drafts
-from slhf_training.hub import helpsteer2
-from slhf_training.schemas import HELPSTEER2
+from slhf_training.types import Chat, Message
 
 
 def turns(*contents: str, system: str = "") -> Chat:
@@ -242,7 +243,7 @@ def test_the_instructions_are_added_to_the_whole_prompt(tmp_path: Path, capsys: 
         {"instruction": "Say hi.", "system": "Be brief."},
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(["instruct", str(tmp_path / "out.jsonl"), "--prompts", str(tmp_path / "a.jsonl")]) == 0
+    assert main(["add-instructions", str(tmp_path / "out.jsonl"), "--prompts", str(tmp_path / "a.jsonl")]) == 0
     (row,) = (json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines())
     assert "Translate to French.\n\nGood morning." in row["prompt"]
     assert row["response"] == "Bonjour."
@@ -257,7 +258,7 @@ def test_drafts_are_found_by_the_whole_prompt(tmp_path: Path) -> None:
 
 def test_prompts_that_leave_nothing_to_write_are_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.jsonl").write_text("\n")
-    assert main(["instruct", str(tmp_path / "out.jsonl"), "--prompts", str(tmp_path / "a.jsonl")]) == 1
+    assert main(["add-instructions", str(tmp_path / "out.jsonl"), "--prompts", str(tmp_path / "a.jsonl")]) == 1
     assert "none of 0 rows" in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
 

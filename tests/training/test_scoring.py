@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from slhf_training import scoring
-from slhf_training.packing import Reading, attention_bias, tables
-from slhf_training.rollout import Ids
-from slhf_training.scoring import answer_log_probs
+from slhf_training.models import scoring
+from slhf_training.models.scoring import Reading, answer_log_probs, attention_bias, tables
+from slhf_training.types import Ids
 from tests.training import tiny
 
 PROMPT: Ids = (9, 4, 8, 10)

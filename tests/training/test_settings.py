@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from slhf import FOLLOWER_TURN
-from slhf_training.config_file import Section, read_config
-from slhf_training.distillation.settings import DistillSettings
+from slhf_training.config import Section, read_config
+from slhf_training.distill import DistillSettings
 from slhf_training.errors import SettingsError
-from slhf_training.evaluation.settings import evaluate_settings
-from slhf_training.imitation.settings import ImitateSettings
-from slhf_training.judging import JudgingSettings
+from slhf_training.evaluation import evaluate_settings
+from slhf_training.evaluation.judging import JudgingSettings
+from slhf_training.fit import FitSettings
+from slhf_training.fit.run import settings_of, start_run
+from slhf_training.imitation import ImitateSettings
 from slhf_training.lessons.settings import LessonsSettings
-from slhf_training.reward_settings import RewardTraining
-from slhf_training.run import settings_of, start_run
-from slhf_training.settings import FitSettings
+from slhf_training.reward import RewardTraining
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "training" / "examples").glob("*.yaml"))
 COMMANDS: dict[str, type[Section]] = {

@@ -2,9 +2,7 @@
 
 import pytest
 
-from slhf_training.checks.accepted import Accepted, AcceptedSettings
-from slhf_training.checks.exact import Exact, ExactSettings
-from slhf_training.checks.number import Number, NumberSettings
+from slhf_training.checks.answers import Accepted, AcceptedSettings, Exact, ExactSettings, Number, NumberSettings
 from slhf_training.checks.tests import UnitTestsSettings
 from slhf_training.lessons.thoughts import considered
 from slhf_training.lessons.traced import traced

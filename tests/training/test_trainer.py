@@ -10,19 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from slhf_training.algorithms import Array
-from slhf_training.chats import Chat, Message
-from slhf_training.drafts import Pile
 from slhf_training.errors import DataError, TrainingError
-from slhf_training.rollout import Ids, Player, Rollout, Sample
-from slhf_training.trainer import GameTrainer
+from slhf_training.fit.step import DraftPool
+from slhf_training.fit.trainer import GameTrainer
+from slhf_training.rollout import Rollout
+from slhf_training.types import Chat, Ids, Message, Player, Probabilities, Sample
 from tests.training import tiny
 
 TEXTS = ("which", "say it", "A or B", "improve A B C")
 CHATS: list[Chat] = [[Message(role="user", content=text)] for text in TEXTS * 8]
 
 
-def fewer_as(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+def fewer_as(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
     """The answer with the smaller share of the word A wins."""
     difference = np.array([_share(b) - _share(a) for a, b in zip(first, second, strict=True)])
     return np.asarray(0.5 + 0.5 * np.sign(difference), dtype=np.float64)
@@ -37,10 +36,10 @@ def finished(
     directory: Path,
     preference: Any = fewer_as,
     chats: Sequence[Chat] = CHATS,
-    pile: Pile | None = None,
+    draft_pool: DraftPool | None = None,
     **changes: Any,
 ) -> GameTrainer:
-    trainer = tiny.trainer(tiny.settings(directory, **changes), preference, chats, pile=pile)
+    trainer = tiny.trainer(tiny.settings(directory, **changes), preference, chats, draft_pool=draft_pool)
     trainer.train()
     return trainer
 
@@ -101,7 +100,7 @@ class Failing:
 
 def failing(directory: Path, calls: Sequence[int], steps: int, weights: str = "shared") -> GameTrainer:
     trainer = tiny.trainer(tiny.settings(directory, **_steps(steps, weights)), fewer_as, CHATS)
-    trainer.seats = dataclasses.replace(trainer.seats, rollout=Failing(trainer.seats.rollout, calls))
+    trainer.environment = dataclasses.replace(trainer.environment, rollout=Failing(trainer.environment.rollout, calls))
     return trainer
 
 
@@ -162,11 +161,11 @@ def test_several_replies_to_a_draft_are_asked_for_and_differ(tmp_path: Path) -> 
     trainer = tiny.trainer(tiny.settings(tmp_path, game={"replies_per_draft": 3}), fewer_as, CHATS)
     met: list[tuple[list[str], list[str]]] = []
 
-    def recorded(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+    def recorded(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
         met.append((list(first), list(second)))
         return fewer_as(chats, first, second)
 
-    trainer.seats = dataclasses.replace(trainer.seats, preference=recorded)
+    trainer.environment = dataclasses.replace(trainer.environment, preference=recorded)
     trainer.train()
     drafts, replies = met[0]
     assert drafts[::3] == drafts[1::3] == drafts[2::3]
@@ -177,7 +176,7 @@ def test_several_replies_to_a_draft_are_asked_for_and_differ(tmp_path: Path) -> 
 
 
 def test_abstentions_are_dropped_and_counted(tmp_path: Path) -> None:
-    def half_silent(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+    def half_silent(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
         return np.where(np.arange(len(first)) < 3, np.nan, fewer_as(chats, first, second))
 
     trainer = finished(tmp_path, preference=half_silent)
@@ -216,7 +215,7 @@ class Mistaken:
 
 def mistaken(directory: Path, nats: Callable[[Sample], float], **changes: Any) -> GameTrainer:
     trainer = tiny.trainer(tiny.settings(directory, **changes), fewer_as, CHATS)
-    trainer.seats = dataclasses.replace(trainer.seats, rollout=Mistaken(trainer.seats.rollout, nats))
+    trainer.environment = dataclasses.replace(trainer.environment, rollout=Mistaken(trainer.environment.rollout, nats))
     trainer.train()
     return trainer
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from slhf_training.config_file import read_config
+from slhf_training.config import read_config
 from slhf_training.errors import SettingsError
-from slhf_training.evaluation.settings import GenerationSettings
-from slhf_training.reward_settings import RewardTraining
-from slhf_training.settings import FitSettings
+from slhf_training.evaluation import GenerationSettings
+from slhf_training.fit import FitSettings
+from slhf_training.reward import RewardTraining
 
 FIT = "model: m\noutput_dir: out\ndata: {files: [a.jsonl]}\npreference: {kind: reward, model: judge}\n"
 HEADS = "backbone: b\noutput: o\ntraining: {method: probe}\n"

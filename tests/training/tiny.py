@@ -14,14 +14,13 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
-from slhf_training.algorithms import Array
-from slhf_training.chats import Chat
-from slhf_training.drafts import Pile
-from slhf_training.prompts import Prompts
-from slhf_training.roles import Roles
+from slhf_training.fit import FitSettings
+from slhf_training.fit.step import DraftPool
+from slhf_training.fit.trainer import GameTrainer
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.roles import Roles
 from slhf_training.rollout.hf import HFRollout
-from slhf_training.settings import FitSettings
-from slhf_training.trainer import PLAYERS, GameTrainer
+from slhf_training.types import Chat, Probabilities
 
 WORDS = ["?", "A", "B", "C", "which", "say", "improve", "it"]
 SPECIAL = ["<end>", "<user>", "<assistant>"]
@@ -121,30 +120,30 @@ def trainer(
     chats: Sequence[Chat] | None = None,
     template: str = TEMPLATE,
     seed: int = 0,
-    pile: Pile | None = None,
+    draft_pool: DraftPool | None = None,
 ) -> GameTrainer:
     """`seed`: of the base model. The fit's own is that of adapters and answers."""
     base = model(seed)
     torch.manual_seed(fit.seed)
     words = tokenizer(template)
-    roles = Roles(base, fit.weights, fit.lora, PLAYERS[fit.algorithm], torch.float32)
+    roles = Roles(base, fit.weights, fit.lora, fit.plays.trains, torch.float32)
     prompts = Prompts(words, fit.follower_turn)
     rollout = HFRollout(roles, fit.rollout, prompts.end_ids, fit.game.mixture)
     many = [CHAT] * (fit.optimisation.batch_size * 4) if chats is None else chats
-    return GameTrainer(roles, prompts, many, preference, rollout, fit, pile=pile)
+    return GameTrainer(roles, prompts, many, preference, rollout, fit, draft_pool=draft_pool)
 
 
 class Matrix:
     """p(first beats second) by the first word of each answer; a listed word beats any other with `outsiders`."""
 
-    def __init__(self, words: Sequence[str], p: Array, outsiders: float = 1.0) -> None:
+    def __init__(self, words: Sequence[str], p: Probabilities, outsiders: float = 1.0) -> None:
         self._place = {word: i for i, word in enumerate(words)}
         n = len(words)
         self.p = np.full((n + 1, n + 1), 0.5)
         self.p[:n, :n] = p
         self.p[:n, n], self.p[n, :n] = outsiders, 1 - outsiders
 
-    def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Array:
+    def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
         return self.p[self._index(first), self._index(second)]
 
     def _index(self, texts: Sequence[str]) -> list[int]:

@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 import pytest
 from pydantic import ValidationError
 
-from slhf_training.checks.batch import passed_all
-from slhf_training.checks.registry import CheckSettings, check_of
-from slhf_training.data import DataSettings, load, read_rows
+from slhf_training.checks.registry import CheckSettings, check_of, passed_all
+from slhf_training.data import Example
+from slhf_training.data.load import DataSettings, load
+from slhf_training.data.rows import read_rows
 from slhf_training.errors import DataError
-from slhf_training.examples import Example
 from tests.training.checks.hosts import needs_sandbox
 from tests.training.shared_data import FOLDER, ROOT, needs_shared_data
 

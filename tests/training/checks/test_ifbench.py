@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from slhf_training.checks.instructions import Instructions, InstructionsCheckSettings
-from slhf_training.data import DataSettings, load
-from slhf_training.instructions import follows, follows_loosely, unchecked
+from slhf_training.checks.instructions import (
+    Instructions,
+    InstructionsCheckSettings,
+    follows,
+    follows_loosely,
+    unchecked,
+)
+from slhf_training.data.load import DataSettings, load
 from tests.training.checks.hosts import needs_ifbench
 from tests.training.checks.test_formats import agreement, one, rows, shared
 from tests.training.shared_data import needs_shared_data
@@ -30,7 +35,7 @@ NEEDING_DATA = {
 WITHOUT_PACKAGE = """
 import sys
 sys.modules["if_verifiable"] = None  # Python's own way to say that there is none
-from slhf_training.instructions import unchecked
+from slhf_training.checks.instructions import unchecked
 print("nltk" in sys.modules, unchecked(["words:palindrome", "startend:quotation"], [{}, {}]))
 """
 LISTENING = """
@@ -39,7 +44,7 @@ asked = []
 sys.addaudithook(lambda event, _: asked.append(event) if event.startswith(("socket.", "urllib.")) else None)
 import nltk
 nltk.data.path.clear()
-from slhf_training.instructions import unchecked
+from slhf_training.checks.instructions import unchecked
 unchecked(["words:palindrome"], [{}])
 print(asked, nltk.download.__module__)
 """

@@ -10,11 +10,11 @@ import numpy as np
 
 from slhf import Bundle, write_bundle
 from slhf_server.bundles.opened import OpenBundle
-from slhf_training.chats import Chat
+from slhf_training.evaluation import EvaluateSettings, GenerationSettings, evaluate_settings
 from slhf_training.evaluation.answers import NONE, Answer
 from slhf_training.evaluation.generation import Generator, Keep, Task
-from slhf_training.evaluation.settings import EvaluateSettings, GenerationSettings, evaluate_settings
-from slhf_training.preference import Preference, Probabilities
+from slhf_training.preference import Preference
+from slhf_training.types import Chat, Probabilities
 
 Reply = Callable[[Task, str | None], str | None]
 """What to write upon this text (None: to the prompt alone); None: no room."""

@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 
 from slhf_training.errors import DataError, SettingsError
-from slhf_training.evaluation.cases import Case
 from slhf_training.evaluation.generation import Task
 from slhf_training.evaluation.mending import unchanged
-from slhf_training.evaluation.prompts import Prompt
-from slhf_training.evaluation.report import READABLE
-from slhf_training.evaluation.run import evaluate
+from slhf_training.evaluation.prompts import Case, Prompt
+from slhf_training.evaluation.run import READABLE, evaluate
 from tests.training.evaluation.fakes import FakeModels, Longer, Reply, jsonl, settings
 from tests.training.evaluation.test_sections import read
 

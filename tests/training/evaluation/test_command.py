@@ -13,19 +13,15 @@ from peft import LoraConfig, get_peft_model
 from transformers import StaticCache
 
 from slhf import Bundle, RoleWeights, write_bundle
-from slhf_training.bundles import open_bundle
-from slhf_training.chats import Chat
 from slhf_training.cli import main
-from slhf_training.config_file import read_config
-from slhf_training.evaluation.generation import Task
-from slhf_training.evaluation.plain import Plain, Speaker
-from slhf_training.evaluation.report import READABLE, REPORT
-from slhf_training.evaluation.settings import GenerationSettings, evaluate_settings
-from slhf_training.preference import Probabilities
-from slhf_training.roles import ROLES
-from slhf_training.rollout import Player
+from slhf_training.config import read_config
+from slhf_training.evaluation import GenerationSettings, evaluate_settings
+from slhf_training.evaluation.generation import BundlePolicies, Plain, Task
+from slhf_training.evaluation.run import READABLE, REPORT
+from slhf_training.models.bundles import open_bundle
+from slhf_training.rollout import RolloutSettings
 from slhf_training.rollout.hf import HFRollout
-from slhf_training.settings import Rollout
+from slhf_training.types import ROLES, Chat, Player, Probabilities
 from tests.training import tiny
 from tests.training.evaluation.fakes import jsonl, longer
 
@@ -168,7 +164,7 @@ def test_what_finds_no_room_is_kept_or_refused(bundle: Path) -> None:
 
 
 @pytest.fixture
-def two_adapters(tmp_path: Path) -> Speaker:
+def two_adapters(tmp_path: Path) -> BundlePolicies:
     """A speaker whose roles are adapters on one model."""
     for seed, role in enumerate(ROLES):
         base = tiny.model()
@@ -179,10 +175,10 @@ def two_adapters(tmp_path: Path) -> Speaker:
     tiny.tokenizer().save_pretrained(tmp_path)
     weights = {role: RoleWeights(adapter=role) for role in ROLES}
     write_bundle(tmp_path, Bundle(name="two", leader=weights["leader"], follower=weights["follower"]))
-    return Speaker(open_bundle("two", str(tmp_path)))
+    return BundlePolicies(open_bundle("two", str(tmp_path)))
 
 
-def test_two_adapters_on_one_base_speak_differently(two_adapters: Speaker) -> None:
+def test_two_adapters_on_one_base_speak_differently(two_adapters: BundlePolicies) -> None:
     speaker = two_adapters
     ids = torch.tensor([[1, 2, 3]], device=speaker.device)
     logits = [speaker.merged(role)(ids).logits for role in ROLES]  # a model speaks so until the next call
@@ -194,9 +190,11 @@ def test_two_adapters_on_one_base_speak_differently(two_adapters: Speaker) -> No
     assert torch.allclose(plain.cpu(), tiny.model()(ids.cpu()).logits)
 
 
-def test_no_two_adapters_share_the_tensors_of_a_decoding_step(two_adapters: Speaker) -> None:
+def test_no_two_adapters_share_the_tensors_of_a_decoding_step(two_adapters: BundlePolicies) -> None:
     """A CUDA graph of the step goes on speaking as the adapter that was on when it was captured."""
-    rollout = HFRollout(two_adapters, Rollout(max_new_tokens=4, dtype="float32"), frozenset([tiny.END]), captured=True)
+    rollout = HFRollout(
+        two_adapters, RolloutSettings(max_new_tokens=4, dtype="float32"), frozenset([tiny.END]), captured=True
+    )
     used: set[int] = set()
 
     def note(module: Any, args: Any, kwargs: Any) -> None:
@@ -214,8 +212,8 @@ def test_no_two_adapters_share_the_tensors_of_a_decoding_step(two_adapters: Spea
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
-def test_captured_steps_speak_as_each_adapter(two_adapters: Speaker) -> None:
-    settings = Rollout(max_new_tokens=8, dtype="float32")
+def test_captured_steps_speak_as_each_adapter(two_adapters: BundlePolicies) -> None:
+    settings = RolloutSettings(max_new_tokens=8, dtype="float32")
     usual, captured = (HFRollout(two_adapters, settings, frozenset([tiny.END]), captured=it) for it in (False, None))
     for player in (*PLAYERS, *PLAYERS):
         expected, found = (each.sample([(1, 2, 3)] * 16, player, range(16)) for each in (usual, captured))

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
-from slhf_training.config_file import read_config
-from slhf_training.evaluation.cases import read_cases
-from slhf_training.evaluation.prompts import read_drafts
+from slhf_training.config import read_config
+from slhf_training.evaluation import evaluate_settings
+from slhf_training.evaluation.prompts import read_cases, read_drafts
 from slhf_training.evaluation.run import evaluate
-from slhf_training.evaluation.settings import evaluate_settings
 from tests.training.checks.hosts import has_ifbench, needs_ifbench
 from tests.training.evaluation.fakes import FakeModels, empty_bundle, marked
 from tests.training.shared_data import FOLDER, ROOT, needs_shared_data

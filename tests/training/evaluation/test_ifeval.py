@@ -6,10 +6,17 @@ from typing import Any
 
 import pytest
 
+from slhf_training.checks.instructions import KINDS, follows, follows_loosely
 from slhf_training.errors import DataError, SettingsError
-from slhf_training.evaluation.ifeval import IFEvalSettings, Verdict, checker_of, exact, ifeval_report, read_instructed
+from slhf_training.evaluation.sections.benchmarks import (
+    IFEvalSettings,
+    Verdict,
+    checker_of,
+    exact,
+    ifeval_report,
+    read_instructed,
+)
 from slhf_training.evaluation.statistics import Bootstrap
-from slhf_training.instructions import KINDS, follows, follows_loosely
 from tests.training.evaluation.fakes import jsonl
 from tests.training.shared_data import FOLDER, needs_shared_data
 

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slhf_training.chats import Chat
 from slhf_training.errors import SettingsError
-from slhf_training.evaluation.report import READABLE
-from slhf_training.evaluation.run import evaluate
-from slhf_training.preference import Probabilities
+from slhf_training.evaluation.run import READABLE, evaluate
+from slhf_training.types import Chat, Probabilities
 from tests.training.evaluation.fakes import FakeModels, Longer, Reply, jsonl, settings
 from tests.training.evaluation.test_sections import read
 

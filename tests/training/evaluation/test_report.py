@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from slhf_training.evaluation.generation import Task
-from slhf_training.evaluation.report import READABLE, REPORT
-from slhf_training.evaluation.run import EXPORTS, evaluate
-from slhf_training.evaluation.sections.alpaca_eval import ALPACA_EVAL
-from slhf_training.evaluation.sections.ifeval import IFEVAL
+from slhf_training.evaluation.run import EXPORTS, READABLE, REPORT, evaluate
+from slhf_training.evaluation.sections.benchmarks import ALPACA_EVAL, IFEVAL
 from tests.training.evaluation.fakes import QUESTIONS, FakeModels, Longer, Reply, jsonl, settings
 
 SECTIONS: dict[str, Any] = {

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from slhf_training.errors import DataError
-from slhf_training.evaluation.chains import with_drafts
-from slhf_training.evaluation.comparisons import source_name
+from slhf_training.evaluation.answers import Store, with_drafts
 from slhf_training.evaluation.run import ANSWERS, evaluate
-from slhf_training.evaluation.store import Store
+from slhf_training.evaluation.study import source_name
 from slhf_training.preference.mixture import MixtureSettings
 from slhf_training.preference.reward import RewardSettings
 from tests.training.evaluation.fakes import QUESTIONS, FakeModels, Longer, jsonl, settings

@@ -7,17 +7,15 @@ from typing import Any
 import pytest
 import yaml
 
-from slhf_training.config_file import read_config
+from slhf_training.config import read_config
 from slhf_training.errors import SettingsError
-from slhf_training.evaluation import sections
-from slhf_training.evaluation.report import READABLE
-from slhf_training.evaluation.run import evaluate
-from slhf_training.evaluation.settings import evaluate_settings
+from slhf_training.evaluation import evaluate_settings, sections
+from slhf_training.evaluation.run import READABLE, evaluate
 from tests.training.evaluation.fakes import FakeModels, Longer, configuration, settings
 
 LENGTHS = """
-from slhf_training.config_file import Section
-from slhf_training.evaluation.measurement import Measurement
+from slhf_training.config import Section
+from slhf_training.evaluation.sections import Measurement
 
 
 class LengthsSettings(Section):

@@ -11,12 +11,12 @@ from slhf_server.errors import EngineFailed, EngineUnavailable
 from slhf_server.models.base import Turn
 from slhf_server.models.fake import FakeEngine, Reply, improve
 from slhf_server.settings.server import Settings
-from slhf_training.bundles import open_bundle
 from slhf_training.errors import EngineError, SettingsError
+from slhf_training.evaluation import GenerationSettings
 from slhf_training.evaluation.answers import NONE, Answer
 from slhf_training.evaluation.generation import Task
 from slhf_training.evaluation.served import Served
-from slhf_training.evaluation.settings import GenerationSettings
+from slhf_training.models.bundles import open_bundle
 
 CHAT = [{"role": "user", "content": "Why?"}]
 HOW = GenerationSettings(temperature=0.9, max_new_tokens=16, batch_size=2)

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from slhf_training.config_file import read_config, read_mapping
+from slhf_training.config import read_config, read_mapping
 from slhf_training.errors import SettingsError
-from slhf_training.evaluation.settings import evaluate_settings
+from slhf_training.evaluation import evaluate_settings
 from tests.training.evaluation.fakes import configuration
 
 

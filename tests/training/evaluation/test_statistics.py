@@ -5,9 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from slhf_training.evaluation.edits import edit, language, loops
-from slhf_training.evaluation.statistics import Bootstrap, length_controlled, preferred, regression, share
-from slhf_training.evaluation.tournament import has_cycle, tournament
+from slhf_training.evaluation.sections.cycles import has_cycle, tournament
+from slhf_training.evaluation.statistics import (
+    Bootstrap,
+    edit,
+    language,
+    length_controlled,
+    loops,
+    preferred,
+    regression,
+    share,
+)
 
 NO_RIDGE = 0.0
 

@@ -1,5 +1,9 @@
-"""What a program can say of an answer: right or wrong. One kind of check, one file."""
+"""What a program can say of an answer: right or wrong.
 
+Imported by data, instructions, preference, evaluation and lessons.
+"""
+
+import re
 from typing import Protocol, runtime_checkable
 
 
@@ -17,3 +21,17 @@ class ReadableCheck(Check, Protocol):
 
     def read(self, answer: str) -> str | None:
         """The result, written in one way; None: there is none."""
+
+
+_BLOCK = re.compile(
+    r"""^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[^`\n]*\n
+        (?P<inside>.*?)
+        (?:^[ \t]*(?P=fence)[`~]*[ \t]*$|\Z)""",
+    re.MULTILINE | re.DOTALL | re.VERBOSE,
+)
+
+
+def fenced_blocks(text: str) -> list[str]:
+    """What stands inside each, without the indentation of its fence. A block that is not closed ends with the text."""
+    found = _BLOCK.finditer(text.replace("\r\n", "\n"))
+    return [re.sub(rf"^[ \t]{{0,{len(one['indent'])}}}", "", one["inside"], flags=re.MULTILINE) for one in found]

@@ -1,15 +1,24 @@
-"""From a row's `check` to the check that it describes."""
+"""From a row's `check` to what decides, and many at once."""
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
 from pydantic import Field
 
 from slhf_training.checks import Check
-from slhf_training.checks.accepted import Accepted, AcceptedSettings
-from slhf_training.checks.exact import Exact, ExactSettings
+from slhf_training.checks.answers import (
+    Accepted,
+    AcceptedSettings,
+    Exact,
+    ExactSettings,
+    Number,
+    NumberSettings,
+    Schema,
+    SchemaSettings,
+)
 from slhf_training.checks.instructions import Instructions, InstructionsCheckSettings
-from slhf_training.checks.number import Number, NumberSettings
-from slhf_training.checks.schema import Schema, SchemaSettings
 from slhf_training.checks.tests import UnitTests, UnitTestsSettings
 
 CheckSettings = Annotated[
@@ -32,3 +41,21 @@ def check_of(settings: CheckSettings) -> Check:
             return Exact(settings)
         case SchemaSettings():
             return Schema(settings)
+
+
+def passed_all(checks: Sequence[Check], answers: Sequence[str]) -> list[bool]:
+    """Whether each answer passes its check, (B,). Unit tests run as many at once as this process has cores.
+
+    Raises SandboxError where unit tests cannot run on this host.
+    """
+    pairs = list(zip(checks, answers, strict=True))
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:  # each thread waits for a process
+        running = {
+            place: pool.submit(check.passed, answer)
+            for place, (check, answer) in enumerate(pairs)
+            if isinstance(check, UnitTests)
+        }
+        return [
+            running[place].result() if place in running else check.passed(answer)
+            for place, (check, answer) in enumerate(pairs)
+        ]

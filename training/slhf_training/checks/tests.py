@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from slhf_training.checks.fences import fenced_blocks
+from slhf_training.checks import fenced_blocks
 from slhf_training.checks.sandbox import ran
-from slhf_training.config_file import Section
+from slhf_training.config import Section
 
 
 class UnitTestsSettings(Section):

@@ -5,13 +5,109 @@ sampling), the chain, the prompt, the sample and the text that it refines; so a 
 model that has changed does not inherit the answers of its predecessor.
 """
 
+import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Literal, Self
 
-from slhf_training.evaluation.chains import Chain, label
-from slhf_training.evaluation.store import Store
-from slhf_training.preference.cache import digest
+from pydantic import AfterValidator
+
+from slhf_training.errors import DataError
+from slhf_training.types import digest
+
+Record = dict[str, Any]
+
+
+class Store:
+    """Records by their `key`; of two with one key the later counts. A torn last line is cut off first."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises DataError for a file that is no store."""
+        self._records: dict[str, Record] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = self._read(path) if path.exists() else 0
+        self._file = path.open("ab")
+        self._file.truncate(whole)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            os.fsync(self._file.fileno())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def get(self, key: str) -> Record | None:
+        return self._records.get(key)
+
+    def _read(self, path: Path) -> int:
+        """The bytes of whole lines."""
+        whole = 0
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.endswith(b"\n"):
+                    record = _record(line, f"{path}:{number}")
+                    self._records[record["key"]] = record
+                    whole += len(line)
+        return whole
+
+    def append(self, record: Record) -> None:
+        self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+        self._file.flush()
+        self._records[record["key"]] = record
+
+
+def _record(line: bytes, place: str) -> Record:
+    try:
+        record = json.loads(line)
+        str(record["key"])
+    except (ValueError, TypeError, KeyError) as exc:
+        raise DataError(f"{place}: not a record of an evaluation: {exc}") from exc
+    return dict(record)
+
+
+Chain = tuple[str, ...]
+
+
+def _a_chain(text: str) -> str:
+    if not all(parsed(text)):
+        raise ValueError("a model's name is missing beside '>'")
+    return text
+
+
+ChainLabel = Annotated[str, AfterValidator(_a_chain)]
+"""In configurations: a model's name, or names joined by ">", each of which refines the text before it."""
+
+
+def parsed(text: str) -> Chain:
+    return tuple(name.strip() for name in text.split(">"))
+
+
+def label(chain: Chain) -> str:
+    return " > ".join(chain)
+
+
+def file_name(chain: Chain) -> str:
+    """A label for folders."""
+    return "--".join(name.replace("/", "_") for name in chain)
+
+
+def refined(leader: str, follower: str, rounds: int) -> Chain:
+    return (leader, *[follower] * rounds)
+
+
+def with_drafts(chains: Iterable[Chain]) -> list[Chain]:
+    """The chains and all they build on, drafts first, each once."""
+    found = {chain[:length]: None for chain in chains for length in range(1, len(chain) + 1)}
+    return sorted(found, key=len)
+
 
 Finish = Literal["stop", "length", "kept", "refused"]
 """`length`: cut at the limit of tokens. `kept`: the Follower wrote nothing or had no room, so the text before it

@@ -1,37 +1,77 @@
 """An evaluation from its configuration to its report: read everything, write what is missing, judge, report."""
 
+import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slhf_training.bundles import fingerprint, open_bundle
-from slhf_training.evaluation.answers import GIVEN, Answers
-from slhf_training.evaluation.comparisons import Comparisons, source_name
+from slhf_training.evaluation import EvaluateSettings, GenerationSettings, bundles_of, drafts_of, fingerprint
+from slhf_training.evaluation.answers import GIVEN, Answers, Store
 from slhf_training.evaluation.generation import Generator, generate
-from slhf_training.evaluation.measurement import Measurement
+from slhf_training.evaluation.pages import table
 from slhf_training.evaluation.prompts import Prompt, read_drafts, read_prompts
-from slhf_training.evaluation.report import write_report
-from slhf_training.evaluation.sections import registered
-from slhf_training.evaluation.settings import EvaluateSettings, GenerationSettings, bundles_of, drafts_of
+from slhf_training.evaluation.sections import Measurement, registered
 from slhf_training.evaluation.statistics import Bootstrap
-from slhf_training.evaluation.store import Store
-from slhf_training.evaluation.study import Study
-from slhf_training.preference import Preference
-from slhf_training.preference.cache import Cache
-from slhf_training.preference.registry import PreferenceSettings, preference_of
+from slhf_training.evaluation.study import Comparisons, SectionData, source_name
+from slhf_training.models.bundles import open_bundle
+from slhf_training.preference import Cache, Preference, PreferenceSettings, preference_of
 
 if TYPE_CHECKING:
-    from slhf_training.bundles import OpenBundle
+    from slhf_training.models.bundles import OpenBundle
+
+
+REPORT, READABLE = "report.json", "report.md"
+
+
+def write_report(report: Mapping[str, Any], folder: Path) -> None:
+    (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / READABLE).write_text(markdown(report), encoding="utf-8")
+    for name, kind in registered().items():
+        if name in report["sections"] and (picture := kind.picture(report["sections"][name])) is not None:
+            picture.savefig(folder / f"{name}.png", dpi=150)
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """What is most worth reading comes first: a section's summary, then what the figures are, then the sections."""
+    found = {kind: report["sections"][name] for name, kind in registered().items() if name in report["sections"]}
+    lines = ["# Evaluation", ""]
+    for kind, figures in found.items():
+        lines += kind.summary(figures)
+    lines += _facts(report)
+    for kind, figures in found.items():
+        lines += ["", *kind.markdown(figures)]
+    return "\n".join(lines) + "\n"
+
+
+def _facts(report: Mapping[str, Any]) -> Iterator[str]:
+    prompts = f"{report['prompts']} prompts. " if report["prompts"] else ""
+    yield f"{prompts}A figure is followed by its 95 % interval from {report['resamples']} resamples of the prompts." + (
+        " *Preference* is the mean of p, *preferred* counts p > 1/2 as one and ties as half, *length-controlled* is "
+        "the win rate at equal length (logistic regression, as AlpacaEval 2). "
+        f"The judge abstained from {report['judgements']['abstained']} of the pairs."
+        if report["settings"]["preference"] is not None
+        else ""
+    )
+    yield ""
+    yield from table(
+        ["model", "from", "trained", "revision"],
+        (
+            [name, model.get("bundle") or model.get("drafts"), model.get("trained"), model.get("revision")]
+            for name, model in report["models"].items()
+        ),
+    )
+
 
 ANSWERS, JUDGEMENTS, EXPORTS = "answers.jsonl", "judgements.sqlite", "exports"
 _LOG = logging.getLogger(__name__)
 
 OpenModel = Callable[[str, "OpenBundle", str, GenerationSettings], AbstractContextManager[Generator]]
 """From a model's name, its bundle, the bundle's name in the configuration, and the sampling."""
-Judge = Callable[[PreferenceSettings], Preference]
+PreferenceOf = Callable[[PreferenceSettings], Preference]
 Measured = Mapping[str, Measurement[Any]]
 """What is computed, by the section's name."""
 
@@ -40,7 +80,7 @@ def evaluate(
     settings: EvaluateSettings,
     limit: int | None = None,
     opened: "OpenModel | None" = None,
-    judge: Judge = preference_of,
+    judge: PreferenceOf = preference_of,
 ) -> dict[str, Any]:
     """The report, which also lies in the output directory. `limit`: only the first prompts of each part.
 
@@ -80,7 +120,7 @@ def open_model(
         from slhf_training.evaluation.served import Served
 
         return Served(name, spec, how)
-    from slhf_training.evaluation.plain import Plain
+    from slhf_training.evaluation.generation import Plain
 
     return nullcontext(Plain(name, bundle, how))
 
@@ -95,7 +135,7 @@ def _answers(
 
 
 def _judged(
-    settings: EvaluateSettings, main: Mapping[str, Prompt], measured: Measured, answers: Answers, judge: Judge
+    settings: EvaluateSettings, main: Mapping[str, Prompt], measured: Measured, answers: Answers, judge: PreferenceOf
 ) -> dict[str, Any]:
     of_main = [one for one in measured.values() if one.prompts is main]
     samples = {name: n for one in of_main for name, n in one.sampled(one.how).items()}
@@ -105,7 +145,7 @@ def _judged(
             cache = stack.enter_context(closing(Cache(settings.output_dir / JUDGEMENTS)))
             name = source_name(settings.preference)
             comparisons = Comparisons(judge(settings.preference), name, cache, settings.judge_batch_size)
-        study = Study(main, answers, comparisons, Bootstrap(settings.resamples), samples)
+        study = SectionData(main, answers, comparisons, Bootstrap(settings.resamples), samples)
         found = {name: one.figures(replace(study, prompts=one.prompts)) for name, one in measured.items()}
     return {
         "prompts": len(main),

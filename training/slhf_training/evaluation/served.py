@@ -7,11 +7,11 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from slhf_training.bundles import needing_the_server
 from slhf_training.errors import EngineError
+from slhf_training.evaluation import GenerationSettings
 from slhf_training.evaluation.answers import NONE, Answer, Finish
 from slhf_training.evaluation.generation import Keep, Task
-from slhf_training.evaluation.settings import GenerationSettings
+from slhf_training.models.bundles import needing_the_server
 
 if TYPE_CHECKING:
     from slhf_server.models.base import Engine, SamplingParams

@@ -1,1 +1,34 @@
-"""Supervised learning of both roles in one adapter: what an answer, or a refinement of a draft, should have been."""
+"""Supervised learning of both roles in one adapter: what an answer, or a refinement of a draft, should have been.
+
+No other room imports it.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from slhf import FOLLOWER_TURN, SamplingDefaults
+from slhf_training.config import ModelName, RelativePath
+from slhf_training.fit import Run
+from slhf_training.models import Lora
+
+
+class ImitateSettings(Run):
+    model: ModelName = Field(min_length=1)
+    """A chat model: a hub id, a builtin, or a directory's path that starts with ".", "/" or "~"."""
+    start: RelativePath | None = None
+    """A folder with an adapter of the same shape to go on from; None: one that changes nothing yet."""
+    lessons: tuple[RelativePath, ...] = Field(min_length=1)
+    """JSONL(.gz), as `slhf-train lessons` writes it (run.py)."""
+    lora: Lora = Lora()
+    """One adapter for both roles. `layers` leaves the lower ones alone, and what those say is computed once."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the frozen base; the adapter learns in float32."""
+    follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
+    max_tokens: int = Field(default=1024, gt=0)
+    """Of a lesson's prompt and target; what needs more is counted and dropped."""
+    sampled_weight: float = Field(default=0.1, ge=0, le=1)
+    """Of a token that the model itself has written (`sampled` in a row), where that of others is 1: it teaches how the
+    model's own answers look, and nothing else. What follows from them is in the tokens between."""
+    sampling: SamplingDefaults = SamplingDefaults(temperature=0.3, max_tokens=1024)
+    """How the bundle is served where a request is silent."""

@@ -1,26 +1,176 @@
-"""From the configuration to a bundle: lessons are read, one adapter learns them."""
+"""From JSONL rows to a bundle: the rows are lessons, and one adapter learns the cross-entropy of their targets.
 
+A row has what asks (as in data/load.py), a `draft` or none, and the `target`. One with a draft teaches the Follower,
+one without the Leader; `weight` says how much it counts (default 1), and `sampled` which parts of the target, from
+character to character, are samples of the model that learns. The model is cut in two: of frozen lower layers the states
+can be kept, and the upper ones learn. Both halves are transformers' own forward passes over the same weights; the lower
+one leaves out the final norm.
+"""
+
+import copy
 import logging
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from pydantic import Field
+from torch import Tensor, nn
 
 from slhf import Bundle, RoleWeights, write_bundle
-from slhf_training.config_file import portable
-from slhf_training.errors import SettingsError
-from slhf_training.export import cast, name_base
-from slhf_training.fitting import end_ids_of
-from slhf_training.imitation.learning import Imitator
-from slhf_training.imitation.lessons import lessons_of, read_lessons
-from slhf_training.imitation.settings import ImitateSettings
-from slhf_training.models import load_causal
-from slhf_training.prompts import Prompts
-from slhf_training.roles import DTYPES, with_adapters
-from slhf_training.run import last_checkpoint
+from slhf_training.config import portable
+from slhf_training.data.load import PromptRow, asked
+from slhf_training.data.rows import checked, read_rows
+from slhf_training.errors import DataError, SettingsError
+from slhf_training.fit import Run
+from slhf_training.fit.optimisation import AdapterTrainer
+from slhf_training.fit.run import last_checkpoint
+from slhf_training.imitation import ImitateSettings
+from slhf_training.models.adapters import cast, name_base
+from slhf_training.models.load import end_ids_of, load_causal
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.roles import DTYPES, with_adapters
+from slhf_training.models.scoring import sees_all
+from slhf_training.types import Ids, Role
+
+
+class LessonRow(PromptRow):
+    target: str = Field(min_length=1)
+    draft: str | None = None
+    weight: float = Field(default=1.0, gt=0)
+    sampled: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedExample:
+    role: Role
+    prompt: Ids
+    target: Ids
+    """With the token that ends it."""
+    weights: tuple[float, ...] = ()
+    """Of each token of the target."""
+
+    @property
+    def ids(self) -> Ids:
+        return self.prompt + self.target
+
+
+def read_lessons(files: Sequence[Path]) -> Iterator[LessonRow]:
+    """Raises DataError naming file, line and key."""
+    for path in files:
+        for number, row in read_rows(path):
+            yield checked(LessonRow, asked(row, f"{path}:{number}"), f"{path}:{number}")
+
+
+def supervised_examples(
+    rows: Sequence[LessonRow], prompts: Prompts, end: int, most: int, sampled: float = 1
+) -> list[SupervisedExample]:
+    """Those of at most `most` tokens. `sampled`: the weight of a token that the model itself has written, where that of
+    others is 1. Raises DataError where none is left."""
+    found = [lesson for row in rows if len((lesson := _lesson(row, prompts, end, sampled)).ids) <= most]
+    if not found:
+        raise DataError(f"lessons: none of {len(rows)} rows fits in {most} tokens")
+    return found
+
+
+def _lesson(row: LessonRow, prompts: Prompts, end: int, sampled: float) -> SupervisedExample:
+    target = (*prompts.ids(row.target), end)
+    weights = [row.weight] * len(target)
+    for start, stop in row.sampled:
+        first, last = (len(prompts.ids(row.target[:place])) for place in (start, stop))  # but for what grows together
+        weights[first:last] = [row.weight * sampled] * (last - first)
+    if row.draft is None:
+        return SupervisedExample("leader", prompts.leader(row.chat()), target, tuple(weights))
+    return SupervisedExample("follower", prompts.follower(row.chat(), prompts.ids(row.draft)), target, tuple(weights))
+
+
+class HalvedModel:
+    def __init__(self, model: Any, first: int) -> None:
+        """`model`: of transformers, with what peft put into it. `first`: the first of the upper layers.
+
+        Raises SettingsError where the layers are not alike or not where transformers' decoders have them.
+        """
+        body = model.base_model
+        if not isinstance(getattr(body, "layers", None), nn.ModuleList) or not hasattr(body, "norm"):
+            raise SettingsError(f"lora.layers: a {type(model).__name__} cannot be halved; leave lora.layers out")
+        if not sees_all(model):
+            raise SettingsError("lora.layers: this model's layers do not attend alike; leave lora.layers out")
+        self._lower, self._upper = _part(body, body.layers[:first]), _part(body, body.layers[first:])
+        self._lower.norm = nn.Identity()
+        self._head = model.get_output_embeddings()
+        self.device: torch.device = model.device
+
+    @torch.no_grad()
+    def states(self, ids: Ids) -> Tensor:
+        """(T, H): what goes into the upper layers."""
+        return self._of(self._lower(input_ids=torch.tensor([ids], device=self.device), use_cache=False))[0]
+
+    def logits(self, states: Tensor, count: int) -> Tensor:
+        """(count, V), float32: before each of the last `count` tokens; gradients end at `states`, (T, H)."""
+        hidden = self._of(self._upper(inputs_embeds=states[None], use_cache=False))
+        return torch.as_tensor(self._head(hidden[0, -count - 1 : -1]).float())
+
+    @staticmethod
+    def _of(output: Any) -> Tensor:
+        return torch.as_tensor(output.last_hidden_state)
+
+
+def _part(body: Any, layers: Sequence[nn.Module]) -> Any:
+    """The body with these layers alone. All modules are shared."""
+    part = copy.copy(body)
+    part._modules = dict(body._modules)
+    part.layers = nn.ModuleList(layers)
+    return part
+
+
+class Imitator(AdapterTrainer):
+    """A step's lessons have one pass each: a CPU gains nothing from padding them together."""
+
+    def __init__(self, student: Any, first_layer: int, lessons: Sequence[SupervisedExample], settings: Run) -> None:
+        """`student`: a peft model whose adapter is on layers from `first_layer` on."""
+        super().__init__(student, range(len(lessons)), settings)
+        self._lessons = lessons
+        self._halved = HalvedModel(student.get_base_model(), first_layer)
+        self._states: dict[int, Tensor] = {}  # by lesson: (T, H), of the layers that do not learn
+        self._keeps = first_layer > 0
+        self._length = sum(sum(lesson.weights) for lesson in lessons) / len(lessons)
+        self._autocast = settings.optimisation.autocast == "bfloat16"
+
+    def learn(self, items: Sequence[int]) -> Tensor:
+        self.model.eval()  # no dropout
+        total = torch.zeros((), device=self.args.device)
+        for number in items:
+            loss = self._loss(number) / len(items)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def _loss(self, number: int) -> Tensor:
+        lesson = self._lessons[number]
+        device = self.args.device
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._autocast):
+            logits = self._halved.logits(self._states_of(number), len(lesson.target))
+        target = torch.tensor(lesson.target, device=device)
+        weights = torch.tensor(lesson.weights, device=device)
+        nats = torch.nn.functional.cross_entropy(logits, target, reduction="none")  # (T,)
+        self.pending[f"{lesson.role}/nats_per_token"] += nats.tolist()
+        self.pending[f"{lesson.role}/first_token_nats"].append(nats[0].item())
+        self.pending[f"{lesson.role}/weighted_nats"].append((nats @ weights / weights.sum()).item())
+        # By the mean weight of all targets and not by each one's own, which would make a short one's tokens count more.
+        return nats @ weights / self._length
+
+    def _states_of(self, number: int) -> Tensor:
+        if number not in self._states:
+            states = self._halved.states(self._lessons[number].ids)
+            if not self._keeps:
+                return states
+            self._states[number] = states
+        return self._states[number]
+
 
 BUNDLE, ADAPTER = "bundle", "policy"
 _LOG = logging.getLogger(__name__)
@@ -38,7 +188,7 @@ def imitate(settings: ImitateSettings, name: str) -> Bundle:
     tokenizer, base = load_causal(settings.model, DTYPES[settings.dtype])
     prompts = Prompts(tokenizer, settings.follower_turn, end_ids_of(base))
     rows = list(read_lessons(settings.lessons))
-    lessons = lessons_of(rows, prompts, tokenizer.eos_token_id, settings.max_tokens, settings.sampled_weight)
+    lessons = supervised_examples(rows, prompts, tokenizer.eos_token_id, settings.max_tokens, settings.sampled_weight)
     _LOG.info("%d lessons of %d rows, %d tokens", len(lessons), len(rows), sum(len(one.ids) for one in lessons))
     trainer = Imitator(_student(base, settings), _first_layer(settings), lessons, settings)
     last = last_checkpoint(settings.output_dir)
@@ -63,8 +213,8 @@ def _bundle(settings: ImitateSettings, name: str, model: Any, target: Path) -> B
     staging = settings.output_dir / f".{BUNDLE}"
     shutil.rmtree(staging, ignore_errors=True)
     model.save_pretrained(staging / ADAPTER, save_embedding_layers=False)
-    cast(staging / ADAPTER / "adapter_model.safetensors", torch.bfloat16)
-    name_base(staging / ADAPTER / "adapter_config.json", settings.model)
+    cast(staging / ADAPTER, torch.bfloat16)
+    name_base(staging / ADAPTER, settings.model)
     is_here = Path(settings.model).is_dir()
     if is_here:
         shutil.copytree(settings.model, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns("slhf.json"))

@@ -1,1 +1,4 @@
-"""Lessons for both roles out of data whose answers a program can check."""
+"""Lessons for both roles out of data whose answers a program can check.
+
+No other room imports it.
+"""

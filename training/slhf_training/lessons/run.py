@@ -9,19 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slhf_training.bundles import fingerprint, open_bundle
 from slhf_training.checks.tests import UnitTestsSettings
-from slhf_training.data import load
-from slhf_training.distillation.lessons import Teacher
+from slhf_training.data import Example
+from slhf_training.data.load import load
 from slhf_training.errors import DataError
+from slhf_training.evaluation import fingerprint
+from slhf_training.evaluation.answers import Store
+from slhf_training.evaluation.generation import Teacher
 from slhf_training.evaluation.run import OpenModel, open_model
-from slhf_training.evaluation.store import Store
-from slhf_training.examples import Example
 from slhf_training.lessons.sampler import Sampler, one_of_each, passed
 from slhf_training.lessons.settings import FollowerLessons, LeaderLessons, LessonsSettings
 from slhf_training.lessons.targets import FENCE, targets_of, worded
 from slhf_training.lessons.thinking import Taught, thought
 from slhf_training.lessons.thoughts import Target
+from slhf_training.models.bundles import open_bundle
 
 LESSONS, TEXTS = "lessons.jsonl", "texts.jsonl"
 _LOG = logging.getLogger(__name__)

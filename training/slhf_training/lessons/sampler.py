@@ -2,15 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
-from slhf_training.chats import Message
-from slhf_training.checks.batch import passed_all
-from slhf_training.checks.registry import check_of
-from slhf_training.distillation.lessons import Teacher, Wanted
-from slhf_training.evaluation.answers import Answer
+from slhf_training.checks.registry import check_of, passed_all
+from slhf_training.data import Example
+from slhf_training.evaluation.answers import Answer, Store
+from slhf_training.evaluation.generation import Teacher, Wanted
 from slhf_training.evaluation.prompts import prompt_id
-from slhf_training.evaluation.store import Store
-from slhf_training.examples import Example
 from slhf_training.lessons.settings import Samples
+from slhf_training.types import Message
 
 
 class Sampler:

@@ -4,9 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from slhf_training.config_file import ModelName, RelativePath, Section
-from slhf_training.data import DataSettings
-from slhf_training.evaluation.settings import GenerationSettings
+from slhf_training.config import ModelName, RelativePath, Section
+from slhf_training.data.load import DataSettings
+from slhf_training.evaluation import GenerationSettings
 
 
 class Turn(Section):

@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 
 from slhf_training.checks.registry import CheckSettings
 from slhf_training.checks.tests import UnitTestsSettings
-from slhf_training.examples import Example
+from slhf_training.data import Example
 from slhf_training.lessons.sampler import passed
 
 FENCE = "```python\n{code}\n```"

@@ -8,9 +8,9 @@ from slhf_training.checks import ReadableCheck
 from slhf_training.checks.instructions import InstructionsCheckSettings
 from slhf_training.checks.registry import check_of
 from slhf_training.checks.tests import UnitTestsSettings
+from slhf_training.data import Example
 from slhf_training.errors import DataError
 from slhf_training.evaluation.prompts import prompt_id
-from slhf_training.examples import Example
 from slhf_training.lessons.listed import listed
 from slhf_training.lessons.sampler import Sampler, one_of_each, passed
 from slhf_training.lessons.settings import FollowerLessons

@@ -1,14 +1,63 @@
-"""Preference sources: who judges whether one answer beats another. One source, one file."""
+"""Preference sources: who judges whether one answer beats another. One source, one file, and one line of `SOURCES`.
 
-from collections.abc import Sequence
-from typing import Protocol
+Imported by fit, evaluation and distill.
+"""
 
-import numpy as np
-import numpy.typing as npt
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Final, Protocol
 
-from slhf_training.chats import Chat
+from pydantic import BeforeValidator, SerializeAsAny, ValidationError, ValidationInfo
+from pydantic_core import InitErrorDetails
 
-Probabilities = npt.NDArray[np.float64]
+from slhf.bundle import revision_of
+from slhf_training.config import Section
+from slhf_training.errors import SettingsError
+from slhf_training.types import Chat, Probabilities
+
+
+class Cache:
+    """Numbers by key. `path` None keeps them in memory, for this run alone. Used by one thread."""
+
+    def __init__(self, path: Path | None) -> None:
+        try:
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)  # every put is committed
+        except (OSError, sqlite3.Error) as exc:
+            raise SettingsError(f"cache: {path}: {exc}") from exc
+        try:
+            self._file.execute("CREATE TABLE IF NOT EXISTS judgements (key TEXT PRIMARY KEY, p REAL NOT NULL)")
+        except sqlite3.Error as exc:
+            self.close()
+            raise SettingsError(f"cache: {path}: {exc}") from exc
+
+    def get(self, key: str) -> float | None:
+        found = self._file.execute("SELECT p FROM judgements WHERE key = ?", (key,)).fetchone()
+        return None if found is None else float(found[0])
+
+    def put(self, key: str, p: float) -> None:
+        self._file.execute("INSERT OR REPLACE INTO judgements VALUES (?, ?)", (key, p))
+
+    def put_all(self, judgements: Mapping[str, float]) -> None:
+        """All or none, and one write to the disk."""
+        self._file.execute("BEGIN IMMEDIATE")
+        self._file.executemany("INSERT OR REPLACE INTO judgements VALUES (?, ?)", judgements.items())
+        self._file.execute("COMMIT")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def revisions(value: Any) -> Iterator[str]:
+    """Of the contents of the directories that settings name, however deep."""
+    if isinstance(value, Path) and value.is_dir():
+        yield revision_of(value)
+    elif isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from revisions(one)
 
 
 class Preference(Protocol):
@@ -19,3 +68,70 @@ class Preference(Protocol):
 
         Swapping the answers gives one minus the value.
         """
+
+
+def both_orders(source: Preference) -> Preference:
+    """The mean of p(first, second) and 1 - p(second, first), asked as one batch; NaN where either abstains."""
+
+    def asked(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+        p = source([*chats, *chats], [*first, *second], [*second, *first])
+        forward, backward = p[: len(chats)], p[len(chats) :]
+        mean: Probabilities = (forward + 1 - backward) / 2
+        return mean
+
+    return asked
+
+
+class SourceSettings(Section):
+    """A configuration's `preference` section, of any kind."""
+
+    kind: str
+
+    def source(self) -> Preference:
+        """Ready to be asked. Raises SettingsError naming the key where something it needs is not there."""
+        raise NotImplementedError
+
+
+SOURCES: Final[Mapping[str, str]] = {
+    "attributes": "reward.AttributesSettings",
+    "reward": "reward.RewardSettings",
+    "fluency": "fluency.FluencySettings",
+    "reference": "reference.ReferenceSettings",
+    "instructions": "checked.InstructionsSettings",
+    "checked": "checked.CheckedSettings",
+    "judge": "judge.JudgeSettings",
+    "model": "model.CausalModelSettings",
+    "callable": "callable.CallableSettings",
+    "without_length": "length.WithoutLengthSettings",
+    "mixture": "mixture.MixtureSettings",
+    "panel": "mixture.PanelSettings",
+}
+"""By kind: the module here and the name of its settings. A source is imported when a configuration names it, so that
+the settings of commands need neither torch nor transformers."""
+
+
+def _of_kind(section: Any, info: ValidationInfo) -> SourceSettings:
+    """The section as its kind's settings. Errors are found under the kind's name."""
+    if isinstance(section, SourceSettings):
+        return section
+    kind = section.get("kind") if isinstance(section, Mapping) else None
+    if not isinstance(kind, str) or kind not in SOURCES:
+        raise ValueError(f"kind: expected one of {', '.join(SOURCES)}; got {kind!r}")
+    module, _, name = SOURCES[kind].partition(".")
+    settings: type[SourceSettings] = getattr(import_module(f"{__name__}.{module}"), name)
+    try:
+        return settings.model_validate(section, context=info.context)
+    except ValidationError as exc:
+        found = [
+            InitErrorDetails(type=e["type"], loc=(kind, *e["loc"]), input=e["input"], ctx=e.get("ctx", {}))
+            for e in exc.errors()
+        ]
+        raise ValidationError.from_exception_data(kind, found) from exc
+
+
+PreferenceSettings = Annotated[SerializeAsAny[SourceSettings], BeforeValidator(_of_kind)]
+
+
+def preference_of(settings: SourceSettings) -> Preference:
+    """Raises SettingsError as `source` does."""
+    return settings.source()

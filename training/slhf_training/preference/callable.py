@@ -7,13 +7,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from slhf_training.chats import Chat
-from slhf_training.config_file import Section
 from slhf_training.errors import JudgeError, SettingsError
-from slhf_training.preference import Preference, Probabilities
+from slhf_training.preference import Preference, SourceSettings
+from slhf_training.types import Chat, Probabilities
 
 
-class CallableSettings(Section):
+class CallableSettings(SourceSettings):
     kind: Literal["callable"]
     function: str = Field(pattern=r"^[\w.]+:[\w.]+$")
     """`package.module:function`, importable where the command runs."""
@@ -21,8 +20,11 @@ class CallableSettings(Section):
     """`preference`: the function is a Preference. `scores`: it is called with (chats, answers) and gives a number each;
     the higher one wins, equal ones tie, and NaN abstains."""
 
+    def source(self) -> Preference:
+        return callable_of(self)
 
-class Checked:
+
+class ValidatedPreference:
     """A function's preferences; JudgeError where they are no (B,) probabilities."""
 
     def __init__(self, function: Preference, name: str) -> None:
@@ -59,4 +61,4 @@ def callable_of(settings: CallableSettings) -> Preference:
         raise SettingsError(f"function: {settings.function}: {exc}") from exc
     if not callable(found):
         raise SettingsError(f"function: {settings.function} is not callable")
-    return Checked(ByScore(found) if settings.gives == "scores" else found, settings.function)
+    return ValidatedPreference(ByScore(found) if settings.gives == "scores" else found, settings.function)

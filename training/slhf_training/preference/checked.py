@@ -1,50 +1,83 @@
-"""Whether a program finds answers right: p = 1 where only the first passes its check, 0 where only the second does.
+"""Whether a program finds answers right, or instructions followed: no judge that a policy could learn to please.
 
-Where both or neither pass, `tie` decides. A verifiable reward (Tulu 3, arXiv 2411.15124), and no judge that a policy
-could learn to please.
+`checked`: p = 1 where only the first passes its check, 0 where only the second does. Where both or neither pass, `tie`
+decides. A verifiable reward (Tulu 3, arXiv 2411.15124).
+
+`instructions`: p(first beats second) = (1 + f(first) - f(second)) / 2, with f the share of a chat's instructions that
+an answer follows, strictly (checks/instructions.py). As a voter: what others like must not cost what was asked for.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
 
 import numpy as np
 from pydantic import Field
 
-from slhf_training.chats import Chat, Turns, turns
 from slhf_training.checks import Check
-from slhf_training.checks.batch import passed_all
-from slhf_training.checks.registry import check_of
+from slhf_training.checks.instructions import InstructedRow, follows
+from slhf_training.checks.registry import check_of, passed_all
 from slhf_training.checks.sandbox import confined_by
 from slhf_training.checks.tests import UnitTests
-from slhf_training.config_file import Section
-from slhf_training.data import DataSettings, load
+from slhf_training.config import RelativePath
+from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import SettingsError
-from slhf_training.preference import Preference, Probabilities
+from slhf_training.instructions import row_of, rows_by_prompt
+from slhf_training.preference import Preference, PreferenceSettings, SourceSettings
+from slhf_training.types import Chat, ChatKey, Probabilities, chat_key
 
-if TYPE_CHECKING:
-    from slhf_training.preference.registry import PreferenceSettings
+
+class InstructionsSettings(SourceSettings):
+    kind: Literal["instructions"]
+    files: tuple[RelativePath, ...] = Field(min_length=1)
+    """JSONL in IFEval's schema, as `slhf-train add-instructions` writes it."""
+
+    def source(self) -> Preference:
+        return instructions_of(self)
+
+
+class FollowedShare:
+    """NaN for a chat that is not one of the rows' prompts alone."""
+
+    def __init__(self, rows: Mapping[str, InstructedRow]) -> None:
+        self._rows = rows
+
+    def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+        a, b = (np.array(list(map(self._share, chats, answers))) for answers in (first, second))
+        return np.asarray((1 + a - b) / 2, dtype=np.float64)
+
+    def _share(self, chat: Chat, answer: str) -> float:
+        row = row_of(chat, self._rows)
+        if row is None:
+            return np.nan
+        return float(np.mean(row.followed(answer, follows)))
+
+
+def instructions_of(settings: InstructionsSettings) -> Preference:
+    return FollowedShare(rows_by_prompt(settings.files, "files"))
+
 
 Tie = Literal["half", "shorter", "abstain"]
 
 
-class CheckedSettings(Section):
+class CheckedSettings(SourceSettings):
     kind: Literal["checked"]
     data: tuple[DataSettings, ...] = Field(min_length=1)
     """Rows with a `check` (or of a `format` that makes one); others count for nothing."""
     tie: Tie | PreferenceSettings = "half"
     """Where both pass or neither does: 0.5 each, the one with fewer characters, NaN, or what another source says."""
 
+    def source(self) -> Preference:
+        return checked_of(self)
 
-class Checked:
+
+class CheckedPreference:
     """NaN for a chat without a check."""
 
-    def __init__(self, checks: Mapping[Turns, Check], tie: Preference) -> None:
+    def __init__(self, checks: Mapping[ChatKey, Check], tie: Preference) -> None:
         self._checks, self._tie = checks, tie
 
     def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
-        asked = [turns(chat) for chat in chats]
+        asked = [chat_key(chat) for chat in chats]
         a, b = self._passed([[*zip(asked, answers, strict=True)] for answers in (first, second)])
         p = (1 + a - b) / 2  # NaN stays NaN
         ties = np.flatnonzero(a == b)
@@ -52,7 +85,7 @@ class Checked:
             p[ties] = self._tie([chats[i] for i in ties], [first[i] for i in ties], [second[i] for i in ties])
         return p
 
-    def _passed(self, sides: Sequence[Sequence[tuple[Turns, str]]]) -> list[Probabilities]:
+    def _passed(self, sides: Sequence[Sequence[tuple[ChatKey, str]]]) -> list[Probabilities]:
         """1, 0 or NaN, each side (B,). Each answer is checked once."""
         known = [pair for pair in dict.fromkeys(pair for side in sides for pair in side) if pair[0] in self._checks]
         found = passed_all([self._checks[chat] for chat, _ in known], [answer for _, answer in known])
@@ -76,12 +109,12 @@ def shorter(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) 
 TIES: Final[Mapping[Tie, Preference]] = {"half": half, "shorter": shorter, "abstain": abstain}
 
 
-def checked_of(settings: CheckedSettings, preference_of: Callable[[PreferenceSettings], Preference]) -> Preference:
+def checked_of(settings: CheckedSettings) -> Preference:
     """Raises SettingsError where no row has a check, and SandboxError where unit tests cannot run on this host."""
     rows = [example for data in settings.data for example in load(data)]
-    checks = {turns(example.chat): check_of(example.check) for example in rows if example.check is not None}
+    checks = {chat_key(example.chat): check_of(example.check) for example in rows if example.check is not None}
     if not checks:
         raise SettingsError("data: no row has a check")
     if any(isinstance(check, UnitTests) for check in checks.values()):
         confined_by()
-    return Checked(checks, TIES[settings.tie] if isinstance(settings.tie, str) else preference_of(settings.tie))
+    return CheckedPreference(checks, TIES[settings.tie] if isinstance(settings.tie, str) else settings.tie.source())

@@ -12,22 +12,19 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from slhf_training.backbone import fast_dtype
-from slhf_training.chats import Chat
-from slhf_training.config_file import ModelName, Section
-from slhf_training.models import load_causal
-from slhf_training.preference import Preference, Probabilities
-from slhf_training.preference.reward import sigmoid
-from slhf_training.prompts import Prompts
-from slhf_training.rollout import Ids
-from slhf_training.scoring import answer_log_probs, together
-from slhf_training.sharding import this_process
+from slhf_training.config import ModelName
+from slhf_training.models.load import fast_dtype, load_causal
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.scoring import answer_log_probs, together
+from slhf_training.models.sharding import this_process
+from slhf_training.preference import Preference, SourceSettings
+from slhf_training.types import Chat, Ids, Probabilities, sigmoid
 
 BATCH = 64 if torch.cuda.is_available() else 8
 """Most answers that are read at once."""
 
 
-class FluencySettings(Section):
+class FluencySettings(SourceSettings):
     kind: Literal["fluency"]
     model: ModelName = Field(min_length=1)
     """A chat model: a hub id, builtin:smollm2-135m, or a directory's path that starts with ".", "/" or "~"."""
@@ -37,6 +34,9 @@ class FluencySettings(Section):
     """Nats a token: a difference of so much gives 0.73."""
     max_tokens: int = Field(default=1024, gt=1)
     """Of chat and answer; NaN where there are more."""
+
+    def source(self) -> Preference:
+        return fluency_of(self)
 
 
 class Fluency:

@@ -15,13 +15,10 @@ import httpx2
 import numpy as np
 from pydantic import Field
 
-from slhf_training.chats import Chat, as_text
-from slhf_training.config_file import RelativePath, Section
-from slhf_training.endpoints import authorization, client_of
+from slhf_training.config import RelativePath, authorization, client_of
 from slhf_training.errors import JudgeError
-from slhf_training.preference import Probabilities
-from slhf_training.preference.cache import Cache, digest
-from slhf_training.preference.orders import both_orders
+from slhf_training.preference import Cache, Preference, SourceSettings, both_orders
+from slhf_training.types import Chat, Probabilities, as_text, digest
 
 PROMPT = """Here is a conversation and two answers to its last turn.
 
@@ -38,7 +35,7 @@ Which answer is better: more helpful, correct and honest? Do not favour an answe
 Reply with one letter, A or B."""
 
 
-class JudgeSettings(Section):
+class JudgeSettings(SourceSettings):
     kind: Literal["judge"]
     url: str = Field(pattern=r"^https?://")
     """The API's root, such as http://127.0.0.1:8000/v1."""
@@ -60,12 +57,15 @@ class JudgeSettings(Section):
     most_failures: float = Field(default=0.2, ge=0, le=1)
     """Share of a batch's pairs that may fail; more of them stop the run."""
 
+    def source(self) -> Preference:
+        return judge_of(self)
+
 
 class _Failed(Exception):
     """This question has no answer; the message says why."""
 
 
-class Judge:
+class EndpointJudge:
     """`asked` counts requests, `failures` counts pairs that came back NaN."""
 
     def __init__(self, settings: JudgeSettings, client: httpx2.Client, cache: Cache) -> None:
@@ -155,11 +155,11 @@ def probability_of_a(answer: httpx2.Response) -> float:
     return a / (a + b)
 
 
-def judge_of(settings: JudgeSettings) -> Judge:
+def judge_of(settings: JudgeSettings) -> EndpointJudge:
     """The source. Raises SettingsError for a missing key, a way that cannot be gone or a cache file that is none."""
     headers = authorization(settings.api_key_variable, "api_key_variable")
     client = client_of(settings.url.rstrip("/") + "/", "url", headers, settings.timeout_s)
-    return Judge(settings, client, Cache(settings.cache))
+    return EndpointJudge(settings, client, Cache(settings.cache))
 
 
 def _filled(prompt: str, slots: Mapping[str, str]) -> str:

@@ -7,27 +7,20 @@ through the origin of the judge's own log-odds, on pairs of which nobody needs t
 what length deserves, too. A fit is kept as JSON, and made again where the judge or the pairs have changed.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from slhf.json_text import read_json
-from slhf_training.chats import Chat
-from slhf_training.config_file import RelativePath, Section, portable
-from slhf_training.data import DataSettings, load
+from slhf_training.config import RelativePath, Section, portable
+from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import DataError, SettingsError
-from slhf_training.preference import Preference, Probabilities
-from slhf_training.preference.cache import digest, revisions
-from slhf_training.preference.reward import sigmoid
-
-if TYPE_CHECKING:
-    from slhf_training.preference.registry import PreferenceSettings
+from slhf_training.preference import Preference, PreferenceSettings, SourceSettings, revisions
+from slhf_training.types import Chat, Probabilities, digest, sigmoid
 
 _LOG = logging.getLogger(__name__)
 CERTAIN = 1e-6
@@ -41,7 +34,7 @@ class FittedSettings(Section):
     """JSON, written where it is not there or was fitted for something else."""
 
 
-class WithoutLengthSettings(Section):
+class WithoutLengthSettings(SourceSettings):
     kind: Literal["without_length"]
     preference: PreferenceSettings
     slope: float | None = None
@@ -54,6 +47,9 @@ class WithoutLengthSettings(Section):
         if (self.slope is None) == (self.fitted is None):
             raise ValueError("slope or fitted: one of the two")
         return self
+
+    def source(self) -> Preference:
+        return without_length_of(self, self.preference.source())
 
 
 class WithoutLength:

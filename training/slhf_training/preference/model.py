@@ -2,7 +2,7 @@
 
 `ask: better` asks which of two answers is better, A or B, in both orders: small models give much to a place.
 `ask: good` asks of each answer alone whether it is good, yes or no. The two err in different ways. What questions about
-one chat have in common is read once: they share a row (packing.py), each behind their common beginning.
+one chat have in common is read once: they share a row (models/scoring.py), each behind their common beginning.
 """
 
 import math
@@ -20,20 +20,15 @@ from pydantic import Field
 from torch import Tensor
 
 from slhf.bundle import revision_of
-from slhf_training.backbone import LOG_EVERY_S, batches, fast_dtype, logged
-from slhf_training.chats import Chat, Message, as_text
-from slhf_training.config_file import ModelName, RelativePath, Section
+from slhf_training.config import ModelName, RelativePath
 from slhf_training.errors import SettingsError
-from slhf_training.models import load_causal
-from slhf_training.packing import Reading, attention_bias, reads_packed, tables
-from slhf_training.preference import Preference, Probabilities
-from slhf_training.preference.cache import Cache, digest
-from slhf_training.preference.orders import both_orders
-from slhf_training.preference.reward import sigmoid
-from slhf_training.prompts import Prompts
-from slhf_training.rollout import Ids
-from slhf_training.scoring import LONGEST_ROW
-from slhf_training.sharding import this_process
+from slhf_training.models.load import fast_dtype, load_causal
+from slhf_training.models.prompts import Prompts
+from slhf_training.models.scoring import LONGEST_ROW, Reading, attention_bias, reads_packed, tables
+from slhf_training.models.sharding import this_process
+from slhf_training.preference import Cache, Preference, SourceSettings, both_orders
+from slhf_training.reward.backbone import LOG_EVERY_S, batches, logged
+from slhf_training.types import Chat, Ids, Message, Probabilities, as_text, digest, sigmoid
 
 QUESTIONS = 4
 """Most questions in a row; attention pays for each that another question does not see."""
@@ -41,7 +36,7 @@ _SPACES = "Ġ▁ "
 """What vocabularies write before a word: byte-level BPE, sentencepiece, and as it is."""
 
 
-class ModelSettings(Section):
+class CausalModelSettings(SourceSettings):
     kind: Literal["model"]
     model: ModelName = Field(min_length=1)
     """A chat model: a hub id, builtin:NAME, or a directory's path that starts with ".", "/" or "~"."""
@@ -56,11 +51,16 @@ class ModelSettings(Section):
     cache: RelativePath | None = None
     """A file of judgements that outlives the run; None: kept in memory."""
 
+    def source(self) -> Preference:
+        return model_of(self)
 
-class Asked:
+
+class WordOdds:
     """Log-odds of one word over another as the reply to questions. A question that was asked before is not read."""
 
-    def __init__(self, model: Any, tokenizer: Any, words: tuple[str, str], settings: ModelSettings, name: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, words: tuple[str, str], settings: CausalModelSettings, name: str
+    ) -> None:
         """`name` tells models apart in the cache. Raises SettingsError where the words are no tokens."""
         self._model, self._settings = model, settings
         self._prompts, self._cache = Prompts(tokenizer), Cache(settings.cache)
@@ -141,7 +141,7 @@ def _headed(model: Any, head: Words) -> Iterator[None]:
 class Better:
     """p = the share of A among A and B, in both orders."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: WordOdds) -> None:
         self._asked = asked
         self._both = both_orders(self._one_order)
 
@@ -156,7 +156,7 @@ class Better:
 class Good:
     """p = sigmoid of the difference of the log-odds of yes, by the scale."""
 
-    def __init__(self, asked: Asked, scale: float) -> None:
+    def __init__(self, asked: WordOdds, scale: float) -> None:
         self._asked, self._scale = asked, scale
 
     def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
@@ -229,9 +229,9 @@ def _loaded(name: str) -> tuple[Any, Any, str]:
     return tokenizer, model.eval().requires_grad_(False).to(this_process().device), revision
 
 
-def model_of(settings: ModelSettings) -> Preference:
+def model_of(settings: CausalModelSettings) -> Preference:
     """The source. Raises SettingsError for a model that cannot be had, or a cache file that is none."""
     tokenizer, model, revision = _loaded(settings.model)
     if settings.ask == "better":
-        return Better(Asked(model, tokenizer, ("A", "B"), settings, revision))
-    return Good(Asked(model, tokenizer, ("Yes", "No"), settings, revision), settings.scale)
+        return Better(WordOdds(model, tokenizer, ("A", "B"), settings, revision))
+    return Good(WordOdds(model, tokenizer, ("Yes", "No"), settings, revision), settings.scale)

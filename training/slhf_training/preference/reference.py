@@ -13,42 +13,45 @@ import numpy as np
 from pydantic import Field
 from sacrebleu.metrics.chrf import CHRF
 
-from slhf_training.chats import Chat, Turns, turns
-from slhf_training.config_file import Section
-from slhf_training.data import DataSettings, load
+from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import SettingsError
-from slhf_training.preference import Preference, Probabilities
-from slhf_training.preference.reward import sigmoid
+from slhf_training.preference import Preference, SourceSettings
+from slhf_training.types import Chat, ChatKey, Probabilities, chat_key, sigmoid
 
 
-class ReferenceSettings(Section):
+class ReferenceSettings(SourceSettings):
     kind: Literal["reference"]
     data: tuple[DataSettings, ...] = Field(min_length=1)
     """Rows with a `reference`, or with a pair, whose better answer it is then; others count for nothing."""
     scale: float = Field(default=5.0, gt=0)
     """Points of chrF: a difference of so many gives 0.73."""
 
+    def source(self) -> Preference:
+        return reference_of(self)
+
 
 class Reference:
     """NaN for a chat without a reference."""
 
-    def __init__(self, references: Mapping[Turns, str], scale: float) -> None:
+    def __init__(self, references: Mapping[ChatKey, str], scale: float) -> None:
         self._references, self._scale = references, scale
         self._chrf = CHRF()
 
     def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
-        asked = [[(turns(chat), answer) for chat, answer in zip(chats, side, strict=True)] for side in (first, second)]
+        asked = [
+            [(chat_key(chat), answer) for chat, answer in zip(chats, side, strict=True)] for side in (first, second)
+        ]
         scores = {text: self._score(*text) for side in asked for text in dict.fromkeys(side)}
         a, b = (np.array([scores[text] for text in side]) for side in asked)
         return sigmoid((a - b) / self._scale)
 
-    def _score(self, asked: Turns, answer: str) -> float:
+    def _score(self, asked: ChatKey, answer: str) -> float:
         reference = self._references.get(asked)
         return np.nan if reference is None else float(self._chrf.sentence_score(answer, [reference]).score)
 
 
 def reference_of(settings: ReferenceSettings) -> Preference:
-    found = {turns(example.chat): example.best for data in settings.data for example in load(data) if example.best}
+    found = {chat_key(example.chat): example.best for data in settings.data for example in load(data) if example.best}
     if not found:
         raise SettingsError("data: no row has a reference or a pair")
     return Reference(found, settings.scale)

@@ -1,23 +1,32 @@
-"""One Bradley-Terry reward model: p(first beats second) = sigmoid(r(first) - r(second))."""
+"""Reward models trained here as judges: one head, or a vote of several.
+
+`reward`: one Bradley-Terry head, p(first beats second) = sigmoid(r(first) - r(second)).
+
+`attributes`: attribute heads vote, source (a) of SLHF (arXiv 2512.16626). p(y beats y') is the share of attributes on
+which y scores at least y'. Departures: an attribute on which both score the same gives half a vote to each, so that
+swapping the answers gives one minus the value. A `soft` vote is the attribute's Bradley-Terry probability: whoever
+learns from it hears by how much an answer lost, too.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-
-from slhf_training.chats import Chat
-from slhf_training.config_file import RelativePath, Section
+from slhf_training.config import RelativePath
 from slhf_training.errors import SettingsError
-from slhf_training.preference import Preference, Probabilities
-from slhf_training.reward_model import RewardModel
+from slhf_training.preference import Preference, SourceSettings
+from slhf_training.reward.model import RewardModel, Votes, vote
+from slhf_training.types import Chat, Probabilities, sigmoid
 
 
-class RewardSettings(Section):
+class RewardSettings(SourceSettings):
     kind: Literal["reward"]
     model: RelativePath
-    """A directory that `slhf-train preference` wrote."""
+    """A directory that `slhf-train reward` wrote."""
     head: str | None = None
     """Which of its heads; None: the only one."""
+
+    def source(self) -> Preference:
+        return reward_of(self)
 
 
 class Reward:
@@ -31,12 +40,6 @@ class Reward:
         return sigmoid((a - b)[0])
 
 
-def sigmoid(x: Probabilities) -> Probabilities:
-    """Without overflow at either end; NaN stays NaN."""
-    p: Probabilities = (1 + np.tanh(x / 2)) / 2
-    return p
-
-
 def reward_of(settings: RewardSettings) -> Preference:
     model = RewardModel.load(settings.model)
     head = settings.head or next(iter(model.heads))
@@ -44,3 +47,31 @@ def reward_of(settings: RewardSettings) -> Preference:
         raise SettingsError(f"head: {settings.model} has several: {', '.join(model.heads)}")
     model.require([head], f"head: {settings.model}")
     return Reward(model, head)
+
+
+class AttributesSettings(SourceSettings):
+    kind: Literal["attributes"]
+    model: RelativePath
+    """A directory that `slhf-train reward` wrote."""
+    attributes: tuple[str, ...] = ()
+    """The heads that vote; none: all."""
+    votes: Votes = "hard"
+
+    def source(self) -> Preference:
+        return attributes_of(self)
+
+
+class Attributes:
+    """NaN where either answer is longer, with its chat, than the model reads."""
+
+    def __init__(self, model: RewardModel, attributes: Sequence[str], votes: Votes = "hard") -> None:
+        self._model, self._attributes, self._votes = model, attributes, votes
+
+    def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+        return vote(*self._model.both(chats, first, second, self._attributes), self._votes)
+
+
+def attributes_of(settings: AttributesSettings) -> Preference:
+    model = RewardModel.load(settings.model)
+    model.require(settings.attributes, f"attributes: {settings.model}")
+    return Attributes(model, settings.attributes or tuple(model.heads), settings.votes)

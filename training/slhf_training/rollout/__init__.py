@@ -1,24 +1,18 @@
-"""Sampling answers: one method between training and whatever generates. Token ids go in and token ids come out."""
+"""Sampling answers: one method between training and whatever generates. Token ids go in and token ids come out.
+
+Imported by fit and evaluation.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol, Self
 
-Ids = tuple[int, ...]
-Player = Literal["leader", "follower", "reference", "mixture"]
-"""Who answers: a role that learns, the frozen reference, or nash-md's mixture of the Leader and the reference."""
+from pydantic import Field, model_validator
+
+from slhf_training.config import EngineArguments, RelativePath, Section
+from slhf_training.types import Ids, Player, Sample
+
 SEEDS = (1 << 63) - 1
 """The bits of a seed that vLLM takes: its seeds are signed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    ids: Ids
-    """The answer, with its end-of-sequence token where it has one."""
-    logps: tuple[float, ...]
-    """Log-prob of each id under what sampled it, at the sampling temperature."""
-    ended: bool
-    """Whether it came to its end, and was not cut at the limit."""
 
 
 class Rollout(Protocol):
@@ -26,3 +20,44 @@ class Rollout(Protocol):
         """One answer for each prompt, by the current weights. A prompt's answer depends on its own seed alone, not on
         what else is in the batch, so that batches and processes can be cut differently with the same result.
         """
+
+
+class Servers(Section):
+    """vLLM servers of the same base model, started as docs/design.md says."""
+
+    urls: list[Annotated[str, Field(pattern=r"^https?://")]] = Field(min_length=1)
+    """Each one's root, such as http://127.0.0.1:8000; they share the prompts."""
+    adapters: RelativePath
+    """A directory that this process can write and that every server can read by the same path."""
+    api_key_variable: str | None = None
+    """Environment variable with the key; None: none is sent."""
+    timeout_s: float = Field(default=600, gt=0)
+    """For one answer."""
+
+
+class RolloutSettings(Section):
+    engine: Literal["hf", "vllm", "vllm-server"] = "hf"
+    """What samples: transformers, vLLM in this process, or vLLM servers (adapters only)."""
+    temperature: float = Field(default=0.9, gt=0, le=2)
+    """Of sampling and of the log-probs that are trained. There is no top-p or top-k: those would bias the gradient."""
+    max_new_tokens: int = Field(default=256, gt=0)
+    max_prompt_tokens: int = Field(default=1024, gt=0)
+    """A chat whose own prompt is longer is counted and dropped before training."""
+    batch_size: int = Field(default=64, gt=0)
+    """Answers that are sampled at once."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the model that samples, where it is in this process."""
+    vllm: EngineArguments = {}
+    """engine vllm: further arguments of its LLM, by vLLM's names."""
+    servers: Servers | None = None
+    """engine vllm-server: where they are."""
+
+    @model_validator(mode="after")
+    def _what_does_not_go_together(self) -> Self:
+        if self.vllm and self.engine != "vllm":
+            raise ValueError(f"vllm: needs engine: vllm, not {self.engine}")
+        if (self.servers is None) != (self.engine != "vllm-server"):
+            raise ValueError(f"servers: engine vllm-server needs them, and no other does; engine is {self.engine}")
+        if ours := self.vllm.keys() & {"model", "dtype", "logprobs_mode", "max_num_seqs", "seed"}:
+            raise ValueError(f"vllm.{min(ours)}: follows from other settings")
+        return self

@@ -17,11 +17,11 @@ import httpx2
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from slhf_training.endpoints import authorization
+from slhf_training.config import authorization
 from slhf_training.errors import RolloutError, SettingsError
-from slhf_training.roles import Roles
-from slhf_training.rollout import SEEDS, Ids, Player, Sample
-from slhf_training.settings import Rollout, Servers
+from slhf_training.models.roles import Roles
+from slhf_training.rollout import SEEDS, RolloutSettings, Servers
+from slhf_training.types import Ids, Player, Sample
 
 # The model's own generation settings are the server's defaults: each has to be overruled.
 _PLAIN = {
@@ -37,7 +37,7 @@ _PLAIN = {
 class ServerRollout:
     """Implements `Rollout`, but for the mixture and for weights that are no adapters."""
 
-    def __init__(self, roles: Roles, settings: Rollout, end_ids: frozenset[int]) -> None:
+    def __init__(self, roles: Roles, settings: RolloutSettings, end_ids: frozenset[int]) -> None:
         """Raises SettingsError for servers that do not answer or report other log-probs than those of sampling."""
         assert settings.servers is not None, "the settings see to it"
         self._roles = roles

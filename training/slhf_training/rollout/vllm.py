@@ -16,11 +16,11 @@ from typing import Any
 
 from torch import Tensor
 
-from slhf_training.bundles import located
 from slhf_training.errors import RolloutError, SettingsError
-from slhf_training.roles import DTYPES, Roles
-from slhf_training.rollout import SEEDS, Ids, Player, Sample
-from slhf_training.settings import FitSettings
+from slhf_training.models.bundles import located
+from slhf_training.models.roles import DTYPES, Roles
+from slhf_training.rollout import SEEDS, RolloutSettings
+from slhf_training.types import Ids, Player, Sample
 
 _CPU: dict[str, Any] = {
     "enforce_eager": True,
@@ -35,14 +35,17 @@ _GPU: dict[str, Any] = {"gpu_memory_utilization": 0.3}  # the rest is the traine
 class VLLMRollout:
     """Implements `Rollout`, but for the mixture."""
 
-    def __init__(self, roles: Roles, settings: FitSettings, end_ids: frozenset[int]) -> None:
-        """Raises SettingsError where vLLM is absent or refuses its arguments, and in one of several processes."""
+    def __init__(self, roles: Roles, model: str, settings: RolloutSettings, seed: int, end_ids: frozenset[int]) -> None:
+        """`model`: as configurations name it; `seed`: the engine's own.
+
+        Raises SettingsError where vLLM is absent or refuses its arguments, and in one of several processes.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise SettingsError("rollout.engine: vllm samples in one process; with several, use vllm-server")
         self._roles = roles
-        self._rollout = settings.rollout
+        self._settings = settings
         self._end_ids = sorted(end_ids)
-        self._llm = _engine(settings)
+        self._llm = _engine(model, settings, seed)
 
     def sample(self, prompts: Sequence[Ids], player: Player, seeds: Sequence[int]) -> list[Sample]:
         from vllm import SamplingParams
@@ -50,8 +53,8 @@ class VLLMRollout:
         self._hand_over(player)
         parameters = [
             SamplingParams(
-                temperature=self._rollout.temperature,
-                max_tokens=self._rollout.max_new_tokens,
+                temperature=self._settings.temperature,
+                max_tokens=self._settings.max_new_tokens,
                 stop_token_ids=self._end_ids,
                 seed=seed & SEEDS,
                 logprobs=0,  # of the chosen token alone
@@ -71,10 +74,10 @@ class VLLMRollout:
     def _weights(self, player: Player) -> Iterator[tuple[str, Tensor]]:
         assert player != "mixture", "FitSettings refuses nash-md with vLLM"
         for name, weight in self._roles.merged_weights(None if player == "reference" else player):
-            yield name, weight.to(DTYPES[self._rollout.dtype])
+            yield name, weight.to(DTYPES[self._settings.dtype])
 
 
-def _engine(settings: FitSettings) -> Any:
+def _engine(model: str, settings: RolloutSettings, seed: int) -> Any:
     try:
         from vllm import LLM
         from vllm.platforms import current_platform
@@ -87,14 +90,14 @@ def _engine(settings: FitSettings) -> Any:
     # told by another logger.
     logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
     ours: dict[str, Any] = {
-        "model": located(settings.model, "model"),
-        "dtype": settings.rollout.dtype,
+        "model": located(model, "model"),
+        "dtype": settings.dtype,
         "logprobs_mode": "processed_logprobs",  # at the sampling temperature
-        "max_num_seqs": settings.rollout.batch_size,
-        "seed": settings.seed,
+        "max_num_seqs": settings.batch_size,
+        "seed": seed,
     }
     try:
-        return LLM(**ours | (_CPU if current_platform.is_cpu() else _GPU) | settings.rollout.vllm)
+        return LLM(**ours | (_CPU if current_platform.is_cpu() else _GPU) | settings.vllm)
     except (TypeError, ValueError) as exc:  # an unknown argument, or pydantic's verdict on a value
         raise SettingsError(f"rollout.vllm: {exc}") from exc
 

@@ -3,9 +3,82 @@
 import importlib
 import inspect
 import pkgutil
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
 
-from slhf_training.evaluation.measurement import Measurement
+from matplotlib.figure import Figure
+
+from slhf_training.config import Section
+from slhf_training.evaluation.answers import Answers, Chain, Slot, with_drafts
+from slhf_training.evaluation.prompts import Prompt
+from slhf_training.evaluation.study import Figures, SectionData
+
+How = TypeVar("How", bound=Section)
+
+
+class Measurement(ABC, Generic[How]):
+    """One of each section that a configuration has; `sections.registered` finds the classes."""
+
+    name: ClassVar[str]
+    """Its key in the configuration and in the report."""
+    place: ClassVar[int]
+    """Where it stands in the report: smaller ones come first."""
+    settings: ClassVar[type[Section]]
+    needs: ClassVar[frozenset[str]] = frozenset({"prompts", "preference"})
+    """Keys of the configuration that may not be missing beside it."""
+
+    def __init__(self, how: How, main: Mapping[str, Prompt], limit: int | None) -> None:
+        """`main`: the configuration's `prompts` by id. `limit`: only the first so many prompts of data of its own.
+
+        Raises DataError and SettingsError for what its settings name.
+        """
+        self.how, self.prompts = how, main
+
+    @classmethod
+    @abstractmethod
+    def chains(cls, how: How) -> list[Chain]:
+        """The players of the settings, whose names are checked."""
+
+    @classmethod
+    def sampled(cls, how: How) -> Mapping[str, int]:
+        """Models whose Leader answers a prompt several times, and how often."""
+        return {}
+
+    def given(self) -> Mapping[str, str]:
+        """Drafts that its data hold, by the id of the prompt that they answer."""
+        return {}
+
+    def wanted(self) -> list[Slot]:
+        """The answers to write, drafts before what refines them."""
+        slots = [Slot(chain, prompt) for chain in with_drafts(self.chains(self.how)) for prompt in self.prompts]
+        for name, samples in self.sampled(self.how).items():
+            slots += [Slot((name,), prompt, number) for prompt in self.prompts for number in range(1, samples)]
+        return slots
+
+    def export(self, folder: Path, answers: Answers) -> None:
+        """Write files for other programs; most sections have none."""
+        return None
+
+    @abstractmethod
+    def figures(self, study: SectionData) -> Figures | None:
+        """Plain data, of a study of this section's prompts. None: nothing to report."""
+
+    @staticmethod
+    def summary(figures: Mapping[str, Any]) -> Iterator[str]:
+        """Lines of Markdown that stand before everything else in the report."""
+        return iter(())
+
+    @staticmethod
+    @abstractmethod
+    def markdown(figures: Mapping[str, Any]) -> Iterator[str]:
+        """Its lines, from the figures and nothing else."""
+
+    @staticmethod
+    def picture(figures: Mapping[str, Any]) -> Figure | None:
+        """None: there is none."""
+        return None
 
 
 def registered() -> dict[str, type[Measurement[Any]]]:

@@ -7,16 +7,23 @@ import numpy as np
 from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 
-from slhf_training.config_file import Section
-from slhf_training.evaluation.answers import GIVEN, Slot
-from slhf_training.evaluation.cases import Case, TaskSettings, read_cases
-from slhf_training.evaluation.chains import Chain, refined
-from slhf_training.evaluation.measurement import Measurement
-from slhf_training.evaluation.mending import Marked, Marks, against, draft_row, round_row, two_answers
-from slhf_training.evaluation.mending_pages import pages, picture_of, summary_of
-from slhf_training.evaluation.prompts import Prompt
+from slhf_training.config import Section
+from slhf_training.evaluation.answers import GIVEN, Chain, Slot, refined
+from slhf_training.evaluation.mending import (
+    Marked,
+    Marks,
+    against,
+    draft_row,
+    pages,
+    picture_of,
+    round_row,
+    summary_of,
+    two_answers,
+)
+from slhf_training.evaluation.prompts import Case, Prompt, TaskSettings, read_cases
+from slhf_training.evaluation.sections import Measurement
 from slhf_training.evaluation.statistics import Numbers
-from slhf_training.evaluation.study import Row, Study
+from slhf_training.evaluation.study import Figures, SectionData
 
 
 class PoolSettings(Section):
@@ -27,7 +34,7 @@ class PoolSettings(Section):
     """Only the drafts of these; empty: all."""
 
 
-class CheckedSettings(Section):
+class CheckedTasksSettings(Section):
     tasks: dict[str, TaskSettings] = Field(min_length=1)
     followers: tuple[str, ...] = Field(min_length=1)
     """Each refines every draft of every task. The untrained base among them shows what the prompt alone does."""
@@ -54,25 +61,25 @@ class CheckedSettings(Section):
         return self
 
 
-class Checked(Measurement[CheckedSettings]):
+class Checked(Measurement[CheckedTasksSettings]):
     name: ClassVar[str] = "checked"
     place: ClassVar[int] = 0
-    settings: ClassVar[type[Section]] = CheckedSettings
+    settings: ClassVar[type[Section]] = CheckedTasksSettings
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, how: CheckedSettings, main: Mapping[str, Prompt], limit: int | None) -> None:
+    def __init__(self, how: CheckedTasksSettings, main: Mapping[str, Prompt], limit: int | None) -> None:
         self._cases = {name: read_cases(f"checked.tasks.{name}", task, limit) for name, task in how.tasks.items()}
         cases = [case for task in self._cases.values() for case in task]
         prompts = {prompt.id: prompt for case in cases for prompt in (case.prompt, case.drafted)}
         super().__init__(how, prompts, limit)
 
     @classmethod
-    def chains(cls, how: CheckedSettings) -> list[Chain]:
+    def chains(cls, how: CheckedTasksSettings) -> list[Chain]:
         leaders = {leader for task in how.tasks.values() for leader in task.leaders}
         return [(one, two) for one in (*sorted(leaders), *how.followers) for two in how.followers]
 
     @classmethod
-    def sampled(cls, how: CheckedSettings) -> Mapping[str, int]:
+    def sampled(cls, how: CheckedTasksSettings) -> Mapping[str, int]:
         return dict.fromkeys(how.two_answers, how.votes)
 
     def given(self) -> Mapping[str, str]:
@@ -96,7 +103,7 @@ class Checked(Measurement[CheckedSettings]):
         """Those that get so many rounds."""
         return cases if rounds < 2 else [case for case in cases if case.number < self.how.rounds_rows]
 
-    def figures(self, study: Study) -> Row:
+    def figures(self, study: SectionData) -> Figures:
         marks = Marks(study.answers)
         tasks = {
             name: self._group(study, marks, task.writers, self._cases[name]) for name, task in self.how.tasks.items()
@@ -111,7 +118,7 @@ class Checked(Measurement[CheckedSettings]):
         cases = [case for task in pool.tasks for case in self._cases[task]]
         return [case for case in cases if not pool.models or case.model in pool.models]
 
-    def _group(self, study: Study, marks: Marks, writers: Sequence[str], cases: Sequence[Case]) -> Row:
+    def _group(self, study: SectionData, marks: Marks, writers: Sequence[str], cases: Sequence[Case]) -> Figures:
         """A task, or a pool of tasks."""
         votes = self.how.votes
         instead = {leader: two_answers(study, marks, cases, leader, votes) for leader in self.how.two_answers}
@@ -128,15 +135,15 @@ class Checked(Measurement[CheckedSettings]):
         }
 
     def _player(
-        self, study: Study, marks: Marks, cases: Sequence[Case], chain: Chain, chosen: Mapping[str, Numbers]
-    ) -> Row:
+        self, study: SectionData, marks: Marks, cases: Sequence[Case], chain: Chain, chosen: Mapping[str, Numbers]
+    ) -> Figures:
         """Somebody's drafts, refined by somebody."""
         writer, follower = chain
         beside = next((leader for leader in (writer, follower) if leader in chosen), None)
         models = sorted({case.model for case in cases}) if writer == GIVEN else []
         groups = {model: np.array([case.model == model for case in cases]) for model in models if len(models) > 1}
 
-        def row(kept: Marked) -> Row:
+        def row(kept: Marked) -> Figures:
             some = [case for case, is_kept in zip(cases, kept, strict=True) if is_kept]
             rounds = [
                 round_row(study, marks, rows, refined(writer, follower, length))

@@ -1,20 +1,57 @@
 """Among several answers of one Leader to one prompt: preference cycles and Condorcet winners."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
-from slhf_training.config_file import Section
-from slhf_training.evaluation.answers import Slot
-from slhf_training.evaluation.chains import Chain
-from slhf_training.evaluation.markdown import estimate, heading, table
-from slhf_training.evaluation.measurement import Measurement
+from slhf_training.config import Section
+from slhf_training.evaluation.answers import Chain, Slot
+from slhf_training.evaluation.pages import estimate, heading, table
+from slhf_training.evaluation.sections import Measurement
 from slhf_training.evaluation.statistics import Numbers
-from slhf_training.evaluation.study import Row, Study, row_of
-from slhf_training.evaluation.tournament import tournament
+from slhf_training.evaluation.study import Figures, SectionData, row_of
+
+
+@dataclass(frozen=True, slots=True)
+class Tournament:
+    answers: int
+    """Different ones: the same text twice is one answer, or it would tie with itself."""
+    cycle: bool
+    """Some answers beat one another round and round."""
+    condorcet_winner: bool
+    """One answer beats every other."""
+    unbeaten: bool
+    """One answer is beaten by none: what is left of a Condorcet winner where there are ties."""
+
+
+def tournament(p: Numbers) -> Tournament:
+    """Of (N, N) preferences among different answers; the diagonal is not read."""
+    beats = (p > 0.5) & ~np.eye(len(p), dtype=bool)
+    return Tournament(
+        answers=len(p),
+        cycle=has_cycle(beats),
+        condorcet_winner=bool((beats.sum(axis=1) == len(p) - 1).any()),
+        unbeaten=bool((~beats.any(axis=0)).any()),
+    )
+
+
+def has_cycle(beats: npt.NDArray[np.bool_]) -> bool:
+    """Whether the graph has a directed cycle: take off who beats none that is left, until none is left or none can go.
+
+    Without ties a cycle means one of three; with ties the shortest may be longer.
+    """
+    left = np.ones(len(beats), dtype=bool)
+    while left.any():
+        last = left & ~(beats & left).any(axis=1)
+        if not last.any():
+            return True
+        left &= ~last
+    return False
 
 
 class CyclesSettings(Section):
@@ -36,7 +73,7 @@ class Cycles(Measurement[CyclesSettings]):
     def sampled(cls, how: CyclesSettings) -> Mapping[str, int]:
         return dict.fromkeys(how.models, how.samples)
 
-    def figures(self, study: Study) -> Row:
+    def figures(self, study: SectionData) -> Figures:
         return {name: _of_model(study, name, self.how.samples) for name in self.how.models}
 
     @staticmethod
@@ -57,7 +94,7 @@ class Cycles(Measurement[CyclesSettings]):
         )
 
 
-def _of_model(study: Study, name: str, samples: int) -> Row:
+def _of_model(study: SectionData, name: str, samples: int) -> Figures:
     groups = [
         _different(study, [Slot((name,), prompt, number) for number in range(samples)]) for prompt in study.prompts
     ]
@@ -79,7 +116,7 @@ def _of_model(study: Study, name: str, samples: int) -> Row:
     }
 
 
-def _different(study: Study, slots: Sequence[Slot]) -> list[Slot]:
+def _different(study: SectionData, slots: Sequence[Slot]) -> list[Slot]:
     """The same text twice counts once; a slot without text does not count."""
     first = {text: slot for slot, text in reversed(list(zip(slots, study.answers.texts(slots), strict=True)))}
     return [slot for text, slot in reversed(first.items()) if text is not None]

@@ -6,40 +6,38 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from slhf_training.config_file import Section
-from slhf_training.evaluation.answers import GIVEN, Slot
-from slhf_training.evaluation.cases import Case, TaskSettings, read_cases
-from slhf_training.evaluation.chains import Chain
-from slhf_training.evaluation.markdown import estimate, heading, number, percent, table
-from slhf_training.evaluation.measurement import Measurement
-from slhf_training.evaluation.prompts import Prompt
+from slhf_training.config import Section
+from slhf_training.evaluation.answers import GIVEN, Chain, Slot
+from slhf_training.evaluation.pages import estimate, heading, number, percent, table
+from slhf_training.evaluation.prompts import Case, Prompt, TaskSettings, read_cases
+from slhf_training.evaluation.sections import Measurement
 from slhf_training.evaluation.statistics import length_controlled, preferred
-from slhf_training.evaluation.study import Row, Study, row_of
+from slhf_training.evaluation.study import Figures, SectionData, row_of
 
 OWN, OTHERS = "own Leader", "all other models"
 
 
-class PanelSettings(Section):
+class PanelSectionSettings(Section):
     tasks: dict[str, TaskSettings] = Field(min_length=1)
     """Prompts, and whose answers to them are refined; leaders may be files of drafts."""
     followers: tuple[str, ...] = Field(min_length=1)
 
 
-class Panel(Measurement[PanelSettings]):
+class PanelSection(Measurement[PanelSectionSettings]):
     """The judge is the configuration's `preference`: its NaN is the panel's silence."""
 
     name: ClassVar[str] = "panel"
     place: ClassVar[int] = 10
-    settings: ClassVar[type[Section]] = PanelSettings
+    settings: ClassVar[type[Section]] = PanelSectionSettings
     needs: ClassVar[frozenset[str]] = frozenset({"preference"})
 
-    def __init__(self, how: PanelSettings, main: Mapping[str, Prompt], limit: int | None) -> None:
+    def __init__(self, how: PanelSectionSettings, main: Mapping[str, Prompt], limit: int | None) -> None:
         self._cases = {name: read_cases(f"panel.tasks.{name}", task, limit, False) for name, task in how.tasks.items()}
         cases = [case for task in self._cases.values() for case in task]
         super().__init__(how, {prompt.id: prompt for case in cases for prompt in (case.prompt, case.drafted)}, limit)
 
     @classmethod
-    def chains(cls, how: PanelSettings) -> list[Chain]:
+    def chains(cls, how: PanelSectionSettings) -> list[Chain]:
         leaders = {leader for task in how.tasks.values() for leader in task.leaders}
         return [(one, two) for one in (*sorted(leaders), *how.followers) for two in how.followers]
 
@@ -56,10 +54,10 @@ class Panel(Measurement[PanelSettings]):
         ]
         return sorted(found, key=lambda slot: len(slot.chain))
 
-    def figures(self, study: Study) -> Row:
+    def figures(self, study: SectionData) -> Figures:
         return {follower: self._of_follower(study, follower) for follower in self.how.followers}
 
-    def _of_follower(self, study: Study, follower: str) -> list[Row]:
+    def _of_follower(self, study: SectionData, follower: str) -> list[Figures]:
         """By the draft's writer over all tasks, the Follower's own Leader first; then by task."""
         pairs = [
             _Refined(name, follower, case.model if writer == GIVEN else writer, case, (writer, follower))
@@ -101,7 +99,7 @@ class _Refined:
         self.before, self.after = case.slot(chain[:1]), case.slot(chain)
 
 
-def _verdict(study: Study, pairs: Sequence[_Refined]) -> Row:
+def _verdict(study: SectionData, pairs: Sequence[_Refined]) -> Figures:
     """Texts that do not differ are no question to the panel: neither verdict nor silence."""
     before, after = (
         [text or "" for text in study.answers.texts(slots)]
@@ -113,7 +111,7 @@ def _verdict(study: Study, pairs: Sequence[_Refined]) -> Row:
     longer = np.array([len(two) - len(one) for one, two in zip(before, after, strict=True)], dtype=np.float64)
     prompts = [pair.prompt for pair in pairs]
 
-    def mean(values: Any) -> Row | None:
+    def mean(values: Any) -> Figures | None:
         return row_of(study.bootstrap.mean_by(np.asarray(values, dtype=np.float64), prompts))
 
     return {

@@ -1,0 +1,111 @@
+"""The game's training: from settings to a run and its checkpoints, and from a checkpoint to a bundle.
+
+Imported by distill and imitation.
+
+Here is the configuration of `slhf-train fit`: one YAML file. An unknown key or a bad value stops it and is named.
+Relative paths start at the configuration's own folder.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from slhf import FOLLOWER_TURN
+from slhf_training.config import ModelName, RelativePath, Section
+from slhf_training.data.load import DataSettings
+from slhf_training.fit.algorithms import ALGORITHMS, Algorithm, Game
+from slhf_training.models import Lora
+from slhf_training.preference import PreferenceSettings
+from slhf_training.rollout import RolloutSettings
+
+DraftAnswers = Literal["all", "rejected"]
+
+
+class Drafts(Section):
+    """Drafts that other models wrote. The Follower refines them beside the Leader's, so that it learns to refine what
+    it will meet; the Leader learns nothing from them."""
+
+    data: tuple[DataSettings, ...] = Field(min_length=1)
+    """Several, where each needs its own `where`."""
+    answers: DraftAnswers = "all"
+    """Each answer of a row is a draft, or only the worse one of a pair."""
+    per_step: int = Field(default=8, gt=0)
+    """Drafts per step and process, beside the chats of `batch_size`; no two processes have the same."""
+
+
+class Optimisation(Section):
+    steps: int = Field(default=500, gt=0)
+    batch_size: int = Field(default=16, gt=0)
+    """Chats per step and process."""
+    micro_batch_size: int = Field(default=8, gt=0)
+    """Answers per forward and backward pass."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Of the Leader, or of shared weights."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """The last iterate drifts off the equilibrium at a constant rate: decay it."""
+    warmup_steps: int = Field(default=0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=True)
+    """Clips the gradient of each role; inf: no clipping."""
+    autocast: Literal["none", "bfloat16"] = "none"
+    gradient_checkpointing: bool = False
+    """Less memory, a third more time."""
+
+
+class Run(Section):
+    """What every training has."""
+
+    output_dir: RelativePath
+    optimisation: Optimisation = Optimisation()
+    seed: int = Field(default=0, ge=0)
+    save_every: int = Field(default=50, gt=0)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    log_every: int = Field(default=1, gt=0)
+    report_to: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
+
+
+def _known(algorithm: str) -> str:
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"expected one of {', '.join(ALGORITHMS)}")
+    return algorithm
+
+
+class FitSettings(Run):
+    model: ModelName = Field(min_length=1)
+    """A chat model: a hub id, builtin:smollm2-135m, or a directory's path that starts with ".", "/" or "~"."""
+    data: DataSettings
+    """Only the chats are used."""
+    drafts: Drafts | None = None
+    """None: the Follower meets the Leader's drafts alone, as in the paper."""
+    preference: PreferenceSettings
+    """Who judges."""
+    algorithm: Annotated[str, AfterValidator(_known)] = "stackelberg"
+    """One of fit/algorithms.py."""
+    weights: Literal["separate", "shared", "full"] = "separate"
+    """Two adapters, one adapter for both roles, or all weights of the model (both roles; the reference is a copy)."""
+    lora: Lora = Lora()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the base model."""
+    follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
+    game: Game = Game()
+    rollout: RolloutSettings = RolloutSettings()
+
+    @property
+    def plays(self) -> Algorithm:
+        """The algorithm's record."""
+        return ALGORITHMS[self.algorithm]
+
+    @model_validator(mode="after")
+    def _what_does_not_go_together(self) -> Self:
+        if self.game.kl != "token" and self.game.kl_estimator != "k1":
+            raise ValueError(f"game.kl_estimator: {self.game.kl_estimator!r} needs kl: token")
+        if self.plays.needs_mixture and self.rollout.engine != "hf":
+            has = f"as {self.algorithm} has to"
+            raise ValueError(f"rollout.engine: {self.rollout.engine} cannot mix two models, {has}; use hf")
+        if self.drafts is not None and not self.plays.takes_drafts:
+            raise ValueError(f"drafts: {self.algorithm} has no Follower to refine them; use stackelberg")
+        if self.weights == "full" and self.rollout.engine == "vllm-server":
+            raise ValueError("rollout.engine: vllm-server takes adapters, not all weights; use hf or vllm")
+        return self

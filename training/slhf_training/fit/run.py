@@ -1,0 +1,239 @@
+"""A run's directory: its settings and checkpoints, and from one of them a bundle that the server loads unchanged.
+
+A base model that lies in a directory is copied into the bundle; one from the hub or built in is named. Merging leaves
+no adapters: it needs roles that share their weights.
+
+`Interpolation` goes part of the way to a run: from the base model, by the adapters' product, or from another run that
+it started from, by the adapters' factors. What was learnt last at the price of what was known is often had for less of
+it (LITI in WARP, arXiv 2406.16768). A lower rank makes adapters smaller: each becomes its nearest of that rank.
+"""
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slhf import Bundle, RoleWeights, SamplingDefaults, write_bundle
+from slhf.json_text import read_json
+from slhf.weights import difference, logits_of, write_model
+from slhf_training.config import portable, read_config
+from slhf_training.errors import SettingsError
+from slhf_training.fit import FitSettings
+from slhf_training.fit.trainer import build_roles, load_model
+from slhf_training.models.adapters import (
+    CONFIG,
+    WEIGHTS,
+    cast,
+    factors_of,
+    mixed,
+    name_base,
+    scaled,
+    truncate,
+    write_factors,
+)
+from slhf_training.models.load import base_directory, load_written
+from slhf_training.models.roles import DTYPES, Roles
+
+SETTINGS = "settings.json"
+
+
+def start_run(settings: FitSettings) -> None:
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    (settings.output_dir / SETTINGS).write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def settings_of(run: Path) -> FitSettings:
+    """Raises SettingsError where the directory is no run's."""
+    path = run / SETTINGS
+    if not path.is_file():
+        raise SettingsError(f"{run}: no {SETTINGS} is in it, so it is not the output directory of a fit")
+    return read_config(path, FitSettings)
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    found = _checkpoints(run)
+    return found[max(found)] if found else None
+
+
+def checkpoint_of(run: Path, step: int | None) -> Path:
+    """The checkpoint after that step, or the last. Raises SettingsError where there is none."""
+    found = _checkpoints(run)
+    if not found or (step is not None and step not in found):
+        raise SettingsError(f"{run}: no checkpoint {'' if step is None else step} in it; there are {sorted(found)}")
+    return found[max(found) if step is None else step]
+
+
+def last_metrics(checkpoint: Path) -> dict[str, Any]:
+    """What the training log said last."""
+    history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    return dict(history[-1]) if history else {}
+
+
+def _checkpoints(run: Path) -> dict[int, Path]:
+    return {int(path.name.removeprefix("checkpoint-")): path for path in run.glob("checkpoint-*") if path.is_dir()}
+
+
+@dataclass(frozen=True, slots=True)
+class Interpolation:
+    share: float
+    """Of the way: 0 is the start, 1 the run."""
+    start: Path | None = None
+    """The run where it starts; None: the base model."""
+    step: int | None = None
+    """Which checkpoint of `start`; None: the last."""
+
+
+def export(
+    run: Path,
+    target: Path,
+    name: str,
+    *,
+    step: int | None = None,
+    merge: bool = False,
+    dtype: str | None = None,
+    evaluation: Path | None = None,
+    interpolation: Interpolation | None = None,
+    rank: int | None = None,
+) -> Bundle:
+    """Write the bundle; `step` chooses the checkpoint (None: the last), `dtype` and `rank` are the adapters' (None: as
+    they were trained). `target` appears when it is whole.
+
+    Raises SettingsError for a run that cannot be exported so, and where the target exists.
+    """
+    settings = settings_of(run)
+    checkpoint = checkpoint_of(run, step)
+    if target.exists():
+        raise SettingsError(f"{target} exists already")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+        staging = Path(temporary) / "bundle"
+        staging.mkdir()
+        weights = checkpoint
+        if interpolation is not None:
+            weights = Path(temporary) / "between"
+            _interpolate(settings, checkpoint, interpolation, weights)
+        parts = _weights(settings, weights, staging, merge, dtype, rank)
+        bundle = write_bundle(staging, _manifest(settings, checkpoint, name, parts, evaluation, interpolation, rank))
+        staging.rename(target)
+    return bundle
+
+
+def _interpolate(settings: FitSettings, checkpoint: Path, between: Interpolation, target: Path) -> None:
+    """Adapters as a checkpoint has them, in `target`."""
+    if settings.weights == "full":
+        raise SettingsError("--share: only adapters are interpolated, not all weights")
+    if not 0 <= between.share <= 1:
+        raise SettingsError(f"--share: expected 0 to 1, got {between.share}")
+    if between.start is None:
+        _scale(checkpoint, between.share, target)
+    else:
+        _mix(checkpoint, checkpoint_of(between.start, between.step), between, target)
+
+
+def _scale(checkpoint: Path, share: float, target: Path) -> None:
+    for config in checkpoint.glob(f"*/{CONFIG}"):
+        shutil.copytree(config.parent, target / config.parent.name)
+        write_factors(target / config.parent.name, scaled(factors_of(config.parent), share))
+
+
+def _mix(checkpoint: Path, start: Path, between: Interpolation, target: Path) -> None:
+    for config in checkpoint.glob(f"*/{CONFIG}"):
+        adapter = config.parent.name
+        if not (start / adapter / WEIGHTS).is_file():
+            raise SettingsError(f"--start: {between.start} has no adapter {adapter}")
+        first, second = factors_of(start / adapter), factors_of(checkpoint / adapter)
+        if {k: v.shape for k, v in first.items()} != {k: v.shape for k, v in second.items()}:
+            raise SettingsError(f"--start: the adapters of {between.start} have other shapes")
+        shutil.copytree(config.parent, target / adapter)
+        write_factors(target / adapter, mixed(first, second, between.share))
+
+
+def _weights(
+    settings: FitSettings, checkpoint: Path, staging: Path, merge: bool, dtype: str | None, rank: int | None
+) -> dict[str, Any]:
+    """Put weights and tokenizer in place; the manifest's keys that say where."""
+    if rank is not None and (merge or settings.weights == "full"):
+        raise SettingsError("--rank: only adapters have one, and these weights have none")
+    _, base = load_model(settings)
+    roles = build_roles(settings, base)
+    roles.load(checkpoint)
+    if merge or settings.weights == "full":
+        _merged(roles, settings, staging)
+        return {"base_model": "."}
+    for adapter in roles.trained:
+        shutil.copytree(checkpoint / adapter, staging / adapter)
+        if rank is not None:
+            truncate(staging / adapter, rank)
+        if dtype is not None:
+            cast(staging / adapter, DTYPES[dtype])
+        name_base(staging / adapter, settings.model)
+    parts: dict[str, Any] = {role: RoleWeights(adapter=adapter) for role, adapter in roles.adapter_of.items()}
+    if not Path(settings.model).is_dir():
+        return parts | {"base_model": settings.model}
+    shutil.copytree(settings.model, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns("slhf.json"))
+    return parts | {"base_model": "."}
+
+
+@torch.no_grad()
+def _merged(roles: Roles, settings: FitSettings, staging: Path) -> None:
+    """One plain model beside all else of its base, byte for byte; kept only if it says what the roles say."""
+    if roles.adapter_of["leader"] != roles.adapter_of["follower"]:
+        raise SettingsError(
+            "--merge: Leader and Follower have adapters of their own; one set of weights cannot hold both"
+        )
+    expected = logits_of(roles.use("leader"))
+    model = roles.model if roles.weights == "full" else roles.model.get_base_model()
+    state = {key: value.detach().clone().contiguous() for key, value in roles.merged_state("leader").items()}
+    plain = type(model)(model.config).to(model.dtype)
+    plain.load_state_dict(state)
+    write_model(plain, base_directory(settings.model), staging)
+    if (gap := difference(load_written(staging, model.dtype), expected)) is not None:
+        raise SettingsError(f"--merge: merged weights do not say what the adapter says: logits differ by {gap:.1%}")
+
+
+def _manifest(
+    settings: FitSettings,
+    checkpoint: Path,
+    name: str,
+    parts: dict[str, Any],
+    evaluation: Path | None,
+    interpolation: Interpolation | None,
+    rank: int | None,
+) -> Bundle:
+    facts = settings.model_dump(mode="json", exclude={"output_dir", "model", "data", "drafts", "preference"})
+    step = int(checkpoint.name.removeprefix("checkpoint-"))
+    training = {
+        "data": portable(settings.data),
+        "preference": portable(settings.preference),
+        "drafts": None if settings.drafts is None else portable(settings.drafts),
+        "step": step,
+        "share": None if interpolation is None else interpolation.share,
+        "rank": rank,
+        "settings": facts,
+        "metrics": {k: v for k, v in last_metrics(checkpoint).items() if "/" in k and not k.startswith("seconds")},
+    }
+    return Bundle(
+        name=name,
+        follower_turn=settings.follower_turn,
+        sampling=SamplingDefaults(temperature=settings.rollout.temperature, max_tokens=settings.rollout.max_new_tokens),
+        trained=settings.algorithm,
+        training=training,
+        evaluation=_evaluation(evaluation),
+        **parts,
+    )
+
+
+def _evaluation(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        found = read_json(path.read_bytes())
+    except (OSError, ValueError) as exc:
+        raise SettingsError(f"--evaluation: {path}: {exc}") from exc
+    if not isinstance(found, dict):
+        raise SettingsError(f"--evaluation: {path}: expected a JSON object")
+    return found

@@ -1,0 +1,156 @@
+"""One step's chats and given drafts, played with a rollout and a judge: the algorithms' StepContext."""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from slhf_training.data import Example
+from slhf_training.errors import DataError
+from slhf_training.fit import DraftAnswers
+from slhf_training.fit.algorithms import Completion, penalised
+from slhf_training.models.prompts import Prompts
+from slhf_training.preference import Preference
+from slhf_training.rollout import Rollout
+from slhf_training.types import Chat, Ids, Player, Probabilities, Sample
+
+Phase = Literal["rollout", "judge", "reference", "forward_backward", "update"]
+
+
+class Clock:
+    """Seconds by phase since the last `read`. Work that a GPU has only queued counts where it is waited for."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, phase: Phase) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[phase] += time.perf_counter() - start
+
+    def read(self) -> dict[str, float]:
+        seconds, self._seconds = dict(self._seconds), defaultdict(float)
+        return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    number: int
+    """Tells its chat apart from all others, those of the training data too."""
+    chat: Chat
+    text: str
+    ids: Ids
+
+
+class DraftPool:
+    def __init__(self, drafts: Sequence[Draft], per_step: int, seed: int, process: int = 0, processes: int = 1) -> None:
+        """`per_step`: of this process. Raises DataError where there are not enough for one step of all processes."""
+        self._all = per_step * processes
+        if len(drafts) < self._all:
+            several = f" of {processes} processes" if processes > 1 else ""
+            raise DataError(f"drafts: {len(drafts)} are fewer than the {self._all} of one step{several}")
+        self._drafts, self._seed = drafts, seed
+        self._ours = slice(process * per_step, (process + 1) * per_step)
+
+    def at(self, step: int) -> list[Draft]:
+        """This process's part of what all draw together, without replacement; a run that is resumed draws the same.
+
+        Two processes with one draft would answer it alike, and each would be the other's baseline.
+        """
+        chance = np.random.default_rng([self._seed, step])
+        chosen = chance.choice(len(self._drafts), self._all, replace=False)
+        return [self._drafts[i] for i in chosen[self._ours]]
+
+
+def drafts_of(
+    examples: Sequence[Example], prompts: Prompts, first_number: int, most: int, which: DraftAnswers = "all"
+) -> list[Draft]:
+    """The examples' answers, or the rejected ones alone, that have, with their chat, at most so many tokens."""
+    found: list[Draft] = []
+    for example in examples:
+        asked = len(prompts.leader(example.chat))
+        rejected = (example.pair.rejected,) if example.pair else ()
+        for text in example.answers if which == "all" else rejected:
+            ids = prompts.ids(text)
+            if ids and asked + len(ids) <= most:
+                found.append(Draft(first_number + len(found), example.chat, text, ids))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What stays the same from step to step."""
+
+    prompts: Prompts
+    rollout: Rollout
+    preference: Preference
+    clock: Clock
+    eos_penalty: float
+    seed: int
+
+
+class ChatStepContext:
+    def __init__(
+        self,
+        environment: Environment,
+        chats: Sequence[Chat],
+        numbers: Sequence[int],
+        step: int,
+        drafts: Sequence[Draft] = (),
+    ) -> None:
+        """`numbers`: each chat's place in the data; it and the step fix the random numbers of its answers."""
+        self._environment = environment
+        self._numbers = numbers
+        self._drafts = drafts
+        self._chats = dict(zip(numbers, chats, strict=True)) | {draft.number: draft.chat for draft in drafts}
+        self._step = step
+        self.chats = len(numbers)
+        """Of the training data; what is answered or judged behind theirs belongs to given drafts."""
+        self.answered: list[tuple[Player, Completion]] = []
+        self.judged: list[Probabilities] = []
+        """The judge's own words, without the penalty for unfinished answers, in the order of the questions."""
+
+    def answer(self, player: Player, slot: int, drafts: Sequence[Completion] | None = None) -> list[Completion]:
+        environment = self._environment
+        numbers = self._numbers if drafts is None else [d.chat for d in drafts]
+        if drafts is None:
+            prompts = [environment.prompts.leader(self._chats[number]) for number in numbers]
+        else:
+            prompts = [environment.prompts.follower(self._chats[d.chat], d.sample.ids) for d in drafts]
+        again: Counter[int] = Counter()
+        seeds = []
+        for number in numbers:
+            seeds.append(self._seed(number, slot, again[number]))
+            again[number] += 1
+        with environment.clock("rollout"):
+            samples = environment.rollout.sample(prompts, player, seeds)
+        found = [
+            Completion(number, prompt, sample, environment.prompts.text(sample.ids))
+            for number, prompt, sample in zip(numbers, prompts, samples, strict=True)
+        ]
+        self.answered += [(player, answer) for answer in found]
+        return found
+
+    def given(self) -> list[Completion]:
+        return [Completion(d.number, (), Sample(d.ids, (), ended=True), d.text) for d in self._drafts]
+
+    def judge(self, first: Sequence[Completion], second: Sequence[Completion]) -> Probabilities:
+        environment = self._environment
+        with environment.clock("judge"):
+            p = environment.preference(
+                [self._chats[a.chat] for a in first], [a.text for a in first], [b.text for b in second]
+            )
+        self.judged.append(p)
+        return penalised(p, first, second, environment.eos_penalty)
+
+    def _seed(self, number: int, slot: int, again: int) -> int:
+        """`again`: how many answers to this chat the same call has had before."""
+        entropy = [self._environment.seed, self._step, number, slot, again]
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])

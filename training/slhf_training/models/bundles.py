@@ -1,0 +1,53 @@
+"""Bundles, opened as the server opens them: slhf-server's code is used where it is installed, and this says so if not.
+
+`evaluation/served.py` and this module are the only ones of training that import slhf_server, and they do it late.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from slhf.bundle import BUILTIN_PREFIX
+from slhf_training.errors import SettingsError
+
+if TYPE_CHECKING:
+    from slhf_server.bundles.opened import OpenBundle as OpenBundle
+
+
+@contextmanager
+def needing_the_server(what: str) -> Iterator[None]:
+    """A package that is missing is named, with the way to get it; the server's refusals become training's."""
+    try:
+        from slhf_server.settings.problem import SettingsError as Refused
+    except ModuleNotFoundError as exc:
+        raise _missing(what, exc) from exc
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        raise _missing(what, exc) from exc
+    except Refused as exc:
+        raise SettingsError(f"{what}: {exc}") from exc
+
+
+def open_bundle(key: str, spec: str) -> "OpenBundle":
+    """A builtin, a directory or a hub id, on local disk. Raises SettingsError naming the key."""
+    with needing_the_server(key):
+        from slhf_server.loading.opening import open_bundle as opened
+        from slhf_server.settings.server import Settings
+
+        return opened(Settings(bundle=spec))
+
+
+def located(name: str, key: str) -> str:
+    """What transformers loads a configuration's model from. Raises SettingsError naming the key."""
+    if not name.startswith(BUILTIN_PREFIX):
+        return name
+    bundle = open_bundle(key, name)
+    if bundle.adapter("leader") or bundle.adapter("follower"):
+        raise SettingsError(f"{key}: {name} is trained already; its base is {bundle.manifest.base_model}")
+    return str(bundle.weights)
+
+
+def _missing(what: str, exc: ModuleNotFoundError) -> SettingsError:
+    extra = "slhf-server[gpu] or slhf-server[cpu]" if (exc.name or "").startswith("vllm") else "slhf-server"
+    return SettingsError(f"{what}: the package {exc.name} is not installed: pip install {extra}")

@@ -1,0 +1,67 @@
+"""What training speaks about: chats, ending with a user's turn, and answers to them."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Message(TypedDict):
+    role: str
+    content: str
+
+
+Chat = Sequence[Message]
+"""A conversation as chat templates take it."""
+ChatKey = tuple[tuple[str, str], ...]
+
+
+def chat_key(chat: Chat) -> ChatKey:
+    """What tells a chat from others, whatever its type: roles and contents."""
+    return tuple((message["role"], message["content"]) for message in chat)
+
+
+def as_text(chat: Chat) -> str:
+    """As judges read it, a role before each turn."""
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in chat)
+
+
+Ids = tuple[int, ...]
+
+
+Player = Literal["leader", "follower", "reference", "mixture"]
+"""Who answers: a role that learns, the frozen reference, or nash-md's mixture of the Leader and the reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    ids: Ids
+    """The answer, with its end-of-sequence token where it has one."""
+    logps: tuple[float, ...]
+    """Log-prob of each id under what sampled it, at the sampling temperature."""
+    ended: bool
+    """Whether it came to its end, and was not cut at the limit."""
+
+
+Role = Literal["leader", "follower"]
+
+
+ROLES: tuple[Role, ...] = ("leader", "follower")
+
+
+Probabilities = npt.NDArray[np.float64]
+
+
+def digest(content: Any) -> str:
+    """A key for anything that JSON can say."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def sigmoid(x: Probabilities) -> Probabilities:
+    """Without overflow at either end; NaN stays NaN."""
+    p: Probabilities = (1 + np.tanh(x / 2)) / 2
+    return p
