@@ -79,14 +79,14 @@ def test_what_the_model_itself_has_written_counts_less() -> None:
     row = LessonRow.model_validate({"prompt": "which", "target": "A B C", "sampled": [[2, 3]], "weight": 2})
     prompts = Prompts(tiny.tokenizer(), "improve it")
     (lesson,) = supervised_examples([row], prompts, tiny.END, 99, sampled=0.25)
-    weights = dict(zip(map(prompts.text, ([one] for one in lesson.target)), lesson.weights, strict=True))
+    weights = dict(zip(map(prompts.text, ((one,) for one in lesson.target)), lesson.weights, strict=True))
     assert weights.pop("") == 2  # the end
     assert {text.strip(): weight for text, weight in weights.items()} == {"A": 2, "B": 0.5, "C": 2}
 
 
 def test_what_counts_nothing_is_not_learnt(tmp_path: Path) -> None:
     """The Leader's answer is sampled as a whole, but for its end; the Follower learns the same one as ever."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"prompt": "which", "target": "A B", "sampled": [[0, 3]]},
         {"prompt": "which", "draft": "C C", "target": "B A"},
     ]
