@@ -8,7 +8,7 @@ It is a report, not a failure: below the limit of a second or so, the machine ha
 import threading
 import time
 from asyncio.events import Handle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,18 +33,22 @@ class _Delay(threading.local):
 
 
 @contextmanager
-def watching(most_s: float = MOST_S) -> Iterator[list[str]]:
-    """What stood still meanwhile, a line for each callback of more than `most_s` seconds."""
+def watching(most_s: float = MOST_S, clock: Callable[[], float] = time.perf_counter) -> Iterator[list[str]]:
+    """What stood still meanwhile, a line for each callback of more than `most_s` seconds.
+
+    By `time.thread_time` only what the loop's own thread computed counts, not what it waited for another thread's lock.
+    """
     found: list[str] = []
     delay, run = _Delay(), Handle._run
 
     def timed(handle: Handle) -> None:
-        before = time.perf_counter()
-        if before - delay.read > _FRESH_S:
+        before = clock()
+        if clock is time.perf_counter and before - delay.read > _FRESH_S:
             delay.refresh(before)
         run(handle)
-        now = time.perf_counter()
-        if now - before > most_s and (stood := now - before - delay.refresh(now)) > most_s:
+        now = clock()
+        waited = delay.refresh(now) if clock is time.perf_counter and now - before > most_s else 0.0
+        if (stood := now - before - waited) > most_s:
             found.append(f"{stood:.2f} s in {repr(handle)[:200]}")
 
     Handle._run = timed  # type: ignore[method-assign, assignment]

@@ -327,3 +327,14 @@ def test_an_index_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     file.write_text(json.dumps(index))
     with pytest.raises(SettingsError, match=r"^bundle: .*outside\.safetensors"):
         quantized(bundle, wanting("int8", tmp_path), obstacle=None)
+
+
+def test_two_merged_models_that_are_alike_at_both_ends_of_their_file_are_two(tmp_path: Path) -> None:
+    """As two adapters on upper layers leave them: a revision looks at the ends of large files alone."""
+    first, second = (written(tmp_path / "cache" / f"merged-{name}") for name in ("one", "two"))
+    file = second.weights / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert in_int8(first, tmp_path) != in_int8(second, tmp_path)
+    assert in_int8(first, tmp_path).name.endswith("merged-one")

@@ -267,18 +267,17 @@ def test_of_instructions_the_thought_is_which_of_them_the_draft_follows(tmp_path
     ]
 
 
-def test_of_a_program_the_thought_is_what_it_gives_for_the_example(tmp_path: Path, bundle: str) -> None:
+def test_of_a_program_the_thought_is_what_it_and_ones_own_give_for_the_example(tmp_path: Path, bundle: str) -> None:
     tests = {"kind": "tests", "entry_point": "twice", "test_program": "assert twice(2) == 4 and twice(3) == 6"}
     check = {**tests, "example": "assert twice(2)==4"}
     kept, mended, hidden = (f"def twice(x):\n    return x {rest}" for rest in ("+ x", "+ 1", "** 2"))
-    right = "def twice(x):\n    return 2 * x"
-    rows = [
-        {"prompt": "Double it.", "check": check, "draft": one, "reference": right} for one in (kept, mended, hidden)
-    ]
+    own = "```python\ndef twice(x):\n    return 2 * x\n```"
+    rows = [{"prompt": "Double it.", "check": check, "draft": one} for one in (kept, mended, hidden)]
     asked = settings(tmp_path, rows, follower={"thoughts": True}, samples={"bundle": bundle, "count": 1})
-    thought = "<think>\nThe example: twice(2)\nThe draft gives: {}\nIt should be: 4\nIt {}.\n</think>\n{}"
-    assert written(lessons(asked, answers("I cannot."))) == [
-        ("Double it.", mended, thought.format(3, "changes", right)),
+    values = "The example: twice(2) should give 4\nMine gives: 4\nThe draft gives: {}\nIt {}."
+    thought = f"<think>\n{own}\n{values}\n</think>\n{{}}"
+    assert written(lessons(asked, answers(f"Here it is:\n{own}\nThat doubles it."))) == [
+        ("Double it.", mended, thought.format(3, "changes", own)),
         ("Double it.", kept, thought.format(4, "stays", kept)),
     ]  # of the hidden fault the thought does not tell
 

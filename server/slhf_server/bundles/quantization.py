@@ -70,9 +70,16 @@ def quantized(bundle: OpenBundle, settings: Settings, obstacle: str | None) -> O
             raise SettingsError(f"cpu_quantization: int8 is not possible: {reason}")
         _logger.info("weights stay as they are, not in int8: %s", reason)
         return bundle
-    made = build_once(settings.cache_dir / f"{_FORMAT}-{revision_of(bundle.weights)}", lambda to: _write(bundle, to))
+    made = build_once(settings.cache_dir / f"{_FORMAT}-{_made_from(bundle, settings)}", lambda to: _write(bundle, to))
     _logger.info("serving int8 (W8A8), made from %s; cpu_quantization is %s", bundle.weights, settings.cpu_quantization)
     return replace(bundle, weights=made)
+
+
+def _made_from(bundle: OpenBundle, settings: Settings) -> str:
+    """What lies in the cache is named after what it was made from, adapters included; a revision looks at the ends of
+    large files alone, where the merged weights of two adapters on upper layers are the same."""
+    weights = bundle.weights
+    return weights.name if weights.parent == settings.cache_dir else revision_of(weights)
 
 
 def objection(bundle: OpenBundle, settings: Settings) -> str | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import httpx2
 
@@ -129,6 +130,6 @@ def test_the_openapi_document_knows_every_route(serve: Serve) -> None:
 def test_the_description_is_made_beside_the_event_loop(serve: Serve) -> None:
     """It takes a tenth of a second and more, the first time."""
     url = serve()
-    with watching(0.05) as stood_still:
+    with watching(0.05, time.thread_time) as stood_still:
         assert "/v1/refine" in httpx2.get(f"{url}/openapi.json").json()["paths"]
     assert not stood_still

@@ -144,9 +144,8 @@ def test_a_leaders_own_answers_are_refined_by_every_follower(tmp_path: Path) -> 
     assert players[0]["by_model"] == {}
 
 
-def answering_twice(name: str) -> Callable[[Task, str | None], str | None]:
-    """Of each question's two answers of the Leader the longer one is right; for odd ones that is the second. Refining
-    makes nothing better."""
+def in_turn(say: Callable[[str, int], str]) -> Callable[[Task, str | None], str | None]:
+    """The Leader's answers by question and number; refining makes nothing better."""
     count: dict[str, int] = {}
 
     def reply(task: Task, draft: str | None) -> str | None:
@@ -154,10 +153,18 @@ def answering_twice(name: str) -> Callable[[Task, str | None], str | None]:
         if draft is not None:
             return draft
         count[question] = count.get(question, -1) + 1
-        is_right = count[question] == int(SUMS[question]) // 2 % 2
-        return f"It is surely {SUMS[question]}." if is_right else "It is 0."
+        return say(question, count[question])
 
     return reply
+
+
+def answering_twice(name: str) -> Callable[[Task, str | None], str | None]:
+    """Of each question's two answers of the Leader the longer one is right; for odd ones that is the second."""
+
+    def say(question: str, number: int) -> str:
+        return f"It is surely {SUMS[question]}." if number == int(SUMS[question]) // 2 % 2 else "It is 0."
+
+    return in_turn(say)
 
 
 def test_two_answers_stand_beside_and_without_a_panel_the_first_is_taken(tmp_path: Path) -> None:
@@ -179,23 +186,14 @@ def test_the_panel_chooses_of_the_two_where_it_speaks(tmp_path: Path) -> None:
     assert [row["against_two_answers"]["gain"]["value"] for row in group["players"]] == [-0.5, -0.5]
 
 
-def answering_in_turn(name: str) -> Callable[[Task, str | None], str | None]:
+def answering_four_times(name: str) -> Callable[[Task, str | None], str | None]:
     """Of four answers to a question the second and the fourth are right, and the others differ."""
-    count: dict[str, int] = {}
-
-    def reply(task: Task, draft: str | None) -> str | None:
-        question = task.chat[-1]["content"]
-        if draft is not None:
-            return draft
-        count[question] = count.get(question, -1) + 1
-        return f"It is {SUMS[question] if count[question] % 2 else -1000 - count[question]}."
-
-    return reply
+    return in_turn(lambda question, number: f"It is {SUMS[question] if number % 2 else -1000 - number}.")
 
 
 def test_more_answers_vote_where_a_check_reads_a_result(tmp_path: Path) -> None:
     how = own(tmp_path, two_answers=["slhf"], votes=4)
-    group = checked(tmp_path, FakeModels(answering_in_turn), **how)["tasks"]["sums"]
+    group = checked(tmp_path, FakeModels(answering_four_times), **how)["tasks"]["sums"]
     (both,) = group["two_answers"]
     assert (both["right"]["value"], both["pass_at_2"]["value"]) == (0, 1)
     assert (both["vote"]["answers"], both["vote"]["right"]["value"]) == (4, 1)

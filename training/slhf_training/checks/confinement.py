@@ -24,7 +24,6 @@ from itertools import *
 """
 """What the programs of code_tasks may use without an import."""
 
-RAISES = "raises "
 _VALUE = 4000
 """So many characters of a value are said: a pipe takes them at once."""
 
@@ -76,7 +75,7 @@ def value_of(expression: str, module: types.ModuleType) -> str:
     try:
         return repr(eval(expression, module.__dict__))
     except Exception as exc:  # noqa: BLE001 -- whatever it raises is what it comes to
-        return f"{RAISES}{type(exc).__name__}"
+        return f"raises {type(exc).__name__}"
 
 
 def shut_in(job: Mapping[str, Any]) -> None:

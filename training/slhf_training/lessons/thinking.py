@@ -50,19 +50,19 @@ def thought(
 
 def _considered(drafted: Sequence[Example], sampler: Sampler, chance: random.Random) -> Iterator[Considered | None]:
     """Of each draft what the Follower is to think; None where that comes to nothing."""
-    solved = one_of_each(one for one in drafted if _reading(one))
+    solved = one_of_each(one for one in drafted if _reading(one) or isinstance(one.check, UnitTestsSettings))
     answers = dict(zip((prompt_id(one.chat) for one in solved), sampler.all(solved, refined=False), strict=True))
     for example in drafted:
         draft = example.draft or ""
+        own = [text.strip() for text in answers.get(prompt_id(example.chat), ()) if text != example.draft]
+        chance.shuffle(own)
         match example.check:
             case UnitTestsSettings() as check:
-                yield traced(draft, check)
+                yield traced(draft, own, check)
             case InstructionsCheckSettings() as check:
                 yield listed(draft, check)
             case _ if read := _reading(example):
-                own = [text.strip() for text in answers[prompt_id(example.chat)] if text != example.draft]
-                chance.shuffle(own)
-                yield considered(draft, own, read) if own else None
+                yield considered(draft, own, read)
             case check:
                 kind = "no check" if check is None else f"a check of kind {check.kind}"
                 raise DataError(f"{example.source or 'a row'}: nobody can think about {kind}; take thoughts: false")

@@ -1,9 +1,9 @@
 """What a Follower thinks before it answers: it works the question out itself, and again where the draft says otherwise.
 
 Two answers of its own that agree with each other and not with the draft speak against the draft, and the first of them
-takes its place; anything else leaves the draft as it is. That is self-consistency (Wang et al., ICLR 2023) with the
-draft as one of three voices, within one pass: nobody samples, votes or judges at run time. One answer alone would
-break every right draft that the model itself gets wrong.
+takes its place; one that agrees with the draft, or three that all differ, leave the draft as it is. That is
+self-consistency (Wang et al., ICLR 2023) with the draft as one of the voices, within one pass: nobody samples, votes or
+judges at run time. One answer alone would break every right draft that the model itself gets wrong.
 
 Thoughts stand in `<think>...</think>`, which the server takes out of an answer.
 """
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 Span = tuple[int, int]
 _THOUGHTS = "<think>\n{thoughts}\n</think>\n{answer}"
 _NOTHING = "none"
+MOST_OWN = 3
+"""Answers of its own that a Follower writes at most; a second and a third only where those before decide nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,8 @@ class Considered:
     doubted: bool
     """The first own answer has another result than the draft."""
     sampled: Sequence[str] = ()
-    """Parts of the thoughts, in their order, that are samples of the model that learns."""
+    """Parts of the thoughts, in their order, that the model would write as they are: its first own answer. The later
+    ones it would not: left to itself it copies the first, and has to learn to write as if it had not."""
 
     def before(self, answer: str) -> Target:
         """The thoughts, and then this answer."""
@@ -45,17 +48,27 @@ class Considered:
 
 
 def considered(draft: str, own: Sequence[str], read: Callable[[str], str | None]) -> Considered | None:
-    """`own`: independent answers to the question, of which two are used; None where there is no second one to ask."""
-    results = [read(answer) or _NOTHING for answer in own[:2]]
+    """`own`: independent answers to the question; None where they are too few to decide."""
     drafts = read(draft) or _NOTHING
-    first = f"{own[0]}\nMine: {results[0]}. The draft: {drafts}."
-    if results[0] == drafts:
-        return Considered(f"{first} The same: it stays.", draft, doubted=False, sampled=own[:1])
-    if len(own) < 2:
-        return None
-    both = f"{first} Once more:\n{own[1]}\nMine: {results[0]}, {results[1]}. The draft: {drafts}."
-    if results[1] == drafts:
-        return Considered(f"{both} One of mine is the draft's: it stays.", draft, doubted=True, sampled=own[:2])
-    if results[0] == results[1] != _NOTHING:
-        return Considered(f"{both} Both of mine are {results[0]}: it changes.", own[0], doubted=True, sampled=own[:2])
-    return Considered(f"{both} All differ: it stays.", draft, doubted=True, sampled=own[:2])
+    results: list[str] = []
+    thoughts: list[str] = []
+    for answer in own[:MOST_OWN]:
+        results.append(read(answer) or _NOTHING)
+        said, changes = _verdict(results, drafts)
+        thoughts.append(f"{answer}\nMine: {', '.join(results)}. The draft: {drafts}. {said}")
+        if changes is not None:
+            chosen = own[results.index(results[-1])] if changes else draft
+            return Considered("\n".join(thoughts), chosen, doubted=len(results) > 1, sampled=own[:1])
+    return None
+
+
+def _verdict(results: Sequence[str], drafts: str) -> tuple[str, bool | None]:
+    """In words, and whether the draft changes; None: not known before the next answer."""
+    last = results[-1]
+    if last == drafts:
+        return "The same: it stays.", False
+    if last in results[:-1] and last != _NOTHING:
+        return f"Two of mine are {last}: it changes.", True
+    if len(results) == MOST_OWN:
+        return "All differ: it stays.", False
+    return "Once more:", None
