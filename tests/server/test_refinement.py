@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slhf.wire import RoundCompleted, RoundDelta, RoundStarted
+from slhf.wire import RefineOptions, RoundCompleted, RoundDelta, RoundStarted
 from slhf_server.deadline import Deadline
 from slhf_server.errors import (
     BadRequest,
@@ -23,6 +23,7 @@ from slhf_server.models.fake import FakeEngine, Reply
 from slhf_server.refinement.job import Deltas, Job, RoleBinding
 from slhf_server.refinement.loop import RefinementEvent, refine
 from slhf_server.refinement.state import RefinementResult
+from slhf_server.refinement.stops import RULES, asked_for
 from slhf_server.refinement.stops.unchanged import unchanged
 
 QUESTION = (Turn("user", "what is it"),)
@@ -130,6 +131,14 @@ def test_only_the_rounds_somebody_reads_are_streamed(deltas: Deltas, streamed: s
 def test_it_stops_when_the_follower_returns_its_draft_unchanged() -> None:
     result = outcome(FakeEngine(lambda turns: "same"), rounds=5, stops=(unchanged,))
     assert (result.refinement.stop_reason, result.refinement.rounds_run) == ("unchanged", 1)
+
+
+def test_a_request_asks_for_each_stop_rule_by_an_option_of_its_own() -> None:
+    named = {f"stop_when_{reason}": rule for reason, rule in RULES.items()}
+    assert set(named) == {name for name in RefineOptions.model_fields if name.startswith("stop_when_")}
+    assert asked_for(RefineOptions()) == ()
+    for name, rule in named.items():
+        assert asked_for(RefineOptions.model_validate({name: True})) == (rule,)
 
 
 @pytest.mark.parametrize("finished", [1, 2, 3])

@@ -19,6 +19,7 @@ from slhf.wire import RoundCompleted
 from slhf_server.access.admission import Admission
 from slhf_server.errors import RequestError
 from slhf_server.refinement.state import RefinementResult, edit_ratio
+from slhf_server.refinement.stops import RULES
 
 LATENCY = (
     0.3,
@@ -158,7 +159,7 @@ class Metrics:
         self.child(self.request_rounds, model).observe(refinement.rounds_run)
         self.child(self.draft_source, model, refinement.draft_source).inc()
         self.child(self.overhead, model).observe(result.overhead_ms / 1e3)
-        if refinement.stop_reason not in ("rounds_done", "unchanged", "disabled"):
+        if refinement.stop_reason not in ("rounds_done", "disabled", *RULES):
             self.child(self.fallback, model, refinement.stop_reason).inc()
         self._count_tokens(model, result)
         self._count_rounds(model, result)

@@ -14,8 +14,7 @@ from slhf_server.models.base import ChatModel, Engine, SamplingParams
 from slhf_server.refinement import conversation
 from slhf_server.refinement.job import Deltas, Drafter, Endpoint, Job, RoleBinding
 from slhf_server.refinement.request_log import RequestLog
-from slhf_server.refinement.stops import StopRule
-from slhf_server.refinement.stops.unchanged import unchanged
+from slhf_server.refinement.stops import asked_for
 from slhf_server.settings.server import ServedModel, Settings
 
 _ID_PREFIX: dict[Endpoint, str] = {"chat": "chatcmpl", "completions": "cmpl", "refine": "refine", "responses": "resp"}
@@ -115,7 +114,7 @@ class Planner:
             deadline=Deadline.after(_limited("timeout_ms", options.timeout_ms, None, limits.timeout_ms) / 1e3),
             max_total_tokens=_limited("max_total_tokens", options.max_total_tokens, None, limits.max_total_tokens),
             fail_on_error=options.on_error == "fail",
-            stops=_stops(options),
+            stops=asked_for(options),
             structure=params.sampling.structure,
             deltas=params.deltas,
             counts_tokens=options.timeout_ms is not None,
@@ -153,7 +152,3 @@ def _limited(name: str, asked: int | None, default: int | None, limit: int) -> i
     if asked is not None and asked > limit:
         raise BadRequest(f"{name} is {asked}, and this server allows at most {limit}", param=name)
     return next(value for value in (asked, default, limit) if value is not None)
-
-
-def _stops(options: RefineOptions) -> tuple[StopRule, ...]:
-    return (unchanged,) if options.stop_when_unchanged else ()
