@@ -1,3 +1,4 @@
+import inspect
 import json
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from starlette.responses import Response
 from typer.testing import CliRunner, Result
 
 from slhf import RefineRequest, RefineResponse, __version__
-from slhf.commands import app
+from slhf.commands import app, refine
+from slhf.exchange import Options
 from tests.clients.fakes import FakeServer, error, events
 
 
@@ -48,6 +50,11 @@ def test_a_draft_may_come_from_standard_input_byte_for_byte(fake: FakeServer, ur
 def test_the_address_and_key_are_read_from_the_environment(fake: FakeServer, url: str) -> None:
     assert slhf("refine", "why?", env={"SLHF_BASE_URL": url, "SLHF_API_KEY": "secret"}).exit_code == 0
     assert fake.keys == ["Bearer secret"]
+
+
+def test_every_option_has_a_flag_but_those_that_shape_the_answer() -> None:
+    flags = set(inspect.signature(refine).parameters)
+    assert set(Options.__annotations__) - flags == {"return_rounds", "show_rounds"}
 
 
 def test_every_option_reaches_the_server(fake: FakeServer, url: str) -> None:

@@ -117,7 +117,7 @@ class Chained:
     @property
     def wish(self) -> Wish:
         job = self.job
-        structured, fails, unchanged_ends = job.structure is not None, job.fail_on_error, bool(job.stops)
+        structured, fails, unchanged_ends = job.structure is not None, job.fail_on_error, unchanged in job.stops
         return Wish(
             job.endpoint, job.deltas, job.rounds, job.draft, structured, fails, unchanged_ends, job.max_total_tokens
         )
