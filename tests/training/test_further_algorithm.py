@@ -2,10 +2,11 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from slhf_training.fit.algorithms import ALGORITHMS
+from slhf_training.fit.algorithms import ALGORITHMS, Algorithm, Episode, Game, StepContext
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
 
@@ -51,5 +52,25 @@ def test_settings_know_what_it_can(tmp_path: Path) -> None:
 
 
 def test_settings_name_the_algorithms_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected one of stackelberg, rloo, nash-md"):
+    with pytest.raises(ValueError, match=f"expected one of {', '.join(ALGORITHMS)}"):
         tiny.settings(tmp_path / "run", algorithm="self-play")
+
+
+def follower_alone(context: StepContext, game: Game) -> list[Episode]:
+    drafts = context.answer("reference", 0)
+    replies = context.answer("follower", 1, drafts=drafts)
+    wins = 1 - context.judge(drafts, replies)
+    return [Episode("follower", y, float(p), game.tau_follower, ("f",)) for y, p in zip(replies, wins, strict=True)]
+
+
+def test_kappa_counts_once_for_a_follower_that_learns_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an adapter of its own it is in the learning rate, and not in the gradient that is clipped, too."""
+    monkeypatch.setitem(ALGORITHMS, "follower-alone", Algorithm(follower_alone, trains=("follower",)))
+    norms = []
+    for kappa in (1, 4):
+        run: dict[str, Any] = {"game": {"kappa": kappa}, "optimisation": {"steps": 1}}
+        fit = tiny.settings(tmp_path / str(kappa), algorithm="follower-alone", **run)
+        trainer = tiny.trainer(fit, fewer_as, CHATS)
+        trainer.train()
+        norms.append(trainer.state.log_history[0]["follower/grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)

@@ -80,7 +80,7 @@ def _named(keys: str) -> Callable[[argparse.ArgumentParser], None]:
 
 def _fit_arguments(parser: argparse.ArgumentParser) -> None:
     _config("slhf_training.fit.FitSettings; training/examples holds some")(parser)
-    parser.add_argument("--algorithm", help="stackelberg, rloo or nash-md, instead of the configuration's")
+    parser.add_argument("--algorithm", help="such as rloo, instead of the configuration's; fit/algorithms.py has all")
     parser.add_argument("--output-dir", type=_absolute, help="instead of the configuration's")
     parser.add_argument("--resume", action="store_true", help="go on from the output directory's last checkpoint")
 

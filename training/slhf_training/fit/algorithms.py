@@ -97,13 +97,14 @@ class StepContext(Protocol):
     """Where a game is played. `slot` tells apart the answers to one chat in one step."""
 
     def answer(self, player: Player, slot: int, drafts: Sequence[Completion] | None = None) -> list[Completion]:
-        """One answer for each chat, or to each draft."""
+        """One answer for each chat, or to each draft; a draft that stands there several times is answered as often."""
 
     def given(self) -> list[Completion]:
         """Drafts that nobody here wrote."""
 
     def judge(self, first: Sequence[Completion], second: Sequence[Completion]) -> Probabilities:
-        """p(first beats second), NaN where the judge abstains, (B,)"""
+        """p(first beats second), NaN where the judge abstains, (B,). Where the Follower answers last, drafts are the
+        first and its replies the second: the log's win rates are read from that."""
 
 
 def stackelberg(context: StepContext, game: Game) -> list[Episode]:
@@ -154,7 +155,8 @@ class Algorithm:
     play: Callable[[StepContext, Game], list[Episode]]
     """One step: who answers whom, and what each answer is rewarded for."""
     trains: tuple[Role, ...] = ("leader",)
-    """The roles that learn."""
+    """The roles that learn. A role that does not still speaks with trained weights (of separate ones, the first
+    role's): a Leader that stays fixed is the player `reference`."""
     leave_one_out: bool = False
     """An answer's baseline is the others' mean, whatever `game.baseline` says."""
     needs_mixture: bool = False
@@ -168,7 +170,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "rloo": Algorithm(rloo, leave_one_out=True),
     "nash-md": Algorithm(nash_md, needs_mixture=True),
 }
-"""By the name in configurations. A further one is a function and a line here."""
+"""By the name in configurations. A further one is a function and a line here; tests/training/test_trainer.py then runs
+it with all kinds of weights. (A module of its own could not be imported here: it needs the classes above.)"""
 
 
 @dataclass(frozen=True, slots=True)

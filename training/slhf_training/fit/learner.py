@@ -150,7 +150,7 @@ class Learner:
 
     def _kappa(self, role: Role) -> float:
         """With separate adapters Adam cancels a loss's weight: there kappa multiplies the learning rate instead."""
-        is_shared = self._roles.adapter_of["leader"] == self._roles.adapter_of["follower"]
+        is_shared = self._roles.weights != "separate"
         return self._settings.game.kappa if role == "follower" and is_shared else 1.0
 
 
