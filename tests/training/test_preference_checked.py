@@ -108,7 +108,7 @@ def test_data_without_a_check_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes", [{"tie": "longer"}, {"tie": {"kind": "guess"}}, {"data": []}, {"loose": True}])
 def test_a_bad_setting_is_named(changes: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match=next(iter(changes))):
+    with pytest.raises(ValidationError, match=rf"(?m)^checked\.{next(iter(changes))}\b"):
         source(tmp_path, **changes)
 
 

@@ -1,20 +1,26 @@
-"""Callables, mixtures, votes and orders, with values that follow by hand."""
+"""Callables, mixtures, votes and orders, with values that follow by hand; and the registry of sources."""
 
+import importlib
 import math
+import pkgutil
+import re
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from slhf_training import preference
 from slhf_training.errors import JudgeError, SettingsError
-from slhf_training.preference import Preference, PreferenceSettings, both_orders, preference_of
+from slhf_training.preference import SOURCES, Preference, PreferenceSettings, SourceSettings, both_orders, preference_of
 from slhf_training.preference.mixture import Mixture
 from slhf_training.reward.model import vote
 from slhf_training.types import Chat, Message, Probabilities, sigmoid
 
 CHAT: Chat = [Message(role="user", content="Say it")]
+DESIGN = Path(__file__).resolve().parents[2] / "docs" / "design.md"
 HERE = "tests.training.test_preference_sources"
 SETTINGS: TypeAdapter[Any] = TypeAdapter(PreferenceSettings)
 
@@ -42,6 +48,23 @@ def out_of_range(chats: Sequence[Chat], first: Sequence[str], second: Sequence[s
 
 def too_few(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> list[float]:
     return []
+
+
+def test_each_source_has_its_line_of_the_registry() -> None:
+    """By its `kind`; a source that is not in SOURCES, or under another name, is seen here."""
+    found = {}
+    for module in pkgutil.iter_modules(preference.__path__):
+        for name, one in vars(importlib.import_module(f"{preference.__name__}.{module.name}")).items():
+            here = isinstance(one, type) and one.__module__ == f"{preference.__name__}.{module.name}"
+            if here and issubclass(one, SourceSettings):
+                (kind,) = get_args(one.model_fields["kind"].annotation)
+                found[kind] = f"{module.name}.{name}"
+    assert found == dict(SOURCES)
+
+
+def test_each_source_has_its_row_in_the_design() -> None:
+    section = DESIGN.read_text(encoding="utf-8").split("\n### Preferences\n")[1].split("\n### ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == SOURCES.keys()
 
 
 def test_attributes_vote_with_half_votes_for_ties() -> None:

@@ -1,5 +1,9 @@
 """Preference sources: who judges whether one answer beats another. One source, one file, and one line of `SOURCES`.
 
+A further one is a module here (near kinds share one) with its SourceSettings, whose `kind` is a Literal and whose
+`source` makes a `Preference`; its line of `SOURCES`; and its row in docs/design.md, Preferences. What scores each
+answer alone is compared by `callable.ByScore`. One's own function needs none of this: `kind: callable`.
+
 Imported by fit, evaluation and distill.
 """
 
