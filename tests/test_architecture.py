@@ -119,6 +119,16 @@ def test_training_imports_the_server_to_open_bundles_and_to_evaluate_and_late() 
         assert not any("slhf_server" in line for line in early)
 
 
+def test_one_module_plans_what_requests_ask_for() -> None:
+    calls = ((path, node) for path in sources(SERVER) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    planning = {path for path, node in calls if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".plan")}
+    assert [path.relative_to(SERVER).as_posix() for path in planning] == ["slhf_server/api/planning.py"]
+
+
+def test_no_request_is_rewritten_into_a_chats() -> None:
+    assert importers("slhf_server.api.openai.chat_request.ChatRequest", SERVER) == {"slhf_server/api/openai/chat.py"}
+
+
 def test_server_and_training_share_the_clients_vocabulary() -> None:
     """The rule above is read from files that are there."""
     assert importers("slhf", SERVER)

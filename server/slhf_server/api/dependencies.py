@@ -1,4 +1,4 @@
-"""What endpoints are given besides their body: the running service, and what separates their key's cache."""
+"""What endpoints are given besides their body: the running service."""
 
 from typing import Annotated
 
@@ -12,11 +12,4 @@ async def _service(request: Request) -> Service:  # a coroutine, because FastAPI
     return service
 
 
-async def _cache_salt(request: Request) -> str | None:
-    """Of the request's key; None: its cache is everybody's."""
-    salt: str | None = request.app.state.keyring.cache_salt(request.state.log.get("key"))
-    return salt
-
-
 RunningService = Annotated[Service, Depends(_service)]
-CacheSalt = Annotated[str | None, Depends(_cache_salt)]

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Request, Response
 from slhf.history import Message
 from slhf.wire import ErrorEvent, Event, RefinementCompleted, RefineRequest, RefineResponse
 from slhf_server.api.body import JsonRoute
-from slhf_server.api.dependencies import CacheSalt, RunningService
+from slhf_server.api.dependencies import RunningService
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.error_handlers import RESPONSES, body_of
-from slhf_server.api.headers import refinement_headers, trace_headers
+from slhf_server.api.headers import refinement_headers
+from slhf_server.api.planning import planned
 from slhf_server.api.results import collect_results
 from slhf_server.api.sse import frame
 from slhf_server.api.streaming import stream
@@ -26,10 +27,9 @@ router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/refine", response_model=RefineResponse, responses=RESPONSES)
-async def refine(body: RefineRequest, request: Request, service: RunningService, cache_salt: CacheSalt) -> Response:
+async def refine(body: RefineRequest, request: Request, service: RunningService) -> Response:
     names = {} if body.prompt is None else {"messages": "prompt"}
-    request.state.names = lambda: names
-    ask = RefineParams(
+    params = RefineParams(
         endpoint="refine",
         request_id=request.state.request_id,
         model=body.model,
@@ -37,13 +37,9 @@ async def refine(body: RefineRequest, request: Request, service: RunningService,
         options=body,
         sampling=SamplingParams(temperature=body.temperature, top_p=body.top_p, max_tokens=body.max_tokens),
         deltas="all" if body.stream else "none",
-        cache_salt=cache_salt,
-        log=request.state.log,
-        trace=trace_headers(request.headers),
     )
-    (job,) = jobs = service.planner().plan(ask)
+    (job,) = jobs = await planned(request, service, params, lambda: names)
     with_rounds = body.return_rounds is not False
-    request.state.model = job.model
     if body.stream:
         return await stream(service, jobs, RefineEvents(job, with_rounds, names))
     result = (await unless_disconnected(request, collect_results(service.run(jobs))))[0]

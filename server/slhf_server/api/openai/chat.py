@@ -7,13 +7,14 @@ from fastapi import APIRouter, Request, Response
 
 from slhf.wire import TokenLogprob
 from slhf_server.api.body import JsonRoute
-from slhf_server.api.dependencies import CacheSalt, RunningService
+from slhf_server.api.dependencies import RunningService
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.error_handlers import RESPONSES
 from slhf_server.api.openai.chat_request import ChatRequest, GenerationRequest
 from slhf_server.api.openai.chat_schema import ChatCompletion
 from slhf_server.api.openai.chunks import Chunks
-from slhf_server.api.openai.generation import answered, planned
+from slhf_server.api.openai.generation import answered
+from slhf_server.api.planning import planned
 from slhf_server.api.results import collect_results
 from slhf_server.api.streaming import stream
 from slhf_server.refinement.job import Job
@@ -23,10 +24,9 @@ router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=RESPONSES)
-async def chat_completions(
-    body: ChatRequest, request: Request, service: RunningService, cache_salt: CacheSalt
-) -> Response:
-    jobs = await planned(request, service, cache_salt, body, "chat", body.names)
+async def chat_completions(body: ChatRequest, request: Request, service: RunningService) -> Response:
+    params = body.params("chat", request.state.request_id, body.messages)
+    jobs = await planned(request, service, params, body.names, response_format=body.response_format)
     if body.stream:
         return await stream(service, jobs, ChatChunks(jobs[0], body))
     ended = await unless_disconnected(request, collect_results(service.run(jobs)))

@@ -1,5 +1,7 @@
 """OpenAI's chat request. What becomes of each of its parameters, the table in parameters.py decides."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr, Tag, model_validator
@@ -18,8 +20,8 @@ from slhf_server.api.openai.parameters import (
 )
 from slhf_server.errors import BadRequest
 from slhf_server.models.base import SamplingParams
-from slhf_server.models.structured_output.response_format import StructuredOutput
-from slhf_server.refinement.job import Drafter
+from slhf_server.refinement.job import Drafter, Endpoint
+from slhf_server.refinement.planner import RefineParams
 
 Item = TypeVar("Item")
 TokenId = Annotated[StrictInt, Field(ge=0, lt=2**31)]
@@ -65,6 +67,40 @@ class GenerationRequest(Section):
     allowed_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = None
     include_stop_str_in_output: StrictBool | None = None
     skip_special_tokens: StrictBool | None = None
+    upstream_params: SkipJsonSchema[dict[str, Any]] = Field(default_factory=dict)
+    """What only an upstream takes, by name, as it came: chat alone has such parameters."""
+
+    def params(self, endpoint: Endpoint, request_id: str, messages: Sequence[Message]) -> RefineParams:
+        """What is asked for, whatever the endpoint."""
+        return RefineParams(
+            endpoint=endpoint,
+            request_id=request_id,
+            model=self.model,
+            messages=messages,
+            options=self.refine,
+            sampling=self.sampling(),
+            deltas="none" if not self.stream else "all" if self.refine.show_rounds else "last",
+            choices=self.n or 1,
+            check_supported=self.check_supported,
+        )
+
+    def sampling(self) -> SamplingParams:
+        """For both roles."""
+        return SamplingParams(
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            bad_words=_frozen(self.bad_words),
+            stop_token_ids=_frozen(self.stop_token_ids),
+            allowed_token_ids=_frozen(self.allowed_token_ids),
+            **{name: getattr(self, name) for name in _SHARED},
+        )
+
+    def check_supported(self, drafter: Drafter) -> None:
+        """Raises BadRequest for a parameter that whoever writes the draft cannot take."""
+        support, why = _NOT_FOR[drafter]
+        asked = {**self.upstream_params, **{name: getattr(self, name) for name in OF_THE_ENGINE}}
+        for name, value in asked.items():
+            if CHAT[name].support == support and not asks_for_nothing(CHAT[name], value, self.upstream_params):
+                raise BadRequest(f"'{name}' {why}", param=name)
 
     def names(self) -> dict[str, str]:
         """What the client calls the things that a later error names as chat and `/v1/refine` call them."""
@@ -86,8 +122,6 @@ class ChatRequest(GenerationRequest):
     response_format: dict[str, Any] | None = None
     logprobs: StrictBool = False
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
-    upstream_params: SkipJsonSchema[dict[str, Any]] = Field(default_factory=dict)
-    """What only an upstream takes, by name, as it came."""
 
     @model_validator(mode="before")
     @classmethod
@@ -107,26 +141,12 @@ class ChatRequest(GenerationRequest):
             raise PydanticCustomError("needs_logprobs", "top_logprobs needs logprobs: true", {"param": "top_logprobs"})
         return self
 
-    def sampling(self, structure: StructuredOutput | None) -> SamplingParams:
-        """For both roles; `structure` is what `response_format` asks for."""
-        return SamplingParams(
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+    def sampling(self) -> SamplingParams:
+        return replace(
+            super().sampling(),
             max_tokens=self.max_completion_tokens or self.max_tokens,  # only one of them was given
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-            bad_words=_frozen(self.bad_words),
-            stop_token_ids=_frozen(self.stop_token_ids),
-            allowed_token_ids=_frozen(self.allowed_token_ids),
-            structure=structure,
-            **{name: getattr(self, name) for name in _SHARED},
         )
-
-    def check_supported(self, drafter: Drafter) -> None:
-        """Raises BadRequest for a parameter that whoever writes the draft cannot take."""
-        support, why = _NOT_FOR[drafter]
-        asked = {**self.upstream_params, **{name: getattr(self, name) for name in OF_THE_ENGINE}}
-        for name, value in asked.items():
-            if CHAT[name].support == support and not asks_for_nothing(CHAT[name], value, self.upstream_params):
-                raise BadRequest(f"'{name}' {why}", param=name)
 
     def names(self) -> dict[str, str]:
         return IN_REFINE | ({} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"})
@@ -144,8 +164,8 @@ _NOT_FOR: dict[Drafter, tuple[Support, str]] = {
 """Which parameters a request cannot have, by who writes its draft."""
 IN_REFINE = {name: f"refine.{name}" for name in ("rounds", "draft", "timeout_ms", "max_total_tokens")}
 """Where OpenAI's endpoints have what stands at the top of `/v1/refine`."""
-_TRANSLATED = {"stop", "max_tokens", "logprobs", "bad_words", "stop_token_ids", "allowed_token_ids"}
-_SHARED = tuple(set(SamplingParams.__dataclass_fields__) & set(ChatRequest.model_fields) - _TRANSLATED)
+_TRANSLATED = {"stop", "bad_words", "stop_token_ids", "allowed_token_ids"}
+_SHARED = tuple(set(SamplingParams.__dataclass_fields__) & set(GenerationRequest.model_fields) - _TRANSLATED)
 """Parameters that `SamplingParams` has under the same name and type."""
 
 

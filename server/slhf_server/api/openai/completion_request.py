@@ -1,12 +1,14 @@
 """OpenAI's legacy completion request, read as a chat of one user turn: the roles are played by chat models."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StrictInt, StrictStr, Tag, model_validator
 
-from slhf.history import STRING_OR_LIST, Message
-from slhf_server.api.openai.chat_request import IN_REFINE, ChatRequest, GenerationRequest, hide_earlier_rounds
+from slhf.history import STRING_OR_LIST
+from slhf_server.api.openai.chat_request import IN_REFINE, GenerationRequest, hide_earlier_rounds
 from slhf_server.api.openai.parameters import COMPLETIONS, document, filter_parameters
+from slhf_server.models.base import SamplingParams
 
 _OPENAIS_DEFAULT = 16  # tokens
 
@@ -37,13 +39,10 @@ class CompletionRequest(GenerationRequest):
     def names(self) -> dict[str, str]:
         return {**IN_REFINE, "messages": "prompt", "top_logprobs": "logprobs"}
 
-    def as_chat(self) -> ChatRequest:
-        prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
-        shared = {name: getattr(self, name) for name in GenerationRequest.model_fields}
-        own = {
-            "messages": [Message(role="user", content=prompt)],
-            "max_tokens": self.max_tokens or _OPENAIS_DEFAULT,
-            "logprobs": self.logprobs is not None,
-            "top_logprobs": self.logprobs,
-        }
-        return ChatRequest.model_validate(shared | own)
+    @property
+    def text(self) -> str:
+        """The prompt, however it was sent."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+
+    def sampling(self) -> SamplingParams:
+        return replace(super().sampling(), max_tokens=self.max_tokens or _OPENAIS_DEFAULT, logprobs=self.logprobs)

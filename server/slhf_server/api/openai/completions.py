@@ -6,15 +6,17 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from slhf.history import Message
 from slhf.wire import TokenLogprob
 from slhf_server.api.body import JsonRoute
-from slhf_server.api.dependencies import CacheSalt, RunningService
+from slhf_server.api.dependencies import RunningService
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.error_handlers import RESPONSES
 from slhf_server.api.openai.chat_request import GenerationRequest
 from slhf_server.api.openai.chunks import Chunks
 from slhf_server.api.openai.completion_request import CompletionRequest
-from slhf_server.api.openai.generation import answered, planned
+from slhf_server.api.openai.generation import answered
+from slhf_server.api.planning import planned
 from slhf_server.api.results import collect_results
 from slhf_server.api.streaming import stream
 from slhf_server.refinement.job import Job
@@ -24,10 +26,9 @@ router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/completions", responses=RESPONSES)
-async def completions(
-    body: CompletionRequest, request: Request, service: RunningService, cache_salt: CacheSalt
-) -> Response:
-    jobs = await planned(request, service, cache_salt, body.as_chat(), "completions", body.names)
+async def completions(body: CompletionRequest, request: Request, service: RunningService) -> Response:
+    params = body.params("completions", request.state.request_id, [Message(role="user", content=body.text)])
+    jobs = await planned(request, service, params, body.names)
     if body.stream:
         return await stream(service, jobs, CompletionChunks(jobs[0], body))
     ended = await unless_disconnected(request, collect_results(service.run(jobs)))

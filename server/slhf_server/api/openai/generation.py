@@ -1,52 +1,17 @@
-"""What the endpoints have in common that generate: from a request to its jobs, from what they came to to an answer."""
+"""OpenAI's whole answers, as chat and completions have them in common."""
 
 import json
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import Response
 
-from slhf_server.api.error_handlers import Names
-from slhf_server.api.headers import refinement_headers, trace_headers
-from slhf_server.api.openai.chat_request import ChatRequest, GenerationRequest
+from slhf_server.api.headers import refinement_headers
+from slhf_server.api.openai.chat_request import GenerationRequest
 from slhf_server.api.results import combined
-from slhf_server.models.structured_output.response_format import structured_output_of
-from slhf_server.refinement.job import Endpoint, Job
-from slhf_server.refinement.planner import RefineParams
+from slhf_server.refinement.job import Job
 from slhf_server.refinement.state import RefinementResult
-from slhf_server.service import Service
-
-
-async def planned(
-    request: Request, service: Service, cache_salt: str | None, body: ChatRequest, endpoint: Endpoint, names: Names
-) -> list[Job]:
-    """The jobs of a request that is a chat or can be read as one. Raises what refuses it.
-
-    `names`: what the client calls the parameters that an error, now or later, names.
-    """
-    request.state.names = names
-    planner = service.planner()
-    structure = None if body.response_format is None else structured_output_of(body.response_format, service.workers)
-    ask = RefineParams(
-        endpoint=endpoint,
-        request_id=request.state.request_id,
-        model=body.model,
-        messages=body.messages,
-        options=body.refine,
-        sampling=body.sampling(structure),
-        deltas="none" if not body.stream else "all" if body.refine.show_rounds else "last",
-        choices=body.n or 1,
-        cache_salt=cache_salt,
-        log=request.state.log,
-        trace=trace_headers(request.headers),
-        check_supported=body.check_supported,
-    )
-    jobs = planner.plan(ask)
-    request.state.model = jobs[0].model
-    if structure is not None:
-        await jobs[0].deadline.wait_for(structure.check(grammar=jobs[0].engine_plays))
-    return jobs
 
 
 def answered(

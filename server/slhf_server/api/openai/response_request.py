@@ -1,4 +1,4 @@
-"""OpenAI's Responses request, as far as text goes: read as a chat, answered without storing anything."""
+"""OpenAI's Responses request, as far as text goes: read as a conversation, answered without storing anything."""
 
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -8,8 +8,10 @@ from pydantic_core import PydanticCustomError
 
 from slhf.history import SPOKEN, STRING_OR_LIST, AnyOf, Content, FunctionCall, History, Message, Original
 from slhf.wire import RefineOptions, Section, Temperature, TopP, given
-from slhf_server.api.openai.chat_request import IN_REFINE, ChatRequest, Count, hide_earlier_rounds
+from slhf_server.api.openai.chat_request import IN_REFINE, Count, hide_earlier_rounds
 from slhf_server.api.openai.parameters import RESPONSES, document, filter_parameters
+from slhf_server.models.base import SamplingParams
+from slhf_server.refinement.planner import RefineParams
 
 _OF_A_MESSAGE = ("role", "name", "tool_calls", "tool_call_id", "refusal")
 _NOT_READ = ("reasoning", "mcp_list_tools", "mcp_approval_request")
@@ -176,15 +178,18 @@ class ResponseRequest(Section):
                     names[f"messages.{at}.content"] = f"input.{place}.output"
         return names
 
-    def as_chat(self) -> ChatRequest:
+    def params(self, request_id: str) -> RefineParams:
+        """As `GenerationRequest.params`; the conversation as chat has it, instructions first."""
         system = [] if self.instructions is None else [Message(role="system", content=self.instructions)]
-        shared = {name: getattr(self, name) for name in ("model", "stream", "refine", "temperature", "top_p")}
-        own = {
-            "messages": system + [Message.model_validate(turn) for _, turn in self._turns],
-            "max_tokens": self.max_output_tokens,
-            "response_format": self.text.format.as_chat(),
-        }
-        return ChatRequest.model_validate(shared | own)
+        return RefineParams(
+            endpoint="responses",
+            request_id=request_id,
+            model=self.model,
+            messages=system + [Message.model_validate(turn) for _, turn in self._turns],
+            options=self.refine,
+            sampling=SamplingParams(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_output_tokens),
+            deltas="last" if self.stream else "none",
+        )
 
     @cached_property
     def _turns(self) -> list[tuple[int, dict[str, Any]]]:

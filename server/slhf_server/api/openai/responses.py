@@ -10,13 +10,14 @@ from fastapi import APIRouter, Request, Response
 
 from slhf.wire import RoundDelta, Usage
 from slhf_server.api.body import JsonRoute
-from slhf_server.api.dependencies import CacheSalt, RunningService
+from slhf_server.api.dependencies import RunningService
 from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.error_handlers import RESPONSES as FAILURES
 from slhf_server.api.error_handlers import body_of
 from slhf_server.api.headers import refinement_headers
-from slhf_server.api.openai.generation import json_bytes, planned
+from slhf_server.api.openai.generation import json_bytes
 from slhf_server.api.openai.response_request import ResponseRequest
+from slhf_server.api.planning import planned
 from slhf_server.api.results import collect_results
 from slhf_server.api.sse import frame
 from slhf_server.api.streaming import stream
@@ -27,16 +28,16 @@ from slhf_server.refinement.state import RefinementResult
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """OpenAI's reason for each finish reason of an answer that is not whole."""
-_MANY = 100  # items, which become a chat in a millisecond
+_MANY = 100  # items, which become messages in a millisecond
 router = APIRouter(route_class=JsonRoute)
 
 
 @router.post("/v1/responses", responses=FAILURES)
-async def responses(
-    body: ResponseRequest, request: Request, service: RunningService, cache_salt: CacheSalt
-) -> Response:
-    chat = await asyncio.to_thread(body.as_chat) if len(body.input) > _MANY else body.as_chat()
-    (job,) = jobs = await planned(request, service, cache_salt, chat, "responses", body.names)
+async def responses(body: ResponseRequest, request: Request, service: RunningService) -> Response:
+    request_id = request.state.request_id
+    params = await asyncio.to_thread(body.params, request_id) if len(body.input) > _MANY else body.params(request_id)
+    response_format = body.text.format.as_chat()
+    (job,) = jobs = await planned(request, service, params, body.names, response_format=response_format)
     if body.stream:
         return await stream(service, jobs, ResponseEvents(job, body))
     result = (await unless_disconnected(request, collect_results(service.run(jobs))))[0]

@@ -1,0 +1,44 @@
+"""The one door from a request to its jobs, whatever its endpoint."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from fastapi import Request
+
+from slhf_server.api.error_handlers import Names
+from slhf_server.api.headers import trace_headers
+from slhf_server.models.structured_output.response_format import structured_output_of
+from slhf_server.refinement.job import Job
+from slhf_server.refinement.planner import RefineParams
+from slhf_server.service import Service
+
+
+async def planned(
+    request: Request,
+    service: Service,
+    params: RefineParams,
+    names: Names,
+    *,
+    response_format: Mapping[str, Any] | None = None,
+) -> list[Job]:
+    """A job for each choice. Raises what refuses the request.
+
+    `params`: what the body asks for; what else a job has of its request is added here. `names`: what the client calls
+    the parameters that an error, now or later, names.
+    """
+    request.state.names = names
+    planner = service.planner()
+    structure = None if response_format is None else structured_output_of(response_format, service.workers)
+    whole = replace(
+        params,
+        sampling=replace(params.sampling, structure=structure),
+        cache_salt=request.app.state.keyring.cache_salt(request.state.log.get("key")),
+        log=request.state.log,
+        trace=trace_headers(request.headers),
+    )
+    jobs = planner.plan(whole)
+    request.state.model = jobs[0].model
+    if structure is not None:
+        await jobs[0].deadline.wait_for(structure.check(grammar=jobs[0].engine_plays))
+    return jobs
