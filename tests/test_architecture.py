@@ -131,8 +131,8 @@ def test_the_light_client_needs_httpx2_and_pydantic_alone() -> None:
 
 
 def test_the_light_client_imports_what_it_declares() -> None:
-    """`slhf.commands` and `slhf.diff` are the command, which has an extra."""
-    library = [path for path in sources(CLIENT / "slhf") if path.name not in ("commands.py", "diff.py")]
+    """`slhf._commands` and `slhf._diff` are the command, which has an extra."""
+    library = [path for path in sources(CLIENT / "slhf") if path.name not in ("_commands.py", "_diff.py")]
     packages = {module.partition(".")[0] for path in library for module in imports(path)}
     assert packages - sys.stdlib_module_names - {"slhf"} == {"httpx2", "pydantic"}
     command = {module.partition(".")[0] for path in sources(CLIENT / "slhf") for module in imports(path)}

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from typer.testing import CliRunner, Result
 
 from slhf import RefineRequest, RefineResponse, __version__
-from slhf.commands import app
+from slhf._commands import app
 from tests.clients.fakes import FakeServer, error, events
 
 

@@ -6,6 +6,7 @@ can go wrong, and the bundle that training writes and the server loads.
 
 from importlib.metadata import version
 
+from slhf._exchange import Conversation, Options
 from slhf.bundle import Bundle, RoleWeights, SamplingDefaults, read_bundle, revision_of, write_bundle
 from slhf.client import AsyncClient, Client
 from slhf.errors import (
@@ -25,7 +26,6 @@ from slhf.errors import (
     TransportTimeout,
     Unavailable,
 )
-from slhf.exchange import Conversation, Options
 from slhf.history import Message
 from slhf.turns import FOLLOWER_TURN, follower_turn
 from slhf.wire import (

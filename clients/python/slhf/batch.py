@@ -8,12 +8,12 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from slhf._exchange import Options
+from slhf._journal import Record, is_refusal, open_output
+from slhf._lines import Contents, Keys, Line, contents, read_lines
+from slhf._source import Source
 from slhf.client import AsyncClient
 from slhf.errors import APIError, InputError, SLHFError
-from slhf.exchange import Options
-from slhf.journal import Record, is_refusal, open_output
-from slhf.lines import Contents, Keys, Line, contents, read_lines
-from slhf.source import Source
 from slhf.wire import RefineResponse
 
 _LOG = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ async def refine_file(
 ) -> Summary:
     """Refine every line of `source` that `target` has no result for.
 
-    See `slhf.source`, `slhf.lines` and `slhf.journal` for the files; `-` is standard input and output. `options` are
+    See `slhf._source`, `slhf._lines` and `slhf._journal` for the files; `-` is standard input and output. `options` are
     for all lines and win over a line's own. `report` is called with each record after it was written. Raises InputError
     before anything is sent when a line of either file cannot be used, and SLHFError when there is no server; a line's
     own error is its record.

@@ -10,7 +10,7 @@ def main() -> None:
     ):  # names of files and texts of models that the terminal's encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        from slhf.commands import app
+        from slhf._commands import app
     except ModuleNotFoundError as exc:
         missing = (exc.name or "").partition(".")[0]
         if missing not in ("typer", "rich"):

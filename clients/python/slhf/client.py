@@ -1,6 +1,6 @@
 """`Client` and `AsyncClient`: the refinement server from Python.
 
-Both take the same arguments and raise the exceptions of `slhf.errors`; what they have in common is in `slhf.exchange`.
+Both take the same arguments and raise the exceptions of `slhf.errors`; what they have in common is in `slhf._exchange`.
 """
 
 import asyncio
@@ -11,8 +11,7 @@ from typing import Any, Self, Unpack
 
 import httpx2
 
-from slhf.connection import DEFAULT_TIMEOUT, http_settings
-from slhf.exchange import (
+from slhf._exchange import (
     Conversation,
     EventReader,
     Options,
@@ -23,6 +22,7 @@ from slhf.exchange import (
     refine_request,
     transport_error,
 )
+from slhf.connection import DEFAULT_TIMEOUT, http_settings
 from slhf.wire import Event, ModelCard, ModelList, RefineResponse
 
 

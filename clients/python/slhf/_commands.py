@@ -13,15 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from slhf import __version__
+from slhf._diff import heading, print_rounds, printable
+from slhf._exchange import Options
+from slhf._journal import Record, is_stdout
+from slhf._lines import Keys
+from slhf._source import Source, standard_input
 from slhf.batch import Summary, refine_source
 from slhf.client import AsyncClient, Client
 from slhf.connection import DEFAULT_TIMEOUT
-from slhf.diff import heading, print_rounds, printable
 from slhf.errors import APIError, InputError, SLHFError
-from slhf.exchange import Options
-from slhf.journal import Record, is_stdout
-from slhf.lines import Keys
-from slhf.source import Source, standard_input
 from slhf.wire import RefinementCompleted, RefineResponse, RoundCompleted, RoundDelta, RoundStarted
 
 BATCH_RETRIES = 5

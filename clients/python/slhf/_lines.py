@@ -13,9 +13,9 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from slhf._exchange import Conversation, Options, refine_request
+from slhf._source import Source
 from slhf.errors import InputError, where_and_what
-from slhf.exchange import Conversation, Options, refine_request
-from slhf.source import Source
 
 OPTION_KEYS = frozenset(Options.__annotations__)
 

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from slhf._source import STANDARD_STREAM, Source
 from slhf.errors import InputError
 from slhf.json_text import read_json
-from slhf.source import STANDARD_STREAM, Source
 
 Record = dict[str, Any]
 _HEAD = b'{"id":'
