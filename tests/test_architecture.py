@@ -139,6 +139,14 @@ def test_the_light_client_imports_what_it_declares() -> None:
     assert command - packages - sys.stdlib_module_names == {"rich", "typer"}
 
 
+def test_underscore_modules_of_the_client_are_its_own() -> None:
+    """A module without an underscore is public, or shared with the server and with training."""
+    private = {path.stem for path in sources(CLIENT / "slhf") if path.stem.startswith("_")} - {"__init__"}
+    assert private == {"_commands", "_diff", "_exchange", "_journal", "_lines", "_source"}
+    others = (SERVER, TRAINING, *(ROOT / name for name in ("clients/examples", "benchmarks", "scripts", "deploy")))
+    assert {name: found for name in private if (found := importers(f"slhf.{name}", *others))} == {}
+
+
 def test_no_file_is_longer_than_a_reader_can_hold() -> None:
     folders = [ROOT / name for name in ("clients", "server", "training", "tests", "scripts", "benchmarks", "deploy")]
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in sources(*folders)}

@@ -1,7 +1,8 @@
 """SLHF: improve any language model's answer, round by round.
 
 `Client` and `AsyncClient` talk to a refinement server; the other names are its vocabulary: what travels over HTTP, what
-can go wrong, and the bundle that training writes and the server loads.
+can go wrong, and the bundle that training writes and the server loads. `slhf.batch` refines a file. Modules whose names
+begin with an underscore are not public; the remaining ones are shared with the server and with training.
 """
 
 from importlib.metadata import version
