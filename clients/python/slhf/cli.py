@@ -5,9 +5,9 @@ import sys
 
 
 def main() -> None:
-    if isinstance(
-        sys.stdout, io.TextIOWrapper
-    ):  # names of files and texts of models that the terminal's encoding lacks
+    """Run the command, or say what has to be installed for it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files and texts of models may hold characters that the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         from slhf._commands import app
