@@ -1,4 +1,4 @@
-"""OpenAI's chat request. What becomes of each of its parameters, the table in parameters.py decides."""
+"""OpenAI's chat request. The table in parameters.py decides what becomes of each of its parameters."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -67,7 +67,7 @@ class GenerationRequest(Section):
     skip_special_tokens: StrictBool | None = None
 
     def names(self) -> dict[str, str]:
-        """What the client calls the things that a later error names as chat and `/v1/refine` call them."""
+        """The client's names of parameters that a later error names as chat or `/v1/refine` does."""
         return IN_REFINE
 
     @property
@@ -87,7 +87,7 @@ class ChatRequest(GenerationRequest):
     logprobs: StrictBool = False
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     upstream_params: SkipJsonSchema[dict[str, Any]] = Field(default_factory=dict)
-    """What only an upstream takes, by name, as it came."""
+    """Parameters that only an upstream takes, by name, as they came."""
 
     @model_validator(mode="before")
     @classmethod
@@ -108,7 +108,7 @@ class ChatRequest(GenerationRequest):
         return self
 
     def sampling(self, structure: StructuredOutput | None) -> SamplingParams:
-        """For both roles; `structure` is what `response_format` asks for."""
+        """Sampling for both roles; `structure` is what `response_format` asks for."""
         return SamplingParams(
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             max_tokens=self.max_completion_tokens or self.max_tokens,  # only one of them was given
@@ -121,7 +121,7 @@ class ChatRequest(GenerationRequest):
         )
 
     def check_supported(self, drafter: Drafter) -> None:
-        """Raises BadRequest for a parameter that whoever writes the draft cannot take."""
+        """Raises BadRequest for a parameter that the draft's writer cannot take."""
         support, why = _NOT_FOR[drafter]
         asked = {**self.upstream_params, **{name: getattr(self, name) for name in OF_THE_ENGINE}}
         for name, value in asked.items():
@@ -141,16 +141,16 @@ _NOT_FOR: dict[Drafter, tuple[Support, str]] = {
     "client": ("upstream", "is for a Leader, and a request with a draft has none: leave it out"),
     "upstream": ("engine", "holds token ids, and this model's Leader has other ones than its Follower: leave it out"),
 }
-"""Which parameters a request cannot have, by who writes its draft."""
+"""Which parameters a request cannot have, by the writer of its draft."""
 IN_REFINE = {name: f"refine.{name}" for name in ("rounds", "draft", "timeout_ms", "max_total_tokens")}
-"""Where OpenAI's endpoints have what stands at the top of `/v1/refine`."""
+"""Where OpenAI's endpoints have the parameters that are top-level keys of `/v1/refine`."""
 _TRANSLATED = {"stop", "max_tokens", "logprobs", "bad_words", "stop_token_ids", "allowed_token_ids"}
 _SHARED = tuple(set(SamplingParams.__dataclass_fields__) & set(ChatRequest.model_fields) - _TRANSLATED)
 """Parameters that `SamplingParams` has under the same name and type."""
 
 
 def hide_earlier_rounds(options: RefineOptions, kind: str) -> None:
-    """Refuses `show_rounds` where the answer, a `kind`, has no place for earlier rounds; chat has one."""
+    """Refuse `show_rounds` where the answer, a `kind`, has no place for earlier rounds; chat has one."""
     if options.show_rounds:
         message = "a {kind} has no place for earlier rounds; use chat"
         raise PydanticCustomError("no_place", message, {"kind": kind, "key": "refine.show_rounds"})

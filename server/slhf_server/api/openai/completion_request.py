@@ -1,4 +1,4 @@
-"""OpenAI's legacy completion request, read as a chat of one user turn: the roles are played by chat models."""
+"""OpenAI's legacy completion request, read as a chat of one user turn, because chat models play the roles."""
 
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ class CompletionRequest(GenerationRequest):
         STRING_OR_LIST,
     ]
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
-    """How many of the likeliest tokens beside the chosen one."""
+    """How many of the likeliest tokens are told beside the chosen one."""
 
     @model_validator(mode="before")
     @classmethod
@@ -38,6 +38,7 @@ class CompletionRequest(GenerationRequest):
         return {**IN_REFINE, "messages": "prompt", "top_logprobs": "logprobs"}
 
     def as_chat(self) -> ChatRequest:
+        """The same request as a chat."""
         prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
         shared = {name: getattr(self, name) for name in GenerationRequest.model_fields}
         own = {

@@ -1,4 +1,4 @@
-"""What the endpoints have in common that generate: from a request to its jobs, from what they came to to an answer."""
+"""What the endpoints that generate have in common: planning a request's jobs, and answering with their results."""
 
 import json
 import time
@@ -21,9 +21,9 @@ from slhf_server.service import Service
 async def planned(
     request: Request, service: Service, cache_salt: str | None, body: ChatRequest, endpoint: Endpoint, names: Names
 ) -> list[Job]:
-    """The jobs of a request that is a chat or can be read as one. Raises what refuses it.
+    """The jobs of a request that is a chat or can be read as one. Raises the RequestError that refuses it.
 
-    `names`: what the client calls the parameters that an error, now or later, names.
+    `names` gives the client's names of parameters, for errors now or later.
     """
     request.state.names = names
     planner = service.planner()
@@ -52,7 +52,7 @@ async def planned(
 def answered(
     job: Job, ended: Mapping[int, RefinementResult], choices: list[dict[str, Any]], body: GenerationRequest, kind: str
 ) -> Response:
-    """The whole answer. Of several choices, each has a report of its own beside the one for all."""
+    """The whole answer; `kind` is OpenAI's `object`. Each of several choices has a report beside the one for all."""
     with_rounds = bool(body.refine.return_rounds)
     whole = combined(ended)
     if len(ended) > 1:
@@ -71,5 +71,5 @@ def answered(
 
 
 def json_bytes(answer: dict[str, Any]) -> bytes:
-    """In UTF-8. Half of a character, which a model's text may hold, is escaped as JSON has it."""
+    """The answer as JSON in UTF-8. Half of a surrogate pair, which a text may hold, is escaped as in JSON."""
     return json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace")

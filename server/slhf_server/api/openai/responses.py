@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: OpenAI's Responses API as far as text, instructions and streams go; nothing is stored."""
+"""`POST /v1/responses` is OpenAI's Responses API as far as text, instructions and streams go; nothing is stored."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ from slhf_server.refinement.state import RefinementResult
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """OpenAI's reason for each finish reason of an answer that is not whole."""
-_MANY = 100  # items, which become a chat in a millisecond
+_MANY = 100  # items, which take a millisecond to become a chat
 router = APIRouter(route_class=JsonRoute)
 
 
@@ -64,7 +64,7 @@ class Answer:
         return response | {"usage": _usage(result.usage), "refinement": report.model_dump()}
 
     def item(self, result: RefinementResult | None) -> dict[str, Any]:
-        """The message, the one item of the output; None: it has just begun."""
+        """The message, which is the output's one item; without a result it has just begun."""
         return {
             "id": self.item_id,
             "type": "message",
@@ -119,7 +119,10 @@ def _usage(usage: Usage) -> dict[str, Any]:
 
 
 class ResponseEvents:
-    """OpenAI's typed events, numbered; implements `Renderer`. There is no [DONE]: the last event says how it ended."""
+    """Renders OpenAI's typed, numbered events. There is no [DONE]: the last event says how the response ended.
+
+    Implements `Renderer`.
+    """
 
     def __init__(self, job: Job, body: ResponseRequest) -> None:
         self._job = job
@@ -156,7 +159,7 @@ class ResponseEvents:
         return [self._event("response.output_text.delta", **self._place(), delta=text, logprobs=[])] if text else []
 
     def _ending(self, result: RefinementResult) -> list[bytes]:
-        missing = result.text.removeprefix(self._text)  # all of it, where no round was streamed as the answer
+        missing = result.text.removeprefix(self._text)  # the whole text, where no round was streamed as the answer
         response = self._answer.ended(result)
         return [
             *self._delta(missing),
