@@ -58,7 +58,7 @@ _KNOWN_EVENTS = {
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments of `refine` and `stream`, which `wire.RefineRequest` documents. None: an option is not given."""
+    """Keyword arguments of `refine` and `stream`, which `wire.RefineRequest` documents. None: it is not given."""
 
     model: str | None
     draft: str | None
