@@ -1,4 +1,4 @@
-"""What a request can be answered with instead of text. A class names its row of the contract's table by `code`.
+"""The errors that a request can be answered with. A class names its row of the contract's table by `code`.
 
 RequestError                      status, type, code, param: becomes OpenAI's error object (api/error_handlers.py)
 ├── BadRequest               400  invalid_request_error

@@ -37,7 +37,7 @@ class Journal:
         self.finished: set[str] = set()
         """The ids whose records stay."""
         self.refused: set[str] = set()
-        """Those of them that are errors."""
+        """The ids among them whose records are errors."""
         if self._path.exists():
             self._resume()
 

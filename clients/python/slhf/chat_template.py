@@ -111,8 +111,10 @@ class ChatTemplate:
         return ids + self.tokens.encode(pieces[start:], follows=follows)
 
     def _as_prompted(self, before: Sequence[Piece], turns: Sequence[Turn]) -> Sequence[Piece]:
-        """What stands before generated ids without the white space that the prompt of that time did not have: Llama 2's
-        template puts a space before an answer, and the model's first token brings one."""
+        """The pieces before generated ids, without white space that the model's prompt did not end with.
+
+        Llama 2's template puts a space before an answer, and the model's first token brings one.
+        """
         text = self._text(before)
         if not text[-1:].isspace():
             return before

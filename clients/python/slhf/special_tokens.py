@@ -70,7 +70,7 @@ class SpecialTokens:
         return list(self._under_aliases(pieces).ids)
 
     def structure(self, ids: Sequence[int]) -> list[int]:
-        """Those of the ids that are special."""
+        """The special ones among the ids."""
         return [i for i in ids if i in self._ids]
 
     def are_in(self, text: str) -> bool:
@@ -128,7 +128,7 @@ class SpecialTokens:
 
     def _under_aliases(self, pieces: Sequence[Piece], literal: frozenset[int] = frozenset()) -> Any:
         """Encode with the guarded copy. `literal` are those of the template's special tokens, counted from 0, that stay
-        text, because they must be words of their own (single_word) and are none here."""
+        text, because they must be words of their own (single_word) and are parts of words here."""
         written: list[str] = []
         places: list[int] = []
         length = 0

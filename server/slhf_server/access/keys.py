@@ -1,4 +1,4 @@
-"""Who may use the server: API keys, kept as SHA-256, each with a rate and a concurrency of its own."""
+"""API keys, kept as SHA-256, each with a rate and a concurrency of its own."""
 
 import hashlib
 import hmac
@@ -126,7 +126,7 @@ class Keyring:
 
 
 def _entries(settings: Settings) -> list[KeyEntry]:
-    """Every key, with the server's limits where it has none of its own."""
+    """Every key, with the server's limits where it sets none itself."""
     entries: list[KeyEntry] = []
     if settings.api_keys is not None:
         entries += _checked("api_keys", list(_pairs(settings.api_keys.get_secret_value())))

@@ -33,7 +33,7 @@ class OneStream:
             return 0, await anext(self._chain)
         except StopAsyncIteration:
             raise
-        except Exception as exc:  # noqa: BLE001  whoever reads raises it
+        except Exception as exc:  # noqa: BLE001  the reader raises it
             return 0, exc
 
     async def aclose(self) -> None:
@@ -49,7 +49,7 @@ async def _merged(chains: Sequence[Chain]) -> AsyncGenerator[Numbered, None]:
                 number = waiting.pop(task)
                 try:
                     event = task.result()
-                except Exception as exc:  # noqa: BLE001  whoever reads raises it
+                except Exception as exc:  # noqa: BLE001  the reader raises it
                     yield number, exc
                     continue
                 yield number, event

@@ -1,4 +1,4 @@
-"""From the messages of a request to the turns that the Leader and the Follower see."""
+"""Turns the messages of a request into the conversation that the Leader and the Follower see."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence

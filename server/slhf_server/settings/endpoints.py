@@ -28,7 +28,7 @@ def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
 
 
 _REQUIRED = {"model", "messages", "stream"}
-"""Fields without which a request is none."""
+"""Fields that every request needs."""
 _HEADERS = {"authorization", "connection", "content-length", "content-type", "host", "transfer-encoding"}
 """Headers that are the server's to set."""
 

@@ -50,7 +50,7 @@ def _check(variable: str, text: str) -> None:
 
 
 def _unread(error: SourceError) -> str:
-    """The message about a flag or a variable that has to be JSON and is none."""
+    """The message about a flag or a variable that must be JSON and cannot be read as such."""
     named = re.search(r'(?:for field "|encountered for )([\w.-]+)', str(error))
     return f"{named[1] if named else error}: neither JSON nor key=value: {error.__cause__}"
 

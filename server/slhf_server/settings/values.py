@@ -16,7 +16,7 @@ _READ_BY_PYDANTIC = (str, bool, int, float, NoneType, Path, SecretStr, AnyHttpUr
 
 
 def given(data: Any, fields: Mapping[str, FieldInfo]) -> Any:
-    """A section without its nulls and with its scalars read. Null is an empty section; what is none stays as it is."""
+    """A section without its nulls and with its scalars read. Null is an empty section; any other value stays."""
     if data is None:
         return {}
     if not isinstance(data, dict):

@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 
 class UnusableAnswer(Exception):
-    """The answer is none, or is not whole."""
+    """The upstream's answer cannot be used, or is not whole."""
 
 
 class ErrorInAnswer(UnusableAnswer):

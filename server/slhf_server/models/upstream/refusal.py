@@ -56,9 +56,9 @@ NOTHING_SAID = Refusal()
 
 
 def read_refusal(content: object, sent: Collection[str]) -> Refusal:
-    """`content` is the body's bytes, or what its JSON holds; `sent` are the names of the request's fields.
+    """What an upstream has refused; an answer that does not tell names no field.
 
-    An answer that says nothing of use names none.
+    `content` is the body's bytes, or what its JSON holds; `sent` are the names of the request's fields.
     """
     text = content[:MOST_BYTES].decode(errors="replace") if isinstance(content, bytes) else ""
     body = _json(text) if isinstance(content, bytes) else content
