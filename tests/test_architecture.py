@@ -231,6 +231,13 @@ def test_rooms_say_what_they_are_for() -> None:
             assert len(tree.body) == 1, path
 
 
+def test_tests_of_the_server_lie_in_folders_like_the_rooms_they_test() -> None:
+    tests = ROOT / "tests" / "server"
+    folders = {path.parent.relative_to(tests) for path in sources(tests)}
+    assert len(folders) > 10
+    assert {str(folder) for folder in folders if not (SERVER / "slhf_server" / folder / "__init__.py").is_file()} == set()
+
+
 def test_no_two_modules_of_the_server_have_one_name() -> None:
     names = Counter(name.rpartition(".")[2] for name in modules(SERVER / "slhf_server"))
     assert [name for name, number in names.items() if number > 1] == []
