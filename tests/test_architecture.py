@@ -232,10 +232,10 @@ def test_rooms_say_what_they_are_for() -> None:
 
 
 def test_tests_of_the_server_lie_in_folders_like_the_rooms_they_test() -> None:
-    tests = ROOT / "tests" / "server"
+    tests, package = ROOT / "tests" / "server", SERVER / "slhf_server"
     folders = {path.parent.relative_to(tests) for path in sources(tests)}
     assert len(folders) > 10
-    assert {str(folder) for folder in folders if not (SERVER / "slhf_server" / folder / "__init__.py").is_file()} == set()
+    assert {str(folder) for folder in folders if not (package / folder / "__init__.py").is_file()} == set()
 
 
 def test_no_two_modules_of_the_server_have_one_name() -> None:
