@@ -1,4 +1,4 @@
-"""What endpoints get besides the body: the running service, and the salt that separates their key's prefix cache."""
+"""What endpoints are given besides their body: the running service, and what separates their key's cache."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ async def _service(request: Request) -> Service:  # a coroutine, because FastAPI
 
 
 async def _cache_salt(request: Request) -> str | None:
-    """The salt of the request's key; None: its cache is shared."""
+    """Of the request's key; None: its cache is everybody's."""
     salt: str | None = request.app.state.keyring.cache_salt(request.state.log.get("key"))
     return salt
 

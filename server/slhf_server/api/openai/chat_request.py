@@ -87,7 +87,7 @@ class ChatRequest(GenerationRequest):
     logprobs: StrictBool = False
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     upstream_params: SkipJsonSchema[dict[str, Any]] = Field(default_factory=dict)
-    """Parameters that only an upstream takes, by name, as they came."""
+    """What only an upstream takes, by name, as it came."""
 
     @model_validator(mode="before")
     @classmethod
@@ -108,7 +108,7 @@ class ChatRequest(GenerationRequest):
         return self
 
     def sampling(self, structure: StructuredOutput | None) -> SamplingParams:
-        """Sampling for both roles; `structure` is what `response_format` asks for."""
+        """For both roles; `structure` is what `response_format` asks for."""
         return SamplingParams(
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             max_tokens=self.max_completion_tokens or self.max_tokens,  # only one of them was given
@@ -121,7 +121,7 @@ class ChatRequest(GenerationRequest):
         )
 
     def check_supported(self, drafter: Drafter) -> None:
-        """Raises BadRequest for a parameter that the draft's writer cannot take."""
+        """Raises BadRequest for a parameter that whoever writes the draft cannot take."""
         support, why = _NOT_FOR[drafter]
         asked = {**self.upstream_params, **{name: getattr(self, name) for name in OF_THE_ENGINE}}
         for name, value in asked.items():
@@ -143,7 +143,7 @@ _NOT_FOR: dict[Drafter, tuple[Support, str]] = {
 }
 """Which parameters a request cannot have, by the writer of its draft."""
 IN_REFINE = {name: f"refine.{name}" for name in ("rounds", "draft", "timeout_ms", "max_total_tokens")}
-"""Where OpenAI's endpoints have the parameters that are top-level keys of `/v1/refine`."""
+"""Where OpenAI's endpoints have what stands at the top of `/v1/refine`."""
 _TRANSLATED = {"stop", "max_tokens", "logprobs", "bad_words", "stop_token_ids", "allowed_token_ids"}
 _SHARED = tuple(set(SamplingParams.__dataclass_fields__) & set(ChatRequest.model_fields) - _TRANSLATED)
 """Parameters that `SamplingParams` has under the same name and type."""

@@ -38,7 +38,6 @@ class CompletionRequest(GenerationRequest):
         return {**IN_REFINE, "messages": "prompt", "top_logprobs": "logprobs"}
 
     def as_chat(self) -> ChatRequest:
-        """The same request as a chat."""
         prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
         shared = {name: getattr(self, name) for name in GenerationRequest.model_fields}
         own = {

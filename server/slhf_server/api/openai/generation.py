@@ -1,4 +1,4 @@
-"""What the endpoints that generate have in common: planning a request's jobs, and answering with their results."""
+"""What the endpoints have in common that generate: from a request to its jobs, from what they came to to an answer."""
 
 import json
 import time
@@ -21,9 +21,9 @@ from slhf_server.service import Service
 async def planned(
     request: Request, service: Service, cache_salt: str | None, body: ChatRequest, endpoint: Endpoint, names: Names
 ) -> list[Job]:
-    """The jobs of a request that is a chat or can be read as one. Raises the RequestError that refuses it.
+    """The jobs of a request that is a chat or can be read as one. Raises what refuses it.
 
-    `names` gives the client's names of parameters, for errors now or later.
+    `names`: what the client calls the parameters that an error, now or later, names.
     """
     request.state.names = names
     planner = service.planner()

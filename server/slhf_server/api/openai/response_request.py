@@ -1,4 +1,4 @@
-"""OpenAI's Responses request, as far as text goes. It is read as a chat, and nothing is stored."""
+"""OpenAI's Responses request, as far as text goes: read as a chat, answered without storing anything."""
 
 from functools import cached_property
 from typing import Annotated, Any, Literal

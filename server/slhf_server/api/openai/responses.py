@@ -27,7 +27,7 @@ from slhf_server.refinement.state import RefinementResult
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """OpenAI's reason for each finish reason of an answer that is not whole."""
-_MANY = 100  # items, which take a millisecond to become a chat
+_MANY = 100  # items, which become a chat in a millisecond
 router = APIRouter(route_class=JsonRoute)
 
 
