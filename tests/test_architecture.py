@@ -141,12 +141,20 @@ def test_the_light_client_needs_httpx2_and_pydantic_alone() -> None:
 
 
 def test_the_light_client_imports_what_it_declares() -> None:
-    """`slhf.commands` and `slhf.diff` are the command, which has an extra."""
-    library = [path for path in sources(CLIENT / "slhf") if path.name not in ("commands.py", "diff.py")]
+    """`slhf._commands` and `slhf._diff` are the command, which has an extra."""
+    library = [path for path in sources(CLIENT / "slhf") if path.name not in ("_commands.py", "_diff.py")]
     packages = {module.partition(".")[0] for path in library for module in imports(path)}
     assert packages - sys.stdlib_module_names - {"slhf"} == {"httpx2", "pydantic"}
     command = {module.partition(".")[0] for path in sources(CLIENT / "slhf") for module in imports(path)}
     assert command - packages - sys.stdlib_module_names == {"rich", "typer"}
+
+
+def test_underscore_modules_of_the_client_are_its_own() -> None:
+    """A module without an underscore is public, or shared with the server and with training."""
+    private = {path.stem for path in sources(CLIENT / "slhf") if path.stem.startswith("_")} - {"__init__"}
+    assert private == {"_commands", "_diff", "_exchange", "_journal", "_lines", "_source"}
+    others = (SERVER, TRAINING, *(ROOT / name for name in ("clients/examples", "benchmarks", "scripts", "deploy")))
+    assert {name: found for name in private if (found := importers(f"slhf.{name}", *others))} == {}
 
 
 def test_no_file_is_longer_than_a_reader_can_hold() -> None:
@@ -231,6 +239,13 @@ def test_rooms_say_what_they_are_for() -> None:
         if path.parent.name not in ("slhf_server", "stops"):  # stop rules are registered there
             assert ast.get_docstring(tree), path
             assert len(tree.body) == 1, path
+
+
+def test_tests_of_the_server_lie_in_folders_like_the_rooms_they_test() -> None:
+    tests, package = ROOT / "tests" / "server", SERVER / "slhf_server"
+    folders = {path.parent.relative_to(tests) for path in sources(tests)}
+    assert len(folders) > 10
+    assert {str(folder) for folder in folders if not (package / folder / "__init__.py").is_file()} == set()
 
 
 def test_no_two_modules_of_the_server_have_one_name() -> None:

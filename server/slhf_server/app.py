@@ -1,4 +1,4 @@
-"""The application factory: routes, middleware, and the engine's life around them."""
+"""Makes the application: routes, middleware, and the engine's life around them."""
 
 import time
 from collections.abc import AsyncGenerator
@@ -63,13 +63,13 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
 
 
 def _wrap(app: FastAPI, settings: Settings, keyring: Keyring) -> None:
-    """All middleware, from the inside out; a request meets it in the opposite order."""
+    """Add all middleware, from the inside out; a request meets it in the opposite order."""
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
     if keyring:
         app.add_middleware(Authentication, keyring=keyring)
     app.add_middleware(HeaderLimit)
     app.add_middleware(LastResort)
-    if settings.cors_origins:  # outside of the refusals above: a page must be able to read them, and preflights no key
+    if settings.cors_origins:  # around the refusals above: a page must be able to read them, and preflights have no key
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,

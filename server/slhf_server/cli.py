@@ -29,8 +29,8 @@ from slhf_server.settings.variables import service_links
 _LEAKY_LOGGERS = ("httpx2", "httpcore2")
 """Their loggers would show addresses (info) and prompts (debug)."""
 _KEEP_ALIVE_S = 75
-"""Longer than clients and load balancers keep an idle connection (httpx 5 s, nginx and AWS 60 s): who closes first must
-not be the server, which would do it while a request is on its way."""
+"""Longer than clients and load balancers keep an idle connection (httpx 5 s, nginx and AWS 60 s): the server must not
+be the first to close one, because a request may be on its way."""
 _logger = logging.getLogger("slhf_server")
 
 
@@ -40,20 +40,21 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
-        service.on_failure = self._give_up  # a supervisor must see a server without engine end
+        service.on_failure = self._give_up  # a supervisor must see that a server without engine ends
 
     def _give_up(self) -> None:
         self._service.drain(self._service.settings.grace_period_s)  # what waits for an upstream must not hold it up
         self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Uvicorn has Python call this between any two bytecodes, also of the loop: deadlines wait for the loop."""
+        """Python calls this between any two bytecodes, the loop's too, so changing deadlines is left to the loop."""
         if not self.should_exit:
             asyncio.get_running_loop().call_soon_threadsafe(self._service.drain, self._service.settings.grace_period_s)
         super().handle_exit(sig, frame)
 
 
 def main() -> None:
+    """Serve until a signal or a failure ends the process; a failure is one line on standard error and status 1."""
     try:
         settings = load_settings(sys.argv[1:])
         logs.configure(settings.log_level, settings.log_format)
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def bind(settings: Settings) -> socket.socket:
-    """The listening socket, before anything slow starts. Raises SettingsError naming host and port."""
+    """Open the listening socket, before anything slow starts. Raises SettingsError naming host and port."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         # asyncio sends without delay (TCP_NODELAY) only where the protocol is named; else an ACK is awaited for 40 ms.
@@ -88,15 +89,15 @@ def bind(settings: Settings) -> socket.socket:
 
 
 async def serve(settings: Settings, listener: socket.socket, open_engine: OpenEngine = open_vllm) -> None:
-    """Until a signal ends it, or the engine cannot be loaded or dies: then raises why.
+    """Serve until a signal ends it, or until the engine cannot be loaded or dies; then raise the reason.
 
-    SIGHUP reads the keys file again.
+    On SIGHUP the keys file is read again.
     """
 
     async def opened(settings: Settings) -> Engine:
         engine = await open_engine(settings)
         gc.collect()
-        gc.freeze()  # else each full collection walks all that start-up made, vLLM's and torch's too: tens of ms
+        gc.freeze()  # else each full collection walks all that start-up made, vLLM and torch included: tens of ms
         return engine
 
     app = create_app(settings, opened)

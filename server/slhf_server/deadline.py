@@ -24,15 +24,15 @@ class Deadline:
         return cls(asyncio.get_running_loop().time() + seconds)
 
     def copy(self) -> "Deadline":
-        """The same point, to be waited for elsewhere: a deadline wakes one waiter at a time."""
+        """A deadline at the same point for another waiter, because a deadline wakes only one at a time."""
         return Deadline(self._at)
 
     def time_left(self) -> float:
-        """Seconds, negative where it has passed."""
+        """Seconds until the deadline; negative once it has passed."""
         return self._at - asyncio.get_running_loop().time()
 
     def bring_forward(self, at: float) -> None:
-        """Make the deadline `at`, if that is sooner; whoever waits now is woken then."""
+        """Move the deadline to `at`, on the loop's clock, if that is sooner; a waiter is woken then."""
         self._at = min(self._at, at)
         if self._waiting is not None and not self._waiting.expired():
             self._waiting.reschedule(self._at)
@@ -43,28 +43,28 @@ class Deadline:
             raise DeadlineExceeded(_PASSED)
 
     async def wait_for(self, awaitable: Awaitable[T]) -> T:
-        """Await it; raises DeadlineExceeded once the deadline has passed."""
+        """The awaitable's result. Raises DeadlineExceeded once the deadline has passed."""
         _awaited_with.set(self)
         try:
             async with asyncio.timeout_at(self._at) as self._waiting:
                 return await awaitable
         except TimeoutError as exc:
             if self._waiting is None or not self._waiting.expired():
-                raise  # the source's own
+                raise  # a TimeoutError of the awaitable itself
             raise DeadlineExceeded(_PASSED) from exc
         finally:
             self._waiting = None
             _awaited_with.set(None)
 
     def within(self, items: AsyncGenerator[T, None]) -> "Within[T]":
-        """The items, closed at their end; raises DeadlineExceeded when it passes while waiting for the next."""
+        """The items, closed at their end. Raises DeadlineExceeded where it passes while the next one is awaited."""
         return Within(self, items)
 
 
 class Within(Generic[T]):
-    """An async iterator, and no generator: every token passes here.
+    """The items of `Deadline.within`. It is an iterator and no generator, because every token passes here.
 
-    The timeout never spans a yield: it must cancel the waiting for an item, not its consumer's work (PEP 789).
+    The timeout never spans a yield: it must cancel the wait for an item, not the work of its consumer (PEP 789).
     """
 
     def __init__(self, deadline: Deadline, items: AsyncGenerator[T, None]) -> None:
@@ -77,7 +77,7 @@ class Within(Generic[T]):
     async def __anext__(self) -> T:
         try:
             return await self._deadline.wait_for(anext(self._items))
-        except BaseException:  # the end, the deadline, a failure, or nobody waits any more
+        except BaseException:  # the end, the deadline, a failure, or a consumer that was cancelled
             await self.aclose()
             raise
 
@@ -89,9 +89,9 @@ _awaited_with: ContextVar["Deadline | None"] = ContextVar("awaited_with", defaul
 
 
 def time_left() -> float:
-    """Seconds until the deadline that the running code is awaited with has passed; infinity where there is none.
+    """Seconds until the deadline with which the running code is awaited; infinity where there is none.
 
-    It tells code that is cancelled whether that was for the deadline (0 or less) or for a client that went away.
+    It tells cancelled code whether the deadline cancelled it (0 or less) or a client that went away.
     """
     deadline = _awaited_with.get()
     return math.inf if deadline is None else deadline.time_left()

@@ -1,4 +1,4 @@
-"""What a request can be answered with instead of text. A class names its row of the contract's table by `code`.
+"""The errors that a request can be answered with. A class names its row of the contract's table by `code`.
 
 RequestError                      status, type, code, param: becomes OpenAI's error object (api/error_handlers.py)
 ├── BadRequest               400  invalid_request_error
@@ -31,7 +31,7 @@ from slhf.wire import StopReason
 
 
 class RequestError(Exception):
-    """Base: answered to the client as it stands, so messages hold no internals."""
+    """The base class. Such an error is sent to the client as it stands, so its message holds no internals."""
 
     code: ClassVar[str | None] = None
     """Its row of the contract's table (slhf/errors.py), from which status and type come."""
@@ -40,7 +40,7 @@ class RequestError(Exception):
     stop_reason: ClassVar[StopReason] = "error"
     """What `refinement.stop_reason` says when a finished text is returned in spite of this."""
     retry_after: int | None = None
-    """Seconds, for the Retry-After header."""
+    """Seconds that the Retry-After header asks for; None: the answer has no such header."""
     headers: ClassVar[Mapping[str, str]] = {}
     """Further headers of the answer."""
 
@@ -143,7 +143,7 @@ class UpstreamUnavailable(RequestError):
 
 
 class Stopped(RequestError):
-    """A limit of the request ended it: not an error while there is a finished text to return."""
+    """A limit of the request ended it, which is no error while there is a finished text to return."""
 
 
 class DeadlineExceeded(Stopped):

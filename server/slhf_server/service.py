@@ -1,4 +1,4 @@
-"""The running server's heart: the engine's life, the queue, and every refinement that is under way."""
+"""The service: the engine's life, the queue, and every refinement that is under way."""
 
 import asyncio
 import logging
@@ -55,7 +55,7 @@ class Service:
         self._probes: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
         self.failure: Exception | None = None
-        """Why the engine could not be loaded, or that it has died."""
+        """What kept the engine from being loaded, or the error that it has died."""
         self.on_failure: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -92,7 +92,7 @@ class Service:
             self._tracing.shutdown()
 
     def drain(self, grace_s: float) -> None:
-        """Every refinement under way must answer within the grace period: with its best finished text, if need be."""
+        """Have every refinement under way answer within the grace period, with its best finished text if need be."""
         self._ends = asyncio.get_running_loop().time() + max(0.0, grace_s - _ANSWERING_S)
         self._bring_forward(self._jobs, self._ends)
 
@@ -101,7 +101,10 @@ class Service:
             job.deadline.bring_forward(ends)
 
     def planner(self) -> Planner:
-        """Raises EngineUnavailable until the engine is loaded, when it has died, and when the server is going down."""
+        """The planner of the loaded engine.
+
+        Raises EngineUnavailable until the engine is loaded, when it has died, and when the server is shutting down.
+        """
         if self._ends is not None:
             raise EngineUnavailable("the server is shutting down")
         if self.engine is None or self._planner is None:
@@ -117,10 +120,10 @@ class Service:
                 raise UpstreamUnavailable(f"the upstream {name!r} has not answered yet")
 
     async def run(self, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, RefinementEvent], None]:
-        """The events of a request's chains, each with its chain's number; queued, counted and timed.
+        """Queue a request, count and time it, and yield the events of its chains, each with its chain's number.
 
-        Closing the generator aborts them. Raises what refused the request; and, when every chain has ended, the error
-        of one that failed.
+        Closing the generator aborts the chains. Raises what refuses the request and, when every chain has ended, the
+        error of one that failed.
         """
         first, failures = jobs[0], list[RequestError]()
         self._jobs.update(jobs)
@@ -148,9 +151,9 @@ class Service:
             self._jobs.difference_update(jobs)
 
     def _observe(self, job: Job, event: RefinementEvent) -> None:
-        """Metrics, traces and the log see a chain's first piece of text, and whatever is no piece.
+        """Show metrics, traces and the log a chain's first piece of text, and every event that is no piece.
 
-        Whatever happens to who watches, the answer goes on its way.
+        An observer that fails does not hold up the answer.
         """
         try:
             if self._tracing is not None:
@@ -191,7 +194,7 @@ class Service:
         started = time.perf_counter()
         try:
             engine = await self._open_engine(self.settings)
-        except Exception as exc:  # noqa: BLE001  kept in `failure`: whoever runs the server decides what it means
+        except Exception as exc:  # noqa: BLE001  kept in `failure`: the command that serves decides what it means
             self.failure = exc
             self.on_failure()
             return
@@ -209,7 +212,7 @@ class Service:
         )
 
     async def _watch(self, engine: Engine) -> None:
-        """Notice the engine's death, whether or not anybody asks: this process is of no use without it."""
+        """Notice the engine's death although no request asks: this process is of no use without the engine."""
         while self._ends is None:
             try:
                 engine.check()

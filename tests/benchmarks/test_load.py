@@ -10,7 +10,7 @@ import pytest
 from benchmarks.load import Load, Sample, main, percentiles, run, weights
 from slhf_server.models.fake import FakeEngine
 from tests.conftest import Serve
-from tests.server.upstream.faulty import Reply, breaks_off, error, pieces, reset, says, upstream
+from tests.server.models.upstream.faulty import Reply, breaks_off, error, pieces, reset, says, upstream
 
 TEXTS = [("what is it", None), ("what was it", "a draft")]
 

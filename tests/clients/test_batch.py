@@ -15,8 +15,8 @@ import pytest
 from starlette.responses import Response
 
 from slhf import AsyncClient, InputError, RefineRequest, TransportError
+from slhf._journal import Record
 from slhf.batch import Summary, refine_file
-from slhf.journal import Record
 from tests.clients.fakes import FakeServer, error, live
 
 COMMAND = [sys.executable, "-c", "from slhf.cli import main; main()", "refine"]

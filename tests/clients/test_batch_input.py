@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from slhf import InputError, Options
-from slhf.lines import Keys, Line, contents, read_lines
-from slhf.source import Source
+from slhf._lines import Keys, Line, contents, read_lines
+from slhf._source import Source
 
 
 def lines_of(tmp_path: Path, *lines: Any, keys: Keys | None = None, options: Options | None = None) -> list[Line]:

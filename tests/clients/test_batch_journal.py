@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from slhf import InputError
-from slhf.journal import Journal
+from slhf._journal import Journal
 
 DONE = {"id": "done", "output": "x", "finish_reason": "stop", "refinement": {}, "usage": {}}
 REFUSED = {"id": "refused", "error": {"status": 400, "code": None, "message": "no"}}

@@ -10,8 +10,8 @@ from starlette.responses import Response
 from typer.testing import CliRunner, Result
 
 from slhf import RefineRequest, RefineResponse, __version__
-from slhf.commands import app, refine
-from slhf.exchange import Options
+from slhf._commands import app, refine
+from slhf._exchange import Options
 from tests.clients.fakes import FakeServer, error, events
 
 

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.text import Text
 
 from slhf import RefineRequest, Round
-from slhf.diff import added, print_rounds, printable, removed
+from slhf._diff import added, print_rounds, printable, removed
 from tests.clients.fakes import rounds_of
 
 

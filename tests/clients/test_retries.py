@@ -14,7 +14,7 @@ from slhf import (
     TransportError,
     TransportTimeout,
 )
-from slhf.exchange import LONGEST_RETRY_AFTER
+from slhf._exchange import LONGEST_RETRY_AFTER
 from slhf.retry import FIRST_BACKOFF, LONGEST_BACKOFF
 from tests.clients.caller import Caller, Handler, bad, broken, good, in_turn
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from slhf import SLHFError
-from slhf.commands import app
+from slhf._commands import app
 from tests.clients.caller import Caller, Handler, bad, broken, in_turn
 from tests.clients.fakes import raw_server
 

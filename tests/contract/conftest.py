@@ -9,7 +9,7 @@ from slhf_server.models.fake import FakeEngine
 from slhf_server.settings.server import Settings
 from tests.conftest import running
 from tests.contract.test_upstream_leader import GOOD, settings
-from tests.server.upstream.faulty import Faulty, upstream
+from tests.server.models.upstream.faulty import Faulty, upstream
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from slhf_server.settings.server import Settings
 from tests.conftest import running
 from tests.contract.histories import ASKED, HISTORIES, History
 from tests.contract.test_upstream_leader import asked
-from tests.server.upstream.faulty import Faulty
+from tests.server.models.upstream.faulty import Faulty
 
 BEFORE: Any = {"role": "user", "content": "What is it?"}
 AFTER: Any = {"role": "user", "content": "And now?"}

@@ -9,7 +9,7 @@ import pytest
 from slhf_server.models.fake import FakeEngine
 from tests.conftest import Serve
 from tests.contract.test_upstream_leader import asked, settings
-from tests.server.upstream.faulty import HELLO, USAGE, Faulty, says, upstream
+from tests.server.models.upstream.faulty import HELLO, USAGE, Faulty, says, upstream
 
 Json = dict[str, Any]
 BEFORE: Json = {"role": "user", "content": "What is it?"}

@@ -9,7 +9,7 @@ import pytest
 
 from slhf_server.models.fake import FakeEngine
 from tests.conftest import Serve
-from tests.server.upstream.faulty import HELLO, USAGE, Faulty, Reply, pieces, says, streams, upstream
+from tests.server.models.upstream.faulty import HELLO, USAGE, Faulty, Reply, pieces, says, streams, upstream
 
 ASK = {"role": "user", "content": "what is it"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}

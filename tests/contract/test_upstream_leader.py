@@ -11,7 +11,7 @@ from slhf_server.api.openai.parameters import CHAT
 from slhf_server.models.fake import FakeEngine
 from slhf_server.refinement.seeds import seed_of
 from tests.conftest import Serve
-from tests.server.upstream.faulty import (
+from tests.server.models.upstream.faulty import (
     HELLO,
     USAGE,
     Faulty,

@@ -1,5 +1,5 @@
-"""Configurations: a file checked by a pydantic model. An unknown key or a bad value names itself. Keys of other
-servers, and ways to them, are read as the client reads them.
+"""Reads configurations: a pydantic model checks a file, and errors name an unknown key or a bad value. Keys of other
+servers, and proxies on the way to them, are read as the client reads them.
 """
 
 import os
@@ -32,7 +32,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class _Word(str):
-    """`yes`, `no`, `on` or `off` without quotes: text here, and a truth to vLLM, whose own files are YAML 1.1."""
+    """`yes`, `no`, `on` or `off` without quotes: text here, and a boolean to vLLM, whose own files are YAML 1.1."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -85,7 +85,7 @@ def _truths(value: Any) -> Any:
 
 
 EngineArguments = Annotated[dict[str, Any], BeforeValidator(_truths)]
-"""What is passed on to vLLM under its own names."""
+"""Arguments that are passed on to vLLM under its own names."""
 
 
 class Section(BaseModel):
@@ -96,7 +96,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _given(cls, data: Any) -> Any:
-        """Null is "not given", but where None says something; a section that is null is an empty one."""
+        """Drop nulls, which mean "not given", but where None says something; a section that is null is empty."""
         if not isinstance(data, dict):
             return {} if data is None else data
         never_null = {name for name, field in cls.model_fields.items() if NoneType not in get_args(field.annotation)}
@@ -155,7 +155,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def portable(section: Section) -> dict[str, Any]:
-    """What was chosen, as JSON, for readers on other machines: of paths only the names."""
+    """What was chosen, as JSON for readers on other machines, with only the names of paths."""
     return section.model_dump(mode="json", exclude_defaults=True, context={"portable": True})
 
 
@@ -165,7 +165,7 @@ def _said(error: Any) -> str:
 
 
 def authorization(variable: str | None, setting: str) -> dict[str, str]:
-    """The header with the key of that environment variable; none for None.
+    """The header with the key of that environment variable; no header for None.
 
     Raises SettingsError, which begins with `setting` and never holds the key.
     """
@@ -181,7 +181,10 @@ def authorization(variable: str | None, setting: str) -> dict[str, str]:
 
 
 def client_of(url: str, setting: str, headers: dict[str, str], timeout: float) -> httpx2.Client:
-    """By the environment's proxy, if it has one for this server. Raises SettingsError as above."""
+    """A client that uses the environment's proxy for this server, if there is one.
+
+    Raises SettingsError, which begins with `setting` and quotes no secret.
+    """
     try:
         address = httpx2.URL(url)
         return httpx2.Client(base_url=address, headers=headers, timeout=timeout, trust_env=False, **route(address))

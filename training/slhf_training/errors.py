@@ -12,7 +12,7 @@ TrainingError
 
 
 class TrainingError(Exception):
-    """Base."""
+    """The base class of what a user has to mend."""
 
 
 class DataError(TrainingError):

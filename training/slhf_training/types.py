@@ -1,4 +1,4 @@
-"""What training speaks about: chats, ending with a user's turn, and answers to them."""
+"""The words that all of training shares: chats, which end with a user's turn, and answers to them."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ def chat_key(chat: Chat) -> ChatKey:
 
 
 def as_text(chat: Chat) -> str:
-    """As judges read it, a role before each turn."""
+    """The chat as judges read it, with a role before each turn."""
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in chat)
 
 
@@ -34,7 +34,7 @@ Ids = tuple[int, ...]
 
 
 Player = Literal["leader", "follower", "reference", "mixture"]
-"""Who answers: a role that learns, the frozen reference, or nash-md's mixture of the Leader and the reference."""
+"""The one that answers: a role that learns, the frozen reference, or nash-md's mixture of Leader and reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,6 @@ def digest(content: Any) -> str:
 
 
 def sigmoid(x: Probabilities) -> Probabilities:
-    """Without overflow at either end; NaN stays NaN."""
+    """The logistic function, without overflow at either end; NaN stays NaN."""
     p: Probabilities = (1 + np.tanh(x / 2)) / 2
     return p

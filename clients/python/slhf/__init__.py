@@ -1,11 +1,13 @@
 """SLHF: improve any language model's answer, round by round.
 
 `Client` and `AsyncClient` talk to a refinement server; the other names are its vocabulary: what travels over HTTP, what
-can go wrong, and the bundle that training writes and the server loads.
+can go wrong, and the bundle that training writes and the server loads. `slhf.batch` refines a file. Modules whose names
+begin with an underscore are not public; the remaining ones are shared with the server and with training.
 """
 
 from importlib.metadata import version
 
+from slhf._exchange import Conversation, Options
 from slhf.bundle import Bundle, RoleWeights, SamplingDefaults, read_bundle, revision_of, write_bundle
 from slhf.client import AsyncClient, Client
 from slhf.errors import (
@@ -25,7 +27,6 @@ from slhf.errors import (
     TransportTimeout,
     Unavailable,
 )
-from slhf.exchange import Conversation, Options
 from slhf.history import Message
 from slhf.turns import FOLLOWER_TURN, follower_turn
 from slhf.wire import (

@@ -1,4 +1,4 @@
-"""Refine a file of drafts: many at once, each record on disk as soon as it is there, resumed where it stopped."""
+"""Refines a file of drafts: many at once, each record on disk as soon as it is there, resumed where it stopped."""
 
 import asyncio
 import contextlib
@@ -8,12 +8,12 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from slhf._exchange import Options
+from slhf._journal import Record, is_refusal, open_output
+from slhf._lines import Contents, Keys, Line, contents, read_lines
+from slhf._source import Source
 from slhf.client import AsyncClient
 from slhf.errors import APIError, InputError, SLHFError
-from slhf.exchange import Options
-from slhf.journal import Record, is_refusal, open_output
-from slhf.lines import Contents, Keys, Line, contents, read_lines
-from slhf.source import Source
 from slhf.wire import RefineResponse
 
 _LOG = logging.getLogger(__name__)
@@ -24,17 +24,17 @@ RESULT_KEYS = frozenset({"id", "output", "finish_reason", "refinement", "usage",
 
 @dataclass
 class Summary:
-    """A batch as far as it has come: numbers of lines."""
+    """How far a batch has come, in numbers of lines."""
 
     total: int
     skipped: int
-    """Finished before this run began, `refused_before` of them by a refusal."""
+    """Lines that were finished before this run began, `refused_before` of them by a refusal."""
     refused_before: int = 0
     done: int = 0
     refused: int = 0
-    """Failed in a way that sending the same line again cannot change."""
+    """Lines that the server refused; sending them again cannot change that."""
     failed: int = 0
-    """Failed, and sent again when the same command is run again."""
+    """Lines that failed otherwise; the same command sends them again."""
     tokens: int = 0
     """Generated tokens, drafts included."""
     started: float = field(default_factory=time.monotonic)
@@ -46,9 +46,11 @@ class Summary:
 
     @property
     def seconds(self) -> float:
+        """Time since the run began."""
         return time.monotonic() - self.started
 
     def count(self, record: Record) -> None:
+        """Add a record of this run."""
         if "error" not in record:
             self.done += 1
             self.tokens += record["usage"]["completion_tokens"]
@@ -59,7 +61,7 @@ class Summary:
 
 
 def _no_report(record: Record, summary: Summary) -> None:
-    """Nobody watches."""
+    """Report nothing, which is the default."""
 
 
 async def refine_file(
@@ -74,10 +76,10 @@ async def refine_file(
 ) -> Summary:
     """Refine every line of `source` that `target` has no result for.
 
-    See `slhf.source`, `slhf.lines` and `slhf.journal` for the files; `-` is standard input and output. `options` are
-    for all lines and win over a line's own. `report` is called with each record after it was written. Raises InputError
-    before anything is sent when a line of either file cannot be used, and SLHFError when there is no server; a line's
-    own error is its record.
+    The package's README describes both files; `-` is standard input or output. At most `concurrency` lines are under
+    way at once. `options` are for all lines and win over a line's own. `report` is called with each record after it
+    was written. Raises InputError before anything is sent when a line of either file cannot be used, and SLHFError when
+    there is no server; a line's own error is its record.
     """
     with await asyncio.to_thread(Source, source) as opened:
         return await refine_source(
@@ -95,7 +97,7 @@ async def refine_source(
     options: Options | None = None,
     report: Callable[[Record, Summary], None] = _no_report,
 ) -> Summary:
-    """As `refine_file`, of an input that is open: to open a pipe is to wait for its writer."""
+    """Do as `refine_file` does with an input that is open already, because opening a pipe waits for its writer."""
     keys, options = keys or Keys(), options or Options()
     wanted = await asyncio.to_thread(contents, source, keys, options)
     if wanted.like_options:
@@ -118,7 +120,7 @@ async def refine_source(
 
 
 def _same_lines(source: Source, wanted: Contents, keys: Keys, options: Options) -> Iterator[Line]:
-    """The lines that were checked. Raises InputError where somebody has written into the file since."""
+    """Yield the lines that were checked. Raises InputError where the file has changed since."""
     left = set(wanted.keys)
     for line in read_lines(source, keys, options):
         if line.number <= wanted.last and line.key in left:
@@ -131,7 +133,7 @@ def _same_lines(source: Source, wanted: Contents, keys: Keys, options: Options) 
 
 
 async def refined(client: AsyncClient, lines: Iterable[Line], concurrency: int) -> AsyncGenerator[Record]:
-    """One record for each line, in the order they finish; never more than `concurrency` lines are under way."""
+    """Yield one record for each line, in the order they finish; never more than `concurrency` lines are under way."""
     running: set[asyncio.Task[Record]] = set()
     try:
         for line in lines:

@@ -1,4 +1,4 @@
-"""The bundle: what training writes and the server loads. One directory, described by `slhf.json`.
+"""The bundle, which training writes and the server loads: a directory that its `slhf.json` describes.
 
     my-bundle/
         slhf.json            this module's `Bundle`
@@ -37,20 +37,20 @@ class RoleWeights(_Strict):
 
 
 class SamplingDefaults(_Strict):
-    """Used where a request is silent. None leaves the choice to the engine."""
+    """What is used where a request does not say. None leaves the choice to the engine."""
 
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=-1, lt=2**31)
-    """0 or -1: all tokens, also where the model's own `generation_config.json` says otherwise."""
+    """0 or -1 allows all tokens, also where the model's own `generation_config.json` says otherwise."""
     repetition_penalty: float | None = Field(default=None, gt=0, le=2)
-    """1: none. vLLM's counts the prompt's tokens too, and so a draft's."""
+    """1 is no penalty. vLLM counts the prompt's tokens too, and so those of a draft."""
     max_tokens: int | None = Field(default=None, gt=0)
-    """Per round; None: whatever the context leaves."""
+    """Tokens of one round; None: as many as the context leaves."""
 
 
 class Bundle(_Strict):
-    """The manifest, `slhf.json`."""
+    """The manifest `slhf.json`."""
 
     format: Literal[1] = FORMAT
     name: str = Field(min_length=1)
@@ -72,7 +72,7 @@ class Bundle(_Strict):
 
     @property
     def root(self) -> str:
-        """The base model as others may know it: its hub id or builtin, or else this bundle's name, never a path."""
+        """What others are told of the base model: its hub id or `builtin:NAME`, or else the bundle's name; no path."""
         if self.base_model.startswith(BUILTIN_PREFIX):
             return self.base_model
         is_hub_id = self.base_model.count("/") == 1 and not self.base_model.startswith((".", "/", "~"))

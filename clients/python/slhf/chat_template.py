@@ -1,12 +1,12 @@
-"""Chats to token ids by a model's own chat template, for the server's prompts and for training's alike.
+"""Turns chats into token ids by a model's own chat template, for the server's prompts and for training's alike.
 
 For harmless text the ids are those of transformers' `apply_chat_template(tokenize=True)`, which are vLLM's too; text
 that spells special tokens stays text (special_tokens.py). To know which part of a rendered chat is content, it is
 rendered a second time with fences of private-use characters around each content. A fence holds a random number, so
 no content can hold one.
 
-A turn may be token ids: what a model generated is what its prefix cache holds, so it goes in as it is. What stands
-before it is encoded by itself, as it was when the model answered.
+A turn may be token ids: what a model generated is what its prefix cache holds, so these ids are taken as they are. What
+stands before them is encoded by itself, as it was when the model answered.
 
 What a template does to contents is seen when a `ChatTemplate` is made: whether it takes text or a list of parts, and
 whether it keeps them. This module imports no tokenizer and no jinja: it takes a fast tokenizer of transformers.
@@ -22,7 +22,7 @@ from slhf.special_tokens import Piece, SpecialTokens, added_tokens
 from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT
 
 Turn = tuple[str, str | tuple[int, ...]]
-"""Role and content: text, or ids to take as they are."""
+"""A role and its content: text, or token ids to take as they are."""
 
 _NEEDED = [("user",), ("user", "assistant", "user")]  # the Leader's prompt and the Follower's
 _WELCOME = [("system", "user"), ("user", "user"), ("user", "assistant", "user", "user")]
@@ -39,10 +39,10 @@ class UnusableTokenizer(ValueError):
 
 
 class ChatTemplate:
-    """Encodes chats for one fast tokenizer of transformers. Safe to use in threads."""
+    """Encodes chats for one fast tokenizer of transformers. It is safe to use in threads."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Raises UnusableTokenizer with what is wrong."""
+        """Try the template on a handful of chats. Raises UnusableTokenizer, which says what is wrong."""
         _check_kind(tokenizer)
         self._tokenizer = tokenizer
         nonce = secrets.randbits(64)  # digits: a template may change the case of letters
@@ -85,9 +85,10 @@ class ChatTemplate:
         return self._rewritten(plain, turns)
 
     def _rewritten(self, plain: str, turns: Sequence[Turn]) -> list[int]:
-        """Of a chat that the template has changed after looking into its contents, as those do that cut thoughts away.
+        """The ids of a chat whose contents the template has changed, as templates do that cut thoughts away.
 
-        What it makes of it counts where it is harmless. Elsewhere the contents stand as they were written.
+        What the template makes of the chat counts where it is harmless; elsewhere the contents stand as they were
+        written. Raises ChatRefused where a turn is left out.
         """
         outline = self._pieces(self._render(turns, lambda n, _: self._empty(n))) or []
         if (missing := self._missing(outline, turns)) is not None:
@@ -110,8 +111,10 @@ class ChatTemplate:
         return ids + self.tokens.encode(pieces[start:], follows=follows)
 
     def _as_prompted(self, before: Sequence[Piece], turns: Sequence[Turn]) -> Sequence[Piece]:
-        """What stands before generated ids without the white space that the prompt of that time did not have: Llama 2's
-        template puts a space before an answer, and the model's first token brings one."""
+        """The pieces before generated ids, without white space that the model's prompt did not end with.
+
+        Llama 2's template puts a space before an answer, and the model's first token brings one.
+        """
         text = self._text(before)
         if not text[-1:].isspace():
             return before
@@ -125,7 +128,7 @@ class ChatTemplate:
         return [*before[:-1], Piece(before[-1].text.removesuffix(added), before[-1].turn)]
 
     def _pieces(self, rendered: str) -> list[Piece] | None:
-        """Cut at the fences; None where they do not stand in pairs."""
+        """The rendered chat, cut at its fences; None where they do not stand in pairs."""
         parts = self._fences.split(rendered)
         opened, closed = parts[1::4], parts[3::4]
         if opened != closed:
@@ -136,11 +139,11 @@ class ChatTemplate:
         return pieces
 
     def _text(self, pieces: Sequence[Piece]) -> str:
-        """The rendered chat as without fences; token ids have theirs in any rendering."""
+        """The rendered chat without its fences, but for those of token ids, which stand in every rendering."""
         return "".join(piece.text if piece.text or piece.turn is None else self._empty(piece.turn) for piece in pieces)
 
     def _missing(self, pieces: Sequence[Piece], turns: Sequence[Turn]) -> int | None:
-        """The first turn of which nothing is shown, though it says something."""
+        """The number of the first turn that says something and of which nothing is shown; None: there is none."""
         shown = {piece.turn for piece in pieces}
         said = (n for n, (_, content) in enumerate(turns) if not isinstance(content, str) or content.strip())
         return next((n for n in said if n not in shown), None)
@@ -149,7 +152,7 @@ class ChatTemplate:
         return self._fence.format(number) * 2
 
     def _fenced(self, number: int, text: str) -> str:
-        """White space stays outside, where a template may trim it; blank contents stay blank."""
+        """The text in its fences. White space stays outside, where a template may trim it; blank text stays blank."""
         if not (core := text.strip()):
             return text
         start = text.index(core)
@@ -167,14 +170,14 @@ class ChatTemplate:
         except Exception as exc:  # a template is a program: it raises what it likes
             raise ChatRefused(str(exc)) from exc
 
-    # What follows runs when it is made.
+    # What follows runs when a ChatTemplate is made.
 
     def _keeps(self, *, parts: bool) -> int:
-        """How many shapes of chats the template takes so without losing a content."""
+        """How many shapes of chats the template renders without losing a content, given as parts or as text."""
         return sum(self._loss(roles, parts=parts) is None for roles in _NEEDED + _WELCOME)
 
     def _loss(self, roles: Sequence[str], parts: bool | None = None) -> str | None:
-        """Why a chat of such turns cannot be rendered; None: it can."""
+        """Why a chat of these roles cannot be rendered; None: it can."""
         turns: list[Turn] = [(role, "Hello") for role in roles]
         try:
             pieces = self._pieces(self._render(turns, self._fenced, parts))
@@ -186,7 +189,7 @@ class ChatTemplate:
         return None
 
     def _structural(self, probes: Sequence[Sequence[str]]) -> list[str]:
-        """Special tokens, and what the template itself writes in their manner though it is not marked as special.
+        """Special tokens, and added tokens of their form that the template itself writes though they are not special.
 
         Models are published whose `<|START_OF_TURN_TOKEN|>` is an ordinary added token. Tags of thoughts stay what
         they are to transformers.
@@ -221,7 +224,7 @@ class ChatTemplate:
     def _tried(self, turns: Sequence[Turn]) -> list[int] | None:
         try:
             return self._encode(turns)
-        except ChatRefused:  # of these words: safe
+        except ChatRefused:  # a chat that is refused lets nothing in
             return None
 
     def _controls(self, ids: Sequence[int]) -> list[int]:
@@ -263,7 +266,7 @@ def _text_of(turn: Turn) -> str:
 
 
 def _joined(turns: Sequence[Turn]) -> list[Turn]:
-    """Neighbours of one role as one turn, a blank line between them; those that are ids stay alone."""
+    """The turns with neighbours of one role joined by a blank line; turns of token ids stay alone."""
     joined: list[Turn] = []
     for (role, is_text), run in groupby(turns, lambda turn: (turn[0], isinstance(turn[1], str))):
         if is_text:

@@ -5,12 +5,12 @@ import sys
 
 
 def main() -> None:
-    if isinstance(
-        sys.stdout, io.TextIOWrapper
-    ):  # names of files and texts of models that the terminal's encoding lacks
+    """Run the command, or say what has to be installed for it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files and texts of models may hold characters that the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        from slhf.commands import app
+        from slhf._commands import app
     except ModuleNotFoundError as exc:
         missing = (exc.name or "").partition(".")[0]
         if missing not in ("typer", "rich"):

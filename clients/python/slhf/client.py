@@ -1,6 +1,6 @@
 """`Client` and `AsyncClient`: the refinement server from Python.
 
-Both take the same arguments and raise the exceptions of `slhf.errors`; what they have in common is in `slhf.exchange`.
+Both take the same arguments and raise the exceptions of `slhf.errors`; what they have in common is in `slhf._exchange`.
 """
 
 import asyncio
@@ -11,8 +11,7 @@ from typing import Any, Self, Unpack
 
 import httpx2
 
-from slhf.connection import DEFAULT_TIMEOUT, http_settings
-from slhf.exchange import (
+from slhf._exchange import (
     Conversation,
     EventReader,
     Options,
@@ -23,6 +22,7 @@ from slhf.exchange import (
     refine_request,
     transport_error,
 )
+from slhf.connection import DEFAULT_TIMEOUT, http_settings
 from slhf.wire import Event, ModelCard, ModelList, RefineResponse
 
 
@@ -34,10 +34,11 @@ def _refine_call(conversation: Conversation, options: Options, *, stream: bool) 
 class Client:
     """A connection to one refinement server; close it, or use it as a context manager.
 
-    base_url: default SLHF_BASE_URL, else http://127.0.0.1:8000. api_key: default SLHF_API_KEY; empty: none is sent.
-    timeout: seconds without a byte from the server. max_retries: attempts after a failed connection, 429 or 503.
-    transport: an httpx2 transport, such as a fake. Proxies and certificates are the environment's (HTTP_PROXY,
-    HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE, SSL_CERT_DIR). Raises ConfigurationError for what cannot be used.
+    `base_url` is SLHF_BASE_URL by default, else http://127.0.0.1:8000. `api_key` is SLHF_API_KEY by default; an empty
+    one is not sent. `timeout` is in seconds without a byte from the server. `max_retries` counts the attempts that may
+    follow a failed connection, 429 or 503. `transport` is an httpx2 transport, such as a fake one. Proxies and
+    certificates come from the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE, SSL_CERT_DIR).
+    Raises ConfigurationError for what cannot be used.
     """
 
     def __init__(
@@ -62,17 +63,22 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Close all connections to the server."""
         self._http.close()
 
     def refine(self, conversation: Conversation, **options: Unpack[Options]) -> RefineResponse:
-        """Improve `draft`, or what the Leader drafts; returns the answer with every round."""
+        """Improve `draft`, or what the Leader drafts, and return the answer with every round.
+
+        Raises ValueError for an option that the contract does not know, InputError for text that JSON cannot hold,
+        APIError for an error that the server answers, and TransportError when no complete answer comes.
+        """
         request = self._http.build_request(**_refine_call(conversation, options, stream=False))
         return parsed(RefineResponse, self._send(request))
 
     def stream(self, conversation: Conversation, **options: Unpack[Options]) -> Generator[Event]:
-        """The events of a refinement as they happen; the last one is `RefinementCompleted`, which holds the answer.
+        """Yield the events of a refinement as they happen; the last one is `RefinementCompleted`, with the answer.
 
-        Raises APIError for an `error` event, TransportError when the stream breaks off.
+        Raises what `refine` raises, APIError for an `error` event too, and TransportError when the stream breaks off.
         """
         request = self._http.build_request(**_refine_call(conversation, options, stream=True))
         with contextlib.closing(self._send(request, stream=True)) as response:
@@ -87,6 +93,7 @@ class Client:
             raise reader.cut_short()
 
     def models(self) -> list[ModelCard]:
+        """The models that the server serves, the default one first. Raises APIError or TransportError."""
         return parsed(ModelList, self._send(self._http.build_request("GET", "/v1/models"))).data
 
     def _send(self, request: httpx2.Request, *, stream: bool = False) -> httpx2.Response:
@@ -136,15 +143,16 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
+        """Close all connections to the server."""
         await self._http.aclose()
 
     async def refine(self, conversation: Conversation, **options: Unpack[Options]) -> RefineResponse:
-        """Improve `draft`, or what the Leader drafts; returns the answer with every round."""
+        """Do as `Client.refine` does."""
         request = self._http.build_request(**_refine_call(conversation, options, stream=False))
         return parsed(RefineResponse, await self._send(request))
 
     async def stream(self, conversation: Conversation, **options: Unpack[Options]) -> AsyncGenerator[Event]:
-        """As `Client.stream`; `contextlib.aclosing` ends it early."""
+        """Do as `Client.stream` does; `contextlib.aclosing` ends it early."""
         request = self._http.build_request(**_refine_call(conversation, options, stream=True))
         async with contextlib.aclosing(await self._send(request, stream=True)) as response:
             reader = EventReader(response)
@@ -159,6 +167,7 @@ class AsyncClient:
             raise reader.cut_short()
 
     async def models(self) -> list[ModelCard]:
+        """Do as `Client.models` does."""
         return parsed(ModelList, await self._send(self._http.build_request("GET", "/v1/models"))).data
 
     async def _send(self, request: httpx2.Request, *, stream: bool = False) -> httpx2.Response:

@@ -1,4 +1,4 @@
-"""How the server is reached: what arguments and the environment say of it, checked where it enters.
+"""How the server is reached: arguments and environment are read and checked here, where they enter.
 
 The environment is written by others: a shell profile, a desktop's proxy settings, a secret with a line break at its
 end. What cannot be used is a ConfigurationError that names the argument or the variable. It quotes no value that may
@@ -21,7 +21,7 @@ DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = 600.0
 CONNECT_TIMEOUT = 10.0
 LONGEST_TIMEOUT = 1e9
-"""Seconds."""
+"""Seconds, as the two above."""
 
 _HTTP = ("http", "https")
 _SOCKS = ("socks5", "socks5h")
@@ -29,11 +29,14 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def http_settings(base_url: str | None, api_key: str | None, timeout: float, *, own_transport: bool) -> dict[str, Any]:
-    """The arguments of httpx2's clients. Proxies and certificates are no matter of a transport that the caller gave."""
+    """The arguments of httpx2's clients. With a transport of the caller's own, neither proxy nor certificates are set.
+
+    Raises ConfigurationError naming the argument or the variable that cannot be used.
+    """
     url = _address(base_url)
     name, key = ("SLHF_API_KEY", os.environ.get("SLHF_API_KEY", "")) if api_key is None else ("api_key", api_key)
     key = checked_key(name, key)
-    if not 0 < timeout <= LONGEST_TIMEOUT:  # NaN is not, either
+    if not 0 < timeout <= LONGEST_TIMEOUT:  # this refuses NaN, too
         raise ConfigurationError(f"timeout: {timeout} is not a number of seconds above 0 and up to {LONGEST_TIMEOUT:g}")
     settings: dict[str, Any] = {
         "base_url": url,
@@ -41,13 +44,13 @@ def http_settings(base_url: str | None, api_key: str | None, timeout: float, *, 
         "timeout": httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
         # How many requests run at once is the caller's choice; a pool that queues them would time them out.
         "limits": httpx2.Limits(max_connections=None, max_keepalive_connections=100),
-        "trust_env": False,  # what it would read is read here, as far as this one server needs it
+        "trust_env": False,  # what httpx2 would read is read here, as far as this one server needs it
     }
     return settings if own_transport else settings | route(url)
 
 
 def _address(base_url: str | None) -> httpx2.URL:
-    """Written as for an OpenAI client, or without /v1."""
+    """The server's address without /v1, which it may end in because OpenAI's clients want it."""
     name, written = ("base_url", base_url) if base_url else ("SLHF_BASE_URL", os.environ.get("SLHF_BASE_URL"))
     written = (written or "").strip() or DEFAULT_BASE_URL
     if not written.lower().startswith(("http://", "https://")):
@@ -64,9 +67,9 @@ def _address(base_url: str | None) -> httpx2.URL:
 
 
 def checked_key(name: str, key: str) -> str:
-    """The key without the white space at its ends, which comes from files and shells; empty: none is sent.
+    """The key without the white space that files and shells leave at its ends; an empty one is not sent.
 
-    Raises ConfigurationError, with the name of where it stands, for what no header can hold.
+    Raises ConfigurationError for a key that no header can hold; `name` says there which argument or variable it is.
     """
     key = key.strip()
     if not re.fullmatch(r"[!-~]*", key):
@@ -80,7 +83,10 @@ def checked_key(name: str, key: str) -> str:
 
 
 def route(url: httpx2.URL) -> dict[str, Any]:
-    """The proxy between here and there, if any, and what certificates are checked with."""
+    """httpx2's arguments `proxy` (None: a direct connection) and `verify` for an address, from the environment.
+
+    Raises ConfigurationError naming the variable that cannot be used.
+    """
     proxies = urllib.request.getproxies()
     scheme = url.scheme if proxies.get(url.scheme) else "all"
     address = proxies.get(scheme, "").strip()
@@ -91,7 +97,7 @@ def route(url: httpx2.URL) -> dict[str, Any]:
 
 
 def _variable(scheme: str) -> str:
-    """The name of the variable that a proxy comes from; macOS and Windows have settings besides."""
+    """The name of the variable that a proxy comes from; on macOS and Windows it may be a setting of the system."""
     names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY")
     return next((name for name in names if os.environ.get(name)), f"the {scheme} proxy")
 
@@ -109,12 +115,12 @@ def _proxy(name: str, address: str) -> httpx2.Proxy:
 
 
 def _certificates(*, encrypted: bool) -> ssl.SSLContext:
-    if not encrypted:  # none is read, so that none can be missing; this context would trust nobody
+    if not encrypted:  # no certificate is read, so that none can be missing; this context would trust no server
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     try:
         if not file and folders and not any(map(os.path.isdir, folders.split(os.pathsep))):
-            raise NotADirectoryError(None, "no such directory")  # OpenSSL would say nothing and trust nobody
+            raise NotADirectoryError(None, "no such directory")  # OpenSSL would say nothing and trust no server
         return httpx2.create_ssl_context()
     except OSError as exc:
         name = "SSL_CERT_FILE" if file else "SSL_CERT_DIR"
@@ -125,7 +131,7 @@ def _certificates(*, encrypted: bool) -> ssl.SSLContext:
 
 
 def _url(written: str) -> httpx2.URL:
-    """Raises ValueError, whose text quotes nothing, for what a connection could not be made to."""
+    """Parse an address. Raises ValueError, whose text quotes nothing, where no connection could be made to it."""
     if not written.isprintable() or " " in written:
         raise ValueError("it holds a character that no address has")
     try:
@@ -139,8 +145,11 @@ def _url(written: str) -> httpx2.URL:
 
 
 def _covers(entry: str, url: httpx2.URL) -> bool:
-    """Whether an entry of NO_PROXY is this server: `*`, a host with all below it, only those below it (`.host`), an
-    address or a network; each with a port or without."""
+    """Whether an entry of NO_PROXY covers this server.
+
+    An entry is `*`, a host (with its subdomains), `.host` (its subdomains alone), an address or a network, each with a
+    port or without.
+    """
     entry = entry.rpartition("://")[2]
     if _network(entry) is None and (parts := re.fullmatch(r"(.+):([0-9]+)", entry)):
         entry, port = parts[1], int(parts[2])
@@ -154,7 +163,7 @@ def _covers(entry: str, url: httpx2.URL) -> bool:
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """None where it is a name."""
+    """The address or network that the text spells; None where it is a name."""
     try:
         return ipaddress.ip_network(text.removeprefix("[").replace("]/", "/").removesuffix("]"), strict=False)
     except ValueError:

@@ -38,7 +38,7 @@ class BundleError(SLHFError):
 
 
 class InputError(SLHFError):
-    """What was given cannot be used: the message names the file and, where it is one, the line, or the argument."""
+    """A file of a batch, one of its lines, or an argument cannot be used; the message names it."""
 
 
 class TransportError(SLHFError):
@@ -46,7 +46,7 @@ class TransportError(SLHFError):
 
 
 class ConfigurationError(TransportError):
-    """What an argument or the environment says of the server cannot be used; the message names which, and no secret."""
+    """An argument or a variable that says how to reach the server cannot be used; the message names it, no secret."""
 
 
 class TransportTimeout(TransportError):
@@ -131,8 +131,8 @@ ERRORS: dict[str, ErrorKind] = {
     "upstream_unavailable": ErrorKind(503, Unavailable, _SERVER),
     "deadline_exceeded": ErrorKind(504, DeadlineExceeded, "timeout_error"),
 }
-"""By code. The server's classes of errors name a code and have the rest from here; the client finds its exception here,
-and the status of an error event, which comes after the status line said 200; a test compares docs/api.md."""
+"""The table, by code. The server's classes of errors name a code and take the rest from here. The client finds its
+exception here, and the status of an error event, before which the status line has said 200. A test compares docs."""
 
 _BY_STATUS: dict[int, type[APIError]] = {
     400: BadRequest,
@@ -142,7 +142,7 @@ _BY_STATUS: dict[int, type[APIError]] = {
     503: Unavailable,
     504: DeadlineExceeded,
 }
-"""For errors with another code or none, such as a proxy's; APIError where the status is not here."""
+"""The exception for an error with another code or none, such as a proxy's; any other status is an APIError."""
 
 
 def exception_for(status: int, code: str | None) -> type[APIError]:

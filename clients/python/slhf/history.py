@@ -1,7 +1,7 @@
 """The conversation of a request: messages that others wrote, read openly and kept as they came.
 
 Every OpenAI-compatible server and library puts keys and parts of its own into what it answers, and clients send that
-back. So nothing here refuses what it does not know; what nobody would read, the server refuses by name.
+back. So nothing here refuses what it does not know; the server refuses by name what would not be read.
 """
 
 import json
@@ -26,13 +26,13 @@ from pydantic import (
 
 
 class History(BaseModel):
-    """A part of a conversation, which others wrote: what nothing here reads is no error."""
+    """A part of a conversation that others wrote; a key that nothing here reads is no error."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class Original(History):
-    """A part of a conversation that is kept as it came, too."""
+    """A part of a conversation that is also kept as it came."""
 
     _sent: Any = PrivateAttr()
 
@@ -55,7 +55,7 @@ class Original(History):
 
 
 class AnyOf:
-    """Describes alternatives that overlap as they are: pydantic would say `oneOf`, as if its tags were in the JSON."""
+    """Describes overlapping alternatives by `anyOf`; pydantic would write `oneOf`, as if its tags were in the JSON."""
 
     def __get_pydantic_json_schema__(self, schema: Any, describe: GetJsonSchemaHandler) -> dict[str, Any]:
         described = describe(schema)
@@ -83,7 +83,7 @@ SPOKEN = {"text": "text", "input_text": "text", "output_text": "text", "refusal"
 
 
 def _kind_of(part: Any) -> str:
-    """Which of the parts it is; a bare string is one, too. One whose text is null holds none."""
+    """The name of the part's class; a bare string is a part, too. A part whose text is null holds no text."""
     if isinstance(part, str | BaseModel):
         return type(part).__name__
     if not isinstance(part, dict):
@@ -135,7 +135,7 @@ class FunctionCall(History):
         BeforeValidator(_as_json, json_schema_input_type=str | dict[str, Any] | None),
         Field(validation_alias=AliasChoices("arguments", "input")),
     ] = "{}"
-    """JSON, as the model wrote it: it may be invalid. A custom tool's is any text."""
+    """JSON as the model wrote it, which may be invalid; for a custom tool, any text."""
 
 
 class ToolCall(History):
@@ -159,9 +159,9 @@ class Message(Original):
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
-    """None in an assistant's turn or a tool's alone. Of an assistant's parts, those that are no text are not read."""
+    """None is allowed in an assistant's or a tool's turn alone. An assistant's parts that are no text are not read."""
     name: StrictStr | None = None
-    """Not shown to the model, for chat templates have no place for it; a tool's is, with its result."""
+    """It is not shown to the model, because chat templates have no place for it; a tool's is, with its result."""
     tool_calls: list[ToolCall] | None = None
     function_call: FunctionCall | None = None
     """OpenAI's older form of `tool_calls`; its result has the role `function`."""
@@ -187,12 +187,12 @@ class Message(Original):
 
     @property
     def is_result(self) -> bool:
-        """Whether it is what a tool answered."""
+        """Whether the message is what a tool answered."""
         return self.role in ("tool", "function")
 
     @property
     def tool(self) -> str | None:
-        """The name of the tool whose result it is, where the message itself says it."""
+        """The name of the tool whose result this is, where the message itself says it."""
         return self.name or self.tool_name
 
     @property
@@ -209,7 +209,7 @@ class Message(Original):
 
     @property
     def unread(self) -> set[str]:
-        """Names of the keys in it, and in its parts and calls, that nothing here reads."""
+        """Names of the keys in the message, its parts and its calls that nothing here reads."""
         content, calls = self.sent.get("content"), self.sent.get("tool_calls")
         parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
         return {
@@ -220,7 +220,7 @@ class Message(Original):
 
     @property
     def others(self) -> list[tuple[int, str]]:
-        """Position and type of the parts that are no text, such as images: nothing may drop them unsaid.
+        """Position and type of the parts that are no text, such as images, which may not be dropped silently.
 
         An assistant's are left out: what it thought or called beside its answer is no part of the conversation.
         """

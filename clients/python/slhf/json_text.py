@@ -1,4 +1,4 @@
-"""Reads JSON strictly, for the server, the client and training alike: what RFC 8259 has, and nothing beside it.
+"""Reads JSON strictly, for the server, the client and training alike: what RFC 8259 allows, and nothing else.
 
 Python's own reader takes `NaN` and `Infinity`, reads `1e999` as infinity, keeps halves of surrogate pairs (no
 tokenizer and no answer can hold one), and ends with RecursionError where values are nested too deeply. Here all of
@@ -16,14 +16,14 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(data: bytes | str) -> Any:
-    """The value that `data` holds. A byte order mark is read over.
+    """The value that `data` holds. A byte order mark is skipped.
 
     Raises ValueError (UnicodeDecodeError for bytes that are not UTF-8, else with the reason in one sentence).
     """
     text = data.removeprefix("\ufeff") if isinstance(data, str) else data.decode("utf-8-sig")
     try:
         value = _DECODER.decode(text)
-        if _SURROGATE.search(text):  # halves of whole pairs were joined by now
+        if _SURROGATE.search(text):  # the halves of whole pairs have been joined by now
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as exc:
         raise ValueError("values are nested too deeply") from exc
@@ -33,7 +33,7 @@ def read_json(data: bytes | str) -> Any:
 
 
 def read_json_lines(lines: Iterable[bytes], place: str) -> Iterator[tuple[int, Any]]:
-    """Each line's number, counted from 1, and its value; blank lines are left out.
+    """Yield each line's number, counted from 1, and its value; blank lines are left out.
 
     Raises ValueError as `read_json` does, beginning with "PLACE:NUMBER: "; `place` is the file's name.
     """

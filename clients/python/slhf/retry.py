@@ -10,20 +10,20 @@ from email.utils import parsedate_to_datetime
 
 FIRST_BACKOFF = 0.5
 LONGEST_BACKOFF = 8.0
-"""Seconds: a pause is drawn from zero to the first, which doubles with each attempt up to the longest."""
+"""Seconds. A pause is drawn from zero to the first, which doubles with each attempt up to the longest."""
 
 
 def backoff(attempt: int, chance: float) -> float:
-    """Seconds before the attempt after number `attempt` (from 0); `chance` from 0 to 1 is the jitter."""
+    """Seconds to wait after attempt number `attempt` (from 0) has failed; `chance`, from 0 to 1, is the jitter."""
     return chance * min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0**attempt)
 
 
 def retry_after(header: str) -> float | None:
-    """Seconds, at least 0; the header holds seconds or a date (RFC 9110, 10.2.3). None: it says nothing of use."""
+    """Seconds to wait, at least 0, of a header that holds seconds or a date (RFC 9110, 10.2.3); None for any other."""
     value = header.strip()
     try:
         if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
             return float(value) if math.isfinite(float(value)) else None
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):  # neither, or a date that no clock shows: the same as no header
+    except (ValueError, OverflowError):  # a header that is neither, or a date that no clock shows, counts as none
         return None

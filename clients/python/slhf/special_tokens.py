@@ -1,4 +1,4 @@
-"""Text in, token ids out, and no content becomes structure.
+"""Encodes rendered chats as token ids, and no content becomes structure.
 
 A tokenizer finds its special tokens by their text, wherever that is: a draft with `<|im_end|>` in it would end its own
 turn. Rendered chats are therefore encoded whole, as transformers and vLLM encode them, and only where a special token
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _SHORTENED = {"NoneType": 1, "NFC": 4}
-"""Normalizers, and how many characters they may make one of; others may drop any number."""
+"""Normalizers, each with how many characters it may turn into one; others may drop any number."""
 _CONTEXT = "\ue000"  # stands for what was generated; a private-use character, which no merge knows
 
 
@@ -32,15 +32,15 @@ class Piece:
 
     text: str
     turn: int | None = None
-    """Whose content it is; None: the template's own text."""
+    """The number of the turn whose content it is; None: it is the template's own text."""
 
 
 class SpecialTokens:
-    """Encodes for one tokenizer. Safe to use in threads: nothing is switched on or off."""
+    """Encodes for one tokenizer. It is safe to use in threads, because it never changes the tokenizer's state."""
 
     def __init__(self, backend: Any, structural: Collection[str]) -> None:
-        """`structural`: the added tokens that no content may yield. Raises ValueError where the tokenizer cannot be
-        copied, or not under other names."""
+        """`structural` are the added tokens that no content may yield. Raises ValueError where the tokenizer cannot be
+        copied with other names for them."""
         self.names = tuple(structural)
         state = _whole_text(json.loads(backend.to_str()))
         make = type(backend).from_str
@@ -56,8 +56,8 @@ class SpecialTokens:
         self._boundary = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def encode(self, pieces: Sequence[Piece], *, follows: bool = False) -> list[int]:
-        """Token ids of the pieces, one after another. `follows`: generated tokens stand before them, so they are not
-        what tokenizers treat as the beginning of a text."""
+        """Token ids of the pieces, one after another. `follows` says that generated tokens stand before them, so that
+        they are not what tokenizers treat as the beginning of a text."""
         if follows:
             found = self._encoding([Piece(_CONTEXT), *pieces])
             ends = [end for start, end in found.offsets if start < len(_CONTEXT)]
@@ -66,11 +66,11 @@ class SpecialTokens:
         return list(self._encoding(pieces).ids)
 
     def guarded(self, pieces: Sequence[Piece]) -> list[int]:
-        """The same by the guarded copy, whatever the contents hold."""
+        """The ids that the guarded copy gives, whatever the contents hold."""
         return list(self._under_aliases(pieces).ids)
 
     def structure(self, ids: Sequence[int]) -> list[int]:
-        """Those of the ids that are special."""
+        """The special ones among the ids."""
         return [i for i in ids if i in self._ids]
 
     def are_in(self, text: str) -> bool:
@@ -83,7 +83,7 @@ class SpecialTokens:
 
     @property
     def most_characters_per_token(self) -> float:
-        """No text of n times as many characters has fewer than n tokens; infinite where nothing is known."""
+        """A bound: a text of n times as many characters has at least n tokens. Infinite where no bound is known."""
         model, normalizer = self._ordinary.model, type(self._ordinary.normalizer).__name__
         spells_all = type(model).__name__ == "BPE" and (model.byte_fallback or not model.unk_token)
         if not spells_all or normalizer not in _SHORTENED:
@@ -91,10 +91,12 @@ class SpecialTokens:
         return max(map(len, self._ordinary.get_vocab())) * _SHORTENED[normalizer]
 
     def id_of(self, token: str) -> int | None:
+        """The token's id; None where the vocabulary lacks it."""
         found: int | None = self._ordinary.token_to_id(token)
         return found
 
     def token_of(self, token_id: int) -> str:
+        """The token's text; empty where no token has this id."""
         return self._ordinary.id_to_token(token_id) or ""
 
     def _encoding(self, pieces: Sequence[Piece]) -> Any:
@@ -125,7 +127,8 @@ class SpecialTokens:
         return False
 
     def _under_aliases(self, pieces: Sequence[Piece], literal: frozenset[int] = frozenset()) -> Any:
-        """`literal`: which of the template's special tokens, counted from 0, stay text (single_word)."""
+        """Encode with the guarded copy. `literal` are those of the template's special tokens, counted from 0, that stay
+        text, because they must be words of their own (single_word) and are parts of words here."""
         written: list[str] = []
         places: list[int] = []
         length = 0
@@ -150,7 +153,7 @@ class SpecialTokens:
 
 
 def _encoded(backend: Any, text: str) -> Any:
-    """As a batch of one: `encode` would keep every other thread of the process waiting until it has ended."""
+    """Encode as a batch of one: `encode` would keep every other thread of the process waiting until it has ended."""
     return backend.encode_batch([text], add_special_tokens=False)[0]
 
 
@@ -160,7 +163,7 @@ def added_tokens(backend: Any) -> dict[str, bool]:
 
 
 def _whole_text(state: dict[str, Any]) -> dict[str, Any]:
-    """Without what a saved tokenizer may do to a text besides: cut it, fill it up, or trim the places of tokens."""
+    """The state without what a saved tokenizer may do besides encoding: truncate, pad, or trim the places of tokens."""
     return state | {"truncation": None, "padding": None, "post_processor": None}
 
 

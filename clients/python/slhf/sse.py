@@ -1,6 +1,6 @@
-"""Server-sent events, decoded as bytes arrive: the rules of the WHATWG HTML standard, section 9.2.6.
+"""Decodes server-sent events as their bytes arrive, by the rules of the WHATWG HTML standard, section 9.2.6.
 
-`id` and `retry` fields are read over: a refinement is never resumed by reconnecting.
+`id` and `retry` fields are ignored, because a refinement is never resumed by reconnecting.
 """
 
 import codecs
@@ -12,6 +12,8 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 @dataclass(frozen=True)
 class ServerSentEvent:
+    """One event of a stream."""
+
     event: str
     """The `event` field; "message" where the server names none."""
     data: str
@@ -24,12 +26,13 @@ class Decoder:
     def __init__(self) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
         self._line: list[str] = []
-        """The pieces of the line that has not ended: joined once, so that a long one in small chunks costs no more."""
+        """Pieces of the unfinished line. They are joined once, so that a long line in small chunks costs no more."""
         self._after_cr = False
         self._event = ""
         self._data: list[str] = []
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
+        """The events that this chunk completes."""
         text = self._utf8.decode(chunk)
         if not text:
             return []

@@ -1,7 +1,7 @@
-"""Writing a model that is its base but for the weights.
+"""Writes a model that differs from its base in the weights alone.
 
-What transformers does not know of a base it does not write back as it was: it refuses generation settings that it finds
-contradictory, and tokenizers come back with other ids. So weights are written, and all else is the base's own files.
+transformers does not write back all of a base as it was: it refuses generation settings that it finds contradictory,
+and tokenizers come back with other ids. So only weights are written, and all else is copied from the base's own files.
 
 This module imports no torch: it takes a model of transformers.
 """
@@ -24,7 +24,7 @@ _EXACT, _ROUNDED = 1e-3, 0.2
 
 
 def write_weights(model: Any, directory: Path) -> None:
-    """The model's weights as safetensors, with its configuration; no generation settings, whatever they are."""
+    """Write the weights as safetensors, with the model's configuration and without its generation settings."""
     kept = model.generation_config
     if kept is not None:
         model.generation_config = type(kept)()
@@ -36,9 +36,10 @@ def write_weights(model: Any, directory: Path) -> None:
 
 
 def write_model(model: Any, base: Path, directory: Path, *, untied: bool = False) -> None:
-    """The model's weights beside everything else of its base, byte for byte.
+    """Write the model's weights beside everything else of its base, byte for byte.
 
-    `untied`: embedding and head are no longer the same, as the base's configuration says they are.
+    `config.json` alone may change: it says in which type the weights are and, if `untied`, that embedding and head are
+    no longer one.
     """
     write_weights(model, directory)
     copy_all_but_weights(base, directory)
@@ -54,6 +55,7 @@ def write_model(model: Any, base: Path, directory: Path, *, untied: bool = False
 
 
 def copy_all_but_weights(base: Path, directory: Path) -> None:
+    """Copy a model's files to a directory: all but weights, a bundle's manifest and an adapter's settings."""
     for path in base.iterdir():
         if path.is_file() and path.name not in _OURS and not any(path.match(pattern) for pattern in _WEIGHTS):
             shutil.copyfile(path, directory / path.name)
@@ -62,7 +64,7 @@ def copy_all_but_weights(base: Path, directory: Path) -> None:
 
 
 def logits_of(model: Any) -> Any:
-    """What the model says to a few tokens from all over its vocabulary: (positions, vocabulary), float32, centred."""
+    """Logits for a few tokens from all over the vocabulary: (positions, vocabulary), float32, each row centred."""
     parameter = next(model.parameters())
     size = model.get_input_embeddings().weight.shape[0]
     ids = parameter.new_tensor([[size * n // _PROMPT for n in range(_PROMPT)]]).long()
@@ -71,7 +73,7 @@ def logits_of(model: Any) -> Any:
 
 
 def difference(model: Any, expected: Any) -> float | None:
-    """By how much the model's logits differ from `logits_of` another, if by more than arithmetic explains."""
+    """The relative difference between the model's logits and `logits_of` another; None where rounding explains it."""
     gap = float((logits_of(model) - expected).norm() / expected.norm())
     allowed = _EXACT if model.dtype.itemsize > 2 else _ROUNDED
     return None if math.isfinite(gap) and gap <= allowed else gap

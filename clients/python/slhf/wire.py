@@ -256,7 +256,7 @@ class RoundDelta(_Answer):
     round: int
     delta: str
     logprobs: Annotated[list[TokenLogprob], Field(exclude=True)] = []
-    """Of the piece's tokens, where the request asked for them; chat shows them."""
+    """Log-probabilities of the piece's tokens, where the request asked for them; chat shows them."""
 
 
 class RoundCompleted(Round):

@@ -23,7 +23,7 @@ class Admission:
     async def place(self, model: str, deadline: Deadline) -> AsyncGenerator[None, None]:
         """Wait for a place and hold it. Raises QueueFull at once when too many wait already.
 
-        When the deadline passes in the queue it goes on without a place: the refinement itself then ends at once, and
+        A request whose deadline passes in the queue goes on without a place: its refinement then ends at once, and
         knows better what to answer (the client's draft, or the error).
         """
         if self._places.locked() and self.waiting.total() >= self._most_waiting:

@@ -1,4 +1,4 @@
-"""Who may use the server: API keys, kept as SHA-256, each with a rate and a concurrency of its own."""
+"""API keys, kept as SHA-256, each with a rate and a concurrency of its own."""
 
 import hashlib
 import hmac
@@ -23,14 +23,14 @@ _Clock = Callable[[], float]
 
 
 class KeyEntry(BaseModel):
-    """One entry of the keys file. A limit that is left out is the server's; null: unlimited."""
+    """One entry of the keys file. A limit that is left out is the server's default; null means unlimited."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
-    """Stands in the log; never in a metric."""
+    """The key's name, which stands in the log and never in a metric."""
     sha256: Annotated[str, StringConstraints(to_lower=True)] = Field(pattern=r"^[0-9a-fA-F]{64}$")
-    """Of the key, in hexadecimal digits."""
+    """The SHA-256 of the key, in hexadecimal digits."""
     requests_per_minute: int | None = Field(default=None, gt=0)
     concurrency: int | None = Field(default=None, gt=0)
 
@@ -50,12 +50,12 @@ class Key:
         self.entry = entry
         self.running = 0
         self._clock = clock
-        self._tokens = math.inf  # of requests, cut to a minute's worth when one is taken
+        self._tokens = math.inf  # in the bucket; infinite until the first use, then at most a minute's worth
         self._filled_at = clock()
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Counts as one request and as running for as long as it is held. Raises RateLimited."""
+        """Count as one request, and as running for as long as it is held. Raises RateLimited."""
         if self.entry.concurrency is not None and self.running >= self.entry.concurrency:
             raise RateLimited(f"this API key may run {self.entry.concurrency} requests at once", retry_after=1)
         if self.entry.requests_per_minute is not None:
@@ -67,7 +67,7 @@ class Key:
             self.running -= 1
 
     def _take(self, per_minute: int) -> None:
-        """A token bucket that holds a minute's worth, and fills evenly."""
+        """Take a token from a bucket that holds a minute's worth and fills evenly. Raises RateLimited."""
         now = self._clock()
         self._tokens = min(per_minute, self._tokens + (now - self._filled_at) * per_minute / 60)
         self._filled_at = now
@@ -103,16 +103,17 @@ class Keyring:
     def cache_salt(self, name: str | None) -> str | None:
         """What separates a key's part of the engine's prefix cache from the others'; None: nothing does.
 
-        By its name, so that a key's successor finds its cache; keyed by a secret, so that nobody can compute it.
+        It is made of the key's name, so that a key's successor finds its cache, and keyed by a secret, so that no
+        client can compute it.
         """
         if name is None or self._settings.cache_isolation == "none":
             return None
         return hmac.new(self._salt_secret, name.encode(), "sha256").hexdigest()
 
     def key_of(self, authorization: bytes) -> Key:
-        """Whose key the header's value holds; every key is compared, so that the time tells nothing.
+        """The key that the Authorization header's value holds. Raises InvalidAPIKey.
 
-        Raises InvalidAPIKey.
+        Every key is compared, so that timing reveals nothing.
         """
         scheme, _, presented = authorization.partition(b" ")
         if scheme.lower() != b"bearer" or not presented.strip():
@@ -125,7 +126,7 @@ class Keyring:
 
 
 def _entries(settings: Settings) -> list[KeyEntry]:
-    """Every key, with the server's limits where it has none of its own."""
+    """Every key, with the server's limits where it sets none itself."""
     entries: list[KeyEntry] = []
     if settings.api_keys is not None:
         entries += _checked("api_keys", list(_pairs(settings.api_keys.get_secret_value())))
@@ -142,7 +143,7 @@ def _entries(settings: Settings) -> list[KeyEntry]:
 
 
 def _pairs(text: str) -> Iterator[dict[str, Any]]:
-    """`name=key,name2=key2`, hashed at once."""
+    """Yield the entries of `name=key,name2=key2`; keys are hashed at once."""
     for place, pair in enumerate(text.split(","), start=1):
         name, equals, key = pair.strip().partition("=")
         if not equals or not (key := key.strip()):
@@ -161,7 +162,7 @@ def _from_file(path: Path) -> list[KeyEntry]:
 
 
 def _checked(where: str, entries: list[Any]) -> list[KeyEntry]:
-    """Pydantic's verdict without the values, of which any may be a secret."""
+    """Validate entries. Raises SettingsError without any value, because each may be a secret."""
     try:
         return _Entries.validate_python(entries)
     except ValidationError as exc:
@@ -179,7 +180,7 @@ def _hashed(key: str) -> str:
 
 
 def main() -> None:
-    """`slhf-server-key NAME`: a new key, which is shown once, and the entry for the keys file."""
+    """Run `slhf-server-key NAME`: print a new key, which is shown only once, and its entry for the keys file."""
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit("usage: slhf-server-key NAME")
     key = f"slhf-{secrets.token_urlsafe(32)}"

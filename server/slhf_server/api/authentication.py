@@ -1,4 +1,4 @@
-"""API keys at the door: who asks, and whether that key has a place left; before the body is read."""
+"""Asks for API keys before the body is read: whose request it is, and whether that key has a place left."""
 
 from contextlib import ExitStack
 
@@ -13,9 +13,9 @@ from slhf_server.errors import RequestError
 
 
 class Authentication:
-    """Lets requests through with a key of the ring; the place is held until the response has been sent.
+    """Lets requests through that bring a key of the ring; its place is held until the response has been sent.
 
-    Only the open routes need none: probes and scrapers of a cluster call them without secrets, as they do with vLLM.
+    Only the open routes need no key: a cluster's probes and scrapers call them without secrets, as they do with vLLM.
     """
 
     def __init__(self, app: ASGIApp, keyring: Keyring) -> None:

@@ -17,8 +17,8 @@ from slhf.json_text import read_json
 from slhf_server.api.error_handlers import bad_request
 from slhf_server.errors import BadRequest
 
-_MOST_VALUES = 20_480  # in a body; these limits stand in docs/api.md
-_MOST_CHECKED = 8_192  # of them outside of what is passed on as it came
+_MOST_VALUES = 20_480  # of one body; docs/api.md states these limits
+_MOST_CHECKED = 8_192  # of these, outside of what is passed on as it came
 _MOST_MESSAGES = 2_048
 _PASSED_ON = ("response_format", "text", "tools")  # a schema may list thousands of values
 _SMALL = 64 << 10  # bytes that are read in a millisecond or two
@@ -27,17 +27,19 @@ _SLICE = 64 << 10  # bytes, between which others have their turn
 
 
 class JsonRequest(Request):
+    """A request whose JSON is read strictly and, where it is large, in a thread."""
+
     def __init__(self, request: Request, field: Any) -> None:
-        """`field`: FastAPI's, which validates the body."""
+        """`field` is FastAPI's, which validates the body."""
         super().__init__(request.scope, request.receive)
         self._field = field
 
     async def json(self) -> Any:
-        """The body's value or, where it is not small, what it is validated to.
+        """The body's value or, where it is not small, the endpoint's model of it.
 
-        FastAPI would validate it on the event loop, and takes what is validated as it is.
+        FastAPI would validate it on the event loop, and takes a model that is validated already as it is.
 
-        Raises BadRequest for what is no JSON, or too much of it, or not what the endpoint takes.
+        Raises BadRequest for a body that is no JSON, is too large, or is not what the endpoint takes.
         """
         if not hasattr(self, "_json"):
             raw = await self.body()
@@ -90,12 +92,12 @@ async def _read(raw: bytes) -> Any:
 async def _check_values(raw: bytes) -> None:
     """Count the values by the commas and brackets outside of strings, a slice at a time."""
     if len(raw) < _MOST_VALUES or _marks(raw) < _MOST_VALUES:
-        return  # even if all of them stand outside
+        return  # there are too few marks, even if all of them stand outside of strings
     values, inside, held = 1, False, b""
     for start in range(0, len(raw), _SLICE):
         part = held + raw[start : start + _SLICE]
         odd = (len(part) - len(part.rstrip(b"\\"))) % 2
-        part, held = (part[:-1], b"\\") if odd else (part, b"")  # what it escapes stands in the next slice
+        part, held = (part[:-1], b"\\") if odd else (part, b"")  # the character that it escapes is in the next slice
         pieces = part.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
         values += _marks(b"".join(pieces[inside::2]))
         inside ^= len(pieces) % 2 == 0
@@ -105,7 +107,7 @@ async def _check_values(raw: bytes) -> None:
 
 
 def _marks(raw: bytes) -> int:
-    """Each value but the outermost has a comma before it, or is the first behind a bracket."""
+    """How many commas and opening brackets of non-empty collections there are: one for each value but the outermost."""
     return sum(map(raw.count, (b",", b"[", b"{"))) - raw.count(b"[]") - raw.count(b"{}")
 
 
@@ -115,7 +117,7 @@ def _check_sizes(body: dict[str, Any]) -> None:
             raise BadRequest(f"{name}: more than {_MOST_MESSAGES} messages", param=name)
     left = [value for name, value in body.items() if name not in _PASSED_ON]
     text = body.get("text")
-    if isinstance(text, dict):  # which is checked key by key, its schema apart
+    if isinstance(text, dict):  # it is checked key by key, without its schema
         left += [[*part] for part in (text, text.get("format")) if isinstance(part, dict)]
     checked = len(body)
     while left:

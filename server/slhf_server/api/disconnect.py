@@ -1,4 +1,4 @@
-"""A client that goes away takes its work with it."""
+"""Ends a request's work when its client goes away."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result; cancels the work and raises ClientDisconnect when the client goes first.
+    """The work's result. Cancels the work and raises ClientDisconnect when the client goes away first.
 
     The body must have been read: after it, the only message a client can send is its disconnect.
     """

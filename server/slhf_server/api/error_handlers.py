@@ -1,4 +1,4 @@
-"""Every error becomes OpenAI's error object. This is the outermost boundary: nothing internal leaves the server."""
+"""Makes OpenAI's error object of every error. This is the outermost boundary: nothing internal leaves the server."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -17,28 +17,29 @@ from slhf_server.refinement.job import Endpoint
 
 Responses = dict[int | str, dict[str, Any]]
 Names = Callable[[], Mapping[str, str]]
-"""What a client calls the parameters that errors name; asked when there is an error."""
+"""The client's names of the parameters that errors name, made when there is an error."""
 
 
 def errors(*statuses: int) -> Responses:
-    """For the OpenAPI document: statuses that are answered with the error object."""
+    """The statuses that are answered with the error object, for the OpenAPI document."""
     return {status: {"model": ErrorResponse} for status in statuses}
 
 
 _STREAMED: Responses = {200: {"content": {"text/event-stream": {}}}}
 RESPONSES = _STREAMED | errors(400, 401, 404, 408, 413, 415, 429, 431, 500, 502, 503, 504)
-"""Of the endpoints that generate."""
+"""The answers of the endpoints that generate, for the OpenAPI document."""
 _ENDPOINTS: dict[str, Endpoint] = {
     "/v1/refine": "refine",
     "/v1/chat/completions": "chat",
     "/v1/completions": "completions",
     "/v1/responses": "responses",
 }
-_LONGEST_MESSAGE = 2_000  # characters; the list of a server's models has a place in it
+_LONGEST_MESSAGE = 2_000  # characters; the list of a server's models fits
 _logger = logging.getLogger(__name__)
 
 
 def install(app: FastAPI) -> None:
+    """Add the handlers to the application."""
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -47,7 +48,7 @@ def install(app: FastAPI) -> None:
 
 
 def _document(app: FastAPI) -> None:
-    """FastAPI's OpenAPI document without its own 422, which this server never answers: a bad request is a 400."""
+    """Take FastAPI's own 422 out of the OpenAPI document: this server answers a bad request with 400."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -63,7 +64,7 @@ def _document(app: FastAPI) -> None:
 
 
 def body_of(exc: RequestError, names: Mapping[str, str] | None = None) -> ErrorBody:
-    """The error object. `names`: what the client's endpoint calls the parameters that errors name, if it differs."""
+    """The error object. `names` has the endpoint's own names of parameters, where errors name them otherwise."""
     ours, message = exc.param and _bounded(exc.param), _bounded(exc.message, _LONGEST_MESSAGE)
     param = ours and _as_the_client_calls_it(ours, names or {})
     if ours and param and message.startswith(f"{ours}: "):
@@ -72,7 +73,7 @@ def body_of(exc: RequestError, names: Mapping[str, str] | None = None) -> ErrorB
 
 
 def _as_the_client_calls_it(param: str, names: Mapping[str, str]) -> str:
-    """`messages.0.content` by the name of its longest beginning that has one."""
+    """A parameter such as `messages.0.content`, with the client's name for its longest beginning that has one."""
     steps = param.split(".")
     beginnings = (".".join(steps[:end]) for end in range(len(steps), 0, -1))
     known = next((beginning for beginning in beginnings if beginning in names), None)
@@ -80,22 +81,22 @@ def _as_the_client_calls_it(param: str, names: Mapping[str, str]) -> str:
 
 
 def _bounded(text: str, most: int = 200) -> str:
-    """What a client sent can be long; what is said about it is not."""
+    """The text, cut short: what a client sent can be long, and a message about it must not be."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def error_bytes(body: ErrorBody) -> bytes:
-    """As it is sent where no route and no handler is at work."""
+    """The error object as bytes, for places where no route and no handler is at work."""
     return ErrorResponse(error=body).model_dump_json().encode()
 
 
 def error_type(status: int) -> str:
-    """Of an error that has no class of ours."""
+    """OpenAI's type of an error that has no class of ours."""
     return "invalid_request_error" if status < 500 else "server_error"
 
 
 def bad_request(errors: list[Any], body: Any) -> BadRequest:
-    """Pydantic's verdict on a body as one sentence that names the key."""
+    """Pydantic's errors about a body as one sentence that names the key of the first."""
     first = errors[0]
     if first["type"] == "json_invalid":
         return BadRequest(f"the body is not valid JSON: {first['ctx']['error']}")
@@ -110,7 +111,7 @@ def bad_request(errors: list[Any], body: Any) -> BadRequest:
 
 
 def _path(error: Any, body: Any) -> list[str]:
-    """Where in the body the error is: pydantic's names for the alternatives of a union are no part of it."""
+    """Where in the body the error is, without pydantic's names for the alternatives of a union."""
     path: list[str] = []
     for at, step in enumerate(error["loc"][1:], start=2):
         if isinstance(body, dict) and step in body or isinstance(body, list) and isinstance(step, int):
@@ -122,7 +123,7 @@ def _path(error: Any, body: Any) -> list[str]:
 
 
 def error_response(request: Request, exc: RequestError) -> JSONResponse:
-    """The error as JSON, for handlers and for middleware; errors of the endpoints that generate are counted."""
+    """The error as JSON, for handlers and for middleware. Errors of the endpoints that generate are counted."""
     path = route_path(request.scope)  # not request.url, which is made of the Host header too
     if path in _ENDPOINTS:
         model = getattr(request.state, "model", "")  # set once the request is planned
@@ -147,7 +148,7 @@ async def _validation_error(request: Request, exc: Exception) -> JSONResponse:
 
 
 async def _http_error(request: Request, exc: Exception) -> JSONResponse:
-    """Starlette's own: no such route, wrong method, body over the limit."""
+    """Answer Starlette's own errors: no such route, a wrong method, a body over the limit."""
     assert isinstance(exc, HTTPException)
     if exc.status_code == BodyTooLarge.status:
         return error_response(request, BodyTooLarge(exc.detail))
@@ -160,11 +161,11 @@ async def _http_error(request: Request, exc: Exception) -> JSONResponse:
 
 
 async def _nobody_listens(request: Request, exc: Exception) -> Response:
-    return Response(status_code=499)  # nginx's "client closed request"; it reaches nobody
+    return Response(status_code=499)  # nginx's "client closed request", which no client reads
 
 
 def bug(request: Request) -> JSONResponse:
-    """The answer to an exception that nobody expected; the client learns only the request's id."""
+    """The answer to an unexpected exception; the client learns only the request's id."""
     request_id = request.scope["state"]["request_id"]
     _logger.error("request %s failed unexpectedly", request_id)
     return error_response(request, InternalError(f"internal error; request id {request_id}"))

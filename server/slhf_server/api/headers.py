@@ -1,4 +1,4 @@
-"""What is read from a request's headers, and what a non-streamed answer says in its own."""
+"""The headers of a request that name the caller's span, and those that a non-streamed answer has."""
 
 from starlette.datastructures import Headers
 
@@ -8,11 +8,12 @@ _TRACE_CONTEXT = ("traceparent", "tracestate")  # W3C Trace Context
 
 
 def trace_headers(headers: Headers) -> dict[str, str]:
-    """Those that name the caller's span, as they came."""
+    """The headers that name the caller's span, as they came."""
     return {name: ",".join(headers.getlist(name)) for name in _TRACE_CONTEXT if name in headers}
 
 
 def refinement_headers(result: RefinementResult) -> dict[str, str]:
+    """The report's main facts as headers; times are milliseconds."""
     refinement = result.refinement
     return {
         "X-SLHF-Applied": str(refinement.applied).lower(),

@@ -1,4 +1,4 @@
-"""What wraps every request, as plain ASGI (Starlette's BaseHTTPMiddleware would buffer streams). See app.py."""
+"""What wraps every request, as plain ASGI, because Starlette's BaseHTTPMiddleware would buffer streams."""
 
 import logging
 import re
@@ -29,10 +29,10 @@ _access = logging.getLogger("slhf_server.access")
 
 
 class Envelope:
-    """What every answer gets, whoever makes it: an id, our errors' shape, no body after HEAD, and a line in the log.
+    """Gives every answer an id, our errors' shape, no body after HEAD, and a line in the log.
 
-    Handlers find the id in `request.state.request_id`, a well-formed `X-Request-Id` or a new one, and add to the line
-    in `request.state.log`. The open routes have no line: probes would be most of the log.
+    Handlers find the id (a well-formed `X-Request-Id`, or a new one) in `request.state.request_id`, and add to the line
+    in `request.state.log`. The open routes have no line, because probes would fill the log.
     """
 
     def __init__(self, app: ASGIApp, log_content: bool) -> None:
@@ -80,7 +80,7 @@ class Envelope:
 
 
 class _Response:
-    """One response on its way out, and what is seen of it."""
+    """One response on its way out, and what the log tells of it."""
 
     def __init__(self, send: Send, request_id: str, *, without_body: bool) -> None:
         self.bytes = 0
@@ -96,13 +96,13 @@ class _Response:
 
     @property
     def final_status(self) -> int:
-        """500 after a bug; 499, as nginx has it, where the client went before the end."""
+        """The status for the log: 500 after a bug; 499, as in nginx, where the client went before the end."""
         if self.failed:
             return 500
         return self._status if self._complete else 499
 
     async def send(self, message: Message) -> None:
-        """What middleware and handlers call. Each piece of a stream passes here."""
+        """Send a message of the application. Each piece of a stream passes here."""
         if message["type"] == "http.response.body":
             await self._send_body(message)
         elif message["type"] == "http.response.start":
@@ -117,7 +117,7 @@ class _Response:
         self.started = True
         self.stream = kind.startswith("text/event-stream")
         if message["status"] >= 400 and kind != "application/json":
-            self._foreign = message  # Starlette's, in words: sent in our shape, once the words are here
+            self._foreign = message  # Starlette's error is plain text: it is sent in our shape once the text is here
             return
         await self._send(message)
         self._status = message["status"]
@@ -145,7 +145,7 @@ class _Response:
 
 
 async def _refuse_websocket(scope: Scope, send: Send) -> None:
-    """No route is a WebSocket. Servers that can say so over HTTP do, the others answer 403."""
+    """Refuse a WebSocket, which no route is: over HTTP where the ASGI server can do that, else it answers 403."""
     if "websocket.http.response" not in scope.get("extensions", {}):
         return await send({"type": "websocket.close", "code": 1008, "reason": "no WebSocket here"})
     body = error_bytes(ErrorBody(message="no WebSocket here: use HTTP", type="invalid_request_error"))
@@ -157,7 +157,7 @@ async def _refuse_websocket(scope: Scope, send: Send) -> None:
 class LastResort:
     """Answers where a bug left no answer. It lies within CORS, so that a page can read the id that it is told.
 
-    The exception goes on: the server below logs its traceback, and cuts a stream that had begun.
+    The exception is raised again: the server below logs its traceback, and cuts a stream that had begun.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -196,7 +196,7 @@ class HeaderLimit:
 
 
 class BodyLimit:
-    """Refuses a body before it is parsed: one that is encoded, or is over the limit by its length or as it arrives."""
+    """Refuses a body before it is parsed if it is encoded, or over the limit by its length or as it arrives."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
@@ -230,6 +230,6 @@ class BodyLimit:
 
 
 def _encodings(headers: Headers) -> list[str]:
-    """What the body must be decoded by, which nothing here does: the decoded length would be known too late."""
+    """The body's encodings. None is decoded here, because the decoded length would be known too late."""
     named = ",".join(headers.getlist("content-encoding")).split(",")
     return [name.strip() for name in named if name.strip().lower() not in ("", "identity")]

@@ -1,4 +1,4 @@
-"""What operators and load balancers ask: models, health, readiness, version, metrics."""
+"""The endpoints for operators and load balancers: models, health, readiness, version, metrics."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ router = APIRouter()
 
 
 def _description(request: Request) -> Response:
-    """As FastAPI answers `/openapi.json`, but in a thread: to describe all of it takes a third of a second once."""
+    """Answer `/openapi.json` as FastAPI does, but in a thread, because the first time takes a third of a second."""
     document = request.app.openapi()
     prefix = request.scope.get("root_path", "").rstrip("/")
     return JSONResponse(document | {"servers": [{"url": prefix}]} if prefix else document)
@@ -39,7 +39,7 @@ async def model(name: str, request: Request, service: RunningService) -> ModelCa
 
 @router.get("/health")
 async def health() -> dict[str, str]:
-    """Alive; touches no model."""
+    """200 while the process is alive; no model is touched."""
     return {"status": "ok"}
 
 
@@ -61,7 +61,7 @@ async def build(service: RunningService) -> dict[str, str | None]:
 
 
 def _bundle_name(spec: str, manifest: Bundle | None) -> str | None:
-    """What the settings name, but never a path: of a directory, its manifest's name, which is None until it is read."""
+    """What the settings name, but never a path: for a directory its manifest's name, or None until it is read."""
     if spec.startswith(BUILTIN_PREFIX):
         return spec
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1 or Path(spec).is_dir():

@@ -1,11 +1,11 @@
 """The connection, before there is a request: uvicorn's httptools protocol, and bounds on what a client makes it keep.
 
-* What cannot be parsed is refused in our error's shape too.
-* Bytes that are no body are counted: of the head, and of chunk sizes, chunk extensions and trailers, which are dropped.
-  Of the head's fields only as many are kept as `HeaderLimit` needs to refuse them, with the request's id.
+* What cannot be parsed is refused in our error's shape, too.
+* Bytes that are no body are counted: those of the head, of chunk sizes, and of chunk extensions and trailers, which are
+  dropped. Only as many fields of the head are kept as `HeaderLimit` needs to refuse them, with the request's id.
 * One read is at most `_READ_BYTES`. Nothing more is read while the application has not taken a body's last piece, or
   while a request waits behind another (pipelining).
-* A head must be whole in `read_timeout_s`; a body must bring `_LEAST_BYTES_PER_S`. Who is slower is cut.
+* A head must be whole in `read_timeout_s`; a body must bring `_LEAST_BYTES_PER_S`. A slower connection is cut.
 * llhttp stops at an Upgrade field, as RFC 9110 lets it, and clients send one that no server needs to follow (h2c). The
   head is then fed again without it. That holds for WebSockets too: there are none.
 * HTTP/1.0 gets no chunks and no `100 Continue`.
@@ -26,13 +26,13 @@ from slhf_server.api.error_handlers import body_of, error_bytes
 from slhf_server.api.middleware import MOST_HEADER_BYTES, MOST_HEADERS
 from slhf_server.errors import BadRequest, HeadersTooLarge, RequestError, RequestTimeout
 
-_MOST_HEAD_BYTES = MOST_HEADER_BYTES + (10 << 10)  # the request line too, and what stands between the fields
-_MOST_FIELDS = 4 * MOST_HEADERS  # are counted; those above MOST_HEADERS are not kept
+_MOST_HEAD_BYTES = MOST_HEADER_BYTES + (10 << 10)  # the request line and the space between fields count, too
+_MOST_FIELDS = 4 * MOST_HEADERS  # that are counted; only MOST_HEADERS + 1 are kept
 _SMALL_HEAD_BYTES = 4 << 10
 _MOST_FRAMING_BYTES = 8 << 10
-_FRAMING_PER_BYTE = 16  # of the body: a chunk of one byte has five bytes around it
+_FRAMING_PER_BYTE = 16  # for each byte of the body: a chunk of one byte has five bytes around it
 _READ_BYTES = 16 << 10
-_LEAST_SLICE = 60  # of what is parsed at once, so that a body of blank lines is not parsed in four bytes at a time
+_LEAST_SLICE = 60  # bytes that are parsed at once, lest blank lines be parsed four bytes at a time
 _LEAST_BYTES_PER_S = 500
 _LINGER_S = 2.0
 _LINGER_BYTES = 1 << 20
@@ -44,9 +44,9 @@ class _Shared:
 
     read_timeout_s: float
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(_READ_BYTES)))
-    """The loop reads into it, and what was read is handled before the next read."""
+    """The loop reads into this buffer, and what was read is handled before the next read."""
     large_heads_bytes: int = 8 << 20
-    """What unfinished heads may still have together, the first `_SMALL_HEAD_BYTES` of each left out."""
+    """What is left for all unfinished heads together, not counting the first `_SMALL_HEAD_BYTES` of each."""
 
 
 def protocol(read_timeout_s: float) -> "type[HttpProtocol]":
@@ -59,30 +59,30 @@ def protocol(read_timeout_s: float) -> "type[HttpProtocol]":
 
 
 class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
-    """One connection. Use `protocol`."""
+    """One connection. `protocol` makes the class to use."""
 
     shared: ClassVar[_Shared]
     _head_bytes: int | None = 0
-    """Bytes of the head that is arriving, 0 between messages; None while a body is."""
+    """Bytes of the head that is arriving; 0 between messages, None while a body arrives."""
     _body_bytes = 0
     _framing_bytes = 0
     """Bytes since the head that were no body."""
     _large_bytes = 0
-    """What the head has of `large_heads_bytes`."""
+    """What this head has taken of `large_heads_bytes`."""
     _fields = 0
-    """Of head and trailers."""
+    """Fields of head and trailers so far."""
     _unparsed = b""
     _plain_head: bytes | None = None
     """The head without its Upgrade field, to be parsed again."""
     _deaf = False
-    """Whatever comes is dropped: the connection is about to end."""
+    """Whether all further bytes are dropped, because the connection is about to end."""
     _dropped_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
-    """Runs while, and only while, the client owes the rest of a message."""
+    """The timer that runs while, and only while, the client owes the rest of a message."""
     _body_bytes_then = 0
-    """Of the body when the deadline was set."""
+    """Bytes of the body when the deadline was set."""
 
-    # The transport's calls.
+    # The transport calls these.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
@@ -111,7 +111,7 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._return_room()
         self._deaf, self._unparsed = True, b""
 
-    # Parsing, in slices, so that at most a few requests are taken from one read.
+    # These parse in slices, so that at most a few requests are taken from one read.
 
     def _parse(self) -> None:
         while self._unparsed and not self.pipeline and not self._deaf:
@@ -122,7 +122,7 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         if self._deaf:
             return
         if self._unparsed or (self._head_bytes is None and self.cycle.body):
-            self.flow.pause_reading()  # until the application wants more, or has answered
+            self.flow.pause_reading()  # until the application asks for more, or has answered
         if self._head_bytes == 0:
             self._drop_deadline()
         elif self._deadline is None:
@@ -130,7 +130,7 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def _feed(self, piece: bytes) -> None:
         if self._head_bytes is None:
-            self._framing_bytes += len(piece)  # less what `on_body` finds in it
+            self._framing_bytes += len(piece)  # `on_body` takes off what is body
         else:
             self._head_bytes += len(piece)
         try:
@@ -148,7 +148,7 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def _feed_again(self, rest: bytes) -> None:
         if self._plain_head is None:
             return self._refuse(BadRequest("CONNECT, or an Upgrade among too many fields: there is nothing else here"))
-        self.parser = httptools.HttpRequestParser(self)  # the old one takes nothing more after `Connection: close`
+        self.parser = httptools.HttpRequestParser(self)  # the old parser takes nothing more after `Connection: close`
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._unparsed = self._plain_head + rest + self._unparsed
         self._plain_head = None
@@ -171,24 +171,24 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self.shared.large_heads_bytes += self._large_bytes
         self._large_bytes = 0
 
-    # The parser's calls.
+    # The parser calls these.
 
     def on_message_begin(self) -> None:
         self._fields = 0
-        self._head_bytes = self._head_bytes or 1  # behind a body in one piece: that it has begun is what counts
+        self._head_bytes = self._head_bytes or 1  # after a body in one piece, all that counts is that it has begun
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keeps a field of the head; one more than there may be is enough to refuse them. Trailers are dropped."""
+        """Keep a field of the head, up to one more than allowed, which is enough to refuse it. Trailers are dropped."""
         self._fields += 1
         if self._fields > _MOST_FIELDS:
-            raise OverflowError("too many fields")  # stops the parser: a read may hold thousands of them
+            raise OverflowError("too many fields")  # this stops the parser, since a read may hold thousands of fields
         if self._head_bytes is not None and len(self.headers) <= MOST_HEADERS:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._return_room()
-        self._drop_deadline()  # the body gets its own
+        self._drop_deadline()  # the body gets a deadline of its own
         if self.parser.should_upgrade():
             self._plain_head = self._without_upgrade()
             return
@@ -197,7 +197,10 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         super().on_headers_complete()
 
     def _without_upgrade(self) -> bytes | None:
-        """None where that cannot be: CONNECT always upgrades, and a field that was not kept might be the length."""
+        """The head without its Upgrade field.
+
+        None for CONNECT, which always upgrades, and where a field that was not kept might be the length.
+        """
         method = self.parser.get_method()
         if method == b"CONNECT" or len(self.headers) > MOST_HEADERS:
             return None
@@ -216,7 +219,7 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._head_bytes = self._framing_bytes = 0
         super().on_message_complete()
 
-    # Deadlines.
+    # These keep deadlines.
 
     def _set_deadline(self) -> None:
         self._body_bytes_then = self._body_bytes
@@ -234,16 +237,16 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         if self.flow.read_paused or self._unparsed or self._body_is_on_its_way():
             self._set_deadline()
         elif self._head_bytes == 0:
-            self.transport.close()  # nobody has spoken, so nobody waits for an answer
+            self.transport.close()  # the client has sent nothing, so it waits for no answer
         else:
             self._refuse(RequestTimeout(f"the request did not arrive within {self.shared.read_timeout_s:g} seconds"))
 
     def _body_is_on_its_way(self) -> bool:
-        """A body that nobody wants any more, since the request was refused, has no more than one such span."""
+        """Whether a body arrives fast enough. A body whose request was refused already has one such span at most."""
         enough = self._body_bytes - self._body_bytes_then >= _LEAST_BYTES_PER_S * self.shared.read_timeout_s
         return self._head_bytes is None and enough and not self.cycle.response_complete
 
-    # Answers.
+    # These answer.
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         old = cycle.scope["http_version"] != "1.1"
@@ -256,10 +259,10 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.response_complete:  # no other one waits: let go of what this one has brought
+        if self.cycle.response_complete:  # no other request waits: let go of what this one has brought
             self.cycle.scope = None  # type: ignore[assignment]
             self.cycle.body = bytearray()
-            if not self._head_bytes:  # else these are the next one's
+            if not self._head_bytes:  # else these are the next request's
                 self.scope = None  # type: ignore[assignment]
                 self.headers = []
         if self._unparsed and not self.transport.is_closing():
@@ -267,20 +270,20 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._parse()
 
     def _refuse(self, exc: RequestError) -> None:
-        """Answer, where no other answer is under way, and end the connection."""
+        """Answer with the error, unless another answer is under way, and end the connection."""
         self._deaf, self._unparsed = True, b""
         self._drop_deadline()
         self._return_room()
         answering = self.cycle is not None and not self.cycle.response_complete
         if answering and self._head_bytes is not None:
-            self.cycle.keep_alive = False  # of an earlier request: it is answered first
+            self.cycle.keep_alive = False  # an earlier request is answered first
         elif self._head_bytes is None and (self.pipeline or self.cycle.response_started):
             self.transport.close()
         else:
             self._write_last(exc)
 
     def _write_last(self, exc: RequestError) -> None:
-        """A client that still sends would lose the answer if its connection were closed at once (RFC 9112, 9.6)."""
+        """Write the error and close later: a client that still sends would lose it otherwise (RFC 9112, 9.6)."""
         body = error_bytes(body_of(exc))
         head = b"content-type: application/json\r\nconnection: close\r\nx-request-id: %b\r\ncontent-length: %d\r\n\r\n"
         self.transport.write(STATUS_LINE[exc.status] + head % (uuid.uuid4().hex.encode(), len(body)) + body)
@@ -296,10 +299,10 @@ async def _answered(
     receive: ASGIReceiveCallable,
     send: ASGISendCallable,
 ) -> None:
-    """The application, for clients that cannot take every answer as uvicorn would send it.
+    """Run the application for a client that cannot take every answer as uvicorn would send it.
 
-    HTTP/1.0 knows no chunks: an answer of unknown length ends with the connection. And who announced a body by
-    `Expect` and was refused without being asked for it may send it or not, so the connection cannot go on.
+    HTTP/1.0 knows no chunks, so an answer of unknown length ends with the connection. A client that announced a body by
+    `Expect` and was refused before it was asked to send it may send it or not, so the connection cannot go on.
     """
     of_unknown_length = False
 

@@ -1,4 +1,4 @@
-"""`POST /v1/refine`: improve a draft, or draft first, over k rounds; JSON with every round, or typed events."""
+"""`POST /v1/refine` improves a draft, or drafts first, over k rounds; it answers JSON with every round, or events."""
 
 import time
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a request's chains came to: run to their end, and reported as one."""
+"""Runs a request's chains to their end, and reports their results as one."""
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
@@ -14,7 +14,7 @@ _AS_ASKED: tuple[StopReason, ...] = ("rounds_done", "disabled")
 
 
 async def collect_results(events: AsyncGenerator[tuple[int, RefinementEvent], None]) -> dict[int, RefinementResult]:
-    """What the chains that finished came to, by number. Raises only where none did: nothing finished is thrown away."""
+    """The results of the chains that finished, by number. Raises the error of a chain only where none has finished."""
     ended: dict[int, RefinementResult] = {}
     try:
         async with aclosing(events):
@@ -28,7 +28,8 @@ async def collect_results(events: AsyncGenerator[tuple[int, RefinementEvent], No
 
 
 def combined(ended: Mapping[int, RefinementResult]) -> RefinementResult:
-    """One result that speaks for all: tokens added up, times and rounds of the longest, the first early end."""
+    """One result that stands for all: tokens are added up, times and rounds are the longest's, and the first early end
+    gives the reason."""
     first, *others = ended.values()
     if not others:
         return first

@@ -10,13 +10,14 @@ from starlette.types import Scope
 OPEN = frozenset(
     {"/health", "/ready", "/metrics", "/version", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
 )
-"""The routes that need no key and are not logged: probes, scrapers and the description. Every other one does and is."""
+"""The routes that need no key and are not logged: those of probes and scrapers, and the API's description."""
 
 
 def route_path(scope: Scope) -> str:
-    """The path below the prefix. `$` in Starlette's patterns lets a newline follow, which therefore says nothing."""
+    """The path below the prefix, without the one newline that `$` in Starlette's patterns lets follow."""
     return get_route_path(scope).removesuffix("\n")
 
 
 def is_open(scope: Scope) -> bool:
+    """Whether the request is for a route that needs no key."""
     return route_path(scope) in OPEN

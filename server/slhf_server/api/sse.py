@@ -1,4 +1,4 @@
-"""Server-sent events (WHATWG HTML, section 9.2): framing, pings while nothing happens, and a clean end."""
+"""Sends server-sent events (WHATWG HTML, section 9.2) and ends their work, whatever happens to the client."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ _logger = logging.getLogger(__name__)
 
 
 def frame(data: str, event: str | None = None) -> bytes:
-    """One event; `data` is JSON, so it holds no newline."""
+    """An event's bytes; `data` is JSON, so it holds no newline."""
     return f"event: {event}\ndata: {data}\n\n".encode() if event else f"data: {data}\n\n".encode()
 
 
@@ -26,10 +26,10 @@ class Closable(Protocol):
 
 
 class EventStream(StreamingResponse):
-    """Streams frames and, whatever happens, closes their generator and its source before it returns: that aborts the
-    work. (A generator that was never started has no `finally` that could do it.)
+    """Streams frames and, whatever happens, closes their generator and its source before it returns.
 
-    A client that takes nothing for `write_timeout_s` seconds is given up.
+    That aborts the work; a generator that was never started has no `finally` that could do it. A client that reads
+    nothing for `write_timeout_s` seconds is given up.
     """
 
     media_type = "text/event-stream"

@@ -1,4 +1,4 @@
-"""From a refinement's events to a stream: early errors keep their HTTP status, silence is filled with pings."""
+"""Makes a stream of a refinement's events: early errors keep their HTTP status, and pings fill silence."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ class Renderer(Protocol):
         """The frames of one event of a chain; an empty list where the event says nothing to the client."""
 
     def end(self) -> list[bytes]:
-        """The frames after the last chain's outcome."""
+        """The frames after the last chain's result."""
 
     def error(self, exc: RequestError) -> bytes: ...
 
@@ -37,7 +37,7 @@ async def stream(service: Service, jobs: Sequence[Job], renderer: Renderer) -> E
 
 
 async def _await_first_event(events: Events) -> Peekable[tuple[int, RefinementEvent]]:
-    """The events, once a model has spoken or nothing went wrong for a moment."""
+    """The events, once a model has produced something or nothing has gone wrong for a moment."""
     peekable = Peekable(events)
     try:
         while (seen := await peekable.look_ahead(_SETTLE_S)) is not None and not _a_model_has_spoken(seen[1]):
@@ -51,7 +51,10 @@ async def _await_first_event(events: Events) -> Peekable[tuple[int, RefinementEv
 async def _frames(
     service: Service, job: Job, events: Peekable[tuple[int, RefinementEvent]], renderer: Renderer
 ) -> AsyncGenerator[bytes, None]:
-    """Each event rendered; a ping whenever nothing was sent for the ping interval. An error becomes the last frame."""
+    """Yield each event's frames, and a ping whenever nothing was sent for the ping interval.
+
+    An error becomes the last frame.
+    """
     clock = asyncio.get_running_loop().time
     last_sent = clock()
     try:
@@ -69,7 +72,7 @@ async def _frames(
             yield part
     except RequestError as exc:
         yield _last_frame(service, job, renderer, exc)
-    except Exception:  # the stream has begun: nobody else can tell the client
+    except Exception:  # the stream has begun: only a frame can tell the client
         _logger.exception("request %s failed unexpectedly", job.request_id)
         error = InternalError(f"internal error; request id {job.request_id}")
         yield _last_frame(service, job, renderer, error)

@@ -19,7 +19,7 @@ from slhf_server.settings.server import Settings
 
 
 def main(arguments: list[str]) -> None:
-    """Ends with status 1 and one line where a file is not to be had."""
+    """Fetch the files; where one is not to be had, end with status 1 and one line."""
     *names, folder = arguments or [""]
     if not names or not WEIGHTS.keys() >= {*names}:
         sys.exit(f"usage: python -m slhf_server.builtin NAME... FOLDER\nNAME: {', '.join(WEIGHTS)}")

@@ -1,4 +1,4 @@
-"""What one source's attempt is: a function that gives a file's path, or says why it has none."""
+"""What a source is: a function that gives a file's path, or says why it has none."""
 
 import logging
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from slhf_server.settings.redaction import without_secrets
 from slhf_server.settings.server import Settings
 
 QUICK = "smollm2-135m"
-"""What starts soonest: a tenth of the others."""
+"""The model that starts soonest: its file is a tenth of the others'."""
 _BYTES_PER_S = 10_000_000
 _MOST_SHOWN = 300
 _logger = logging.getLogger(__name__)
 
 
 class Unavailable(Exception):
-    """A source does not have the file; the text says why. `is_wrong`: it has another one under that name."""
+    """A source does not have the file; the text says why. `is_wrong` says that it has another file of that name."""
 
     def __init__(self, why: object, *, is_wrong: bool = False) -> None:
         super().__init__(without_secrets(" ".join(str(why).split()))[:_MOST_SHOWN] or type(why).__name__)
@@ -26,20 +26,23 @@ class Unavailable(Exception):
 
 
 Source = Callable[[Weights, Path, Settings], Path]
-"""What is wanted; the folder for what has to be fetched, with what a killed process left there. Raises Unavailable."""
+"""It gets what is wanted, and the folder for what it fetches, where a killed process may have left something.
+
+Raises Unavailable."""
 
 
 def existing(file: Path) -> Path:
-    """The file, or Unavailable."""
+    """The file. Raises Unavailable where there is none."""
     if not file.is_file():
         raise Unavailable(f"there is no {file}")
     return file
 
 
 def begin(weights: Weights, place: Path, whence: str, needed: int) -> None:
-    """Say what is about to be fetched, and what would be quicker; `needed` bytes of disk, without the conversion's.
+    """Log what is about to be fetched, and what would be quicker.
 
-    Raises SettingsError for a disk that is too full for it: no other source needs less.
+    `needed` are the bytes of disk that it takes, without those of the conversion. Raises SettingsError for a disk that
+    is too full, because no other source needs less.
     """
     space.require(needed + weights.converted_bytes, place, f"fetching and converting {weights.file}")
     minutes = max(1, round(weights.bytes / _BYTES_PER_S / 60))

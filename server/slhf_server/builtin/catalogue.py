@@ -1,4 +1,4 @@
-"""The names after `builtin:`, and the directory of each: a trained bundle is there, a model is made on first use."""
+"""The names after `builtin:`, with the directory of each. A trained bundle is there; a model is made on first use."""
 
 import shutil
 from pathlib import Path
@@ -13,15 +13,15 @@ from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 
 NAME = QUICK
-"""The smallest model: what tests use, and a quick look."""
+"""The smallest model, for tests and for a quick look."""
 TRAINED = f"{NAME}-slhf"
 _TRAINED_AT = Path(__file__).with_name("trained")
 
 
 def built_in(spec: str, settings: Settings) -> Path:
-    """The directory of a bundle that is named `builtin:NAME`, made on first use. Two processes may ask; one makes it.
+    """The directory of the bundle `builtin:NAME`, made on first use; where two processes ask, one makes it.
 
-    Raises SettingsError for a name that there is not, and where no source has the model's file.
+    Raises SettingsError for an unknown name, and where no source has the model's file.
     """
     name = spec.removeprefix(BUILTIN_PREFIX)
     if name in _trained():
@@ -38,10 +38,11 @@ def _trained() -> list[str]:
 
 
 def _make(target: Path, weights: Weights, settings: Settings) -> None:
-    """Fetch beside the target, where a killed process leaves what it had for the next one.
+    """Fetch the file beside the target, where a killed process leaves what it had for the next one, and convert it.
 
-    What was fetched goes when it is converted: nothing reads it again, and it is a third of the converted model's size.
+    What was fetched is deleted after the conversion: it is not read again, and has a third of the converted model's
+    size.
     """
     place = settings.cache_dir / f"{weights.key}.fetched"
     convert(fetched(weights, place, settings), weights, target)
-    shutil.rmtree(place, ignore_errors=True)  # another user's may have to stay
+    shutil.rmtree(place, ignore_errors=True)  # another user's files may have to stay

@@ -1,4 +1,4 @@
-"""From a GGUF file to a bundle: bfloat16 safetensors, tokenizer and chat template, and a manifest."""
+"""Converts a GGUF file to a bundle: bfloat16 safetensors, tokenizer and chat template, and a manifest."""
 
 import logging
 import tempfile
@@ -13,7 +13,7 @@ _logger = logging.getLogger(__name__)
 
 
 def convert(file: Path, weights: Weights, target: Path) -> None:
-    """Write the untrained bundle. `file` must have the right digest: it is parsed here.
+    """Write the untrained bundle. `file` must have the right digest, because it is parsed here.
 
     Raises SettingsError where the disk has no room for it.
     """
@@ -33,8 +33,8 @@ def convert(file: Path, weights: Weights, target: Path) -> None:
 
 
 def _write(directory: Path, weights: Weights, target: Path) -> None:
-    """transformers shows the progress bars. The tensors are read once, for no more memory than they need."""
-    import torch  # imported here: the server needs none of this once the model is converted
+    """Write weights and tokenizer. The tensors are read once, so that they take no more memory than they need."""
+    import torch  # imported here, because it is not needed once the model is converted
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
@@ -54,9 +54,9 @@ def _write(directory: Path, weights: Weights, target: Path) -> None:
 
 
 def _tie(tensors: dict[str, Any]) -> None:
-    """Take one matrix for embedding and head: each of these models was published so.
+    """Take one matrix for embedding and head, as each of these models was published.
 
-    Qwen's files hold it twice, because its two uses were rounded unlike: to 6 bits as the head, to 4 as the embedding.
+    Qwen's files hold it twice, because its uses were rounded differently: to 6 bits as the head, to 4 as the embedding.
     The head's copy is the closer one and serves for both: the 1.5B model's mean negative log-likelihood is 1.7664 on
     gsm8k's questions (untied 1.7666) and 2.4113 on dolly's texts (2.4096), with 0.47 GB less.
     """

@@ -1,8 +1,8 @@
-"""A file by its digest: from the first source that has it, those on this machine before those that need a network.
+"""Finds a file by its digest, in the first source that has it; sources on this machine come before those of a network.
 
-What is fetched lies in a folder of its own until the whole has the right digest, in the parts that it came in: a
-download that was killed goes on where it stopped. What has another digest is named, and the next source is asked; it is
-deleted if we fetched it, and left alone if it is somebody's own.
+What is fetched lies in a folder of its own, in the parts that it came in, until the whole has the right digest, so a
+download that was killed goes on where it stopped. A file with another digest is named, and the next source is asked; it
+is deleted if we fetched it, and left alone if it is the user's own.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ _logger = logging.getLogger(__name__)
 
 
 def fetched(weights: Weights, place: Path, settings: Settings) -> Path:
-    """A file that has the digest; it lies in `place`, which only this process uses, if it had to be fetched.
+    """A file that has the digest; if it had to be fetched, it lies in `place`, which only this process uses.
 
-    Raises SettingsError that says of each source why it did not have the file, and how to give it.
+    Raises SettingsError saying of each source why it did not have the file, and how to provide it.
     """
     said = []
     for name, source in SOURCES.items():
@@ -42,14 +42,14 @@ def fetched(weights: Weights, place: Path, settings: Settings) -> Path:
 
 
 def _open(place: Path) -> None:
-    """Who may write in the cache may go on with what another user's process began."""
+    """Make the folder so that every user that may write in the cache can go on with what another's process began."""
     if not place.exists():
         place.mkdir(parents=True)
         place.chmod(place.parent.stat().st_mode & 0o7777)
 
 
 def _verified(file: Path, weights: Weights, place: Path) -> Path:
-    """Raises Unavailable for a file with another digest, and deletes it with its parts if it lies in `place`."""
+    """The file, if it has the digest. Else raises Unavailable, and deletes it with its parts if it lies in `place`."""
     with file.open("rb") as content:
         found = hashlib.file_digest(content, "sha256").hexdigest()
     if found == weights.sha256:

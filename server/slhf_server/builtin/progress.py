@@ -1,4 +1,4 @@
-"""How far a download is: a bar on a terminal, and elsewhere a line in the log every ten seconds."""
+"""Shows how far a download is: a bar on a terminal, and elsewhere a line in the log every ten seconds."""
 
 import io
 import logging
@@ -14,7 +14,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Progress(tqdm):
-    """Bytes of a file. What huggingface_hub would choose otherwise (it shows nothing in a log) is overruled."""
+    """Progress in bytes of a file. huggingface_hub's own choices, by which a log shows nothing, are overruled."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._is_seen = sys.stderr.isatty()
@@ -23,12 +23,12 @@ class Progress(tqdm):
         super().__init__(*args, **options)  # type: ignore[no-untyped-call]
 
     def update(self, n: float | None = 1) -> bool | None:
-        """Raises SettingsError where the download is no longer wanted."""
+        """Count `n` more bytes. Raises SettingsError where the download is no longer wanted."""
         abandoning.go_on()
         return super().update(n)  # type: ignore[no-any-return]
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Called by tqdm, as often as its interval says."""
+        """Show the progress; tqdm calls this as often as its interval says."""
         if self._is_seen:
             super().display(msg, pos)
         elif self.n:

@@ -1,4 +1,4 @@
-"""Where a model's file may be, in the order in which it is looked for. None checks the digest: fetch.py does."""
+"""The places where a model's file may be, in the order in which they are asked. Its digest is checked by fetch.py."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ def local(weights: Weights, place: Path, settings: Settings) -> Path:
 
 
 def fetched_before(weights: Weights, place: Path, settings: Settings) -> Path:
-    """By a process that ended before the file was converted."""
+    """The file that an earlier process fetched, and did not convert before it ended."""
     return existing(place / weights.file)
 
 
@@ -31,4 +31,4 @@ SOURCES: Final[Mapping[str, Source]] = {
     "hub": hub,
     "mirrors": mirrors,
 }
-"""By the names that messages have for them. Those on this machine first, so that no network is asked without need."""
+"""The sources by their names in messages. Those on this machine come first, so that no network is used needlessly."""

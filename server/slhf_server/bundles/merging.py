@@ -1,9 +1,9 @@
-"""The Follower needs no adapter at run time: base and adapter are merged once, into the cache.
+"""Merges the Follower's adapter into its base once, into the cache, so that it needs no adapter at run time.
 
-Refinement is then about as fast as the base model. Where the Leader has the same adapter it needs none either. Where it
-has another or none, it gets one on top of the merged weights that takes the Follower's back and adds its own: the
+Refinement is then about as fast as the base model. A Leader with the same adapter needs none either. A Leader with
+another adapter or none gets one on top of the merged weights, which takes the Follower's back and adds its own: the
 factors of both, one beside the other. The price is a copy of the base on disk, and a Leader's adapter whose rank is
-the sum.
+the sum of both.
 """
 
 import json
@@ -24,15 +24,15 @@ from slhf_server.settings.problem import SettingsError
 
 _logger = logging.getLogger(__name__)
 _LEADER = "leader"
-_FORMAT = "merged-2"  # of what is written: directories of another one are never read
+_FORMAT = "merged-2"  # of what is written; directories of another format are never read
 
 
 def merged(bundle: OpenBundle, cache_dir: Path) -> OpenBundle:
     """The bundle with its Follower merged, on first use.
 
-    Unchanged if its Follower has no adapter, if the base is quantised, or if the roles differ and one adapter is not
-    plain LoRA (their difference is no LoRA then). Raises SettingsError for an adapter that does not fit its
-    base, and where what was written does not say what base and adapter say.
+    It is returned unchanged if its Follower has no adapter, if the base is quantised, or if the roles differ and one
+    adapter is not plain LoRA (their difference is no LoRA then). Raises SettingsError for an adapter that does not fit
+    its base, and where the merged weights compute something else than base and adapter.
     """
     leader, follower = bundle.adapter("leader"), bundle.adapter("follower")
     if follower is None or _is_quantised(bundle.weights):
@@ -83,7 +83,7 @@ def _merge(base: Path, leader: Path | None, follower: Path, target: Path) -> Non
 
 
 def _read(weights: Path) -> Any:
-    from transformers import AutoModelForCausalLM  # imported here: nothing of this is needed once they are merged
+    from transformers import AutoModelForCausalLM  # imported here, because it is not needed once they are merged
 
     return AutoModelForCausalLM.from_pretrained(weights, dtype="auto").eval().requires_grad_(False)
 
@@ -91,13 +91,13 @@ def _read(weights: Path) -> Any:
 def _adapted(plain: Any, adapter: Path, name: str = "follower") -> Any:
     from peft import PeftModel
 
-    with warnings.catch_warnings():  # weights that are missing would be those of an adapter that does nothing
+    with warnings.catch_warnings():  # else an adapter that lacks weights would do nothing there
         warnings.filterwarnings("error", message=".*[Mm]issing adapter keys")
         return PeftModel.from_pretrained(plain, str(adapter), name).eval()
 
 
 def _add_leader(model: Any, leader: Path | None) -> Any:
-    """Add the Leader's adapter on top of the Follower's; what the Leader says without it."""
+    """Add the Leader's adapter on top of the Follower's; returns the logits that the Leader has without it."""
     signs = {"follower": -1.0}
     if leader is None:
         with model.disable_adapter():
@@ -115,7 +115,7 @@ def _add_leader(model: Any, leader: Path | None) -> Any:
 
 
 def _untie(model: Any) -> bool:
-    """Give the head its own weights where they are the embedding's and an adapter changes either. Whether it did."""
+    """Give the head its own weights where they are the embedding's and an adapter changes either; returns whether."""
     whole = model.get_base_model()
     layers = whole.get_input_embeddings(), whole.get_output_embeddings()
     embedding, head = (_bare(layer) for layer in layers)
@@ -131,7 +131,7 @@ def _bare(layer: Any) -> Any:
 
 
 def _tie_again(whole: Any) -> bool:
-    """Whether head and embedding are still the same: then one of them is enough."""
+    """Tie head and embedding again if they are still the same; returns whether they are."""
     embedding, head = whole.get_input_embeddings(), whole.get_output_embeddings()
     same = bool(embedding.weight.shape == head.weight.shape and (embedding.weight == head.weight).all())
     if same:
@@ -140,7 +140,7 @@ def _tie_again(whole: Any) -> bool:
 
 
 def _compare(weights: Path, expected: Mapping[str, Any]) -> None:
-    """Raises SettingsError unless what was written says what base and adapters said."""
+    """Raises SettingsError unless the written weights give the logits of base and adapters."""
     for adapter, wanted in expected.items():
         with _or_refuse("what was merged cannot be read back"):
             model = _read(weights)
@@ -156,6 +156,6 @@ def _compare(weights: Path, expected: Mapping[str, Any]) -> None:
 def _or_refuse(what: str) -> Iterator[None]:
     try:
         yield
-    except Exception as exc:  # of transformers, peft, safetensors and the disk, which name no common kind
+    except Exception as exc:  # transformers, peft, safetensors and the disk raise kinds that have no common base
         said = textwrap.shorten(str(exc), 400)
         raise SettingsError(f"bundle: {what}: {type(exc).__name__}: {said}") from exc

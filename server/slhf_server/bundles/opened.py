@@ -1,4 +1,4 @@
-"""A bundle that was found and checked: what every later step is given."""
+"""A bundle that was found and checked, as every later step gets it."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""int8 for CPUs (W8A8): the merged weights are rounded once, into the cache.
+"""Rounds merged weights to int8 (W8A8) for CPUs, once, into the cache.
 
-A step of decoding reads every weight, so half the bytes are about half the time, and AVX512-VNNI or AMX multiply int8
+A step of decoding reads every weight, so half the bytes take about half the time, and AVX512-VNNI or AMX multiply int8
 faster than bfloat16. Each output channel of a Linear layer inside the decoder blocks gets a scale, its largest weight
 over 127; activations are rounded by vLLM as they come, each token by a scale of its own. Embedding, head, norms and
 biases stay as they are. The form is that of compressed-tensors, which vLLM reads.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 AUTO_FROM = 450_000_000
 """Parameters from which `auto` rounds: Qwen2.5's 0.5B has 494 million."""
-_FORMAT = "int8-1"  # of what is written: directories of another one are never read
+_FORMAT = "int8-1"  # directories of another format are never read
 _INDEX = "model.safetensors.index.json"
 _BLOCK = re.compile(r"model\.layers\.\d+\.(.+)")
 _LINEAR = {
@@ -57,10 +57,10 @@ _logger = logging.getLogger(__name__)
 
 
 def quantized(bundle: OpenBundle, settings: Settings, obstacle: str | None) -> OpenBundle:
-    """The bundle with its weights in int8, made on first use, where `cpu_quantization` wants that and it can be.
+    """The bundle with its weights in int8, made on first use, where `cpu_quantization` asks for it and it is possible.
 
-    `obstacle`: why this device does not compute in int8, or None. Raises SettingsError where the setting says `int8`
-    and something stands in the way, and for weights that cannot be read.
+    `obstacle` says why this device does not compute in int8; None: it does. Raises SettingsError where the setting says
+    `int8` and something stands in the way, and for weights that cannot be read.
     """
     if settings.cpu_quantization == "none":
         return bundle
@@ -76,8 +76,8 @@ def quantized(bundle: OpenBundle, settings: Settings, obstacle: str | None) -> O
 
 
 def _made_from(bundle: OpenBundle, settings: Settings) -> str:
-    """What lies in the cache is named after what it was made from, adapters included; a revision looks at the ends of
-    large files alone, where the merged weights of two adapters on upper layers are the same."""
+    """What the weights were made from. Merged weights keep their name in the cache, which tells their adapters apart: a
+    revision looks at the ends of large files alone, and those of two adapters on upper layers may be the same."""
     weights = bundle.weights
     return weights.name if weights.parent == settings.cache_dir else revision_of(weights)
 
@@ -121,8 +121,8 @@ def _files(weights: Path) -> list[Path]:
 
 
 def _shapes(file: Path) -> dict[str, tuple[str, list[int]]]:
-    """dtype, as safetensors calls it, and shape of each tensor."""
-    from safetensors import safe_open  # imported here, as torch is: a server on a GPU needs nothing of this
+    """The dtype, as safetensors calls it, and the shape of each tensor."""
+    from safetensors import safe_open  # imported here, as torch is, because a server on a GPU needs none of it
 
     with _or_refuse(f"bundle: {file}"), safe_open(file, "pt") as source:
         slices = {name: source.get_slice(name) for name in source.keys()}
@@ -135,7 +135,7 @@ def _is_linear(name: str) -> bool:
 
 
 def _fits(name: str, shape: list[int]) -> bool:
-    """Whether a tensor is none of a block's matrices, or one of the known ones: experts and states are not."""
+    """Whether a tensor is a known Linear layer of a block, or no matrix of a block; experts and states do not fit."""
     return len(shape) == 2 if _is_linear(name) else len(shape) < 2 or not _BLOCK.fullmatch(name)
 
 
@@ -155,7 +155,7 @@ def _dump(content: dict[str, Any], file: Path) -> None:
 
 
 def _write_file(file: Path, target: Path) -> dict[str, int]:
-    """One file of safetensors, its Linear layers rounded; the bytes of each tensor.
+    """Write one file of safetensors with its Linear layers rounded; returns the bytes of each tensor.
 
     The format's own library writes a file from tensors that are all in memory, so the few bytes around them are written
     here: the header's length (8 bytes, little endian), the header as JSON, and the tensors.
@@ -175,7 +175,7 @@ def _write_file(file: Path, target: Path) -> dict[str, int]:
 
 
 def _places(shapes: dict[str, tuple[str, list[int]]]) -> dict[str, Any]:
-    """The header of what is written. Wide numbers come first, so that each tensor begins at a multiple of its own."""
+    """The header of what is written. Wide numbers come first, so that each begins at a multiple of its width."""
     found: dict[str, tuple[str, list[int]]] = {}
     for name, (dtype, shape) in shapes.items():
         found[name] = ("I8" if _is_linear(name) else dtype, shape)
@@ -211,7 +211,7 @@ def rounded(weight: "Tensor") -> tuple["Tensor", "Tensor"]:
 
 
 def _raw(tensor: "Tensor") -> Any:
-    """Its bytes, as a buffer over its own memory."""
+    """The tensor's bytes, as a buffer over its own memory."""
     import torch
 
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
@@ -219,7 +219,7 @@ def _raw(tensor: "Tensor") -> Any:
 
 @contextmanager
 def _or_refuse(what: str) -> Iterator[None]:
-    """A file that cannot be read is named."""
+    """Turn errors of reading into a SettingsError that begins with `what`."""
     from safetensors import SafetensorError
 
     try:

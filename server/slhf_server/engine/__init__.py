@@ -1,4 +1,4 @@
-"""vLLM in this process: the one package that imports it, seconds long; prompts as token ids are its own, too.
+"""vLLM in this process, and prompts as token ids. No other package imports vLLM, which takes seconds.
 
-`loading/` alone imports it, and late.
+`loading/` alone imports this room, and late.
 """

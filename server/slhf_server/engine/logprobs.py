@@ -13,9 +13,9 @@ _LEAST = -9999.0  # JSON has no infinity; vLLM's own server writes this
 def token_logprobs(
     token_ids: Sequence[int], positions: Sequence[Mapping[int, Logprob]], most: int, encoder: PromptEncoder
 ) -> Iterator[TokenLogprob]:
-    """One entry for each token, with the `most` likeliest in its place, likeliest first.
+    """Yield an entry for each token, with the `most` likeliest ones in its place, likeliest first.
 
-    `positions` has vLLM's candidates by token id, the chosen one among them even where it is not likely.
+    `positions` has vLLM's candidates by token id; the chosen one is among them even where it is not likely.
     """
     for token_id, candidates in zip(token_ids, positions, strict=True):
         likeliest = sorted((c.rank, i, c) for i, c in candidates.items() if c.rank is not None and c.rank <= most)
@@ -25,7 +25,7 @@ def token_logprobs(
 
 
 def _entry(token_id: int, candidate: Logprob, encoder: PromptEncoder) -> TopLogprob:
-    """`token` is the text that the token completes: empty for the first part of a character, whose bytes tell more."""
+    """One token's entry. Its text is what the token completes: empty for a part of a character, which `bytes` shows."""
     return TopLogprob(
         token=candidate.decoded_token or "",
         logprob=max(candidate.logprob, _LEAST),

@@ -1,7 +1,7 @@
-"""From turns to token ids, and what token ids of this model mean.
+"""Turns conversations into token ids, and token ids into what they mean for this model.
 
 `slhf/chat_template.py` makes the ids: those of transformers for harmless text, and no text becomes structure. A turn
-that carries token ids is spliced in as it is: what the engine generated is what its prefix cache holds.
+that carries token ids is spliced in as it is, because the prefix cache holds what the engine generated.
 """
 
 import math
@@ -26,10 +26,10 @@ _BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
 
 
 class PromptEncoder:
-    """Encodes chats for one tokenizer (a fast one of transformers) with a chat template. Safe to use in threads."""
+    """Encodes chats for a fast tokenizer of transformers that has a chat template. It is safe to use in threads."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Raises SettingsError where no prompts can be made with it."""
+        """Raises SettingsError where no prompts can be made with the tokenizer."""
         self._tokenizer = tokenizer
         try:
             self._template = ChatTemplate(tokenizer)
@@ -42,11 +42,11 @@ class PromptEncoder:
     @classmethod
     def open(cls, weights: Path) -> "PromptEncoder":
         """The encoder of a model's directory. Raises SettingsError where its tokenizer cannot be used."""
-        from transformers import AutoTokenizer  # imported here: seconds
+        from transformers import AutoTokenizer  # imported here, because it takes seconds
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(weights)
-        except Exception as exc:  # of sentencepiece, tokenizers, json and the tokenizer's own code
+        except Exception as exc:  # sentencepiece, tokenizers, json and the tokenizer's own code raise many kinds
             said = " ".join(str(exc).split())
             raise SettingsError(f"bundle: the tokenizer in {str(weights)!r} cannot be read: {said}") from exc
         return cls(tokenizer)
@@ -67,23 +67,23 @@ class PromptEncoder:
 
     @property
     def most_characters_per_token(self) -> float:
-        """No text of n times as many characters has fewer than n tokens; infinite where nothing is known."""
+        """A bound: a text of n times as many characters has at least n tokens. Infinite where no bound is known."""
         return self._tokens.most_characters_per_token
 
     def faithful(self, token_ids: Sequence[int], text: str) -> tuple[int, ...] | None:
-        """The ids if they may stand for the text in a later prompt: no special token, and they decode to just it."""
+        """The ids if they may stand for the text in a later prompt: none is special, and they decode to exactly it."""
         if self._special_ids.intersection(token_ids) or self._tokenizer.decode(token_ids) != text:
             return None
         return tuple(token_ids)
 
     def opens_thought(self, prompt_ids: Sequence[int]) -> bool:
-        """Whether the template has begun the assistant's turn with `<think>`: the model then goes on without it."""
+        """Whether the template has begun the assistant's turn with `<think>`, which the model then does not write."""
         return str(self._tokenizer.decode(prompt_ids[-_OPENING_IDS:])).rstrip().endswith(OPEN_THOUGHT)
 
     def reasoning_tokens(self, generated: Sequence[int], text: str) -> int:
         """How many of the generated ids are thoughts, the closing `</think>` included; all, where it never came.
 
-        `text` is what the ids say, after the `<think>` that the prompt may have opened with.
+        `text` is the decoded ids, with `<think>` in front where the prompt opened the thoughts.
         """
         if not text.lstrip().startswith(OPEN_THOUGHT):
             return 0
@@ -96,13 +96,13 @@ class PromptEncoder:
         return 1 + bisect_left(lengths, True, key=lambda n: CLOSE_THOUGHT in self._tokenizer.decode(generated[:n]))
 
     def token_bytes(self, token_id: int) -> bytes:
-        """What the token stands for, also where it is only a part of a character."""
+        """The bytes that the token stands for, which may be a part of a character."""
         if token_id not in self._bytes:
             self._bytes[token_id] = self._spelled(token_id)
         return self._bytes[token_id]
 
     def _spelled(self, token_id: int) -> bytes:
-        """Bytes as byte-level or byte-fallback tokenizers write them, if that is what the tokenizer itself reads."""
+        """The token's bytes as byte-level or byte-fallback tokenizers spell them, if the tokenizer decodes the same."""
         text = str(self._tokenizer.decode([token_id]))
         token = self._tokens.token_of(token_id)
         if single := re.fullmatch("<0x([0-9A-F]{2})>", token):

@@ -31,17 +31,17 @@ def expand(
 
 
 def expands(kernel: Any) -> bool:
-    """Whether a kernel does that for floats."""
+    """Whether a kernel does for floats what `expand` does."""
     output = torch.full((3,), -1.0)
     kernel(output, torch.tensor([0.5, 0.0]), torch.tensor([1, 3], dtype=torch.int32), 0, 1, MAX_NUM_TOKENS=128)
     return output.tolist() == [0.5, 1.0, 1.0]
 
 
 def repair_expand() -> None:
-    """Speculation: upstream's result reaches the caller for int64 alone.
+    """Repair speculation: upstream's result reaches the caller for int64 alone.
 
     The rejection sampler then divides a sampled request's logits by uninitialised memory (vllm-project/vllm#55005,
-    fixed by #55006). Goes when `test_upstream_still_drops_what_it_expands` fails.
+    fixed by #55006). The repair can go when `test_upstream_still_drops_what_it_expands` fails.
     """
     from vllm.triton_utils.dispatcher import KernelOverride, register_kernels
     from vllm.utils import cpu_triton_utils
@@ -55,10 +55,10 @@ def repair_expand() -> None:
 
 
 def repair_no_draft() -> None:
-    """Speculation: a step in which nothing is proposed goes through the rejection sampler too.
+    """Repair speculation: a step in which nothing is proposed goes through the rejection sampler too.
 
-    With top_k and no top_p in the batch it takes the maximum of an empty tensor, and the engine dies. Goes when
-    `test_upstream_still_dies_of_a_step_without_proposals` fails.
+    With top_k and no top_p in the batch it takes the maximum of an empty tensor, and the engine dies. The repair can
+    go when `test_upstream_still_dies_of_a_step_without_proposals` fails.
     """
     from vllm.v1.sample.rejection_sampler import RejectionSampler
 
@@ -73,10 +73,10 @@ def repair_no_draft() -> None:
 
 
 def repair_seed() -> None:
-    """Always: a seeded request whose prompt is prefilled in several steps kills the engine.
+    """Repair seeds: a seeded request whose prompt is prefilled in several steps kills the engine.
 
-    Upstream rewinds the generator of a sample that it throws away, which a CPU generator cannot do. Hiding the
-    generator in those steps draws nothing from it, so there is nothing to rewind. Goes when
+    Upstream rewinds the generator of a sample that it throws away, which a CPU generator cannot do. While the generator
+    is hidden in those steps, nothing is drawn from it, so there is nothing to rewind. The repair can go when
     `test_upstream_still_rewinds_generators` fails.
     """
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
@@ -96,11 +96,12 @@ def repair_seed() -> None:
 
 
 def repair_processors() -> None:
-    """Speculation: min_p and logit_bias are left out of what speculating engines apply.
+    """Repair speculation: min_p and logit_bias are left out of what speculating engines apply.
 
-    Guessed tokens are checked without logits processors, the one token of a request without guesses is not: so
-    requests that need the two get no guesses, and the others keep theirs. The parameters that vLLM refuses at its front
-    are let through in parameters.py. Goes when `test_upstream_still_leaves_min_p_and_logit_bias_out` fails.
+    Guessed tokens are checked without logits processors; the one token of a request without guesses is sampled with
+    them. So requests that need the two get no guesses, and the others keep theirs. The parameters that vLLM refuses at
+    its front are let through in sampling.py. The repair can go when
+    `test_upstream_still_leaves_min_p_and_logit_bias_out` fails.
     """
     from vllm.v1.outputs import DraftTokenIds
     from vllm.v1.sample.logits_processor import LogitBiasLogitsProcessor, LogitsProcessors, MinPLogitsProcessor
@@ -131,7 +132,7 @@ def repair_processors() -> None:
 
 
 def needs_processors(params: Any) -> bool:
-    """Whether a request's distribution takes a logits processor that speculation goes without."""
+    """Whether a request needs a logits processor that speculation leaves out."""
     return bool(params.min_p or params.logit_bias)
 
 
@@ -145,7 +146,7 @@ def keep_top(
     p: torch.Tensor | None,  # (rows,)
     allow_cpu_sync: bool = False,
 ) -> torch.Tensor:
-    """`apply_top_k_top_p_pytorch`: -inf for all that top_k and top_p leave out, top_k first."""
+    """Replaces `apply_top_k_top_p_pytorch`: -inf for all that top_k and top_p leave out, top_k first."""
     from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_only
 
     if k is not None:
@@ -168,10 +169,10 @@ def keep_top(
 
 
 def repair_top_p() -> None:
-    """Always: top_p sorts the whole vocabulary for every token, guessed ones included.
+    """Repair top_p: it sorts the whole vocabulary for every token, guessed ones included.
 
     With Qwen's 152,000 tokens that is 14 ms each on a core: eight requests, or one that guesses five tokens, then wait
-    longer for the sampler than for the model. Goes when `test_upstream_still_sorts_the_vocabulary` fails.
+    longer for the sampler than for the model. The repair can go when `test_upstream_still_sorts_the_vocabulary` fails.
     """
     from vllm.v1.sample.ops import topk_topp_sampler
 
@@ -188,7 +189,7 @@ def add_adapters(
     output_slices: tuple[int, ...],
     **_: Any,
 ) -> None:
-    """`PunicaWrapperCPU.add_lora_linear`: every adapter multiplies its own tokens at once."""
+    """Replaces `PunicaWrapperCPU.add_lora_linear`: every adapter multiplies its own tokens at once."""
     for adapter, rows in self.rows_by_adapter.items():
         inputs, start = x[rows], 0
         for a, b, size in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
@@ -197,7 +198,7 @@ def add_adapters(
 
 
 def rows_by_adapter(adapters: torch.Tensor) -> dict[int, slice | torch.Tensor]:
-    """Which tokens each adapter speaks for, of one index a token; -1 is none."""
+    """The rows of each adapter's tokens, from one adapter index per token; -1 is no adapter."""
     found: dict[int, slice | torch.Tensor] = {}
     for adapter in set(adapters.tolist()) - {-1}:
         rows = (adapters == adapter).nonzero()[:, 0]
@@ -206,11 +207,11 @@ def rows_by_adapter(adapters: torch.Tensor) -> dict[int, slice | torch.Tensor]:
 
 
 def repair_adapters() -> None:
-    """Separate roles: a token without an adapter gets the last one's, and an adapter costs three quarters of the speed.
+    """Repair adapters: a token without one gets the last one's, and an adapter costs three quarters of the speed.
 
-    Upstream copies an adapter's matrices once for every token, and takes -1, which says none, for a place to copy from
-    wherever a batch holds both (vllm-project/vllm#48421). Goes when `test_upstream_still_adapts_who_has_no_adapter`
-    fails and adapters have become fast.
+    Upstream copies an adapter's matrices once for every token, and takes -1, which means none, for a place to copy from
+    wherever a batch holds both (vllm-project/vllm#48421). The repair can go when
+    `test_upstream_still_adapts_who_has_no_adapter` fails and adapters have become fast.
     """
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
@@ -234,4 +235,4 @@ if current_platform.is_cpu():
 
 
 class CpuRepairs:
-    """Has no attributes: vLLM adds it to the bases of its worker, and importing it is all that counts."""
+    """Empty on purpose: vLLM mixes it into its worker, and importing this module applies the repairs."""

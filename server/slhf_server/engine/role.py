@@ -1,4 +1,4 @@
-"""One role of the bundle on vLLM: turns in, chunks out."""
+"""One role of the bundle on vLLM, which turns a conversation into chunks of text."""
 
 import asyncio
 import logging
@@ -35,13 +35,13 @@ from slhf_server.models.base import Chunk, SamplingParams, Turn
 _logger = logging.getLogger(__name__)
 _SMALL, _FEW = 8 << 10, 32  # characters and turns that are encoded in a millisecond or two
 _LONG = 64 << 10
-_LONG_PROMPTS = ThreadPoolExecutor(1, "long-prompts")  # each may take seconds: they wait for each other, nobody else
+_LONG_PROMPTS = ThreadPoolExecutor(1, "long-prompts")  # each may take seconds, and they wait for each other alone
 _FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
 @dataclass(frozen=True, slots=True)
 class VLLMRole:
-    """Implements `ChatModel`: one role's prompt-to-chunks path."""
+    """Implements `ChatModel` for one role on the engine."""
 
     name: str
     llm: AsyncLLM
@@ -70,10 +70,10 @@ class VLLMRole:
             raise
         except QueueOverflowError as exc:
             raise QueueFull("the engine's queue is full") from exc
-        except VLLMClientError as exc:  # what is wrong with a grammar names no parameter
+        except VLLMClientError as exc:  # a grammar's error names no parameter
             raise refusal(exc, None if sampling.structure is None else "response_format") from exc
         except EngineGenerateError as exc:
-            if isinstance(exc.__cause__, ValueError | TypeError | OverflowError):  # what no tokenizer or message holds
+            if isinstance(exc.__cause__, ValueError | TypeError | OverflowError):  # no tokenizer or message holds it
                 raise refusal(exc.__cause__) from exc
             cause = exc.__cause__ or exc
             _logger.error("request %s: the engine failed: %s: %s", request_id, type(cause).__name__, cause)
@@ -82,7 +82,7 @@ class VLLMRole:
             raise EngineUnavailable("the engine has died") from exc
 
     async def _encoded(self, turns: Sequence[Turn]) -> list[int]:
-        """The prompt's ids. What is not small is encoded in a thread, and what can never fit not at all."""
+        """The prompt's ids. A prompt that is not small is encoded in a thread; one that can never fit is refused."""
         limit, widest = self.llm.model_config.max_model_len, self.widest_token
         texts = [turn.text for turn in turns if turn.token_ids is None]
         least = sum(len(text.strip()) for text in texts)  # a template may trim
@@ -116,7 +116,7 @@ class _Completion:
     encoder: PromptEncoder
     sampling: SamplingParams
     opened: bool
-    """The prompt itself opens the thoughts: the text has to show it."""
+    """Whether the template has already opened `<think>`, which is then put back in front of the text."""
     text: list[str] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
 
@@ -141,14 +141,14 @@ class _Completion:
         )
 
     def _logprobs(self, piece: CompletionOutput) -> tuple[TokenLogprob, ...]:
-        """Of the text's tokens: OpenAI does not list the one that ends it."""
+        """Log-probabilities of the text's tokens; OpenAI does not list the token that ends it."""
         if self.sampling.logprobs is None or piece.logprobs is None:
             return ()
         shown = self._shown(piece, list(piece.token_ids))
         return tuple(token_logprobs(shown, piece.logprobs[: len(shown)], self.sampling.logprobs, self.encoder))
 
     def _shown(self, piece: CompletionOutput, ids: list[int]) -> list[int]:
-        """Without the token that ended the completion, if one did (not a stop string) and the text leaves it out."""
+        """The ids without the token that ended the completion, if one did and the text does not include it."""
         ended_by_token = piece.finish_reason == "stop" and not isinstance(piece.stop_reason, str)
         return ids[:-1] if ended_by_token and not self.sampling.include_stop_str_in_output else ids
 
@@ -163,7 +163,10 @@ class _Completion:
 
 
 def _guesses(piece: CompletionOutput) -> tuple[int, int]:
-    """Tokens guessed and confirmed, guessed and not. vLLM tells on the last output, unless a stop string ended it."""
+    """How many guessed tokens were confirmed and how many not, which vLLM tells on the last output.
+
+    It does not tell where a stop string ended the completion.
+    """
     summary = piece.spec_decode_metrics
     if summary is None:
         return 0, 0

@@ -1,4 +1,4 @@
-"""From `SamplingParams` (models/base.py) to vLLM's parameters, and vLLM's refusals to ours."""
+"""Translates `SamplingParams` (models/base.py) into vLLM's parameters, and vLLM's refusals into ours."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ class EngineParams(VLLMParams):  # type: ignore[misc]
     def _validate_structured_outputs(self, model_config: Any, config: Any, tokenizer: Any) -> None:
         """vLLM compiles the grammar here, on the event loop, which a schema can hold for minutes.
 
-        Guidance's has been compiled when the request was read, in another process (structure.py).
+        A grammar of guidance has been compiled when the request was read, in another process (structured_output/).
         """
         if self.structured_outputs is None or config is None or config.backend != "guidance":
             VLLMParams._validate_structured_outputs(self, model_config, config, tokenizer)
@@ -53,11 +53,11 @@ def unguessed(speculative_config: Any) -> bool:
 def engine_params(
     sampling: SamplingParams, defaults: Mapping[str, Any], room: int, kind: RequestOutputKind
 ) -> EngineParams:
-    """Parameters for at most `room` tokens. Raises BadRequest for values that vLLM refuses."""
+    """vLLM's parameters for at most `room` tokens. Raises BadRequest for values that vLLM refuses."""
     wishes = {name: value for name in _PASSED_ON if (value := getattr(sampling, name)) is not None}
     options = {**defaults, **wishes}
     options["max_tokens"] = min(options.get("max_tokens") or room, room)
-    if options["max_tokens"] == room:  # the wish was cut to the room there is
+    if options["max_tokens"] == room:  # there may be less room than min_tokens asks for
         options["min_tokens"] = min(options.get("min_tokens", 0), room)
     options |= {name: list(value) for name in _LISTS if (value := getattr(sampling, name)) is not None}
     try:
@@ -65,7 +65,7 @@ def engine_params(
             options["logit_bias"] = _biases(sampling.logit_bias)
         if sampling.structure is not None:
             options["structured_outputs"] = _grammar(sampling.structure)
-            if sampling.ignore_eos:  # vLLM would write on, without the grammar, behind the JSON's end
+            if sampling.ignore_eos:  # vLLM would write on after the JSON's end, without the grammar
                 raise VLLMValidationError("ignore_eos does not go with response_format", parameter="ignore_eos")
         return EngineParams(**options, output_kind=kind)
     except (ValueError, TypeError, VLLMValidationError) as exc:
@@ -73,7 +73,7 @@ def engine_params(
 
 
 def refusal(exc: Exception, param: str | None = None) -> BadRequest:
-    """vLLM's verdict on a value, without the echo of the value that it appends."""
+    """vLLM's error about a value, without the value that vLLM appends."""
     named = exc.parameter if isinstance(exc, VLLMValidationError) else None
     message = str(exc.args[0]) if isinstance(exc, VLLMClientError) and exc.args else str(exc)
     return BadRequest(f"{param}: {message}" if param and not named else message, param=named or param)
@@ -86,7 +86,7 @@ def _grammar(structure: StructuredOutput) -> StructuredOutputsParams:
 
 
 def _biases(logit_bias: Mapping[str, float]) -> dict[int, float]:
-    """By token id. More than 100 either way says nothing more, and could overflow: OpenAI's range."""
+    """Biases by token id, in OpenAI's range: more than 100 either way has no further effect and could overflow."""
     try:
         biases = {int(token): float(bias) for token, bias in logit_bias.items()}
     except ValueError as exc:

@@ -1,7 +1,7 @@
-"""The one package that imports vLLM: the bundle's two roles on one engine in this process.
+"""The bundle's two roles on one vLLM engine in this process.
 
-Shared weights are two prompts for the same weights; of separate roles each round picks its LoRA adapter, or none.
-Prompts go in as token ids (prompt.py). Closing a completion's generator aborts it in the engine.
+Roles that share their weights are two prompts for them; with separate roles each round picks its LoRA adapter, or none.
+Prompts are given as token ids (prompt.py). Closing a completion's generator aborts it in the engine.
 """
 
 import json
@@ -27,7 +27,7 @@ from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 
 _CPU_DEFAULTS: dict[str, Any] = {
-    "block_size": 32,  # vLLM's 128 there caches nothing of a short chat; CPU kernels want multiples of 32
+    "block_size": 32,  # vLLM's 128 for CPUs caches nothing of a short chat; CPU kernels want multiples of 32
     "enforce_eager": True,  # compiling gains a tenth and costs 45 s of every start
     "kv_cache_memory_bytes": 2 << 30,
     # The model runs in the engine's own process: one process and its imports less to start, and no second one that
@@ -50,7 +50,7 @@ DRAFT_SPECULATION: dict[str, Any] = {
 
 
 class VLLMEngine:
-    """Implements `Engine` (model.py)."""
+    """Implements `Engine` (models/base.py)."""
 
     def __init__(self, llm: AsyncLLM, bundle: OpenBundle, encoder: PromptEncoder) -> None:
         self._llm = llm
@@ -63,7 +63,7 @@ class VLLMEngine:
 
     @classmethod
     def load(cls, bundle: OpenBundle, settings: Settings, encoder: PromptEncoder) -> "VLLMEngine":
-        """Start the engine's processes and load the weights; blocks, so call it in a thread.
+        """Start the engine's processes and load the weights. This blocks, so call it in a thread.
 
         Raises SettingsError for engine arguments that vLLM refuses.
         """
@@ -71,12 +71,12 @@ class VLLMEngine:
             set_cpu_environment()
         try:
             config = AsyncEngineArgs(**engine_arguments(bundle, settings)).create_engine_config()
-        except (TypeError, ValueError) as exc:  # an unknown argument, or pydantic's verdict on a value
+        except (TypeError, ValueError) as exc:  # an unknown argument, or a value that pydantic refuses
             raise SettingsError(f"engine: {exc}") from exc
         return cls(AsyncLLM.from_vllm_config(config, disable_log_stats=False), bundle, encoder)
 
     async def warm_up(self) -> None:
-        """Load the adapters (a missing one must fail now: in a request it would kill the engine) and play each role."""
+        """Load the adapters, since a missing one would kill the engine in a request, and have each role answer once."""
         for role in {role.adapter: role for role in (self.leader, self.follower)}.values():
             if role.adapter is not None:
                 await self._llm.add_lora(role.adapter)
@@ -94,12 +94,12 @@ class VLLMEngine:
 
 
 def sees_nvidia_gpu() -> bool:
-    """Whether it is one that vLLM runs on here."""
+    """Whether vLLM runs on an NVIDIA GPU here."""
     return bool(current_platform.is_cuda())
 
 
 def set_cpu_environment() -> None:
-    """What the engine's process inherits, unless the operator has set it."""
+    """Set what the engine's process inherits, unless the operator has set it."""
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(cores if cores <= 4 else cores - 1))
     # The n-gram proposer's numba, on OpenMP, would cut torch down to one thread.
@@ -107,14 +107,14 @@ def set_cpu_environment() -> None:
 
 
 def int8_obstacle(settings: Settings) -> str | None:
-    """Why this device is not to compute in int8 (quantization.py), or None."""
+    """Why this device cannot compute in int8 (bundles/quantization.py), or None."""
     if not current_platform.is_cpu():
         return "it is for CPUs, and this is none; a GPU has --engine quantization=fp8"
     return cpu_obstacle(torch.cpu.get_capabilities(), settings.engine.get("dtype", "auto"))
 
 
 def cpu_obstacle(features: Mapping[str, Any], dtype: str) -> str | None:
-    """Of a CPU with such instructions, by torch's names.
+    """Why a CPU with these instructions (`features`, by torch's names) cannot compute in int8, or None.
 
     oneDNN multiplies int8 without VNNI too, but adds pairs of products in 16 bits, which overflow. With AMX, vLLM takes
     another kernel, which knows no float32.
@@ -127,7 +127,7 @@ def cpu_obstacle(features: Mapping[str, Any], dtype: str) -> str | None:
 
 
 def engine_arguments(bundle: OpenBundle, settings: Settings) -> dict[str, Any]:
-    """vLLM's engine arguments: what the bundle needs, our defaults where vLLM's do not fit, the operator's last."""
+    """vLLM's engine arguments: what the bundle needs, our defaults where vLLM's do not fit, and last the operator's."""
     arguments: dict[str, Any] = {
         "model": str(bundle.weights),
         "served_model_name": bundle.manifest.name,
@@ -168,9 +168,9 @@ def _rank_limit(configs: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _target_modules(configs: Sequence[Mapping[str, Any]]) -> list[str] | None:
-    """What the adapters adapt, so that vLLM makes room for nothing else (its head and its embedding are costly).
+    """The modules that the adapters change, so that vLLM makes room for no others (head and embedding are costly).
 
-    None, which is everything, where one does not name its modules (a pattern).
+    None, which means all modules, where an adapter names its own by a pattern.
     """
     named: set[str] = set()
     for names in (config.get("target_modules") for config in configs):

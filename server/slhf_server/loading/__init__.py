@@ -1,4 +1,4 @@
-"""From the setting `bundle` to a running engine: the bundle is found, merged, quantized, and opened in a thread.
+"""Opens the engine that `bundle` asks for: finds, merges and quantizes the bundle, and loads it in a thread.
 
 The application and the command import it; it is the one room that imports `builtin/` and `engine/`.
 """

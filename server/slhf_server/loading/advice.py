@@ -1,4 +1,4 @@
-"""What a start says to whoever could serve more than what is built in."""
+"""Tells operators at start that their machine could serve more than what is built in."""
 
 from slhf.bundle import BUILTIN_PREFIX
 
@@ -7,7 +7,7 @@ AUTHORS_CHECKPOINT = "pasztorb/Llama-3.1-Tulu-3-8B-SLHF"
 
 
 def advice(bundle: str, *, sees_nvidia_gpu: bool) -> str | None:
-    """One line for the log, or None where there is nothing to say. `bundle`: as the settings name it."""
+    """One line for the log, or None where there is nothing to say. `bundle` is the setting of that name."""
     if not sees_nvidia_gpu or not bundle.startswith(BUILTIN_PREFIX):
         return None
     return (

@@ -1,4 +1,4 @@
-"""Where a bundle comes from: built in, a directory, or a Hugging Face hub id."""
+"""Opens a bundle, wherever it comes from: built in, a directory, or a Hugging Face hub id."""
 
 import logging
 import os

@@ -18,14 +18,17 @@ if TYPE_CHECKING:
     from slhf_server.engine.vllm import VLLMEngine
 
 _ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",  # nothing is sent to anybody
+    "VLLM_NO_USAGE_STATS": "1",  # vLLM would send usage statistics
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
 _logger = logging.getLogger(__name__)
 
 
 async def open_vllm(settings: Settings) -> "VLLMEngine":
-    """Raises SettingsError for a bundle or an engine argument that cannot work."""
+    """The engine of the bundle that the settings name, loaded and warm.
+
+    Raises SettingsError for a bundle or an engine argument that cannot work.
+    """
     engine = await asyncio.to_thread(_load, settings)
     started = time.perf_counter()
     try:
@@ -39,7 +42,7 @@ async def open_vllm(settings: Settings) -> "VLLMEngine":
 
 def _load(settings: Settings) -> "VLLMEngine":
     times = [time.perf_counter()]
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # what is read when tokenizers are first used
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers reads it at its first use
     bundle = open_bundle(settings)
     encoder = PromptEncoder.open(bundle.weights)  # a template that cannot be used is found before any weights are read
     bundle = merged(bundle, settings.cache_dir)

@@ -1,4 +1,4 @@
-"""The spine: a chat model streams one completion for one list of turns.
+"""The interface that every model implements: stream one completion of a conversation.
 
 The vLLM engine's two roles (engine/), an upstream (upstream/) and the fake (fake.py) implement it; the refinement
 loop knows nothing else.
@@ -25,17 +25,17 @@ class Turn:
     Decoding and encoding again may give other ids, and then vLLM's prefix cache misses the whole answer.
     """
     message: Mapping[str, Any] | None = None
-    """The message as the client sent it, with images and tool calls: what an upstream gets. None: role and text."""
+    """The message as the client sent it, with images and tool calls, for an upstream. None: role and text are all."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to sample one completion; vLLM's names. None: the bundle's default, else the engine's."""
+    """How to sample one completion, by vLLM's names. None is the bundle's default, or else the engine's."""
 
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
-    """Completion tokens; None or more than the context leaves: what the context leaves."""
+    """Completion tokens, up to what the context leaves; None: as many as it leaves."""
     max_total_tokens: int | None = None
     """Prompt plus completion tokens of this completion: what is left of the request's budget."""
     stop: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class SamplingParams:
     repetition_penalty: float | None = None
     ignore_eos: bool | None = None
     logit_bias: Mapping[str, float] | None = None
-    """By token id, as OpenAI writes it: the ids are strings."""
+    """Biases by token id, which is a string as in OpenAI's API."""
     bad_words: tuple[str, ...] | None = None
     stop_token_ids: tuple[int, ...] | None = None
     allowed_token_ids: tuple[int, ...] | None = None
@@ -57,7 +57,7 @@ class SamplingParams:
     logprobs: int | None = None
     """None: no log-probabilities; n: those of each token and of the n likeliest in its place."""
     structure: StructuredOutput | None = None
-    """What the text must be: the engine can write nothing else."""
+    """What the text must be; the engine's grammar lets it write nothing else."""
     cache_salt: str | None = None
     """The engine's prefix cache is shared among completions of the same salt alone. An upstream never gets it."""
     upstream_params: Mapping[str, Any] = field(default_factory=dict)
@@ -69,13 +69,13 @@ class Chunk:
     """A piece of a completion, in order. The last one carries `finish_reason`."""
 
     text: str
-    """May begin with thoughts, `<think>...</think>`: whoever reads takes them out (reasoning.py)."""
+    """It may begin with thoughts, `<think>...</think>`, which the reader takes out (reasoning.py)."""
     completion_tokens: int
     """Tokens of this piece. An upstream reports its tokens on the last chunk alone, if at all."""
     prompt_tokens: int = 0
     """Tokens of the whole prompt, on every chunk."""
     cached_tokens: int = 0
-    """How many of them the prefix cache held."""
+    """How many of the prompt's tokens the prefix cache held."""
     finish_reason: FinishReason | None = None
     accepted_tokens: int = 0
     """On the last chunk: tokens guessed from the prompt (draft as speculation) that the model confirmed."""
@@ -86,7 +86,7 @@ class Chunk:
     reasoning_tokens: int = 0
     """On the last chunk: how many of the completion's tokens are thoughts."""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """Of this piece's tokens, where they were asked for."""
+    """Log-probabilities of this piece's tokens, where they were asked for."""
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     """On the last chunk, from an upstream: OpenAI's tool calls, whole."""
 
@@ -103,7 +103,7 @@ class ChatModel(Protocol):
     ) -> AsyncGenerator[Chunk, None]:
         """Complete `turns`, whose last one is a user's. Closing the generator aborts the completion.
 
-        `deltas` False: nobody reads along, so one chunk at the end is enough (and cheaper).
+        `deltas` says whether the pieces are needed as they come; if not, one chunk at the end is enough and cheaper.
         Raises BadRequest, ContextLengthExceeded and TokenBudgetExceeded before the first token; EngineFailed and
         EngineUnavailable, or an upstream's UpstreamFailed and UpstreamUnavailable, at any time.
         """
@@ -126,7 +126,7 @@ class Engine(Protocol):
         """Tokens of prompt and completion together."""
 
     def check(self) -> None:
-        """Raise EngineUnavailable when the engine has died."""
+        """Raises EngineUnavailable when the engine has died."""
 
     def shutdown(self) -> None:
         """End the engine and every process it started."""

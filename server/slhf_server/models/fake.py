@@ -1,6 +1,6 @@
-"""A fake engine for tests and for trying clients without a model: it answers from a function, as fast as told.
+"""A fake engine, for tests and for trying clients without a model. It answers by a function, as fast as it is told.
 
-It keeps the Protocol's promises: chunks of one word, token counts (a token is a word), aborting on close, errors.
+It keeps the promises of `ChatModel`: chunks (of one word), token counts (a token is a word), aborting on close, errors.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ _LONG = 100_000  # characters
 Said = str | RequestError | tuple[str, RequestError] | list[dict[str, Any]]
 """A text, an error, an error after a text has begun, or tool calls."""
 Reply = Callable[[Sequence[Turn]], Said]
-"""What to answer to these turns."""
+"""A function that says what to answer to these turns."""
 
 
 def improve(turns: Sequence[Turn]) -> str:
@@ -84,7 +84,7 @@ class FakeModel:
 
 
 def _tokens(text: str) -> int:
-    """Words; of a text that is too long anyhow, about as many: to split it would hold the event loop."""
+    """How many words there are; of a long text about as many, because splitting it would hold the event loop."""
     return len(text.split()) if len(text) < _LONG else text.count(" ") + 1
 
 
@@ -114,7 +114,7 @@ class FakeEngine:
         self.was_shut_down = False
 
     async def open(self, settings: Settings) -> "FakeEngine":
-        """As the `open_engine` of `create_app`."""
+        """The `open_engine` for `create_app`."""
         return self
 
     def check(self) -> None:

@@ -1,8 +1,8 @@
-"""Thoughts that a reasoning model writes before its answer, `<think>...</think>`: they are no part of the text.
+"""Takes thoughts, `<think>...</think>`, which a reasoning model writes before its answer, out of the text.
 
 The Follower must not see a draft's thoughts, and no client gets a model's as content. Only blocks at the beginning
-count: further on, such a tag is something the text speaks about. A closing tag without an opening one is text too:
-where a model's prompt has opened the thought, whoever asks the model puts the tag back (engine/role.py).
+count, because further on such a tag is something that the text speaks about. A closing tag without an opening one is
+text, too: where the prompt has opened the thoughts, the model's own code puts the tag back (engine/role.py).
 """
 
 import re
@@ -21,14 +21,14 @@ class ReasoningParser:
 
     def __init__(self) -> None:
         self.found = False
-        """There were thoughts."""
+        """Whether there were thoughts."""
         self._over = False  # the text itself has begun: every further piece belongs to it
         self._inside = False
         self._blank: list[str] = []  # white space before the text
         self._held = ""  # what may become a tag
 
     def visible(self, piece: str) -> str:
-        """What of the text up to this piece can be shown and was not yet."""
+        """What of the text up to this piece can be shown and has not been shown yet."""
         if self._over:
             return piece
         held, at = self._held + piece, 0
@@ -53,7 +53,7 @@ class ReasoningParser:
         return self.rest()
 
     def rest(self) -> str:
-        """What is held back and will not turn out to be thoughts, at the end of the text."""
+        """What is still held back at the end of the text and is no thought."""
         blank = "" if self.found else "".join(self._blank)
         held = "" if self._inside else blank + self._held
         self._blank, self._held = [], ""
@@ -61,9 +61,9 @@ class ReasoningParser:
 
 
 def strip_reasoning(text: str) -> str:
-    """A text that somebody else has written without the whole blocks of thoughts that it begins with.
+    """A text from outside, without the closed blocks of thoughts that it begins with.
 
-    One that is not closed stays: nobody knows whether it is a thought cut off or the text.
+    An open block stays, because it may be a thought that was cut off or the text itself.
     """
     end = _past_blocks(text, 0)
     return text[_past(_SPACE, text, end) :] if end else text
@@ -79,17 +79,17 @@ def is_blank(text: str) -> bool:
     """Whether there is nothing to see: white space and characters without width alone."""
     first = text.lstrip()[:1]
     if first and first.isprintable():
-        return False  # as a rule it settles it, and takes no table
+        return False  # this is the usual case, and needs no table of categories
     return all(unicodedata.category(one) in _INVISIBLE for one in set(text))
 
 
 def _past_blocks(text: str, start: int) -> int:
-    """Where the closed blocks end that begin there; takes 12 ns a character, hostile ones too."""
+    """Where the closed blocks end that begin at `start`; it takes 12 ns a character, whatever the text."""
     last = text.rfind(CLOSE_THOUGHT, start)
     return start if last < 0 else _past(_BLOCKS, text, start, last + len(CLOSE_THOUGHT))
 
 
 def _past(pattern: "re.Pattern[str]", text: str, start: int, end: int = sys.maxsize) -> int:
     match = pattern.match(text, start, end)
-    assert match is not None  # it matches nothing at all, too
+    assert match is not None  # the pattern matches an empty text, too
     return match.end()

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line on standard error, or plain text for a person who watches."""
+"""The log: a JSON object per line on standard error, or plain text for a person who watches."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ class JSONFormatter(logging.Formatter):
 
 
 def configure(level: str, log_format: Literal["json", "text"]) -> None:
-    """Every logger of the process, and Python's warnings, to standard error."""
+    """Send every logger of the process, and Python's warnings, to standard error."""
     handler = logging.StreamHandler()
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JSONFormatter() if log_format == "json" else text)

@@ -69,7 +69,7 @@ _SHARE = tuple(tenth / 10 for tenth in range(1, 11))
 _LENGTH_RATIO = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.3, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` series would make the page a fifth longer, and nobody reads them
+disable_created_metrics()  # type: ignore[no-untyped-call]  # `_created` series would make the page a fifth longer
 
 Metric = TypeVar("Metric", Counter, Histogram)
 
@@ -118,22 +118,22 @@ class Metrics:
                 gauge.labels(model).set_function(partial(counts.__getitem__, model))
 
     def child(self, metric: Metric, *labels: str) -> Metric:
-        """`metric.labels(...)` without its checks: half of what counting costs. Labels are bounded, and so is this."""
+        """`metric.labels(...)`, kept, because its checks are half of what counting costs. Labels are bounded."""
         child: Metric | None = self._children.get((metric, labels))
         if child is None:
             child = self._children[metric, labels] = metric.labels(*labels)
         return child
 
     def request_failed(self, model: str, endpoint: str, exc: RequestError) -> None:
-        """An error was answered; `model` is empty where the request was refused before its model was known."""
+        """Count an error's answer; `model` is empty where the request was refused before its model was known."""
         self.child(self.failure, model, endpoint, exc.code or exc.type).inc()
 
     def request_queued(self, model: str, seconds: float) -> None:
-        """A request has waited for its place for so long."""
+        """Note that a request has waited for its place for so many seconds."""
         self.child(self.queue, model).observe(seconds)
 
     def first_token_came(self, model: str, seconds: float) -> None:
-        """`seconds` after a streamed request was planned."""
+        """Note how many seconds after it was planned a streamed request showed its first text."""
         self.child(self.first_token, model).observe(seconds)
 
     def request_succeeded(self, model: str, endpoint: str, finish_reason: str, seconds: float) -> None:
@@ -149,7 +149,7 @@ class Metrics:
 
     def round_completed(self, model: str, finished: RoundCompleted) -> None:
         if finished.role == "client":
-            return  # nobody computed it
+            return  # no model computed it
         number = str(finished.round) if finished.round < 8 else "8+"
         self.child(self.round_latency, model, finished.role, number).observe(finished.latency_ms / 1e3)
 
@@ -166,7 +166,7 @@ class Metrics:
         self._compare(model, result)
 
     def page(self) -> bytes:
-        """Prometheus text: ours, then vLLM's and the process's own."""
+        """The page in Prometheus' text format: our metrics, then vLLM's and the process's own."""
         return generate_latest(self.registry) + generate_latest(REGISTRY)
 
     def _count_tokens(self, model: str, result: RefinementResult) -> None:
@@ -186,7 +186,7 @@ class Metrics:
         self.child(self.rounds, model, "error" if refinement.stop_reason == "error" else "discarded").inc(cut_off)
 
     def _compare(self, model: str, result: RefinementResult) -> None:
-        """Drift: how far the returned text is from the draft."""
+        """Observe the drift, which is how far the returned text is from the draft."""
         if result.refinement.applied:
             known = result.refinement.rounds[1].edit_ratio if result.refinement.returned_round == 1 else None
             changed = edit_ratio(result.draft, result.text) if known is None else known

@@ -1,7 +1,8 @@
-"""OpenTelemetry traces, for whoever asks for them (`otlp_endpoint`): a span per refinement, a child per round.
+"""OpenTelemetry traces, where `otlp_endpoint` asks for them: a span per refinement, with a child per round.
 
-Watches the loop's events (service.py): the loop knows nothing of it. Spans are made and ended by hand and never become
-the current one: a context variable set before a yield would be reset in another task's context (PEP 567, PEP 789).
+They are made of the loop's events (service.py), and the loop knows nothing of them. Spans are made and ended by hand
+and never become the current one: a context variable set before a yield would be reset in another task's context (PEP
+567, PEP 789).
 
 Attributes follow the semantic conventions for generative AI. Their names are written out: the Python package of the
 conventions marks its constants as deprecated, because the conventions have moved to a repository of their own.
@@ -51,7 +52,7 @@ class Tracing:
 
     @asynccontextmanager
     async def watching(self, jobs: Sequence[Job]) -> AsyncGenerator[None, None]:
-        """A span for each job from now on. What ends the request, ends those that are still open: in the queue too."""
+        """Open a span for each job; what ends the request, in the queue too, ends the spans that are still open."""
         for job in jobs:
             self._refinements[job] = _Refinement(self._tracer, job, self._content)
         try:
@@ -65,11 +66,11 @@ class Tracing:
                 del self._refinements[job]
 
     def take(self, job: Job, event: RefinementEvent) -> None:
-        """An event of a watched job; pieces of text may be left out."""
+        """Take an event of a watched job; pieces of text may be left out."""
         self._refinements[job].take(event)
 
     def failed(self, job: Job, exc: Exception) -> None:
-        """A watched job has failed: of several chains, only this one."""
+        """Note that a watched job has failed; the other chains of its request go on."""
         self._refinements[job].fail(exc)
 
     def shutdown(self) -> None:
@@ -113,7 +114,7 @@ class _Refinement:
             self._finish(event)
 
     def fail(self, exc: BaseException) -> None:
-        """Nothing where it has ended already."""
+        """End the open spans with this exception; do nothing where they have ended."""
         for span in (self._round, self._span):
             if span is not None and span.is_recording():
                 _fail(span, _code(exc))
@@ -128,7 +129,7 @@ class _Refinement:
         )
 
     def _finish_round(self, finished: Round) -> None:
-        """A client's draft has no span: nobody generated it."""
+        """End the round's span. A client's draft has none, because no model generated it."""
         if self._round is None:
             return
         self._answer(self._round, finished.text, finished.finish_reason, finished.usage)
@@ -147,7 +148,7 @@ class _Refinement:
         self._span.end()
 
     def _cut(self, result: RefinementResult) -> None:
-        """The round that was running when the refinement ended early, if there was one."""
+        """End the span of the round that was running when the refinement ended early, if there was one."""
         if self._round is None:
             return
         report = result.refinement
@@ -166,7 +167,7 @@ class _Refinement:
 
 
 class _Exporter(OTLPSpanExporter):
-    """The log is told once why the collector takes no spans, and once when it takes them again."""
+    """Logs once why the collector takes no spans, and once when it takes them again."""
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(endpoint)
@@ -202,13 +203,13 @@ def _provider(endpoint: str) -> TracerProvider:
 
 
 def _without_header(record: logging.LogRecord) -> bool:
-    """The SDK quotes a header of OTEL_EXPORTER_OTLP_HEADERS that it cannot read, and headers hold keys."""
+    """Cut from a record the header of OTEL_EXPORTER_OTLP_HEADERS that the SDK quotes, because headers hold keys."""
     record.args = ("***",)
     return True
 
 
 def _request(model: str) -> dict[str, str]:
-    """What every span says. `gen_ai.system` is the older name of the provider, which many viewers still read."""
+    """Attributes of every span. `gen_ai.system` is the older name of the provider, which many viewers still read."""
     return {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "slhf",
@@ -225,7 +226,7 @@ def _tokens(usage: Usage) -> Mapping[str, int]:
 
 
 def _fail(span: Span, code: str) -> None:
-    """The code alone: an error's message may quote what the client sent."""
+    """Mark a span as failed by the code alone, because an error's message may quote what the client sent."""
     span.set_attribute("error.type", code)
     span.set_status(Status(StatusCode.ERROR, code))
 
@@ -237,7 +238,7 @@ def _code(exc: BaseException) -> str:
 
 
 def _message(role: str, text: str) -> dict[str, object]:
-    """The conventions' shape of a message."""
+    """A message in the conventions' shape."""
     return {"role": role, "parts": [{"type": "text", "content": text}]}
 
 
@@ -246,5 +247,5 @@ def _json(messages: Sequence[Mapping[str, object]]) -> str:
 
 
 def _encodable(text: str) -> str:
-    """A JSON body may hold half a surrogate pair, and protobuf may not."""
+    """The text without halves of surrogate pairs, which a JSON body may hold and protobuf may not."""
     return text.encode(errors="replace").decode()

@@ -8,19 +8,19 @@ from slhf_server.refinement.state import RefinementResult
 
 Chain = AsyncGenerator[RefinementEvent, None]
 Numbered = tuple[int, RefinementEvent | Exception]
-"""An event of a chain, or what it failed with, and which chain that is."""
+"""A chain's number with one of its events, or with the exception that it failed with."""
 
 
 def merge_streams(chains: Sequence[Chain]) -> "OneStream | AsyncGenerator[Numbered, None]":
-    """The events of a request's chains as they come. Closing what is returned closes every chain.
+    """The events of a request's chains as they come. Closing the iterator closes every chain.
 
-    A chain that fails does not take the others with it: its error is its last item.
+    A chain that fails does not end the others: its exception is its last item.
     """
     return _merged(chains) if len(chains) > 1 else OneStream(chains[0])
 
 
 class OneStream:
-    """One chain alone needs no tasks. It is no generator: every token passes here."""
+    """The events of a single chain, which needs no tasks. It is no generator, because every token passes here."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
@@ -33,7 +33,7 @@ class OneStream:
             return 0, await anext(self._chain)
         except StopAsyncIteration:
             raise
-        except Exception as exc:  # noqa: BLE001  whoever reads raises it
+        except Exception as exc:  # noqa: BLE001  the reader raises it
             return 0, exc
 
     async def aclose(self) -> None:
@@ -49,7 +49,7 @@ async def _merged(chains: Sequence[Chain]) -> AsyncGenerator[Numbered, None]:
                 number = waiting.pop(task)
                 try:
                     event = task.result()
-                except Exception as exc:  # noqa: BLE001  whoever reads raises it
+                except Exception as exc:  # noqa: BLE001  the reader raises it
                     yield number, exc
                     continue
                 yield number, event

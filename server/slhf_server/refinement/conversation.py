@@ -1,4 +1,4 @@
-"""From the messages of a request to the turns that the Leader and the Follower see."""
+"""Turns the messages of a request into the conversation that the Leader and the Follower see."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,9 +27,10 @@ def check(messages: Sequence[Message]) -> None:
 
 
 def check_parts(messages: Sequence[Message], drafter: str) -> None:
-    """Raises BadRequest for a part that nobody would read, such as an image for a Leader on the engine.
+    """Raises BadRequest for a part that no model would read, such as an image for a Leader on the engine.
 
-    An upstream gets every part as it came; where the client drafted itself, it may leave images out.
+    `drafter` writes the draft. An upstream gets every part as it came; where the client wrote the draft itself, images
+    may be in the conversation and are not read.
     """
     for position, message in enumerate(messages):
         for at, kind in message.others:
@@ -46,7 +47,7 @@ def check_parts(messages: Sequence[Message], drafter: str) -> None:
 
 
 def log_unread(messages: Sequence[Message]) -> None:
-    """Names, for whoever debugs, the keys that nothing here reads; an upstream gets them as they came."""
+    """Log, for debugging, the keys that nothing here reads; an upstream gets them as they came."""
     if _logger.isEnabledFor(logging.DEBUG):
         unread = {name for message in messages for name in message.unread}
         if unread:
@@ -60,9 +61,9 @@ def as_sent(messages: Iterable[Message]) -> tuple[Turn, ...]:
 
 
 def as_text(messages: Sequence[Message]) -> tuple[Turn, ...]:
-    """Turns of text alone, which every chat template takes: tool calls and their results are told in words.
+    """Turns of text alone, which every chat template takes; tool calls and their results are told in words.
 
-    Results and what the user says next are one turn, because many templates want user and assistant in turn.
+    Results and the user's next message become one turn, because many templates want user and assistant to alternate.
     """
     names = {id: call.name for m in messages for id, call in m.calls if id is not None}
     runs: list[list[Message]] = []

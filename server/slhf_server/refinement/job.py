@@ -1,4 +1,4 @@
-"""What one refinement is asked to do, settled before it starts: every default applied, every limit checked."""
+"""What one refinement is asked to do: settled before it starts, with every default applied and every limit checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ Endpoint = Literal["chat", "completions", "refine", "responses"]
 Drafter = Literal["engine", "upstream", "client"]
 """Who writes the draft of a request."""
 Deltas = Literal["none", "last", "all"]
-"""Which rounds somebody reads while they are generated."""
+"""Which rounds the client reads while they are generated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Job:
     follower: RoleBinding
     follower_turn: str
     received: float
-    """`time.perf_counter()` when the request was planned: durations include its time in the queue."""
+    """`time.perf_counter()` when the request was planned, so that durations include the time in the queue."""
     deadline: Deadline
     max_total_tokens: int
     log: RequestLog = field(default_factory=RequestLog)
@@ -56,43 +56,44 @@ class Job:
     choice: int = 0
     """Which of the request's chains this is."""
     rounds_before: int = 0
-    """Rounds of the same chain before this job's draft: an evaluation that goes on draws the seeds that come next."""
+    """How many rounds the chain had before this job's draft, so that an evaluation goes on with the seeds due."""
     cache_salt: str | None = None
-    """In the engine's prefix cache a job finds what jobs of the same salt have put there; None: those without one."""
+    """A job finds in the engine's prefix cache only what jobs of the same salt, or all without one, have put there."""
     run_id: str = ""
-    """What the engine knows this job by: clients may send one request id twice at once."""
+    """The job's name in the engine, because clients may send one request id twice at once."""
     fail_on_error: bool = False
     stops: tuple[StopRule, ...] = ()
     structure: StructuredOutput | None = None
     deltas: Deltas = "none"
     counts_tokens: bool = False
-    """Count tokens as they come although nobody reads along: a round that a deadline cuts is then billed exactly."""
+    """Have chunks sent even when nothing is streamed, so that a round that its deadline cuts is billed exactly."""
 
     @property
     def request_id(self) -> str:
+        """The request's id without the endpoint's prefix."""
         return self.id.partition("-")[2]
 
     @property
     def engine_plays(self) -> bool:
-        """Whether any round is the engine's: an upstream's draft alone is not."""
+        """Whether the engine has a round to play; an upstream's draft without rounds leaves it none."""
         return self.rounds > 0 or self.draft_source == "leader"
 
     def streams(self, number: int) -> bool:
-        """Whether somebody reads this round while it is generated."""
+        """Whether the client reads this round while it is generated."""
         wanted = self.deltas == "all" or (self.deltas == "last" and number == self.rounds)
         return wanted and not self._is_validated_first(number)
 
     def wants_pieces(self, number: int) -> bool:
-        """Whether this round's model should give pieces, not only the whole."""
+        """Whether this round's model should yield pieces, and not only the whole."""
         return self.counts_tokens or self.streams(number)
 
     def answers_with(self, number: int) -> bool:
         """Whether this round's pieces reach the client as the answer itself, so that they cannot be taken back.
 
-        In `/v1/refine` they are called a round's: only where there is no other round they are the answer.
+        `/v1/refine` streams them as a round's pieces: they are the answer only where no other round follows.
         """
         return number == self.rounds and (self.endpoint != "refine" or number == 0) and self.streams(number)
 
     def _is_validated_first(self, number: int) -> bool:
-        """A structured answer is shown when it is known to be one. A Leader's, with no round to come, is what it is."""
+        """A structured answer is shown once it is known to be valid; a Leader's, with no round to come, as it is."""
         return self.structure is not None and number == self.rounds > 0

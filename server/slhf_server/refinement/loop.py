@@ -21,7 +21,7 @@ RefinementEvent = RoundStarted | RoundDelta | RoundCompleted | RefinementResult
 
 
 async def refine(job: Job) -> AsyncGenerator[RefinementEvent, None]:
-    """Play the rounds of `job`; the last event is always its result.
+    """Play the rounds of `job` and yield their events; the last event is always its result.
 
     Raises RequestError when there is nothing to answer with, or when the job asks errors to fail.
     """
@@ -41,7 +41,7 @@ async def refine(job: Job) -> AsyncGenerator[RefinementEvent, None]:
                         if (piece := state.take(chunk)) is not None:
                             yield piece
             except DeadlineExceeded:
-                if not state.is_whole:  # else the model had said everything, and was only tidying up
+                if not state.is_whole:  # a model that has said everything was only tidying up
                     raise
             yield await state.finish_round()
     except RequestError as exc:

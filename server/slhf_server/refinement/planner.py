@@ -1,4 +1,4 @@
-"""From a request to its jobs: every default applied, every limit checked, before anything runs."""
+"""Plans a request's jobs: every default is applied and every limit checked before anything runs."""
 
 import secrets
 import time
@@ -19,7 +19,7 @@ from slhf_server.settings.server import ServedModel, Settings
 
 _ID_PREFIX: dict[Endpoint, str] = {"chat": "chatcmpl", "completions": "cmpl", "refine": "refine", "responses": "resp"}
 _OWN = ("temperature", "top_p", "max_tokens")
-"""What `refine` may say for the Follower alone."""
+"""Sampling that the `refine` object may set for the Follower alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class RefineParams:
     trace: Mapping[str, str] = field(default_factory=dict)
     """The headers that name the caller's span."""
     check_supported: Callable[[Drafter], None] = lambda drafter: None
-    """Raises BadRequest for a parameter that whoever writes the draft cannot take."""
+    """Raises BadRequest for a parameter that the draft's writer cannot take."""
 
 
 class Planner:
@@ -137,12 +137,12 @@ def _run_id() -> str:
 
 
 def _another(job: Job, number: int) -> Job:
-    """Of n chains a further one: its run has an id of its own for the engine, and a deadline wakes one waiter."""
+    """The job of a further chain: the engine knows it by another id, and its copy of the deadline wakes it alone."""
     return replace(job, choice=number, run_id=_run_id(), deadline=job.deadline.copy())
 
 
 def _followers(params: RefineParams) -> SamplingParams:
-    """The request's, without what an upstream alone takes, and with what `refine` says for the Follower."""
+    """The request's sampling without what an upstream alone takes, and with what `refine` says for the Follower."""
     own = {name: value for name in _OWN if (value := getattr(params.options, name)) is not None}
     return replace(params.sampling, upstream_params={}, **own)
 

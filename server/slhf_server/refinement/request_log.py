@@ -1,4 +1,4 @@
-"""What a request's line in the log says, beside what HTTP knows: its handlers note it here as they learn it."""
+"""What a request's line in the log says beside what HTTP knows; handlers note it here as they learn it."""
 
 from typing import Any, TypedDict
 
@@ -6,12 +6,12 @@ from slhf.wire import Refinement, Usage
 
 
 class RequestLog(TypedDict, total=False):
-    """`request.state.log`: what handlers add to a request's line. Texts belong into `content` alone."""
+    """`request.state.log`, which handlers add to. Texts belong into `content` alone."""
 
     key: str
     """The API key's name."""
     status: int
-    """Of the error that ended a stream, whose answer had begun as a 200."""
+    """The status of the error that ended a stream, although the answer had begun as a 200."""
     rounds: int
     """Finished Follower rounds."""
     stop_reason: str
@@ -19,7 +19,7 @@ class RequestLog(TypedDict, total=False):
     completion_tokens: int
     queue_ms: float
     content: list[dict[str, Any]]
-    """Conversation and answer of each choice; only where the setting `log_content` is on."""
+    """Conversation and answer of each choice, where the setting `log_content` is on."""
 
 
 def record_result(log: RequestLog, refinement: Refinement, usage: Usage) -> None:

@@ -1,4 +1,4 @@
-"""The round that runs: its text as far as it has come, and what it has cost."""
+"""The round that runs: its text so far, and what it has cost."""
 
 import time
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from slhf_server.models.reasoning import ReasoningParser, is_blank
 
 @dataclass(slots=True)
 class RoundState:
-    """Grows by `take`. Counts are plain numbers: this is the path of every generated token."""
+    """A round's state, which grows by `take`. Counts are plain numbers, because every generated token passes here."""
 
     started: float = field(default_factory=time.perf_counter)
     last: Chunk | None = None
     begun: bool = False
-    """There is something to see. Blank text before it is held back: if nothing follows, it is no answer."""
+    """Whether there is something to see. Blank text before it is held back: if nothing follows, it is no answer."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     _pieces: list[str] = field(default_factory=list)
     _held: list[TokenLogprob] = field(default_factory=list)
-    """Log-probabilities of what is not known to be text yet."""
+    """Log-probabilities of tokens that are not yet known to be text."""
     _reasoning: ReasoningParser = field(default_factory=ReasoningParser)
     _completion: int = 0
 
     def take(self, chunk: Chunk) -> str:
-        """Add a chunk; what of it can be shown."""
+        """Add a chunk and return what of it can be shown."""
         self.last = chunk
         self._completion += chunk.completion_tokens
         if not self.begun:
@@ -35,7 +35,7 @@ class RoundState:
         return chunk.text
 
     def _begin(self, chunk: Chunk) -> str:
-        """Until there is something to see, or the end."""
+        """Take chunks until there is something to see, or the completion has ended."""
         ended = chunk.finish_reason is not None
         piece = self._reasoning.visible(chunk.text)
         if ended:
@@ -49,16 +49,16 @@ class RoundState:
 
     @property
     def text(self) -> str:
-        """The text until now, without thoughts."""
+        """The text so far, without thoughts."""
         return "".join(self._pieces)
 
     @property
     def whole(self) -> bool:
-        """The model has said that this was all."""
+        """Whether the model has said that this was all."""
         return self.last is not None and self.last.finish_reason is not None
 
     def token_ids(self) -> tuple[int, ...] | None:
-        """The ids of the finished text, if it is just what was generated."""
+        """The ids of the finished text, if it is exactly what was generated."""
         return None if self._reasoning.found or self.last is None else self.last.token_ids
 
     @property
@@ -67,7 +67,7 @@ class RoundState:
 
     @property
     def tokens(self) -> int:
-        """Prompt and completion, as far as they are known."""
+        """Tokens of prompt and completion, as far as they are known."""
         return self._completion + (0 if self.last is None else self.last.prompt_tokens)
 
     def usage(self) -> Usage:
@@ -84,12 +84,12 @@ class RoundState:
 
 
 def _last(tokens: Sequence[TokenLogprob], text: str) -> list[TokenLogprob]:
-    """The tokens at the end that make up the text: those before them were thoughts, which nobody gets to see."""
+    """The tokens at the end that make up the text; those before them were thoughts, which are never shown."""
     missing, kept = len(text.encode()), len(tokens)
     while kept and missing > 0:
         token = bytes(tokens[kept - 1].bytes or tokens[kept - 1].token.encode())
         if token[:-missing].strip():
-            break  # it begins as thoughts
+            break  # the token begins within the thoughts
         missing -= len(token)
         kept -= 1
     return list(tokens[kept:])

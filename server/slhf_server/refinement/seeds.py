@@ -1,6 +1,6 @@
-"""Where the noise of each completion comes from: a request's one seed becomes one for each choice and round.
+"""Derives the seed of each completion: a request's one seed becomes one for each choice and round.
 
-A round that drew its Leader's noise again would be no sample of omega(.|x, y): it would depend on y beyond reading it.
+A round that drew the Leader's noise again would be no sample of omega(.|x, y): it would depend on y beyond reading it.
 """
 
 import hashlib

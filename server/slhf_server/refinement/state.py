@@ -49,19 +49,20 @@ class RefinementResult:
     draft: str
     """Round 0's text as the Follower saw it."""
     logprobs: tuple[TokenLogprob, ...]
-    """Of the returned round, where the request asked for them; a client's draft has none."""
+    """Those of the returned round's tokens, where the request asked for them; a client's draft has none."""
 
     @property
     def tool_calls(self) -> list[dict[str, Any]] | None:
+        """OpenAI's tool calls of the returned round, if it has any."""
         return self.refinement.rounds[-1].tool_calls
 
     def report(self, with_rounds: bool) -> Refinement:
-        """What the client is shown."""
+        """The report that the client is shown, with the texts of all rounds if it asks for them."""
         return self.refinement if with_rounds else self.refinement.model_copy(update={"rounds": []})
 
 
 class RefinementState:
-    """Grows by `next_round`, `take` for each chunk, `finish_round`; ends by `result`."""
+    """A refinement's state, which grows by `next_round`, `take` for each chunk and `finish_round`; `result` ends it."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -76,16 +77,16 @@ class RefinementState:
 
     @property
     def is_whole(self) -> bool:
-        """The running round's model has said everything."""
+        """Whether the running round's model has said everything."""
         return self._live().whole
 
     @property
     def number(self) -> int:
-        """The round that runs, or comes next: 0 is the draft."""
+        """The number of the round that runs or comes next; 0 is the draft."""
         return len(self._finished)
 
     def accept_draft(self, draft: str) -> RoundCompleted:
-        """Round 0 is the client's text."""
+        """Take the client's text as round 0."""
         usage = Usage()
         self._usages.append(usage)
         return self._accept(
@@ -114,7 +115,7 @@ class RefinementState:
         return next((reason for rule in self._job.stops if (reason := rule(self._finished))), None)
 
     def next_round(self) -> tuple[RoleBinding, tuple[Turn, ...], SamplingParams]:
-        """Who plays, on which turns, sampled how.
+        """Begin a round: who plays it, on which turns, and how it is sampled.
 
         Raises EngineFailed or UpstreamFailed where the Leader has left nothing to refine.
         """
@@ -127,7 +128,7 @@ class RefinementState:
         return binding, turns, replace(binding.sampling, max_total_tokens=self._left(), seed=seed, cache_salt=salt)
 
     def take(self, chunk: Chunk) -> RoundDelta | None:
-        """A piece of the running round; what of it can be shown, where somebody reads along."""
+        """Add a chunk to the running round, and return what of it can be shown if the client reads this round."""
         running = self._live()
         known = len(running.logprobs)
         shown = running.take(chunk)
@@ -138,7 +139,7 @@ class RefinementState:
         return RoundDelta(round=self.number, delta=shown, logprobs=running.logprobs[known:])
 
     async def finish_round(self) -> RoundCompleted:
-        """The running round's completion is whole.
+        """End the running round, whose completion is whole.
 
         Of a Follower's round, raises TokenBudgetExceeded where the budget cut it, InvalidStructure where it is not what
         `response_format` asks for, and EngineFailed where there is nothing to see in it.
@@ -152,7 +153,7 @@ class RefinementState:
         if self._finished and self._job.structure is not None and not await self._job.structure.admits(text):
             raise InvalidStructure("the round's text is not what response_format asks for")
         if self._finished and is_blank(text):
-            raise EngineFailed("the Follower wrote nothing")  # which is never better than what there was
+            raise EngineFailed("the Follower wrote nothing")  # an empty text is never better than its draft
         self._cut()
         return self._accept_running(running, running.last.finish_reason, running.last.tool_calls)
 
@@ -173,6 +174,7 @@ class RefinementState:
         return exc.stop_reason
 
     def result(self, reason: StopReason) -> RefinementResult:
+        """The best finished text, with the report of how it came about."""
         best = self._finished[-1]
         duration = time.perf_counter() - self._job.received
         usage = RefinementUsage(draft=self._usages[0], rounds=self._usages[1:])
@@ -192,14 +194,14 @@ class RefinementState:
         return RefinementResult(best.text, best.finish_reason, refinement, usage.total(), overhead, self._draft, tokens)
 
     def _binding(self) -> RoleBinding:
-        """Who plays the round that runs, or comes next."""
+        """Who plays the round that runs or comes next."""
         if self._finished:
             return self._job.follower
         assert self._job.leader is not None  # a job without draft has a Leader (planner.py)
         return self._job.leader
 
     def _seed(self, binding: RoleBinding) -> int | None:
-        """Of the next round. An upstream's noise is its own: for the first choice it gets the seed as it was sent."""
+        """The next round's seed. An upstream draws noise of its own: for the first choice it gets the seed as sent."""
         seed = seed_of(binding.sampling.seed, self._job.choice, self._job.rounds_before + self.number)
         as_sent = self._job.draft_source == "upstream" and self.number == self._job.choice == 0
         return binding.sampling.seed if as_sent and seed is not None else seed
@@ -209,7 +211,7 @@ class RefinementState:
         return self._running
 
     def _cut(self) -> RoundState | None:
-        """End the running round, if there is one, finished or not: what it cost counts."""
+        """End the running round, if there is one, and count what it cost, whether it is finished or not."""
         running, self._running = self._running, None
         if running is not None:
             self._model_seconds += running.seconds
@@ -262,7 +264,7 @@ class RefinementState:
 def edit_ratio(before: str, after: str) -> float:
     """Share of words inserted or deleted between two texts: 0 for the same words, 1 when nothing is kept.
 
-    Of texts with thousands of words the order is left out: it takes quadratic time, which would hold the event loop.
+    For texts with thousands of words the order is ignored: it takes quadratic time, which would hold the event loop.
     """
     one, other = before.split(), after.split()
     if max(len(one), len(other)) <= _MOST_ORDERED:

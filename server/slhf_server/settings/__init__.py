@@ -1,4 +1,4 @@
-"""What the operator says: flags, environment, file, default. Read once at start; no request changes it.
+"""What the operator says by flags, environment and file. It is read once at start, and no request changes it.
 
 Every room may import it; it imports none.
 """

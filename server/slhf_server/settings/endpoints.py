@@ -17,18 +17,18 @@ from pydantic import (
 from slhf_server.settings.sections import Section, UserPath
 
 NO_UPSTREAM = ("follower-engine", "none")
-"""Leaders that are no upstream."""
+"""Names of Leaders that are no upstreams."""
 
 
 def _plain_url(url: AnyHttpUrl) -> AnyHttpUrl:
-    """Nothing that is secret, or that a path cannot be appended to."""
+    """The URL, if it holds no secret and a path can be appended to it."""
     if url.username or url.password or url.query or url.fragment:
         raise ValueError("must have no user, password, query or fragment; the key is api_key")
     return url
 
 
 _REQUIRED = {"model", "messages", "stream"}
-"""Fields without which a request is none."""
+"""Fields that every request needs."""
 _HEADERS = {"authorization", "connection", "content-length", "content-type", "host", "transfer-encoding"}
 """Headers that are the server's to set."""
 
@@ -37,38 +37,38 @@ class UpstreamSettings(Section):
     """An OpenAI-compatible endpoint that may be a Leader."""
 
     base_url: Annotated[AnyHttpUrl, AfterValidator(_plain_url)]
-    """With the version, as OpenAI's clients want it: `https://api.openai.com/v1`."""
+    """The address with its version, as OpenAI's clients want it: `https://api.openai.com/v1`."""
     model: str = Field(min_length=1)
-    """The model's name over there."""
+    """The model's name on that server."""
     api_key: SecretStr | None = None
     api_key_file: UserPath | None = None
-    """A file that holds the key; read once, at start."""
+    """A file that holds the key. It is read once, at start."""
     timeout_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
-    """Without a byte from the upstream."""
+    """Seconds without a byte from the upstream."""
     max_retries: int = Field(default=2, ge=0, le=10)
     """Further attempts after one that failed before its answer began."""
     max_concurrent: int = Field(default=64, gt=0)
-    """Requests to it at once; the others wait until their deadline."""
+    """Requests to the upstream at once; others wait until their deadline."""
     breaker_failures: int = Field(default=5, gt=0)
-    """Failed attempts in a row after which it is left alone."""
+    """Failed attempts in a row after which the upstream is left alone."""
     breaker_cooldown_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
-    """For so long; then one attempt is made."""
+    """Seconds for which it is left alone before one attempt is made."""
     max_tokens_parameter: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
-    """What it calls the limit of completion tokens."""
+    """The upstream's name for the limit of completion tokens."""
     max_output_tokens: int = Field(default=4096, gt=0)
-    """The most tokens its model can write. A budget (`max_total_tokens`) of as many or more is not sent."""
+    """The most tokens its model can write. A budget (`max_total_tokens`) at or above this is not sent as a limit."""
     opens_thought: bool = False
-    """Its model's prompt opens the thoughts, so that its answers hold a closing `</think>` alone (DeepSeek-R1)."""
+    """Whether its model's prompt opens the thoughts, so that answers hold only the closing `</think>` (DeepSeek-R1)."""
     extra_body: dict[str, JsonValue] = Field(default={}, repr=False)
-    """What every request's JSON holds besides (`chat_template_kwargs`, a provider's options); it wins over the rest."""
+    """Further fields of every request's JSON (`chat_template_kwargs`, a provider's options), which win over others."""
     extra_headers: dict[str, SecretStr] = {}
-    """What every request's head holds besides."""
+    """Further headers of every request."""
     omit: tuple[str, ...] = ()
-    """Fields of a request's JSON that it is not sent, whoever asks for them."""
+    """Fields of a request's JSON that are never sent, even where a client asks for them."""
     _key: SecretStr | None = PrivateAttr(None)
 
     def key(self) -> SecretStr | None:
-        """The key, from wherever it came."""
+        """The key, whether it was given itself or in a file; None: none is sent."""
         return self._key
 
     @field_validator("extra_body")
@@ -118,7 +118,10 @@ class UpstreamSettings(Section):
 
 
 def upstream_name(name: str) -> str:
-    """A label of metrics, and a part of variables, which are read in lower case."""
+    """The name, if it fits: it is a label of metrics and a part of variables, which are read in lower case.
+
+    Raises ValueError.
+    """
     if name in NO_UPSTREAM:
         raise ValueError(f"{name!r} means another Leader: call the upstream something else")
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):

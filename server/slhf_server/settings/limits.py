@@ -13,19 +13,21 @@ class RefineLimits(Section):
     max_total_tokens: int = Field(default=131_072, gt=0)
     """Prompt plus completion tokens over all rounds."""
     timeout_ms: int = Field(default=600_000, gt=0)
-    """Whole request, queueing included."""
+    """Time for the whole request, queueing included."""
 
 
 class ServerLimits(RefineLimits):
+    """Limits of requests, and of how many there may be."""
+
     choices: int = Field(default=8, gt=0)
     """Answers to one chat request (`n`)."""
     body_bytes: int = Field(default=4 << 20, gt=0)
-    """Request body."""
+    """Size of a request's body."""
     running: int = Field(default=256, gt=0)
     """Refinements at work at once."""
     waiting: int = Field(default=1024, ge=0)
     """Refinements queued behind them; one more is answered 429."""
     key_requests_per_minute: int | None = Field(default=None, gt=0)
-    """Of each API key that has no value of its own; None: unlimited."""
+    """Requests per minute of each API key that has no limit of its own; None: unlimited."""
     key_concurrency: int | None = Field(default=None, gt=0)
-    """Requests of one API key at once; as above."""
+    """Requests at once of each API key that has no limit of its own; None: unlimited."""

@@ -1,4 +1,4 @@
-"""What a bad setting is answered with, whichever room finds it."""
+"""The error of a bad setting, whichever room finds it."""
 
 
 class SettingsError(Exception):

@@ -1,4 +1,4 @@
-"""Settings from flags, environment and file, and what is wrong with them in words that quote no secret."""
+"""Reads settings from flags, environment and file, and says what is wrong with them in words that quote no secret."""
 
 import os
 import re
@@ -18,9 +18,9 @@ from slhf_server.settings.yaml_text import number
 _MOST_SHOWN = 200
 """Characters of a refused value."""
 _KEYS = ("api_keys", "api_keys_file", "api_key", "api_key_file", "cache_salt_secret")
-"""Settings without which there is no lock, or no key to another's: an empty variable must not mean that by accident."""
+"""Settings that hold keys. An empty variable must not leave the server open, or without its key, by accident."""
 _SHOWN_OF_UPSTREAMS = UpstreamSettings.model_fields.keys() - {"api_key", "base_url", "extra_body", "extra_headers"}
-"""Settings whose values an error may show."""
+"""Settings of an upstream whose values an error may show."""
 
 
 def load_settings(argv: Sequence[str]) -> Settings:
@@ -30,7 +30,7 @@ def load_settings(argv: Sequence[str]) -> Settings:
     try:
         return Settings(_cli_parse_args=list(argv))
     except ValidationError as exc:
-        raise SettingsError("; ".join(map(_problem, exc.errors()))) from None  # which has the values
+        raise SettingsError("; ".join(map(_problem, exc.errors()))) from None  # the ValidationError holds the values
     except SourceError as exc:
         raise SettingsError(_unread(exc)) from None
 
@@ -50,13 +50,13 @@ def _check(variable: str, text: str) -> None:
 
 
 def _unread(error: SourceError) -> str:
-    """Of a flag or a variable that has to be JSON and is none."""
+    """The message about a flag or a variable that must be JSON and cannot be read as such."""
     named = re.search(r'(?:for field "|encountered for )([\w.-]+)', str(error))
     return f"{named[1] if named else error}: neither JSON nor key=value: {error.__cause__}"
 
 
 def _problem(error: ErrorDetails) -> str:
-    """Key, problem and value, but no value that may be a secret."""
+    """The message with key, problem and value, but without a value that may be a secret."""
     where = [str(part) for part in error["loc"]]
     named = ": ".join([".".join(where), error["msg"]] if where else [error["msg"].removeprefix("Value error, ")])
     shown = repr(without_secrets(error["input"]))
@@ -64,7 +64,7 @@ def _problem(error: ErrorDetails) -> str:
 
 
 def _may_be_shown(where: list[str], error: ErrorDetails) -> bool:
-    """Of an upstream only what is known and no secret, and what stands under a mistyped key may be one."""
+    """Whether a value is known to be no secret; the value of a mistyped key may be one."""
     value = error["input"]
     if where[0] == "upstreams":
         return len(where) == 3 and where[2] in _SHOWN_OF_UPSTREAMS and not isinstance(value, dict | list)

@@ -1,4 +1,4 @@
-"""What a log or a message shows of settings: no value that is, or sounds like, a secret."""
+"""Hides in logs and messages every value that is, or by its name may be, a secret."""
 
 import re
 from typing import Any
@@ -17,12 +17,12 @@ _IN_TEXT = (
 
 
 def is_secret(name: str) -> bool:
-    """Whether what a name stands for is a secret, by its sound."""
+    """Whether a setting of this name is likely to hold a secret."""
     return _NAME.search(name) is not None
 
 
 def without_secrets(value: Any) -> Any:
-    """The same, but for secrets: what stands under such a name, and in addresses and headers."""
+    """The value with `***` for secrets: values under such a name, and parts of addresses and headers."""
     if isinstance(value, str):
         return _without_secrets(value)
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What sections of the settings have in common: unknown keys are errors, null is "not given", `~` is the home."""
+"""What the sections of the settings share: unknown keys are errors, null means "not given", `~` is the home."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from slhf_server.settings.values import given
 
 
 def _user_path(path: Any) -> Any:
-    """With the user's home for `~`, which no shell writes out in a file; "" would be the folder where we are."""
+    """The path with the user's home for `~`, which no shell expands in a file; "" would be the current folder."""
     if path == "":
         raise ValueError("must not be empty")
     return os.path.expanduser(path) if isinstance(path, str) else path
@@ -20,6 +20,8 @@ UserPath = Annotated[Path, BeforeValidator(_user_path)]
 
 
 class Section(BaseModel):
+    """A section of the settings."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")

@@ -1,4 +1,4 @@
-"""Settings: flags > `SLHF_*` environment > YAML file > default. Read once at start; no request changes them."""
+"""Every setting. Flags win over the `SLHF_*` environment, which wins over the YAML file, which wins over defaults."""
 
 import os
 import re
@@ -28,7 +28,7 @@ from slhf_server.settings.variables import is_service_link
 from slhf_server.settings.yaml_text import quoted, read_file
 
 BUILTIN = "builtin:smollm2-135m-slhf"
-"""What is served where nothing is named; tests/deploy/test_default.py finds the files that say so too."""
+"""What is served by default; tests/deploy/test_default.py finds the other files that name it."""
 
 _ANY_HTTP_URL = TypeAdapter(AnyHttpUrl)
 
@@ -39,15 +39,15 @@ _SWITCH = {"true": "on", "yes": "on", "y": "on", "false": "off", "no": "off", "n
 
 
 class ServedModel(Section):
-    """A virtual model: who drafts, who refines, how often."""
+    """A model that clients may name: who drafts, who refines, and how often."""
 
     leader: str = "follower-engine"
-    """`follower-engine`: the bundle's Leader; `none`: every request must bring a draft; else an upstream's name."""
+    """`follower-engine` is the bundle's Leader; with `none` every request brings a draft; else it names an upstream."""
     follower: Literal["engine"] = "engine"
     rounds: int = Field(default=1, ge=0)
-    """Where the request does not say."""
+    """Rounds of a request that does not say how many."""
     images: Literal["text", "pass_through"] = "text"
-    """Where a conversation holds images: refine by its text parts, or return the draft as it is."""
+    """For a conversation with images: `text` refines by its text, `pass_through` returns the draft as it is."""
     limits: RefineLimits = RefineLimits()
     """The values set here replace the server's."""
 
@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     trace_content: bool = Field(default=False, description="traces hold prompts, drafts and answers too")
 
     def redacted(self) -> dict[str, Any]:
-        """For the log, without secrets."""
+        """The settings for the log, without secrets."""
         shown: dict[str, Any] = without_secrets(self.model_dump(mode="json"))
         return shown
 
@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _exact(cls, origins: list[str]) -> list[str]:
-        """As a browser sends them, so that a mistyped one does not silently match nothing."""
+        """Check that origins are written as browsers send them, lest a mistyped one silently match nothing."""
         for origin in origins:
             if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z]+", origin):
                 raise ValueError(
@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     @field_validator("speculation", mode="before")
     @classmethod
     def _switch(cls, value: Any) -> Any:
-        """In YAML 1.1, which Helm and Ray read, `off` is the same as `false`."""
+        """Read `false` as `off`, because they are the same in YAML 1.1, which Helm and Ray read."""
         word = str(value).lower()
         return _SWITCH.get(word, word)
 
@@ -162,7 +162,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _rounds_within_limits(self) -> "Settings":
-        """What a model plays by default is not checked again in each request."""
+        """Check each model's default rounds here, because no request checks them again."""
         for name, model in self.models.items():
             limit = self.limits_of(model).rounds
             if model.rounds > limit:
@@ -192,7 +192,7 @@ class Settings(BaseSettings):
 
 
 class _Environment(EnvSettingsSource):
-    """Without links to services, and without empty or blank variables, which Compose's `${VARIABLE:-}` passes."""
+    """The environment without links to services and without blank variables, as Compose's `${VARIABLE:-}` passes."""
 
     def __init__(self, settings_cls: type[BaseSettings]) -> None:
         super().__init__(settings_cls)

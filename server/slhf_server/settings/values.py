@@ -1,4 +1,4 @@
-"""What flags, environment and file give for a setting, read as the setting's type wants it. Null is "not given"."""
+"""Reads what flags, environment and file give for a setting as its type wants it. Null means "not given"."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,11 +12,11 @@ from slhf_server.settings.redaction import is_secret, without_secrets
 from slhf_server.settings.yaml_text import NotYAML, number, read, typed
 
 _READ_BY_PYDANTIC = (str, bool, int, float, NoneType, Path, SecretStr, AnyHttpUrl, BaseModel)
-"""Types that take text as it was written; whatever else a setting holds is passed on to others."""
+"""Types that take text as it was written; a value of any other type is passed on to others."""
 
 
 def given(data: Any, fields: Mapping[str, FieldInfo]) -> Any:
-    """A section without its nulls, its scalars read; null is an empty one, and what is no section stays as it is."""
+    """A section without its nulls and with its scalars read. Null is an empty section; any other value stays."""
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -41,12 +41,12 @@ def _read(name: str, value: Any, annotation: Any) -> Any:
 
 
 def _stripped(value: Any) -> Any:
-    """Text of the environment, or of a block, may end with what its line ended with."""
+    """Text without white space at its ends, which variables and blocks of YAML bring along."""
     return value.strip() if isinstance(value, str) else value
 
 
 def _passed_on(name: str, value: Any) -> Any:
-    """Arguments by name. Flags and variables bring text: it is read as the file's."""
+    """Arguments by name, which are passed on. Flags and variables bring text, which is read as in the file."""
     if not isinstance(value, dict):
         return typed(value)
     arguments = {}
@@ -60,7 +60,7 @@ def _passed_on(name: str, value: Any) -> Any:
 
 
 def _types(annotation: Any) -> Iterator[Any]:
-    """The types of which an annotation is made."""
+    """Yield the types of which an annotation is made."""
     if get_origin(annotation) is Literal:
         yield from map(type, get_args(annotation))
     elif get_origin(annotation) is Annotated:

@@ -1,4 +1,4 @@
-"""`SLHF_*` variables that are not the server's: the scripts', the client's, and links to services.
+"""Knows the `SLHF_*` variables that are not the server's: the scripts', the client's, and links to services.
 
 A Service whose name is `slhf`, or begins with `slhf-`, makes Kubernetes give `SLHF_SERVICE_HOST`, `SLHF_PORT=tcp://...`
 and more to every pod of its namespace that does not say `enableServiceLinks: false`.
@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 PREFIX = "SLHF_"
 OTHERS = {"SLHF_VENV", "SLHF_EXTRA", "SLHF_BASE_URL", "SLHF_API_KEY", "SLHF_MODEL"}
-"""Of the scripts and of the client."""
+"""Variables of the scripts and of the client."""
 
 
 def _is_address(value: str) -> bool:
@@ -41,7 +41,7 @@ _LINKS: dict[str, Callable[[str], bool]] = {
 
 
 def is_service_link(variable: str, value: str) -> bool:
-    """By name *and* value, so that a mistyped setting is still one, and `SLHF_PORT=9000` is a setting."""
+    """Whether a variable links to a service, by name *and* value, so that `SLHF_PORT=9000` is a setting."""
     return any(re.fullmatch(name, variable.upper()) and fits(value) for name, fits in _LINKS.items())
 
 

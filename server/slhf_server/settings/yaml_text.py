@@ -1,7 +1,7 @@
-"""YAML as people write it, by version 1.2's core schema. Scalars stay text until the setting they are for is known.
+"""Reads YAML as people write it, by version 1.2's core schema. Scalars stay text until their setting is known.
 
-`model: 4.10` and `models: {yes: ...}` are names, and a loader that made a number or a truth of them would lose what was
-written. Names of mappings are text at every depth, each stands once, and no message quotes the file.
+`model: 4.10` and `models: {yes: ...}` are names, and a loader that made a number or a boolean of them would lose what
+was written. Keys of mappings are text at every depth, none stands there twice, and no message quotes the file.
 """
 
 import re
@@ -21,24 +21,24 @@ _INTEGER = re.compile("[-+]?[0-9]+(?:_[0-9]+)*|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NO_NUMBER = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _MOST_DIGITS = 1000
-"""Python refuses integers of more than 4300; these are infinite, as other numbers without end are."""
+"""Longer integers are read as floats, which makes them infinite; Python refuses to read more than 4300 digits."""
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 class Plain(str):
-    """A scalar without quotes: what it is depends on who asks."""
+    """A scalar without quotes, whose type depends on the setting."""
 
 
 class Quoted(str):
-    """A scalar in quotes, or a block: text, whatever stands in it."""
+    """A scalar in quotes, or a block, which is text whatever it holds."""
 
 
 class NotYAML(ValueError):
-    """Says where and why, and quotes nothing."""
+    """A text is not YAML; the message says where and why, and quotes nothing."""
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """One of our own refusals, whose words hold nothing of the text."""
+    """An error of ours, whose message quotes nothing of the text."""
 
     def __init__(self, problem: str, node: Node) -> None:
         super().__init__(problem=problem, problem_mark=node.start_mark)
@@ -49,7 +49,7 @@ class _Loader(yaml.SafeLoader):
     yaml_constructors = {}
 
     def scan_to_next_token(self) -> None:
-        """Over tabs too, which may stand between tokens, and before them in JSON; PyYAML takes spaces alone."""
+        """Skip tabs, too, which may stand between tokens, and before them in JSON; PyYAML skips spaces alone."""
         line, column = self.line, self.column
         super().scan_to_next_token()
         while self.peek() == "\t" and (self.flow_level or (column > 0 and self.line == line)):
@@ -61,7 +61,7 @@ class _Loader(yaml.SafeLoader):
         return f"{_TAG}plain" if kind is ScalarNode and implicit[0] and tag == f"{_TAG}str" else tag
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
-        """Before merge keys (`<<`) are resolved, which may well name what stands here too."""
+        """Check that no key stands there twice, before merge keys (`<<`) are resolved, which may repeat one."""
         node: MappingNode = super().compose_mapping_node(anchor)
         names: set[str] = set()
         for key in (key for key, _ in node.value if key.tag != f"{_TAG}merge"):
@@ -99,7 +99,7 @@ _Loader.add_constructor(None, _Loader.refuse)
 
 
 def read(text: str) -> Any:
-    """Dicts, lists, `Plain`, `Quoted` and None. Raises NotYAML."""
+    """The text's value, made of dicts, lists, `Plain`, `Quoted` and None. Raises NotYAML."""
     try:
         loader = _Loader(text)
         try:
@@ -119,7 +119,7 @@ def read(text: str) -> Any:
 
 
 def _problem(exc: yaml.MarkedYAMLError) -> str:
-    """The scanner and the parser quote one character, or the handle of a tag, which may be the head of a secret."""
+    """The error's message. Scanner and parser quote the handle of a tag, too, which may be the head of a secret."""
     if exc.context == "expected a single document in the stream":
         return "a second document (---) begins"
     if isinstance(exc, ScannerError | ParserError | _Refused) and exc.problem is not None:
@@ -128,7 +128,7 @@ def _problem(exc: yaml.MarkedYAMLError) -> str:
 
 
 def read_file(setting: str, path: Path) -> Any:
-    """As `read`, of the file that a setting names. Raises SettingsError naming both."""
+    """The value of the file that a setting names, as `read` gives it. Raises SettingsError naming both."""
     try:
         return read(path.read_text(encoding="utf-8-sig"))
     except OSError as exc:
@@ -140,7 +140,7 @@ def read_file(setting: str, path: Path) -> Any:
 
 
 def quoted(value: Any) -> Any:
-    """JSON's values: its strings are in quotes."""
+    """A value of JSON with its strings marked as quoted."""
     match value:
         case dict():
             return {name: quoted(item) for name, item in value.items()}
@@ -153,7 +153,7 @@ def quoted(value: Any) -> Any:
 
 
 def number(text: str) -> int | float | str:
-    """What a number says, and any other text as it is. Helm writes large integers as 4.194304e+06: that is one too."""
+    """The number that a text spells, or the text itself. Helm writes large integers as 4.194304e+06."""
     if _INTEGER.fullmatch(text) and len(text) < _MOST_DIGITS:
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
     if _NO_NUMBER.fullmatch(text):
@@ -165,7 +165,7 @@ def number(text: str) -> int | float | str:
 
 
 def typed(value: Any) -> Any:
-    """As it is passed on to others: numbers are numbers; yes, on, no and off are truths, as in vLLM's own files."""
+    """A value to pass on: numbers are numbers; yes, on, no and off are booleans, as in vLLM's own files."""
     match value:
         case dict():
             return {name: typed(item) for name, item in value.items()}

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.server.conftest import eventually
-from tests.server.upstream.faulty import free_port
+from tests.server.models.upstream.faulty import free_port
 
 ROOT = Path(__file__).parents[3]
 CONFIGURATION = ROOT / "deploy" / "prometheus" / "prometheus.yml"

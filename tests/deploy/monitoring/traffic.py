@@ -12,7 +12,7 @@ from slhf_server.models.base import Turn
 from slhf_server.models.fake import FakeEngine, Said, improve
 from slhf_server.settings.server import Settings
 from tests.conftest import running
-from tests.server.upstream.faulty import HELLO, USAGE, error, says, upstream
+from tests.server.models.upstream.faulty import HELLO, USAGE, error, says, upstream
 
 GOOD = says({**HELLO, "usage": USAGE})
 LISTED = says({"data": []})

@@ -1,6 +1,6 @@
 """Over HTTP the truth is the same: every endpoint, streamed and not, mounted under a prefix and behind keys.
 
-The models are those of tests/server/test_faults.py, on virtual time; the contract says what is due (verdict.py).
+The models are those of tests/server/refinement/test_faults.py, on virtual time; verdict.py there says what is due.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from slhf_server.models.fake import FakeEngine
 from slhf_server.refinement.job import Deltas, Endpoint
 from slhf_server.refinement.seeds import seed_of
 from slhf_server.settings.server import Settings
-from tests.server.erratic import SECRET, Act, Erratic, VirtualLoop
-from tests.server.test_faults import DRAFTS, acts
-from tests.server.verdict import Answer, Wish, verdict
+from tests.server.refinement.erratic import SECRET, Act, Erratic, VirtualLoop
+from tests.server.refinement.test_faults import DRAFTS, acts
+from tests.server.refinement.verdict import Answer, Wish, verdict
 
 PATHS: dict[Endpoint, str] = {
     "chat": "/v1/chat/completions",

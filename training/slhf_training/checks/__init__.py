@@ -11,7 +11,7 @@ class Check(Protocol):
     def passed(self, answer: str) -> bool:
         """Whether the answer is right. An empty answer never is.
 
-        Raises SandboxError where it cannot be said on this host.
+        Raises SandboxError where this host cannot tell.
         """
 
 
@@ -32,6 +32,6 @@ _BLOCK = re.compile(
 
 
 def fenced_blocks(text: str) -> list[str]:
-    """What stands inside each, without the indentation of its fence. A block that is not closed ends with the text."""
+    """The contents of each block, without its fence's indentation. A block that is not closed ends with the text."""
     found = _BLOCK.finditer(text.replace("\r\n", "\n"))
     return [re.sub(rf"^[ \t]{{0,{len(one['indent'])}}}", "", one["inside"], flags=re.MULTILINE) for one in found]

@@ -33,7 +33,7 @@ _NUMBER = re.compile(
 
 
 def last_number(text: str) -> Fraction | None:
-    """None: there is no number, or it is not one that anybody reads."""
+    """The last number in the text; None where there is none, or one with too many digits to be read."""
     plain = _LATEX_FRACTION.sub(r" \1/\2 ", _GROUPS.sub("", text.translate(_SIGNS)))
     found: Fraction | None = None
     for match in _NUMBER.finditer(unicodedata.normalize("NFKC", plain)):
@@ -49,7 +49,7 @@ def last_number(text: str) -> Fraction | None:
 class NumberSettings(Section):
     kind: Literal["number"]
     answer: Annotated[str, BeforeValidator(lambda given: str(given) if type(given) in (int, float) else given)]
-    """As text or as a number."""
+    """The right number, given as text or as a number."""
 
     @field_validator("answer")
     @classmethod
@@ -78,7 +78,7 @@ class Number:
 
 
 def written(number: Fraction) -> str:
-    """As a whole number or with its decimals, and as a fraction where these do not end: -3, 0.25, 1/3."""
+    """The number as an integer or with its decimals, or as a fraction where these do not end: -3, 0.25, 1/3."""
     decimals = next((n for n in range(_DIGITS) if (number * 10**n).denominator == 1), None)
     if decimals is None:
         return str(number)
@@ -130,7 +130,7 @@ def without_articles(words: Sequence[str]) -> list[str]:
 
 
 def _ends_behind(before: Sequence[str], said: Sequence[str], right: Sequence[Sequence[str]]) -> bool:
-    """Whether one of them is a part of what was said that ends behind what was said before."""
+    """Whether a right answer is a part of the words `said` that ends after `before`, with which they begin."""
     ends = range(len(before) + 1, len(said) + 1)
     return any(said[end - len(words) : end] == words for words in right for end in ends if end >= len(words))
 

@@ -25,7 +25,7 @@ from itertools import *
 """What the programs of code_tasks may use without an import."""
 
 _VALUE = 4000
-"""So many characters of a value are said: a pipe takes them at once."""
+"""Characters of a value that are told; a pipe takes them at once."""
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _BIND, _REC, _PRIVATE, _NOSUID, _NODEV, _NOEXEC, _DETACH = 0x1000, 0x4000, 0x40000, 0x2, 0x4, 0x8, 2
@@ -35,7 +35,7 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF, _PATH_BENEATH = 444, 445, 446, 1
 _READING = 1 << 2 | 1 << 3  # files and folders
 _WRITING = _READING | 1 << 1 | 1 << 5 | 1 << 8 | 1 << 14  # and write, remove, make and truncate files
 _HANDLED = ((1, 0x1FFF), (2, 0x3FFF), (3, 0x7FFF), (5, 0xFFFF))
-"""By the version of Landlock: the accesses to files that it knows, all of which are denied but for what is given."""
+"""For each version of Landlock the accesses to files that it knows, which are all denied unless they are given."""
 _NO_NEW_PRIVILEGES, _SECCOMP, _FILTER, _CAPABILITIES = 38, 22, 2, 0x20080522
 
 
@@ -71,7 +71,7 @@ def run(programs: list[str]) -> types.ModuleType:
 
 
 def value_of(expression: str, module: types.ModuleType) -> str:
-    """As Python writes it, or which exception it ends with."""
+    """The expression's value as Python writes it, or which exception it raises."""
     try:
         return repr(eval(expression, module.__dict__))
     except Exception as exc:  # noqa: BLE001 -- whatever it raises is what it comes to
@@ -79,7 +79,7 @@ def value_of(expression: str, module: types.ModuleType) -> str:
 
 
 def shut_in(job: Mapping[str, Any]) -> None:
-    """Raises OSError naming the step that this host does not allow."""
+    """Confine this process for good. Raises OSError naming the step that this host does not allow."""
     for name, most in job["limits"].items():
         kind = getattr(resource, name)
         _, hard = resource.getrlimit(kind)
@@ -91,7 +91,7 @@ def shut_in(job: Mapping[str, Any]) -> None:
 
 
 def _namespaces(readable: list[str], folder: str) -> None:
-    """A file system of its own: what may be read, read only, and an empty /tmp. No network and nobody else's IPC."""
+    """Give the process a file system of its own: what it may read, and an empty /tmp; no network, no other's IPC."""
     user, group = os.getuid(), os.getgid()
     _call("unshare", _USER | _MOUNT | _IPC | _UTS | _NET)
     for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
@@ -143,7 +143,7 @@ def _drop_capabilities() -> None:
 
 
 def _filter(program: bytes) -> None:
-    """From here on only the system calls that the filter knows."""
+    """Allow only the system calls that the filter knows from here on."""
     instructions = ctypes.create_string_buffer(program, len(program))
     described = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(instructions))
     _call("prctl", _NO_NEW_PRIVILEGES, 1, 0, 0, 0)

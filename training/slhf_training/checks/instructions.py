@@ -23,7 +23,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 from slhf_training.config import Section
 
 _GROUPS = frozenset({"count", "custom", "format", "ratio", "repeat", "sentence", "words"})
-"""Of kinds, before the colon. IFEval has none of them."""
+"""IFBench's groups of kinds, which stand before the colon. IFEval has none of them."""
 _PUNKT = "tokenizers/punkt_tab"
 _DATA: Mapping[str, tuple[str, ...]] = {
     "format:title_case": (_PUNKT,),
@@ -53,7 +53,7 @@ def _ifbench_obstacle(kind: str, arguments: Mapping[str, Any]) -> str | None:
 
 
 def _ifbench_follows(kind: str, answer: str, arguments: Mapping[str, Any]) -> bool:
-    """Of a kind without an obstacle, and an answer that is not blank."""
+    """Whether an answer follows an instruction; the kind has no obstacle, and the answer is not blank."""
     checker = _checkers()[kind](kind)
     checker.build_description(**arguments)
     try:
@@ -105,20 +105,20 @@ def _misfit(checker: Any, arguments: Mapping[str, Any]) -> str | None:
 
 
 Checker = Callable[..., bool]
-"""Of an answer, with the instruction's own arguments by name."""
+"""Tells whether an answer follows an instruction, whose own arguments are given by name."""
 Rule = Callable[[str, str, Mapping[str, Any]], bool]
-"""Of a kind, an answer and the instruction's arguments."""
+"""Tells of a kind, an answer and the instruction's arguments whether the answer follows it."""
 
 _OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
 
 def given_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Published files have every argument of every kind, and null for those of others."""
+    """The arguments that are not null; published files have every argument of every kind, and null for others'."""
     return {name: value for name, value in arguments.items() if value is not None}
 
 
 def unchecked(kinds: Iterable[str], arguments: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Of these instructions the kinds that nothing here can check, each with the reason."""
+    """The kinds among these instructions that nothing here can check, each with the reason."""
     found = ((kind, _obstacle(kind, given)) for kind, given in zip(kinds, arguments, strict=False))
     return {kind: reason for kind, reason in found if reason is not None}
 
@@ -313,12 +313,12 @@ class InstructedRow(BaseModel):
         return self
 
     def followed(self, answer: str, by: Rule) -> tuple[bool, ...]:
-        """Of each instruction, by `follows` or `follows_loosely`."""
+        """Whether the answer follows each instruction, by `follows` or `follows_loosely`."""
         return tuple(by(kind, answer, given) for kind, given in zip(self.kinds, self.arguments, strict=True))
 
 
 class InstructionsCheckSettings(Section):
-    """With the names of IFEval's columns."""
+    """Instructions to follow, under the names of IFEval's columns."""
 
     kind: Literal["instructions"]
     instruction_id_list: tuple[str, ...] = Field(min_length=1)
@@ -349,5 +349,5 @@ class Instructions:
         return all(self.followed(answer))
 
     def followed(self, answer: str) -> tuple[bool, ...]:
-        """Of each instruction."""
+        """Whether the answer follows each instruction."""
         return self._row.followed(answer, self._rule)

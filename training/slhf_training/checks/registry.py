@@ -1,4 +1,4 @@
-"""From a row's `check` to what decides, and many at once."""
+"""Makes the checks that rows name by `check`, and runs many of them at once."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Where programs run that nobody has read: a process that can reach nothing, for five seconds.
+"""Runs programs that no person has read in a process that can reach nothing, for five seconds.
 
 Two walls. A filter of system calls (seccomp) and limits of memory, time and files hold everywhere: one process that
 starts no other, has no network and signals nobody. Files are hidden by namespaces of its own (user, mount, network,
@@ -97,7 +97,7 @@ _WAYS: Final[tuple[By, ...]] = ("namespaces", "landlock")
 SECONDS: Final = 5.0
 _SCRIPT: Final = Path(__file__).with_name("confinement.py")
 _READY: Final = b"shut in\n"
-_VALUE: Final = 4 * 4000  # bytes of the longest value that is said
+_VALUE: Final = 4 * 4000  # bytes of the longest value that is told
 _START_SECONDS: Final = 60.0  # on a machine that does other things; nothing of the program has run then
 _LIMITS: Final = {
     "RLIMIT_AS": 2**30,
@@ -145,7 +145,7 @@ def confined_by() -> By:
 
 
 def _said(programs: Sequence[str], expression: str | None, by: By, nonce: str, seconds: float) -> tuple[bytes, bytes]:
-    """What the process said when it had shut itself in, and at the end."""
+    """What the process has told after it confined itself, and at the end."""
     command = [sys.executable, "-P", "-S", "-B", str(_SCRIPT)]
     with tempfile.TemporaryDirectory(prefix="slhf-check-") as folder, tempfile.TemporaryFile() as job:
         job.write(json.dumps(_job(programs, expression, by, nonce, folder)).encode())
@@ -204,7 +204,7 @@ def _is_below(path: str, other: str) -> bool:
 
 
 def _read(pipe: int, most: int, seconds: float) -> bytes:
-    """Until so many bytes have come, the other end is closed, or the time is over."""
+    """Read until `most` bytes have come, the other end is closed, or the time is over."""
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     deadline, said = time.monotonic() + seconds, b""

@@ -13,7 +13,7 @@ from slhf_training.types import Chat
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to one chat; somebody preferred the first."""
+    """Two answers to one chat, of which the first is preferred."""
 
     chosen: str
     rejected: str
@@ -25,7 +25,7 @@ class Scores:
 
     answer: str
     values: Mapping[str, float]
-    """Empty: nobody scored it. Raises ValueError for a value that is not a finite number."""
+    """The score of each attribute; empty where there is none. Raises ValueError for a value that is not finite."""
 
     def __post_init__(self) -> None:
         if odd := [name for name, value in self.values.items() if not math.isfinite(value)]:
@@ -39,7 +39,7 @@ class Example:
     pair: Pair | None = None
     scores: Scores | None = None
     reference: str = ""
-    """An answer that is known to be good; empty: none is."""
+    """An answer that is known to be good; empty where there is none."""
     id: str = ""
     source: str = ""
     check: CheckSettings | None = None
@@ -47,7 +47,7 @@ class Example:
     draft: str | None = None
     """An answer that is to be refined, right or wrong."""
     model: str = ""
-    """Who wrote the draft; empty: nobody knows."""
+    """The model that wrote the draft; empty where it is unknown."""
 
     @property
     def best(self) -> str:

@@ -58,7 +58,7 @@ def formatted(row: Row, format: Format | None, tasks: Mapping[str, Row]) -> Row:
 
 
 def without_check(row: Row, format: Format | None, tasks: Mapping[str, Row]) -> Mapping[str, str]:
-    """Of a row that `formatted` could read the kinds of instruction that leave it without a check, with the reasons."""
+    """The kinds of instruction that leave a row without a check, each with the reason; `formatted` could read it."""
     if format not in ("ifeval", "ifeval_loose"):
         return {}
     task = _task(row, format, tasks)

@@ -36,8 +36,8 @@ class DataSettings(Section):
     """JSONL files, gzipped where the name ends with .gz."""
     hub: tuple[HubData, ...] = ()
     format: Format | None = None
-    """Of the files: whose columns they have, where a program can check answers to them (formats.py). None: a row that
-    can be checked says how in its `check`."""
+    """The data set whose columns the files have, where a program can check answers to them (formats.py). None: a row
+    that can be checked says how in its `check`."""
     tasks: RelativePath | None = None
     """JSONL with the tasks that the files' rows only name (by `task` or `key`): drafts of code_tasks and ifeval."""
     where: dict[str, Value | tuple[Value, ...]] = {}
@@ -47,7 +47,7 @@ class DataSettings(Section):
     that do not overlap share no prompt, so [0, 0.5] can train a judge and [0.5, 1] another that checks it, and
     [0, 0.9] is for training where [0.9, 1] is held out for every choice."""
     seed: int = 0
-    """Of the order: the same seed and files give the same order."""
+    """The seed of the order: the same seed and files give the same order."""
     limit: int | None = Field(default=None, gt=0)
     """The first so many examples of that order; None: all."""
 
@@ -215,7 +215,7 @@ def _example(columns: Columns, path: Path, number: int) -> Example:
 
 
 def _tasks(settings: DataSettings) -> Mapping[str, Row]:
-    """By the name that other rows call them."""
+    """The tasks, by the name that other rows have for them."""
     if settings.tasks is None:
         return {}
     key = TASK_KEYS[settings.format]

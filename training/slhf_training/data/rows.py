@@ -194,7 +194,7 @@ def _asks_the_same(prompt: Any, chat: Turns) -> bool:
 
 
 def _answer(columns: Columns, prompt: Any, last: str | None) -> dict[str, Any]:
-    """An answer that is known to be good is a reference; one that somebody scored or a model wrote, a response."""
+    """The row's answer: a reference if it is known to be good, and a response if it was scored or a model wrote it."""
     found: dict[str, Any] = {"response": columns.take("response"), "scores": columns.take("scores")}
     if found["response"] is not None and found["scores"] is None and columns.are(int | float, *HELPSTEER2):
         found["scores"] = {name: columns.take(name) for name in HELPSTEER2}

@@ -20,12 +20,12 @@ from slhf_training.preference import PreferenceSettings
 
 
 class BestOf(Section):
-    """Of several refinements of a draft the most preferred is learnt as it is, not as one of many."""
+    """Learn the most preferred of several refinements of a draft, instead of each of them."""
 
     samples: int = Field(default=4, gt=1)
     preference: PreferenceSettings
     share: float = Field(default=0.5, gt=0, le=1)
-    """Of the target that the chosen answer's own tokens are; the rest is the teacher's distribution."""
+    """How much of the target is the chosen answer's own tokens; the rest is the teacher's distribution."""
     edit_cost: float = Field(default=0.0, ge=0, le=0.5)
     """Taken off an answer's mean preference, times the share of words that are not the draft's: of answers that are as
     good the nearest is chosen. Up to 0.5 none that fails its check wins over one that passes (kind: checked)."""
@@ -42,8 +42,8 @@ class DistillSettings(Run):
     start: ModelName | None = None
     """The bundle whose Follower's adapter the new one starts from; the base is `follower`'s. None: its own, too."""
     share: float = Field(default=1, gt=0, le=1)
-    """Of the way that the adapter goes from its start to what it learnt, both factors of each LoRA: what was learnt
-    last is often had for less of what was known (LITI in WARP, arXiv 2406.16768)."""
+    """How much of the way from its start to what it learnt the adapter goes, in both factors of each LoRA. A part of
+    the way often keeps most of what was learnt last and forgets less (LITI in WARP, arXiv 2406.16768)."""
     prompts: tuple[DataSettings, ...] = Field(min_length=1)
     """The Leader answers these, and the Follower refines what it wrote."""
     drafts: tuple[DataSettings, ...] = ()
@@ -51,7 +51,7 @@ class DistillSettings(Run):
     rounds: int = Field(default=1, gt=0)
     """How many of the Follower's rounds on each draft are learnt: the second one's draft is the first one's answer."""
     max_prompt_tokens: int = Field(default=512, gt=0)
-    """Of a role's whole prompt; what needs more is counted and dropped."""
+    """Tokens of a role's whole prompt; what needs more is counted and dropped."""
     best_of: BestOf | None = None
     generation: GenerationSettings = GenerationSettings()
     """How the teachers write. The temperature is also that of the distributions that are learnt."""

@@ -36,7 +36,7 @@ class Candidates:
 
     drafted: DraftedChat
     refined: tuple[Answer, ...]
-    """By the Follower."""
+    """The Follower's answers to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class DistillationExample:
     prompt: Ids
     answer: Ids
     share: float = 0.0
-    """Of the target that the answer's own tokens are; the rest is the teacher's distribution."""
+    """How much of the target is the answer's own tokens; the rest is the teacher's distribution."""
 
 
 def leader_examples(
@@ -78,7 +78,7 @@ def follower_examples(
 
 
 def ids_of(answer: Answer, prompts: Prompts, end: int) -> Ids:
-    """As a model would have written it: with its end, unless it was cut. Empty where nothing was written."""
+    """The answer's token ids as a model would write them: with an end unless it was cut, and empty if there is none."""
     if answer.text is None or answer.finish in ("kept", "refused"):
         return ()
     ids = prompts.ids(answer.text)
@@ -86,11 +86,11 @@ def ids_of(answer: Answer, prompts: Prompts, end: int) -> Ids:
 
 
 def choose(groups: Sequence[Candidates], preference: Preference, edit_cost: float = 0.0) -> list[int | None]:
-    """Of each draft's refinements the one with the highest mean preference over the others, less `edit_cost` times the
-    share of its words that are not the draft's.
+    """The place of each draft's best refinement; None: the source abstains from all, or there is nothing to compare.
 
-    The draft itself is none of them: that it is best for one prompt in ten teaches the Follower to copy everywhere
-    (docs/experiments/repairs-and-choice.md). None: the source abstains from all, or there is nothing to compare.
+    The best one has the highest mean preference over the others, less `edit_cost` times the share of its words that
+    are not the draft's. The draft itself cannot be chosen: that it is best for one prompt in ten teaches the Follower
+    to copy everywhere (docs/experiments/repairs-and-choice.md).
     """
     chats: list[Chat] = []
     first: list[str] = []
@@ -117,7 +117,7 @@ def _best(table: Probabilities, costs: Probabilities) -> int | None:
 
 
 def _edits(group: Candidates) -> Probabilities:
-    """Of each refinement, (S,)."""
+    """(S,): the edit ratio of each refinement."""
     draft = group.drafted.draft.text or ""
     return np.array([edit(draft, answer.text or "").ratio for answer in group.refined], dtype=np.float64)
 

@@ -1,4 +1,4 @@
-"""From the configuration to a bundle: the teachers write, the best are chosen, one adapter learns."""
+"""Distills a bundle: the teachers write, the best answers are chosen, and one adapter learns them."""
 
 import logging
 import os
@@ -187,7 +187,7 @@ def _bundle(settings: DistillSettings, name: str, teachers: Teachers, model: Any
 
 
 def _facts(settings: DistillSettings, teachers: Teachers) -> dict[str, Any]:
-    """For readers on other machines: the bundles by name and revision, not by where they lie."""
+    """Facts for readers on other machines, which name bundles by name and revision and not by path."""
     facts = portable(settings)
     for key in ("output_dir", "leader", "follower", "start"):
         facts.pop(key, None)

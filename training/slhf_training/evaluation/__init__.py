@@ -49,15 +49,15 @@ class GenerationSettings(Section):
     temperature: float | None = Field(default=0.9, ge=0, le=2)
     """All models sample at it and at nothing else (no top-p). None: as the bundle is served; vllm alone can."""
     max_new_tokens: int | None = Field(default=512, gt=0)
-    """Of one answer. None: as the bundle is served; vllm alone can."""
+    """Tokens of one answer. None: as the bundle is served; vllm alone can."""
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=32, gt=0)
     """Answers at once for hf, refinements at once for vllm."""
     engine: EngineArguments = {}
     """vLLM's engine arguments under their own names."""
     cpu_quantization: Literal["auto", "none", "int8"] | None = None
-    """The server's key of this name, for vllm. None: as the server decides. What is said here is part of who wrote an
-    answer, so that int8 and bfloat16 can be compared in one output directory, one run after the other."""
+    """The server's key of this name, for vllm. None: as the server decides. What is set here is part of a writer's
+    fingerprint, so that int8 and bfloat16 can be compared in one output directory, one run after the other."""
 
 
 class EvaluateSettings(Section):
@@ -68,15 +68,15 @@ class EvaluateSettings(Section):
     prompts: DataSettings | None = None
     """Only the chats are used; each once. None: no section asks for them."""
     preference: PreferenceSettings | None = None
-    """Who judges: slhf_training.preference. None: nothing is judged."""
+    """The judge (slhf_training.preference). None: nothing is judged."""
     generation: GenerationSettings = GenerationSettings()
     judge_batch_size: int = Field(default=256, gt=0)
     """Pairs that are judged, and then kept on disk, at once."""
     resamples: int = Field(default=1000, gt=0)
-    """Of the bootstrap over prompts, whose 2.5 and 97.5 percentiles are the intervals."""
+    """Resamples of the bootstrap over prompts, whose 2.5 and 97.5 percentiles are the intervals."""
 
     def sections(self) -> dict[str, Section]:
-        """Those that are to be computed, by name, in the report's order."""
+        """The sections that are to be computed, by name, in the report's order."""
         return {name: how for name in registered() if (how := getattr(self, name, None)) is not None}
 
     @model_validator(mode="after")
@@ -110,7 +110,7 @@ class EvaluateSettings(Section):
 
 
 def evaluate_settings() -> type[EvaluateSettings]:
-    """With the sections that there are."""
+    """The settings with a key for each section that there is."""
     fields: dict[str, Any] = {name: (kind.settings | None, None) for name, kind in registered().items()}
     return create_model("EvaluateSettings", __base__=EvaluateSettings, **fields)
 
@@ -124,6 +124,6 @@ def drafts_of(models: Mapping[str, ModelSettings]) -> Iterator[tuple[str, Path, 
 
 
 def fingerprint(bundle: "OpenBundle", generation: "GenerationSettings") -> str:
-    """Of all that decides what a bundle writes: its files, its manifest and the sampling."""
+    """A digest of all that decides what a bundle writes: its files, its manifest and the sampling."""
     how = generation.model_dump(mode="json", exclude={"batch_size"})
     return digest([revision_of(bundle.directory), bundle.manifest.model_dump(mode="json", exclude={"evaluation"}), how])

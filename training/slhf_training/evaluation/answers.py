@@ -83,7 +83,7 @@ def _a_chain(text: str) -> str:
 
 
 ChainLabel = Annotated[str, AfterValidator(_a_chain)]
-"""In configurations: a model's name, or names joined by ">", each of which refines the text before it."""
+"""A chain in configurations: a model's name, or names joined by ">", each of which refines the text before it."""
 
 
 def parsed(text: str) -> Chain:
@@ -110,8 +110,9 @@ def with_drafts(chains: Iterable[Chain]) -> list[Chain]:
 
 
 Finish = Literal["stop", "length", "kept", "refused"]
-"""`length`: cut at the limit of tokens. `kept`: the Follower wrote nothing or had no room, so the text before it
-stands, as the server answers. `refused`: there is no text: the conversation finds no room, or nobody gave a draft."""
+"""How an answer ended. `length`: it was cut at the limit of tokens. `kept`: the Follower wrote nothing or had no room,
+so the text before it stands, as the server answers. `refused`: there is no text, because the conversation has no room
+or there was no draft."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class Answer:
 
 NONE = Answer(None, "refused")
 GIVEN = "given"
-"""Who wrote the drafts that come with the data: a prompt that has one knows it, so that a chain may start with it."""
+"""The writer of drafts that come with the data, with which a chain may start where the prompt has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ class Answers:
         self._known[slot] = answer
 
     def texts(self, slots: Iterable[Slot]) -> list[str | None]:
-        """None where there is none. All must be written."""
+        """The texts of these answers, all of which must be written; None where one has none."""
         return [self._known[slot].text if self.get(slot) else None for slot in slots]
 
     def writer(self, slot: Slot) -> str:

@@ -54,10 +54,10 @@ class Generator(Protocol):
     """One model, both roles."""
 
     def write(self, tasks: Sequence[Task], keep: Keep) -> None:
-        """Write every task's answers; each task's come in their order, the tasks in any.
+        """Write every task's answers and hand them to `keep`; each task's come in their order, the tasks in any.
 
-        A round that writes nothing or finds no room keeps the text before it, and so do the rounds after it. A Leader
-        who finds no room refuses, and so do the rounds after it.
+        A round that writes nothing or has no room keeps the text before it, and so do the rounds after it. A Leader
+        that has no room refuses, and so do the rounds after it.
         """
 
 
@@ -78,14 +78,15 @@ def generate(answers: Answers, wanted: Sequence[Slot], prompts: Mapping[str, Pro
 
 
 def _next(ready: Mapping[str, Sequence[Sequence[Slot]]], missing: Sequence[Slot]) -> str:
-    """Whoever waits for nobody is done when it is closed, and so goes first; then who can write most."""
+    """The model to open next: first one that can write all it misses and need not be opened again, else the one that
+    can write most."""
     of_model = Counter(slot.chain[-1] for slot in missing)
     count = {name: sum(map(len, ready[name])) for name in ready}
     return max(ready, key=lambda name: (count[name] == of_model[name], count[name]))
 
 
 def runs(answers: Answers, wanted: Iterable[Slot]) -> dict[str, list[list[Slot]]]:
-    """By model what it can write now: missing answers whose drafts are there, each with the rounds that follow it."""
+    """What each model can write now: missing answers whose drafts are there, each with the rounds that follow it."""
     missing = {slot for slot in wanted if answers.get(slot) is None}
     found: dict[str, list[list[Slot]]] = defaultdict(list)
     for slot in wanted:
@@ -121,7 +122,7 @@ def _task(run: Sequence[Slot], answers: Answers, prompt: Prompt, seed: int) -> T
 
 
 def _seed(seed: int, writer: str, slot: Slot) -> int:
-    """Of all rounds of one writer to one prompt: another writer has luck of its own, and every run draws the same."""
+    """The seed of all rounds of one writer on one prompt, which is the same in every run; each writer has another."""
     return int(digest([seed, writer, slot.prompt, slot.sample])[:8], 16)
 
 
@@ -139,7 +140,7 @@ class Wanted:
 @dataclass(frozen=True, slots=True)
 class Teacher:
     fingerprint: str
-    """Of its weights and sampling: what another one wrote is not taken for its own."""
+    """A digest of its weights and sampling, so that another teacher's answers are not taken for its own."""
     seed: int
     opened: Callable[[], AbstractContextManager[Generator]]
 

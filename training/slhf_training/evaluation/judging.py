@@ -60,7 +60,7 @@ def judge(settings: JudgingSettings, limit: int | None = None) -> str:
 
 
 def _pairs(name: str, parts: Sequence[DataSettings]) -> list[Example]:
-    """In one order for all parts, so that the first of them are of each."""
+    """The pairs of all parts in one order, so that the first of them come from every part."""
     examples = [example for data in parts for example in load(data) if example.pair]
     if not examples:
         raise DataError(f"pairs.{name}: no row has a pair")

@@ -179,18 +179,18 @@ def unchanged(case: Case, before: str, after: str) -> bool:
 
 
 def _mean_of(study: SectionData, cases: Sequence[Case], values: Numbers) -> Figures | None:
-    """Of (N,) values; all cases of a prompt are resampled together."""
+    """The mean of (N,) values with its interval; all cases of a prompt are resampled together."""
     return row_of(study.bootstrap.mean_by(values, [case.prompt.id for case in cases]))
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are known."""
+    """The mean of the known values; None where none is known."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
 def _total(values: Sequence[float | None]) -> float | None:
-    """None where one is not known."""
+    """The sum; None where a value is unknown."""
     known = [value for value in values if value is not None]
     return float(sum(known)) if len(known) == len(values) else None
 
@@ -225,7 +225,7 @@ def pages(figures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def picture_of(figures: Mapping[str, Any]) -> Figure:
-    """From right before to right after, an arrow for each row of the first table."""
+    """Draws an arrow for each row of the first table, from the share right before to the share right after."""
     rows = [(task, row) for task, row in _players(figures) if row["right"] and row["rounds"]]
     figure = Figure(figsize=(8, 1.5 + 0.35 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -366,5 +366,5 @@ def _points(found: Mapping[str, Any] | None) -> str:
 
 
 def _count(found: Mapping[str, Any] | None) -> str:
-    """Of how many, too."""
+    """A count, the number it is of, and the percentage."""
     return ABSENT if found is None else f"{found['count']} of {found['n']}: {percent(found)}"

@@ -86,7 +86,7 @@ def heat_map(values: Numbers, rows: Sequence[str], columns: Sequence[str], title
 
 
 def value_of(estimate: Mapping[str, Any] | None, end: str = "value") -> float:
-    """NaN where there is none."""
+    """The estimate's value, or an end of its interval; NaN where there is no estimate."""
     return float("nan") if estimate is None else float(estimate[end])
 
 

@@ -22,9 +22,9 @@ from slhf_training.types import Chat, chat_key, digest
 class Prompt:
     chat: Chat
     name: str = ""
-    """As the data has it, for people."""
+    """The data's own name of it, for people."""
     draft: str | None = None
-    """One that comes with it."""
+    """A draft that comes with it."""
     id: str = field(init=False)
     """Depends on the chat and the draft alone: the same in every file and order."""
 
@@ -42,7 +42,7 @@ def each_once(prompts: Iterable[Prompt]) -> list[Prompt]:
 
 
 def read_prompts(data: DataSettings, limit: int | None) -> dict[str, Prompt]:
-    """By id, in the data's order. Raises DataError."""
+    """The prompts by id, in the data's order. Raises DataError."""
     prompts = each_once(Prompt(example.chat, example.id) for example in load(data))
     return {prompt.id: prompt for prompt in prompts[:limit]}
 
@@ -78,7 +78,7 @@ class TaskSettings(Section):
 
     @property
     def writers(self) -> tuple[str, ...]:
-        """With whom its chains start."""
+        """The writers with which its chains start."""
         return self.leaders or (GIVEN,)
 
 
@@ -93,7 +93,7 @@ class Case:
     drafted: Prompt
     """The same with the draft that comes with it, where one does."""
     model: str
-    """Who wrote that draft."""
+    """The model that wrote that draft."""
     check: Check | None
     entry_point: str | None
     """What the answer's program defines; None: it is no program that counts."""
@@ -113,7 +113,7 @@ def read_cases(key: str, task: TaskSettings, limit: int | None, checked: bool = 
 
 
 def _usable(key: str, task: TaskSettings, checked: bool) -> list[Example]:
-    """Of rows that ask the same (about the same draft of the same model) the first."""
+    """The usable rows; of several that ask the same about the same draft of the same model, only the first."""
     examples = load(task.data)
     if checked:
         examples = [example for example in examples if example.check is not None]

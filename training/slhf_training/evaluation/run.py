@@ -70,7 +70,7 @@ ANSWERS, JUDGEMENTS, EXPORTS = "answers.jsonl", "judgements.sqlite", "exports"
 _LOG = logging.getLogger(__name__)
 
 OpenModel = Callable[[str, "OpenBundle", str, GenerationSettings], AbstractContextManager[Generator]]
-"""From a model's name, its bundle, the bundle's name in the configuration, and the sampling."""
+"""Opens a model, given its name, its bundle, the bundle's name in the configuration, and the sampling."""
 PreferenceOf = Callable[[PreferenceSettings], Preference]
 Measured = Mapping[str, Measurement[Any]]
 """What is computed, by the section's name."""

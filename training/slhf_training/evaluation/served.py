@@ -29,7 +29,7 @@ _PLAIN: dict[str, Any] = {
     "frequency_penalty": 0.0,
     "presence_penalty": 0.0,
 }
-"""Over what a bundle or a model's generation_config.json says: the temperature alone."""
+"""Sampling by temperature alone, which overrides what a bundle or a model's generation_config.json says."""
 
 
 class Served:

@@ -56,13 +56,15 @@ class Bootstrap:
         return self._weights[n]
 
     def mean(self, values: Numbers) -> Estimate | None:
-        """Of (N,) values, one for each prompt; NaN is left out. None where nothing is left."""
+        """The mean of (N,) values, one for each prompt; NaN is left out. None where nothing is left."""
         values = values[~np.isnan(values)]
         return self.of(lambda weights: weights @ values / len(values), len(values))
 
     def mean_by(self, values: Numbers, groups: Sequence[str]) -> Estimate | None:
-        """Of (N,) values of which several may belong to one prompt, whose id `groups` (N,) says: prompts are resampled,
-        and all values of one go together. NaN is left out; None where nothing is left."""
+        """The mean of (N,) values of which several may belong to one prompt, whose id `groups` (N,) has.
+
+        Prompts are resampled, and all values of a prompt go together. NaN is left out; None where nothing is left.
+        """
         kept = ~np.isnan(values)
         prompts, places = np.unique(np.array(groups)[kept], return_inverse=True)
         sums, counts = np.bincount(places, values[kept]), np.bincount(places)
@@ -95,7 +97,7 @@ def _at_least(k: int, n: int, p: float) -> float:
 
 
 def _root(rising: Callable[[float], float]) -> float:
-    """Where a rising function of (0, 1) is zero."""
+    """The zero of a rising function on (0, 1)."""
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -164,11 +166,11 @@ _FUNCTION_WORDS = {language: frozenset(words.split()) for language, words in _WO
 @dataclass(frozen=True, slots=True)
 class Edit:
     unchanged: bool
-    """To the letter, white space at the ends aside."""
+    """Whether both texts are the same to the letter, but for white space at the ends."""
     ratio: float
-    """Words inserted or deleted, as a share of both texts' words: 0 the same, 1 nothing kept. The server's too."""
+    """The server's edit ratio: words inserted or deleted, as a share of both texts' words; 0 same, 1 nothing kept."""
     switched: bool
-    """Both languages can be told, and they differ."""
+    """Whether both languages can be told and they differ."""
 
 
 def edit(before: str, after: str) -> Edit:
@@ -183,7 +185,7 @@ def edit(before: str, after: str) -> Edit:
 def loops(text: str) -> bool:
     """Whether some run of up to 64 words stands at least three times in a row, in 24 words or more.
 
-    Words are compared to the letter, so a list whose numbers count up is none.
+    Words are compared to the letter, so a list whose numbers count up is no loop.
     """
     words = text.split()
     ids = {word: number for number, word in enumerate(dict.fromkeys(words))}
@@ -196,7 +198,7 @@ def loops(text: str) -> bool:
 
 
 def _longest_run(flags: npt.NDArray[np.bool_]) -> int:
-    """Of true ones in a row: the widest gap between two false ones."""
+    """The length of the longest run of true flags, which is the widest gap between two false ones."""
     edges = np.flatnonzero(np.concatenate([[True], ~flags, [True]]))
     return int(np.diff(edges).max()) - 1
 
@@ -218,6 +220,6 @@ def language(text: str) -> str | None:
 
 
 def _script(letter: str) -> str:
-    """Of CJK ideographs and kana alike: HAN; Chinese and Japanese are not told apart."""
+    """The letter's script. CJK ideographs and kana are both HAN: Chinese and Japanese are not told apart."""
     name = unicodedata.name(letter, "UNKNOWN").partition(" ")[0].partition("-")[0]
     return "HAN" if name in ("CJK", "HIRAGANA", "KATAKANA") else name

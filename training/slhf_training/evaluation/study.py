@@ -42,7 +42,7 @@ class Comparisons:
         return len(self._unjudged)
 
     def judge(self, pairs: Iterable[SlotPair], answers: Answers, prompts: Mapping[str, Prompt]) -> Probabilities:
-        """(N,) of all pairs. Raises JudgeError where the source fails too often; what was judged is kept."""
+        """(N,): p of all pairs. Raises JudgeError where the source fails too often; what was judged is kept."""
         questions = [self._question(pair, answers, prompts) for pair in pairs]
         p = np.array([math.nan if q is None else q.known(self._cache) for q in questions], dtype=np.float64)
         unknown = {q.key: q for q, found in zip(questions, p, strict=True) if q is not None and math.isnan(found)}
@@ -69,7 +69,7 @@ class Comparisons:
 
 
 class _Question:
-    """In one order, whatever the pair's."""
+    """A pair in an order that does not depend on which one comes first."""
 
     def __init__(self, source: str, prompt: Prompt, first: str, second: str) -> None:
         self.chat: Chat = prompt.chat
@@ -86,7 +86,7 @@ class _Question:
 
 
 def source_name(settings: BaseModel) -> str:
-    """Of a preference section: its settings, and the contents of the directories that it names."""
+    """A digest of a preference section: its settings, and the contents of the directories that it names."""
     return digest([settings.model_dump(mode="json"), sorted(revisions(settings.model_dump()))])
 
 
@@ -96,10 +96,10 @@ Figures = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class SectionData:
     prompts: Mapping[str, Prompt]
-    """By id: those of the section, in their order."""
+    """The section's prompts by id, in their order."""
     answers: Answers
     comparisons: Comparisons | None
-    """None: nobody judges, and no section that is computed asks."""
+    """The judge; None where there is none, and no section that is computed asks."""
     bootstrap: Bootstrap
     samples: Mapping[str, int] = field(default_factory=dict)
     """How many independent answers to `prompts` the Leaders have that were sampled."""

@@ -40,7 +40,7 @@ class Optimisation(Section):
     micro_batch_size: int = Field(default=8, gt=0)
     """Answers per forward and backward pass."""
     learning_rate: float = Field(default=1e-4, gt=0)
-    """Of the Leader, or of shared weights."""
+    """The learning rate of the Leader, or of shared weights."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """The last iterate drifts off the equilibrium at a constant rate: decay it."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -80,14 +80,14 @@ class FitSettings(Run):
     drafts: Drafts | None = None
     """None: the Follower meets the Leader's drafts alone, as in the paper."""
     preference: PreferenceSettings
-    """Who judges."""
+    """The judge."""
     algorithm: Annotated[str, AfterValidator(_known)] = "stackelberg"
     """One of fit/algorithms.py."""
     weights: Literal["separate", "shared", "full"] = "separate"
     """Two adapters, one adapter for both roles, or all weights of the model (both roles; the reference is a copy)."""
     lora: Lora = Lora()
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the base model."""
+    """The dtype of the base model."""
     follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
     game: Game = Game()
     rollout: RolloutSettings = RolloutSettings()

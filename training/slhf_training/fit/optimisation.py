@@ -152,6 +152,6 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
 
 def checkpoint_gradients(model: Any, settings: Run) -> None:
-    """Where the settings ask for it."""
+    """Switch gradient checkpointing on where the settings ask for it."""
     if settings.optimisation.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

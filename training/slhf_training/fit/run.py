@@ -68,7 +68,7 @@ def checkpoint_of(run: Path, step: int | None) -> Path:
 
 
 def last_metrics(checkpoint: Path) -> dict[str, Any]:
-    """What the training log said last."""
+    """The last entry of the training log; empty where there is none."""
     history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     return dict(history[-1]) if history else {}
 
@@ -80,7 +80,7 @@ def _checkpoints(run: Path) -> dict[int, Path]:
 @dataclass(frozen=True, slots=True)
 class Interpolation:
     share: float
-    """Of the way: 0 is the start, 1 the run."""
+    """How far on the way it is: 0 is the start, 1 the run."""
     start: Path | None = None
     """The run where it starts; None: the base model."""
     step: int | None = None

@@ -112,7 +112,7 @@ class ChatStepContext:
         self._chats = dict(zip(numbers, chats, strict=True)) | {draft.number: draft.chat for draft in drafts}
         self._step = step
         self.chats = len(numbers)
-        """Of the training data; what is answered or judged behind theirs belongs to given drafts."""
+        """Chats of the training data; answers and judgements after theirs belong to given drafts."""
         self.answered: list[tuple[Player, Completion]] = []
         self.judged: list[Probabilities] = []
         """The judge's own words, without the penalty for unfinished answers, in the order of the questions."""

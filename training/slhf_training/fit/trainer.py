@@ -184,7 +184,7 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         return 0  # transformers' estimate is for one forward and backward pass of `inputs`
 
     def note_time(self) -> None:
-        """After the update: this step's seconds by phase."""
+        """Log this step's seconds by phase, after the update."""
         self._note(of_time(self.clock.read(), time.perf_counter() - self._step_started))
 
     def _note(self, metrics: dict[str, float]) -> None:
@@ -201,7 +201,7 @@ class GameTrainer(Trainer):  # type: ignore[misc]
             sharding.add_up([p for name in names for p in self.roles.trained[name]])
 
     def _get_output_dir(self, trial: Any) -> str:
-        """Where transformers writes a checkpoint: beside the finished ones until it is whole."""
+        """Have transformers write a checkpoint beside the finished ones until it is whole."""
         return str(Path(self.args.output_dir) / STAGING) if self._saving else str(self.args.output_dir)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

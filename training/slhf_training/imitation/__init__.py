@@ -23,12 +23,12 @@ class ImitateSettings(Run):
     lora: Lora = Lora()
     """One adapter for both roles. `layers` leaves the lower ones alone, and what those say is computed once."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the frozen base; the adapter learns in float32."""
+    """The dtype of the frozen base; the adapter learns in float32."""
     follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
     max_tokens: int = Field(default=1024, gt=0)
-    """Of a lesson's prompt and target; what needs more is counted and dropped."""
+    """Tokens of a lesson's prompt and target; what needs more is counted and dropped."""
     sampled_weight: float = Field(default=0.1, ge=0, le=1)
-    """Of a token that the model itself has written (`sampled` in a row), where that of others is 1: it teaches how the
-    model's own answers look, and nothing else. What follows from them is in the tokens between."""
+    """The weight of a token that the model itself has written (`sampled` in a row), where that of others is 1. Such a
+    token teaches how the model's own answers look, and nothing else. What follows from them is in other tokens."""
     sampling: SamplingDefaults = SamplingDefaults(temperature=0.3, max_tokens=1024)
     """How the bundle is served where a request is silent."""

@@ -1,4 +1,4 @@
-"""From JSONL rows to a bundle: the rows are lessons, and one adapter learns the cross-entropy of their targets.
+"""Makes a bundle of JSONL rows: the rows are lessons, and one adapter learns the cross-entropy of their targets.
 
 A row has what asks (as in data/load.py), a `draft` or none, and the `target`. One with a draft teaches the Follower,
 one without the Leader; `weight` says how much it counts (default 1), and `sampled` which parts of the target, from
@@ -50,9 +50,9 @@ class SupervisedExample:
     role: Role
     prompt: Ids
     target: Ids
-    """With the token that ends it."""
+    """The target's ids, with the token that ends it."""
     weights: tuple[float, ...] = ()
-    """Of each token of the target."""
+    """The weight of each token of the target."""
 
     @property
     def ids(self) -> Ids:
@@ -69,8 +69,10 @@ def read_lessons(files: Sequence[Path]) -> Iterator[LessonRow]:
 def supervised_examples(
     rows: Sequence[LessonRow], prompts: Prompts, end: int, most: int, sampled: float = 1
 ) -> list[SupervisedExample]:
-    """Those of at most `most` tokens. `sampled`: the weight of a token that the model itself has written, where that of
-    others is 1. Raises DataError where none is left."""
+    """The rows as examples, without those of more than `most` tokens. Raises DataError where none is left.
+
+    `sampled` is the weight of a token that the model itself has written, where that of others is 1.
+    """
     found = [lesson for row in rows if len((lesson := _lesson(row, prompts, end, sampled)).ids) <= most]
     if not found:
         raise DataError(f"lessons: none of {len(rows)} rows fits in {most} tokens")

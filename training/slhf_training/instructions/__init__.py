@@ -13,7 +13,7 @@ from slhf_training.types import Chat
 
 
 def instructed_rows(rows: Iterable[tuple[int, Row]], place: str) -> Iterator[InstructedRow]:
-    """Of numbered rows. Raises DataError naming the place, the number and the key."""
+    """Yield numbered rows as checked ones. Raises DataError naming the place, the number and the key."""
     for number, row in rows:
         yield checked(InstructedRow, row, f"{place}:{number}")
 

@@ -17,7 +17,7 @@ from slhf_training.data import Example
 
 Arguments = Mapping[str, Any]
 Draw = Callable[[random.Random, Sequence[str]], Arguments]
-"""Of the arguments of a check; the words are some that suit the prompt."""
+"""Draws the arguments of a check, given some words that suit the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ ENDINGS = (
 MARKERS = ("P.S.", "P.P.S")
 WORD = re.compile(r"[a-z]{5,}")
 FEWEST_WORDS = 4
-"""Of a reference; with fewer, no instruction is about words."""
+"""Words that a reference must have, lest no instruction be about words."""
 REPEAT = "combination:repeat_prompt"
 
 

@@ -17,7 +17,7 @@ from slhf_training.errors import SettingsError
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 Factors = Mapping[str, Tensor]
-"""By peft's names, which hold `lora_A` or `lora_B`."""
+"""The factors by peft's names, which hold `lora_A` or `lora_B`."""
 
 
 def factors_of(adapter: Path) -> dict[str, Tensor]:
@@ -39,7 +39,10 @@ def mixed(start: Factors, end: Factors, share: float) -> dict[str, Tensor]:
 
 
 def truncate(adapter: Path, rank: int) -> None:
-    """To the product's nearest of that rank (Eckart and Young, 1936): its largest singular values."""
+    """Cut an adapter to a lower rank: each product to its nearest of that rank (Eckart and Young, 1936).
+
+    That one keeps the largest singular values. Raises SettingsError for a rank that the adapter does not have.
+    """
     said = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
     if not 0 < rank <= said["r"]:
         raise SettingsError(f"--rank: expected 1 to {said['r']}, the adapters' own, got {rank}")
@@ -57,7 +60,7 @@ def cast(adapter: Path, dtype: torch.dtype) -> None:
 
 
 def name_base(adapter: Path, model: str) -> None:
-    """A path of the machine that trained it says nothing elsewhere."""
+    """Name the base in the adapter's configuration, but not by a path, which means nothing on other machines."""
     said = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
     said["base_model_name_or_path"] = "." if Path(model).is_dir() else model
     _write_config(adapter, said)

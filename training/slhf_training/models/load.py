@@ -26,8 +26,10 @@ def load_causal(name: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
 
 
 def base_directory(name: str) -> Path:
-    """Where the files of a model lie, all but its weights: a directory, or the hub's cache. Raises SettingsError naming
-    the key `model`."""
+    """The directory of a model's files without its weights, which may be one of the hub's cache.
+
+    Raises SettingsError naming the key `model`.
+    """
     source = located(name, "model")
     if Path(source).is_dir():
         return Path(source)

@@ -15,12 +15,12 @@ from slhf_training.types import Chat, Ids
 
 
 class Prompts:
-    """For one fast tokenizer of transformers, with a chat template."""
+    """Both roles' prompts for a fast tokenizer of transformers that has a chat template."""
 
     def __init__(
         self, tokenizer: Any, turn: str = FOLLOWER_TURN, end_ids: Sequence[int] = (), key: str = "model"
     ) -> None:
-        """`end_ids`: what ends an answer, besides the tokenizer's end-of-sequence token.
+        """`end_ids` end an answer, as the tokenizer's end-of-sequence token does.
 
         Raises SettingsError naming the key where no prompts can be made with the tokenizer.
         """

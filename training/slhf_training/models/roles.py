@@ -1,4 +1,4 @@
-"""Two roles on one model: who speaks is a matter of which adapter is on.
+"""Two roles on one model, which differ in the adapter that is on.
 
     weights    trained                                   reference
     separate   adapters `leader` and `follower`          the base with adapters off, to the bit
@@ -221,7 +221,7 @@ def with_adapters(base: Any, names: Sequence[str], lora: Lora) -> Any:
 
 
 def _in_layers(base: Any, lora: Lora, first: int, end: int) -> dict[str, Any]:
-    """Where peft puts adapters: it takes layers beside a list of names alone, so that `all-linear` is spelt out."""
+    """peft's arguments for adapters on some layers. It takes layers only beside names, so `all-linear` is spelt out."""
     if end > (count := base.config.get_text_config().num_hidden_layers):
         raise SettingsError(f"lora.layers: the model has layers 0 to {count - 1}, got {[first, end]}")
     names = lora.target_modules

@@ -76,7 +76,7 @@ LONGEST_ROW = 4096
 
 
 def left_padded(prompts: Sequence[Ids], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask, (B, P). What stands under the mask's zeros is never looked at."""
+    """Ids and attention mask, (B, P). Ids under the mask's zeros are never looked at."""
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)

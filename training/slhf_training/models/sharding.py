@@ -68,22 +68,22 @@ def from_launcher() -> Sharding | None:
 
 
 def this_process() -> PartialState:
-    """Its device, its number and how many there are. Whoever asks first has the processes find each other."""
+    """This process's device, its number, and how many there are. The first call has the processes find each other."""
     return PartialState(cpu=not has_accelerator(), timeout=_PATIENCE)
 
 
 def has_accelerator() -> bool:
-    """Apple's is left alone: it has no float64, by which tokens are drawn."""
+    """Whether there is an accelerator to use. Apple's is not used: it has no float64, by which tokens are drawn."""
     found = torch.accelerator.current_accelerator(check_available=True)
     return found is not None and found.type != "mps"
 
 
 def end_together() -> None:
-    """To be called by all processes when nothing is left to do: where there are several, it does not return.
+    """End the process; all processes call this when nothing is left to do. Where there are several, it does not return.
 
-    gloo's threads let go of a gathered tensor some time after it is there, for which they need the interpreter: one
-    that ends meanwhile aborts the process (torch 2.13). A barrier only makes that rare, and the threads outlive the
-    groups. So what Python does at its end is done here, and the process leaves with the interpreter still there.
+    gloo's threads let go of a gathered tensor some time after it is there, for which they need the interpreter: if it
+    ends meanwhile, the process is aborted (torch 2.13). A barrier only makes that rare, and the threads outlive the
+    groups. So what Python does at its end is done here, and the process exits while the interpreter is still there.
     """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
@@ -112,7 +112,7 @@ def _is_on(variable: str) -> bool:
 
 @contextlib.contextmanager
 def without_launcher() -> Iterator[None]:
-    """In here accelerate does not shard, and transformers loads weights in every process (else only in the first)."""
+    """Within this, accelerate does not shard, and transformers loads weights in every process, not just the first."""
     switch = os.environ.pop(FSDP_SWITCH, None)
     try:
         yield

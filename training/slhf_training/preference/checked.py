@@ -64,7 +64,7 @@ class CheckedSettings(SourceSettings):
     data: tuple[DataSettings, ...] = Field(min_length=1)
     """Rows with a `check` (or of a `format` that makes one); others count for nothing."""
     tie: Tie | PreferenceSettings = "half"
-    """Where both pass or neither does: 0.5 each, the one with fewer characters, NaN, or what another source says."""
+    """What counts where both pass or neither does: 0.5 each, fewer characters, NaN, or what another source says."""
 
     def source(self) -> Preference:
         return checked_of(self)

@@ -33,7 +33,7 @@ class FluencySettings(SourceSettings):
     scale: float = Field(default=0.5, gt=0)
     """Nats a token: a difference of so much gives 0.73."""
     max_tokens: int = Field(default=1024, gt=1)
-    """Of chat and answer; NaN where there are more."""
+    """Tokens of chat and answer; the result is NaN where there are more."""
 
     def source(self) -> Preference:
         return fluency_of(self)

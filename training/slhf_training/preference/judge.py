@@ -43,7 +43,7 @@ class JudgeSettings(SourceSettings):
     api_key_variable: str | None = None
     """Environment variable with the key; None: none is sent."""
     prompt: str = PROMPT
-    """With {chat}, {a} and {b}."""
+    """The judge's prompt, with {chat}, {a} and {b}."""
     top_logprobs: int = Field(default=20, ge=2)
     timeout_s: float = Field(default=60, gt=0)
     retries: int = Field(default=4, ge=0)
@@ -156,13 +156,13 @@ def probability_of_a(answer: httpx2.Response) -> float:
 
 
 def judge_of(settings: JudgeSettings) -> EndpointJudge:
-    """The source. Raises SettingsError for a missing key, a way that cannot be gone or a cache file that is none."""
+    """The source. Raises SettingsError for a missing key, a proxy or an address that cannot be used, or a bad cache."""
     headers = authorization(settings.api_key_variable, "api_key_variable")
     client = client_of(settings.url.rstrip("/") + "/", "url", headers, settings.timeout_s)
     return EndpointJudge(settings, client, Cache(settings.cache))
 
 
 def _filled(prompt: str, slots: Mapping[str, str]) -> str:
-    """In one pass: an answer that itself holds "{b}" is left as it is."""
+    """The prompt with its slots filled in one pass, so that an answer that itself holds "{b}" is left as it is."""
     pattern = re.compile("|".join(map(re.escape, slots)))
     return pattern.sub(lambda slot: slots[slot.group()], prompt)

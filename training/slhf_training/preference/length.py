@@ -40,7 +40,7 @@ class WithoutLengthSettings(SourceSettings):
     slope: float | None = None
     """Log-odds that the judge gives to an answer that is e times as long."""
     fitted: FittedSettings | None = None
-    """Where the slope comes from, instead."""
+    """How the slope is fitted, where it is not given."""
 
     @model_validator(mode="after")
     def _one_slope(self) -> Self:
@@ -53,7 +53,7 @@ class WithoutLengthSettings(SourceSettings):
 
 
 class WithoutLength:
-    """NaN where the judge abstains."""
+    """A judge without its preference for length; NaN where the judge abstains."""
 
     def __init__(self, source: Preference, slope: float) -> None:
         self._source, self.slope = source, slope
@@ -64,7 +64,7 @@ class WithoutLength:
 
 
 def length_ratios(first: Sequence[str], second: Sequence[str]) -> Probabilities:
-    """(B,): of words, as logs; above 0 where the first has more."""
+    """(B,): log-ratios of the numbers of words, above 0 where the first has more."""
     a, b = (np.array([len(text.split()) for text in side], dtype=np.float64) for side in (first, second))
     return np.asarray(np.log1p(a) - np.log1p(b))
 
@@ -87,7 +87,10 @@ def fit_slope(odds: Probabilities, ratios: Probabilities) -> tuple[float, float]
 
 
 def without_length_of(settings: WithoutLengthSettings, source: Preference) -> Preference:
-    """`source`: what `preference` describes. Raises DataError, and SettingsError naming a file that is none."""
+    """The source; `source` is the judge that `preference` describes.
+
+    Raises DataError, and SettingsError naming a file that cannot be read as a slope.
+    """
     if settings.fitted is None:
         assert settings.slope is not None
         return WithoutLength(source, settings.slope)

@@ -78,11 +78,11 @@ class Panel:
         return self.verdict(self.votes(chats, first, second))
 
     def votes(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> dict[str, Probabilities]:
-        """(B,) of each judge, whatever the others say."""
+        """(B,): the preferences of each judge, whatever the others say."""
         return {name: judge(chats, first, second) for name, judge in self._judges.items()}
 
     def verdict(self, votes: Mapping[str, Probabilities]) -> Probabilities:
-        """(B,): the mean of those who agree, or NaN."""
+        """(B,): the mean where all judges agree, else NaN."""
         p = np.stack([votes[name] for name in self._judges])  # (J, B)
         beyond = p - 0.5
         agreed = (beyond > self._least).all(axis=0) | (-beyond > self._least).all(axis=0)

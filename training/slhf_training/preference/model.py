@@ -45,7 +45,7 @@ class CausalModelSettings(SourceSettings):
     scale: float = Field(default=1.0, gt=0)
     """Nats, of `good`: a difference of so much gives 0.73."""
     max_tokens: int = Field(default=2048, gt=1)
-    """Of a question, answers and all; NaN where one has more."""
+    """Tokens of a whole question, with its answers; the result is NaN where one has more."""
     batch_tokens: int = Field(default=4096, gt=1)
     """Most tokens of one forward pass, padding included (a single longer row is read alone)."""
     cache: RelativePath | None = None
@@ -72,7 +72,7 @@ class WordOdds:
         self._head = Words(model.get_output_embeddings(), [*ids[0], *ids[1]])
 
     def log_odds(self, chats: Sequence[Chat], questions: Sequence[str]) -> Probabilities:
-        """(B,) float64, in nats; NaN where a question is too long. `chats`: what each is about."""
+        """(B,) float64, in nats; NaN where a question is too long. `chats` are what the questions are about."""
         asked = [self._prompts.leader([Message(role="user", content=question)]) for question in questions]
         found = {ids: self._cache.get(self._key(ids)) for ids in asked}
         by_chat: dict[str, dict[Ids, None]] = defaultdict(dict)
@@ -98,7 +98,7 @@ class WordOdds:
 
     @torch.no_grad()
     def _pass(self, readings: Sequence[Reading]) -> list[float]:
-        """Of all questions of the readings, in order."""
+        """The log-odds of all questions of the readings, in order."""
         ids, positions, segments = (table.to(self._model.device) for table in tables(readings))  # (N, T) each
         packs = reads_packed(self._model)
         with _headed(self._model, self._head):
@@ -230,7 +230,7 @@ def _loaded(name: str) -> tuple[Any, Any, str]:
 
 
 def model_of(settings: CausalModelSettings) -> Preference:
-    """The source. Raises SettingsError for a model that cannot be had, or a cache file that is none."""
+    """The source. Raises SettingsError for a model that cannot be loaded, or a bad cache file."""
     tokenizer, model, revision = _loaded(settings.model)
     if settings.ask == "better":
         return Better(WordOdds(model, tokenizer, ("A", "B"), settings, revision))

@@ -61,7 +61,7 @@ class RewardTraining(Section):
     layers: tuple[int, ...] = ()
     """Hidden states to read, counted from 1; none: the last."""
     max_tokens: int = Field(default=1024, gt=1)
-    """Of chat and answer; longer ones are counted and dropped."""
+    """Tokens of chat and answer; longer ones are counted and dropped."""
     batch_tokens: int = Field(default=4096, gt=1)
     """Most tokens of one forward pass, padding included (a single longer text is read alone)."""
     training: ProbeHeads | LoraHeads = Field(discriminator="method")

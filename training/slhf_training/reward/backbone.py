@@ -45,10 +45,10 @@ class Backbone:
     def load(
         cls, name: str, layers: Sequence[int], max_tokens: int, batch_tokens: int, *, dtype: str | None = None
     ) -> Self:
-        """From a path, hub id or builtin, on this process's own device. No layers: the last. `dtype` None: what is
-        fast here.
+        """The backbone of a path, hub id or builtin, on this process's own device.
 
-        Raises SettingsError naming the key.
+        Without `layers` the last one is read; `dtype` None takes the one that is fast here. Raises SettingsError naming
+        the key.
         """
         source = located(name, "backbone")
         try:
@@ -65,7 +65,7 @@ class Backbone:
         return cls(model, tokenizer, layers or (count,), max_tokens, batch_tokens)
 
     def encode(self, chat: Chat, answers: Sequence[str]) -> Reading | None:
-        """None where the chat with any one of the answers has more than `max_tokens` tokens: nothing is cut."""
+        """The chat and its answers as ids; None where one of them has more than `max_tokens` tokens: nothing is cut."""
         prompt = self._prompts.leader(chat)
         ids = tuple((*self._prompts.ids(answer), self.tokenizer.eos_token_id) for answer in answers)
         return Reading(prompt, ids) if len(prompt) + max(map(len, ids)) <= self.max_tokens else None

@@ -15,7 +15,7 @@ Numbers = npt.NDArray[np.float64]
 
 
 EDGES = (-np.inf, -50, -10, 10, 50, np.inf)
-"""Of the buckets of words that the better answer has more than the other one."""
+"""Edges of the buckets, in words that the better answer has more than the other one."""
 
 
 ALIKE = 1.1
@@ -78,7 +78,7 @@ def calibration_error(p: Probabilities, bins: int = 10) -> float:
 
 
 def score_report(scores: Numbers, targets: Numbers) -> dict[str, Any]:
-    """Of (N,) scores against the data's; `variance` is the squared error of answering with the mean."""
+    """Figures of (N,) scores against the data's; `variance` is the squared error of answering with the mean."""
     read = ~np.isnan(scores)
     scores, targets = scores[read], targets[read]
     spread = len(targets) > 1 and scores.std() > 0 and targets.std() > 0

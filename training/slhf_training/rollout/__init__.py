@@ -32,21 +32,21 @@ class Servers(Section):
     api_key_variable: str | None = None
     """Environment variable with the key; None: none is sent."""
     timeout_s: float = Field(default=600, gt=0)
-    """For one answer."""
+    """Seconds for one answer."""
 
 
 class RolloutSettings(Section):
     engine: Literal["hf", "vllm", "vllm-server"] = "hf"
     """What samples: transformers, vLLM in this process, or vLLM servers (adapters only)."""
     temperature: float = Field(default=0.9, gt=0, le=2)
-    """Of sampling and of the log-probs that are trained. There is no top-p or top-k: those would bias the gradient."""
+    """The temperature of sampling and of the log-probs that are trained. Top-p or top-k would bias the gradient."""
     max_new_tokens: int = Field(default=256, gt=0)
     max_prompt_tokens: int = Field(default=1024, gt=0)
     """A chat whose own prompt is longer is counted and dropped before training."""
     batch_size: int = Field(default=64, gt=0)
     """Answers that are sampled at once."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the model that samples, where it is in this process."""
+    """The dtype of the model that samples, where it is in this process."""
     vllm: EngineArguments = {}
     """engine vllm: further arguments of its LLM, by vLLM's names."""
     servers: Servers | None = None

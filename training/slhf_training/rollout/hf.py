@@ -41,7 +41,7 @@ class Policy:
 def mixed_log_probs(
     policies: Sequence[Policy], ids: Tensor, mask: Tensor, positions: Tensor, temperature: float
 ) -> Tensor:
-    """(B, V), of the token after `ids`, at the temperature; several policies are mixed geometrically."""
+    """(B, V): log-probs of the token after `ids` at the temperature; several policies are mixed geometrically."""
     mixed: Tensor | None = None
     for policy in policies:
         out = policy.model(
@@ -74,7 +74,7 @@ _ATTENTION = "slhf_one_query"
 
 
 class Captured:
-    """For models whose step can be captured, which `can_capture` tells."""
+    """Decodes with models whose step can be captured, which `can_capture` tells."""
 
     def __init__(self, temperature: float, most: int, end_ids: frozenset[int]) -> None:
         self._temperature, self._most, self._end_ids = temperature, most, sorted(end_ids)
@@ -88,7 +88,7 @@ class Captured:
         copies: Tensor,  # (B,): the row of each answer's prompt
         noise: Tensor,  # (B, T)
     ) -> tuple[Tensor, Tensor]:
-        """(B, N) ids and their log-probs; what stands after an end is to be cut off."""
+        """(B, N) ids and their log-probs; the caller cuts off what follows an end."""
         rows, length = len(copies), mask.shape[1]
         step = self._step(policies, rows, length + self._most, noise.dtype)
         step.begin(policies, first, mask, copies, noise)
@@ -112,7 +112,7 @@ class Captured:
 
 
 class _Step:
-    """From the last token of each row to the next one. All that changes lies in tensors whose addresses stay."""
+    """A step from the last token of each row to the next one. All that changes lies in tensors whose addresses stay."""
 
     def __init__(
         self, policies: Sequence[Policy], rows: int, width: int, most: int, temperature: float, noise: torch.dtype

@@ -95,7 +95,7 @@ def over_users(policy: Array, follower: Array | None, shares: Array) -> Array:
 
 
 def gda_distance(preference: Array, form: Form, kappa: float, steps: int = 3000, tau: float = 0.1) -> Distance:
-    """After `steps` steps of eta 0.1 from the uniform policies."""
+    """How far from the equilibrium the game is after `steps` steps of eta 0.1 from the uniform policies."""
     iterates = list(islice(stackelberg_gda(preference, tau, tau, form=form, kappa=kappa), steps))
     *_, averaged = averages(iter(iterates))
     goal = equilibrium(preference, tau, tau)

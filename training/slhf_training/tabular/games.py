@@ -72,7 +72,7 @@ def log_ratio(policy: Array, reference: Array) -> Array:
 
 
 def total_variation(first: Array, second: Array) -> float:
-    """Of two policies, or the largest of two policies' rows."""
+    """The total variation between two policies, or the largest between their rows."""
     return float(np.abs(first - second).sum(axis=-1).max() / 2)
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's endpoints: for each one its request, what becomes of its parameters, and its answer, whole or in chunks.
+"""OpenAI's endpoints. Each has its request, a table of its parameters, and its answer, whole or in chunks.
 
 The application alone imports it.
 """

@@ -54,7 +54,7 @@ def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
 
 
 class ChatChunks(Chunks):
-    """For each choice role, content, finish; earlier rounds as `reasoning_content`, where they are shown."""
+    """Chat's chunks: for each choice the role, its content and its end, and earlier rounds as `reasoning_content`."""
 
     object = "chat.completion.chunk"
 

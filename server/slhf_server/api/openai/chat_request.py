@@ -1,4 +1,4 @@
-"""OpenAI's chat request. What becomes of each of its parameters, the table in parameters.py decides."""
+"""OpenAI's chat request. The table in parameters.py decides what becomes of each of its parameters."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -103,7 +103,7 @@ class GenerationRequest(Section):
                 raise BadRequest(f"'{name}' {why}", param=name)
 
     def names(self) -> dict[str, str]:
-        """What the client calls the things that a later error names as chat and `/v1/refine` call them."""
+        """The client's names of parameters that a later error names as chat or `/v1/refine` does."""
         return IN_REFINE
 
     @property
@@ -161,7 +161,7 @@ _NOT_FOR: dict[Drafter, tuple[Support, str]] = {
     "client": ("upstream", "is for a Leader, and a request with a draft has none: leave it out"),
     "upstream": ("engine", "holds token ids, and this model's Leader has other ones than its Follower: leave it out"),
 }
-"""Which parameters a request cannot have, by who writes its draft."""
+"""Which parameters a request cannot have, by the writer of its draft."""
 IN_REFINE = {name: f"refine.{name}" for name in ("rounds", "draft", "timeout_ms", "max_total_tokens")}
 """Where OpenAI's endpoints have what stands at the top of `/v1/refine`."""
 _TRANSLATED = {"stop", "bad_words", "stop_token_ids", "allowed_token_ids"}
@@ -170,7 +170,7 @@ _SHARED = tuple(set(SamplingParams.__dataclass_fields__) & set(GenerationRequest
 
 
 def hide_earlier_rounds(options: RefineOptions, kind: str) -> None:
-    """Refuses `show_rounds` where the answer, a `kind`, has no place for earlier rounds; chat has one."""
+    """Refuse `show_rounds` where the answer, a `kind`, has no place for earlier rounds; chat has one."""
     if options.show_rounds:
         message = "a {kind} has no place for earlier rounds; use chat"
         raise PydanticCustomError("no_place", message, {"kind": kind, "key": "refine.show_rounds"})

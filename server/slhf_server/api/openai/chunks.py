@@ -1,4 +1,4 @@
-"""OpenAI's streamed chunks, as chat and completions have them in common."""
+"""What OpenAI's streamed chunks of chat and completions have in common."""
 
 import json
 import time
@@ -17,7 +17,7 @@ from slhf_server.refinement.state import RefinementResult
 
 
 class Chunks:
-    """For each choice the pieces of the answering round and its end; then the usage, and [DONE].
+    """Renders for each choice the pieces of the answering round and its end, then the usage and [DONE].
 
     Implements `Renderer`. A subclass says what its endpoint's chunks look like.
     """
@@ -28,7 +28,7 @@ class Chunks:
         self.job = job
         self.body = body
         self._head = {"id": job.id, "object": self.object, "created": int(time.time()), "model": job.model}
-        self._answered: set[int] = set()  # a piece of the answering round was sent
+        self._answered: set[int] = set()  # choices of whose answering round a piece was sent
         self._ended: dict[int, RefinementResult] = {}
 
     def opening(self, number: int) -> list[bytes]:
@@ -74,7 +74,7 @@ class Chunks:
         return [self.piece(number, event.delta, event.logprobs)]
 
     def _end_of(self, number: int, result: RefinementResult) -> list[bytes]:
-        """An answer that no round streamed (a draft, a round before the last, structured output) comes in one piece."""
+        """A choice's last frames. An answer that was not streamed (a draft, structured output) comes in one piece."""
         self._ended[number] = result
         whole = [] if number in self._answered or not result.text else [result.text]
         return [self.piece(number, text, result.logprobs) for text in whole] + self.ending(number, result)

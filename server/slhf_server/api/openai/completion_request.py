@@ -1,4 +1,4 @@
-"""OpenAI's legacy completion request, read as a chat of one user turn: the roles are played by chat models."""
+"""OpenAI's legacy completion request, read as a chat of one user turn, because chat models play the roles."""
 
 from dataclasses import replace
 from typing import Annotated, Any
@@ -24,7 +24,7 @@ class CompletionRequest(GenerationRequest):
         STRING_OR_LIST,
     ]
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
-    """How many of the likeliest tokens beside the chosen one."""
+    """How many of the likeliest tokens are told beside the chosen one."""
 
     @model_validator(mode="before")
     @classmethod

@@ -45,7 +45,7 @@ async def completions(body: CompletionRequest, request: Request, service: Runnin
 
 
 def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
-    """The legacy shape: columns instead of rows; `offset` is where the first token begins in the text."""
+    """The legacy shape, columns instead of rows; `offset` is the first token's place in the text, in characters."""
     offsets = [offset]
     for one in tokens:
         offsets.append(offsets[-1] + len(one.token))
@@ -58,7 +58,7 @@ def _logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
 
 
 class CompletionChunks(Chunks):
-    """For each choice pieces of text, then its end."""
+    """The chunks of completions: for each choice pieces of text, then its end."""
 
     object = "text_completion"
 

@@ -17,7 +17,7 @@ from slhf_server.refinement.state import RefinementResult
 def answered(
     job: Job, ended: Mapping[int, RefinementResult], choices: list[dict[str, Any]], body: GenerationRequest, kind: str
 ) -> Response:
-    """The whole answer. Of several choices, each has a report of its own beside the one for all."""
+    """The whole answer; `kind` is OpenAI's `object`. Each of several choices has a report beside the one for all."""
     with_rounds = bool(body.refine.return_rounds)
     whole = combined(ended)
     if len(ended) > 1:
@@ -36,5 +36,5 @@ def answered(
 
 
 def json_bytes(answer: dict[str, Any]) -> bytes:
-    """In UTF-8. Half of a character, which a model's text may hold, is escaped as JSON has it."""
+    """The answer as JSON in UTF-8. Half of a surrogate pair, which a text may hold, is escaped as in JSON."""
     return json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace")

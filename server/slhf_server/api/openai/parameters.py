@@ -26,17 +26,19 @@ _WORDING: dict[Support, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
+    """What becomes of one parameter of an endpoint."""
+
     support: Support
     """How the server treats it (worded in `_WORDING`); `ignored` is deliberate."""
     note: str = ""
     neutral: tuple[Any, ...] = ()
     """Values that ask for nothing, accepted where the parameter is not; null always is."""
     moot: tuple[str, str] | None = None
-    """Another parameter and the value of it that leaves this one nothing to ask for."""
+    """Another parameter, and the value of it with which this one asks for nothing."""
 
     @property
     def wording(self) -> str:
-        """What becomes of it, in words."""
+        """What becomes of the parameter, in words."""
         return f"{_WORDING[self.support]}: {self.note}" if self.note else _WORDING[self.support]
 
 
@@ -76,7 +78,7 @@ _FOREIGN = {
         *("guided_decoding_backend", "guided_whitespace_pattern"),
     )
 }
-"""What clients of vLLM and other servers send to any endpoint that generates."""
+"""Parameters that clients of vLLM and other servers send to any endpoint that generates."""
 _UPSTREAMS = {
     "chat_template_kwargs": Parameter("upstream", "vLLM", ({},)),
     "documents": Parameter("upstream", "vLLM", ([],)),
@@ -94,7 +96,7 @@ _UPSTREAMS = {
     "plugins": Parameter("upstream", "OpenRouter", ([],)),
     "safe_prompt": Parameter("upstream", "Mistral", (False,)),
 }
-"""What other servers have beyond OpenAI's chat."""
+"""Parameters of other servers beyond OpenAI's chat."""
 _VLLM = {
     "top_k": Parameter("both", "vLLM"),
     "min_p": Parameter("both", "vLLM"),
@@ -208,8 +210,11 @@ RESPONSES: dict[str, Parameter] = {
 
 
 def filter_parameters(body: Any, table: Mapping[str, Parameter]) -> Any:
-    """A request's body less what is ignored on purpose or asks for nothing; what is unknown or refused raises
-    PydanticCustomError. A body that is no object is pydantic's to refuse."""
+    """A request's body without what is ignored on purpose or asks for nothing.
+
+    Raises PydanticCustomError for a parameter that is unknown or refused. A body that is no object is returned as it
+    is, and pydantic refuses it.
+    """
     if not isinstance(body, dict):
         return body
     return {name: value for name, value in given(body).items() if _is_kept(name, value, table.get(name), body)}
@@ -224,14 +229,14 @@ def _is_kept(name: str, value: Any, parameter: Parameter | None, body: Mapping[s
 
 
 def asks_for_nothing(parameter: Parameter, value: Any, beside: Mapping[str, Any]) -> bool:
-    """Whether a request that has this value, beside those of other parameters, is as one without it."""
+    """Whether a request with this value, beside those of other parameters, means the same as one without it."""
     if parameter.moot is not None and beside.get(parameter.moot[0]) == parameter.moot[1]:
         return True
     return value is None or any(_same(value, neutral) for neutral in parameter.neutral)
 
 
 def _same(value: Any, neutral: Any) -> bool:
-    """Equal, where null in an object is "not given", and true is no 1."""
+    """Whether they are equal, where null in an object means "not given" and true is not 1."""
     if isinstance(value, dict) and isinstance(neutral, dict):
         value = given(value)
         return value.keys() == neutral.keys() and all(_same(value[key], neutral[key]) for key in neutral)
@@ -239,7 +244,7 @@ def _same(value: Any, neutral: Any) -> bool:
 
 
 def document(table: Mapping[str, Parameter]) -> Callable[[dict[str, Any]], None]:
-    """For a request's `json_schema_extra`: the OpenAPI document also names what is passed on, ignored or refused."""
+    """A request's `json_schema_extra`, which adds to the OpenAPI document what is passed on, ignored or refused."""
 
     def add(schema: dict[str, Any]) -> None:
         for name, parameter in table.items():
@@ -252,7 +257,7 @@ def document(table: Mapping[str, Parameter]) -> Callable[[dict[str, Any]], None]
 
 
 def rows(table: Mapping[str, Parameter]) -> Iterator[str]:
-    """A table's lines in Markdown."""
+    """Yield a table's lines in Markdown."""
     yield "| parameter | what becomes of it | note | accepted nevertheless |"
     yield "|---|---|---|---|"
     for name, parameter in table.items():

@@ -15,11 +15,11 @@ from slhf_server.refinement.planner import RefineParams
 
 _OF_A_MESSAGE = ("role", "name", "tool_calls", "tool_call_id", "refusal")
 _NOT_READ = ("reasoning", "mcp_list_tools", "mcp_approval_request")
-"""What an answer's `output` may hold beside messages and calls of functions; so may any other `..._call`."""
+"""Items that an answer's `output` may hold beside messages and calls of functions, as it may any other `..._call`."""
 
 
 class InputMessage(Message):
-    """One message of `input`; an answer's `output` can be appended as it is."""
+    """One message of `input`. An answer's `output` can be appended to it as it is."""
 
     type: Literal["message"] | None = None
 
@@ -27,7 +27,7 @@ class InputMessage(Message):
         sent = self.sent
         turn = {key: sent[key] for key in _OF_A_MESSAGE if sent.get(key) is not None}
         if self.tool_calls:
-            turn["tool_calls"] = [*turn["tool_calls"]]  # one's own: calls that follow are added
+            turn["tool_calls"] = [*turn["tool_calls"]]  # a copy, to which calls that follow are added
         return turn | {"content": _content(sent.get("content"), only_spoken=self.role == "assistant")}
 
 
@@ -54,7 +54,7 @@ class InputResult(Original):
 
 
 class OtherItem(History):
-    """An item that is no text. What a model put into its answer is not read; what only a client can add is refused."""
+    """An item that is no text. An item of a model's answer is not read; one that only a client can add is refused."""
 
     type: StrictStr
 
@@ -92,7 +92,7 @@ Item = Annotated[
 
 
 def _content(sent: Any, *, only_spoken: bool = False) -> Any:
-    """A content in chat's form; an assistant's parts that are no text are left out."""
+    """A content in chat's form; `only_spoken` leaves out parts that are no text, as for an assistant's content."""
     if not isinstance(sent, list):
         return sent
     parts = [part for part in sent if not only_spoken or isinstance(part, str) or part.get("type") in SPOKEN]
@@ -100,7 +100,7 @@ def _content(sent: Any, *, only_spoken: bool = False) -> Any:
 
 
 def _part(sent: Any) -> Any:
-    """A part in chat's form, for an upstream; one that chat does not have stays as it is."""
+    """A part in chat's form, for an upstream; a part that chat does not have stays as it is."""
     match sent:
         case {"type": "input_text" | "output_text", "text": text}:
             return {"type": "text", "text": text}
@@ -123,7 +123,7 @@ class TextFormat(Section):
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
 
     def told(self) -> dict[str, Any]:
-        """What was given. (pydantic's own dump gives up on a deeply nested schema.)"""
+        """The fields that were given. (pydantic's own dump gives up on a deeply nested schema.)"""
         told = {"name": self.name, "description": self.description, "strict": self.strict, "schema": self.schema_}
         present: dict[str, Any] = given(told)
         return {"type": self.type} | present
@@ -168,7 +168,7 @@ class ResponseRequest(Section):
         return self
 
     def names(self) -> dict[str, str]:
-        """As `GenerationRequest.names`."""
+        """Does as `GenerationRequest.names` does."""
         names = IN_REFINE | {"messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format"}
         names["response_format.json_schema"] = "text.format"
         if isinstance(self.input, list):
@@ -193,8 +193,8 @@ class ResponseRequest(Section):
 
     @cached_property
     def _turns(self) -> list[tuple[int, dict[str, Any]]]:
-        """The input in chat's form, each message with the place of its first item: chat has all calls of a turn in
-        one message."""
+        """The input in chat's form, each message with the place of its first item, because chat has all calls of a turn
+        in one message."""
         if isinstance(self.input, str):
             return [(0, {"role": "user", "content": self.input})]
         turns: list[tuple[int, dict[str, Any]]] = []

@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: OpenAI's Responses API as far as text, instructions and streams go; nothing is stored."""
+"""`POST /v1/responses` is OpenAI's Responses API as far as text, instructions and streams go; nothing is stored."""
 
 import asyncio
 import json
@@ -65,7 +65,7 @@ class Answer:
         return response | {"usage": _usage(result.usage), "refinement": report.model_dump()}
 
     def item(self, result: RefinementResult | None) -> dict[str, Any]:
-        """The message, the one item of the output; None: it has just begun."""
+        """The message, which is the output's one item; without a result it has just begun."""
         return {
             "id": self.item_id,
             "type": "message",
@@ -120,7 +120,10 @@ def _usage(usage: Usage) -> dict[str, Any]:
 
 
 class ResponseEvents:
-    """OpenAI's typed events, numbered; implements `Renderer`. There is no [DONE]: the last event says how it ended."""
+    """Renders OpenAI's typed, numbered events. There is no [DONE]: the last event says how the response ended.
+
+    Implements `Renderer`.
+    """
 
     def __init__(self, job: Job, body: ResponseRequest) -> None:
         self._job = job
@@ -157,7 +160,7 @@ class ResponseEvents:
         return [self._event("response.output_text.delta", **self._place(), delta=text, logprobs=[])] if text else []
 
     def _ending(self, result: RefinementResult) -> list[bytes]:
-        missing = result.text.removeprefix(self._text)  # all of it, where no round was streamed as the answer
+        missing = result.text.removeprefix(self._text)  # the whole text, where no round was streamed as the answer
         response = self._answer.ended(result)
         return [
             *self._delta(missing),

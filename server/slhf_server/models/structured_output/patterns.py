@@ -1,7 +1,7 @@
-"""Regular expressions as JSON Schema has them, which is as ECMA 262 has them, in the spelling that Rust shares.
+"""Spells out JSON Schema's regular expressions, which are those of ECMA 262, in the syntax that two engines share.
 
-Two engines read a schema's patterns: jsonschema-rs, which validates, and llguidance, which makes vLLM write what
-matches. Both are Rust's, match in linear time, and differ from ECMA 262 in spelling (`[[a]]`, `\\d`, `\\cA`, `[]`) and
+Both read a schema's patterns: jsonschema-rs, which validates, and llguidance, which makes vLLM write what matches. They
+are written in Rust, match in linear time, and differ from ECMA 262 in spelling (`[[a]]`, `\\d`, `\\cA`, `[]`) and
 in what they take beyond it (`(?P<x>a)`, `a++`, `(?i)`). So a pattern is read here once, and spelled out in what both
 take and mean alike. Look-around and back-references have no linear match, and are refused.
 """
@@ -40,7 +40,7 @@ _IN_CLASS = re.compile(rf"(?P<end>\])|(?P<backspace>\\b)|{_SETS}|{_CHARACTER}[^\
 
 
 def spelled_out(pattern: str) -> str:
-    """The same pattern in the syntax that both engines share. Raises ValueError with what is wrong, in a few words."""
+    """The same pattern in the syntax that both engines share. Raises ValueError saying what is wrong in a few words."""
     return "".join(_translated(pattern))
 
 
@@ -71,10 +71,10 @@ def _kind(token: re.Match[str]) -> str:
 
 
 def _spelled(kind: str, text: str) -> str:
-    """A token outside of brackets."""
+    """A token outside of brackets, spelled out."""
     match kind:
         case "open" if text.startswith("(?<"):
-            return "(?:"  # names serve back-references alone
+            return "(?:"  # a group's name serves back-references alone
         case "any":
             return f"[{_ranges(_others(_LINE_END))}]"
         case "set":
@@ -85,7 +85,7 @@ def _spelled(kind: str, text: str) -> str:
 
 
 def _class(pattern: str, at: int, negated: bool) -> tuple[str, int]:
-    """The class whose contents begin at `at`, brackets included, and where the pattern goes on behind it."""
+    """The class whose contents begin at `at`, with its brackets, and where the pattern goes on after it."""
     parts: list[str] = []
     low: int | None = None  # the character that a "-" would make the beginning of a range
     ranged = False  # a "-" stands behind it
@@ -123,7 +123,10 @@ def _why(pattern: str, at: int) -> str:
 
 
 def _code(text: str) -> int:
-    """The character that a token stands for. Raises ValueError for half of a surrogate pair and beyond Unicode."""
+    """The code of the character that a token stands for.
+
+    Raises ValueError for half of a surrogate pair and for a number beyond Unicode.
+    """
     if len(text) == 1:
         return ord(text)
     if len(text) == 12:  # \ud83d\ude00
@@ -148,7 +151,7 @@ def _escaped(code: int) -> str:
 
 
 def _set(text: str) -> list[tuple[int, int]]:
-    """What \\d and the like stand for: ECMA's are ASCII, but for white space."""
+    """The ranges that \\d and the like stand for; ECMA's are ASCII, but for white space."""
     members = {"d": _DIGIT, "w": _WORD, "s": _SPACE}[text[1].lower()]
     return _others(members) if text[1].isupper() else members
 

@@ -1,4 +1,4 @@
-"""Structured output: OpenAI's `response_format`, what it admits, and nothing fetched from anywhere."""
+"""Structured output: OpenAI's `response_format` and what it admits. Nothing that a schema names is fetched."""
 
 import asyncio
 import json
@@ -10,9 +10,9 @@ from slhf.json_text import read_json
 from slhf_server.errors import BadRequest, QueueFull
 from slhf_server.models.structured_output.workers import TookTooLong, Workers
 
-_MOST_BYTES = 512 << 10  # of a schema as JSON; the limits stand in docs/api.md
-_MOST_VALUES = 32_768  # objects, arrays, strings, numbers: everything in it
-_MOST_DEPTH = 64  # vLLM's, too
+_MOST_BYTES = 512 << 10  # of a schema as JSON; docs/api.md states these limits
+_MOST_VALUES = 32_768  # objects, arrays, strings and numbers alike
+_MOST_DEPTH = 64  # vLLM's limit, too
 _SHORT = 64 << 10  # characters of JSON that are read in a millisecond or two
 
 
@@ -21,18 +21,18 @@ class StructuredOutput:
     """What every text of a refinement must be: a JSON object, or JSON that a schema admits."""
 
     response_format: Mapping[str, Any]
-    """As the client sent it: what an upstream gets."""
+    """The client's own, which an upstream gets."""
     schema: Mapping[str, Any] | None = None
     """None: any JSON object."""
     workers: Workers = field(default_factory=Workers)
-    """Who read the schema. Nothing runs there where there is none."""
+    """The processes that read the schema. Without a schema they have nothing to do."""
     text: str = ""
-    """The schema as JSON; since `check`, with patterns spelled out so that the engine reads them as ECMA 262 does."""
+    """The schema as JSON. `check` spells its patterns out, so that the engine reads them as ECMA 262 does."""
 
     async def check(self, *, grammar: bool) -> None:
-        """Raises BadRequest for a schema that cannot be, or takes too long; and QueueFull.
+        """Raises BadRequest for a schema that is not valid or takes too long, and QueueFull.
 
-        `grammar`: the engine will have to write it, so all of it must be something that its grammars know.
+        `grammar` says that the engine will write the text, so its grammars must know all of the schema.
         """
         if self.schema is None:
             return
@@ -45,7 +45,7 @@ class StructuredOutput:
         self.text = answer["schema"]
 
     async def admits(self, text: str) -> bool:
-        """Whether the text is whole and valid. One that takes too long to check is not."""
+        """Whether the text is whole and valid. A text that takes too long to check is not."""
         if not text:
             return False
         if self.schema is None:
@@ -57,7 +57,7 @@ class StructuredOutput:
 
 
 def structured_output_of(response_format: Mapping[str, Any], workers: Workers) -> StructuredOutput | None:
-    """The structure that a `response_format` asks for; None for plain text. `StructuredOutput.check` is still to come.
+    """The structure that a `response_format` asks for; None for plain text. The caller has to call its `check`.
 
     Raises BadRequest naming what is wrong.
     """
@@ -80,7 +80,7 @@ def structured_output_of(response_format: Mapping[str, Any], workers: Workers) -
 
 
 def _check_size(schema: dict[str, Any]) -> None:
-    """Cheap, and over as soon as a limit is: what comes later takes time in proportion to the size."""
+    """Raises BadRequest for a schema that is too large, and stops at the limit: later steps take time by its size."""
     values, characters, level = 1, 0, [schema]
     for _ in range(_MOST_DEPTH):
         inner: list[Any] = []

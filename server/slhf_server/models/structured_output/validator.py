@@ -1,9 +1,9 @@
 """The program that reads clients' schemas; workers.py starts it as `python -m ...structured_output.validator SECONDS`.
 
-A small schema can ask for hours of work or overflow a stack, so neither is done in the server's own process. One line
-announces each task and its sizes, `<bytes of schema> <bytes of text> <grammar>`; schema and text follow; one line of
-JSON answers. Without a text the schema is checked, and answered with what is wrong or with its patterns spelled out.
-The kernel ends the process where one task takes more than SECONDS of processor time, or too much memory.
+A small schema can ask for hours of work or overflow a stack, so none is read in the server's own process. One line
+announces each task and its sizes, `<bytes of schema> <bytes of text> <grammar>`. Schema and text follow; a line of JSON
+answers. Without a text the schema is checked, and the answer is what is wrong, or the schema with its patterns
+spelled out. The kernel ends the process where a task takes more than SECONDS of processor time, or too much memory.
 """
 
 import json
@@ -20,7 +20,7 @@ from jsonschema_rs import Draft202012Validator, ReferencingError, RegexOptions, 
 from slhf_server.models.structured_output.patterns import spelled_out
 
 _MEMORY_BYTES = 2 << 30
-_NICE = 5  # what the server and its engine do comes first
+_NICE = 5  # the server and its engine come first
 _MOST_SPELLED = 1 << 20  # bytes; a dot alone takes fifty
 _SHOWN = 60  # characters of a client's own words in a message
 _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
@@ -36,6 +36,7 @@ class Refused(Exception):
 
 
 def main() -> None:
+    """Answer tasks until standard input ends."""
     seconds = float(sys.argv[1])
     os.nice(_NICE)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
@@ -52,9 +53,9 @@ def main() -> None:
 
 
 def verdict(text: bytes, grammar: bool) -> dict[str, str]:
-    """`{"refused": why}`, or `{"schema": ...}` with the schema as validator and grammar read it.
+    """`{"refused": why}`, or `{"schema": ...}` with the schema as JSON, as validator and grammar read it.
 
-    `grammar`: the engine has to write it, so llguidance must know all of it.
+    `grammar` says that the engine has to write such a text, so llguidance must know all of the schema.
     """
     try:
         schema = json.loads(text)
@@ -73,7 +74,7 @@ def verdict(text: bytes, grammar: bool) -> dict[str, str]:
 
 
 def admits(schema: bytes, text: bytes) -> bool:
-    """Whether the text is whole JSON and what the schema (as `verdict` spelled it out) says."""
+    """Whether the text is whole JSON and valid under the schema, as `verdict` has spelled it out."""
     try:
         value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
         return _compiled(json.loads(schema)).is_valid(value)
@@ -109,7 +110,7 @@ def _check_grammar(schema: str) -> None:
 
 
 def _schemas(root: Any) -> Iterator[dict[str, Any]]:
-    """Every schema in it, as JSON Schema has it: what stands under `enum`, `const` or `default` is data."""
+    """Yield every schema within the root; values of `enum`, `const` and `default` are data, and no schemas."""
     left = [root]
     while left:
         schema = left.pop()

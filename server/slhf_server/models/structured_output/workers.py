@@ -1,7 +1,7 @@
-"""The processes that read clients' schemas (validator.py): a task may take too long, or crash, and costs no more there.
+"""The processes that read clients' schemas (validator.py), where a task may take too long or crash at no further cost.
 
-A task first has a short time, which is plenty for schemas that people write. What takes longer is done again by a
-second process, whose waiting line is short: so a client with hard schemas waits for itself, and the others go on.
+A task first has a short time, which is plenty for schemas that people write. A task that takes longer is done again by
+a second process, whose queue is short, so that a client with hard schemas waits for itself and the others go on.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any
 from slhf_server.errors import QueueFull
 
 _QUICK_S, _PATIENT_S = 0.1, 1.0  # of processor time
-_MOST_WAITING = 4  # for the patient one
+_MOST_WAITING = 4  # for the patient process
 _MOST_ANSWERED = 4 << 20  # bytes of one answer: a schema whose patterns are spelled out, as JSON in JSON
 
 
@@ -25,9 +25,9 @@ class TookTooLong(Exception):
 
 
 class Workers:
-    """Two processes, each started when it is first needed. Belongs to one event loop.
+    """Two processes, each started when it is first needed. They belong to one event loop.
 
-    `grammars`: the engine writes by llguidance's grammars.
+    `grammars` says that the engine writes by llguidance's grammars.
     """
 
     def __init__(self, *, grammars: bool = True) -> None:
@@ -35,7 +35,7 @@ class Workers:
         self._quick, self._patient = _Worker(_QUICK_S), _Worker(_PATIENT_S)
 
     async def ask(self, schema: bytes, text: bytes = b"", *, grammar: bool = False) -> Any:
-        """The answer of validator.py. Raises TookTooLong, and QueueFull where others' hard tasks wait already."""
+        """The answer of validator.py. Raises TookTooLong, and QueueFull where too many hard tasks wait already."""
         grammar = grammar and self._grammars
         try:
             return await self._quick.ask(schema, text, grammar)
@@ -50,7 +50,7 @@ class Workers:
 
 
 class _Worker:
-    """One process, which is replaced after it has ended; one task after the other."""
+    """One process, which does one task after the other and is replaced after it has ended."""
 
     def __init__(self, seconds: float) -> None:
         self.waiting = 0
@@ -83,16 +83,16 @@ class _Worker:
             await process.stdin.drain()
             answer = await process.stdout.readline()
         except ConnectionError:
-            pass  # it has ended, as below
+            pass  # the process has ended, as below
         finally:
-            if not answer.endswith(b"\n"):  # it has ended, or nobody waits for its answer any more
+            if not answer.endswith(b"\n"):  # the process has ended, or its task was cancelled
                 await self.close()
         if not answer.endswith(b"\n"):
             raise TookTooLong
         return answer
 
     async def _started(self) -> Process:
-        """In a session of its own: Ctrl-C is the server's to answer, which ends it in good order."""
+        """Start the process in a session of its own, so that Ctrl-C reaches only the server, which ends it itself."""
         program = ["-m", "slhf_server.models.structured_output.validator", str(self._seconds)]
         return await asyncio.create_subprocess_exec(
             sys.executable,

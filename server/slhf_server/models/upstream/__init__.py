@@ -1,4 +1,4 @@
-"""Another server's model over HTTP, in the words of OpenAI's chat completions as each provider speaks them.
+"""Another server's model over HTTP, by OpenAI's chat completions as each provider understands them.
 
 The service alone imports it, and only where upstreams are configured.
 """

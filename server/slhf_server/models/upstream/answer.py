@@ -1,8 +1,8 @@
-"""What an OpenAI-compatible server's answer holds: its JSON as chunks of text, tool calls and usage.
+"""Reads an OpenAI-compatible server's answer: its JSON becomes chunks of text, tool calls and usage.
 
-It is read openly, because servers leave out, add and rename: what is not understood is passed over, as long as there is
-a text or a call, and a reason why it ended. Thoughts (`reasoning_content`, `reasoning`, parts of the type `thinking`)
-are not read, so they reach nobody; their number of tokens is.
+It is read openly, because servers leave out, add and rename fields. What is not understood is ignored, as long as there
+is a text or a call, and a reason why it ended. Thoughts (`reasoning_content`, `reasoning`, parts of the type
+`thinking`) are not read, but for their number of tokens.
 """
 
 import logging
@@ -28,7 +28,7 @@ _MEANT = {word: reason for reason, words in _REASONS.items() for word in words.s
 _BROKEN = ("error", "abort", "aborted", "cancelled", "insufficient_system_resource", "network_error")
 """Finish reasons of a completion that failed: vLLM's, OpenRouter's, DeepSeek's and others'."""
 _MOST_TOKENS = 100_000_000
-"""No context is as long: more is not a count of tokens."""
+"""No context is as long, so a larger number is no count of tokens."""
 _LOGPROBS = TypeAdapter(tuple[TokenLogprob, ...])
 _STATUSES = {"rate_limit": 429, "overloaded": 503, "context_length": 400, "server_error": 500, "unavailable": 503}
 """The status that is meant where an error's `code` or `type` is a word that holds one of these."""
@@ -36,23 +36,23 @@ _logger = logging.getLogger(__name__)
 
 
 class UnusableAnswer(Exception):
-    """The answer is not one, or not whole."""
+    """The upstream's answer cannot be used, or is not whole."""
 
 
 class ErrorInAnswer(UnusableAnswer):
-    """An error object where an answer was due: the status line had said 200 by then."""
+    """An error object where an answer was due, after the status line had said 200."""
 
     def __init__(self, error: object, *, begun: bool) -> None:
         super().__init__("an error")
         self.error = error
         self.status = _status(_mapping(error))
-        """The HTTP status that it would have been; None: it does not say."""
+        """The HTTP status that the error means; None: it does not say."""
         self.begun = begun
         """Whether a part of the answer came before it."""
 
 
 class Completion:
-    """One completion, read from its one answer or event by event."""
+    """One completion, read from one JSON answer or event by event."""
 
     def __init__(self, label: str) -> None:
         """`label` names the upstream in the log."""
@@ -65,11 +65,11 @@ class Completion:
 
     @property
     def finished(self) -> bool:
-        """Whether it has said why it ended: nothing but usage can follow."""
+        """Whether the upstream has said why the completion ended, after which only usage can follow."""
         return bool(self._finish_reason)
 
     def chunks(self, values: Iterable[object]) -> Iterator[Chunk]:
-        """The text that they add, as far as they add any. Raises UnusableAnswer."""
+        """Yield the text that the values add, if they add any. Raises UnusableAnswer."""
         for value in values:
             if (chunk := self.take(value)) is not None:
                 yield chunk
@@ -105,11 +105,11 @@ class Completion:
         )
 
     def _message(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What is new in the choice. Some servers end a stream with the whole message, said once more."""
+        """What is new in the choice; some servers end a stream with the whole message once more."""
         return _mapping(choice.get("delta")) or ({} if self._begun else _mapping(choice.get("message")))
 
     def _whole(self, text: str) -> str:
-        """The text in whole characters: servers escape the halves of one, and cut between them."""
+        """The text in whole characters; servers may escape the halves of one, and cut between them."""
         if not self._half and not HALF.search(text):
             return text
         text = self._half + text
@@ -117,7 +117,7 @@ class Completion:
         return whole_characters(text.removesuffix(self._half))
 
     def _tokens(self, *path: str) -> int:
-        """A reported number of tokens; 0 where it is none. The answer is good all the same."""
+        """A reported number of tokens; 0 where it is missing or wrong, which does not spoil the answer."""
         value: Any = self._usage
         for key in path:
             value = _mapping(value).get(key)
@@ -129,7 +129,7 @@ class Completion:
         return 0
 
     def _reason(self) -> FinishReason:
-        """OpenAI's word for why it ended; a word that nobody knows is a stop like any other."""
+        """OpenAI's word for why the completion ended; an unknown word means a stop."""
         said = self._finish_reason.lower()
         if not said or said in _BROKEN:
             raise UnusableAnswer("not finished")
@@ -148,7 +148,7 @@ def _first(choices: object) -> Mapping[str, Any]:
 
 
 def _text(content: object) -> str:
-    """The text of a message's content: a string, or parts, of which those of text count. Raises UnusableAnswer."""
+    """The text of a message's content, which is a string, or parts that may be text. Raises UnusableAnswer."""
     if isinstance(content, str):
         return content
     if content is None:
@@ -161,7 +161,7 @@ def _text(content: object) -> str:
 
 
 def _parts(content: object) -> Iterator[str]:
-    """The pieces of text in a list of parts, in a part, or in a part's text, which may be a list or an object again."""
+    """Yield the text in a list of parts, in a part, or in a part's text, which may be a list or an object again."""
     match content:
         case str():
             yield content
@@ -184,12 +184,12 @@ def _refusal(message: Mapping[str, Any]) -> str:
 
 
 def _legacy(function: object) -> list[object]:
-    """`function_call`, which came before `tool_calls`, as one of these."""
+    """`function_call`, which is older than `tool_calls`, as one of these."""
     return [{"function": function}] if isinstance(function, dict) else []
 
 
 def _logprobs(said: object) -> tuple[TokenLogprob, ...]:
-    """Those of OpenAI's chat format. Others are passed over: the text is good without them."""
+    """Log-probabilities in OpenAI's chat format. Others are ignored, because the text is good without them."""
     content = _mapping(said).get("content")
     if not content:
         return ()
@@ -202,7 +202,7 @@ def _logprobs(said: object) -> tuple[TokenLogprob, ...]:
 
 
 def _status(error: Mapping[str, Any]) -> int | None:
-    """The HTTP status that an error object means: providers write it as `code`, or say it in a word."""
+    """The HTTP status that an error object means; providers write it as `code`, or as a word."""
     for said in (error.get("code"), error.get("status"), error.get("type")):
         if re.fullmatch("[45][0-9][0-9]", str(said)):
             return int(str(said))

@@ -1,13 +1,13 @@
-"""A circuit breaker: leaves an upstream alone that only fails."""
+"""A circuit breaker, which leaves an upstream alone that only fails."""
 
 from collections.abc import Callable
 
 
 class CircuitBreaker:
-    """Closed until `failures` attempts in a row have failed; then open.
+    """It is closed until `failures` attempts in a row have failed, and then open.
 
-    While it is open, one attempt is admitted each `cooldown_s` (half-open): its success closes the breaker. An attempt
-    that its client abandons says nothing; the next one is then admitted a cooldown later.
+    While it is open, one attempt is admitted each `cooldown_s` seconds (half-open), whose success closes the breaker.
+    An attempt that its client abandons says nothing; the next one is then admitted a cooldown later.
     """
 
     def __init__(self, failures: int, cooldown_s: float, clock: Callable[[], float]) -> None:
@@ -22,7 +22,7 @@ class CircuitBreaker:
         return self._failures >= self._most_failures
 
     def admit(self) -> float:
-        """0: go ahead; else the seconds until the next attempt may be admitted."""
+        """Seconds until an attempt may be admitted; 0: this one is."""
         if not self.is_open:
             return 0.0
         wait = self._next_attempt - self._clock()

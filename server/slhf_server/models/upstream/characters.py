@@ -1,4 +1,4 @@
-"""Characters beyond the first plane, whose halves (UTF-16 surrogates) JSON can write apart."""
+"""Puts characters together whose halves (UTF-16 surrogates) JSON has written apart."""
 
 import re
 
@@ -6,5 +6,5 @@ HALF = re.compile("[\ud800-\udfff]")
 
 
 def whole_characters(text: str) -> str:
-    """The same, with halves of characters put together, and U+FFFD for a half that stands alone."""
+    """The text with halves of characters put together, and U+FFFD for a half that stands alone."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if HALF.search(text) else text

@@ -33,11 +33,11 @@ from slhf_server.models.upstream.refusal import MOST_BYTES
 from slhf_server.settings.endpoints import UpstreamSettings
 
 _LONGEST_PAUSE_S = 30.0
-"""Asked by Retry-After to wait longer than this, nothing is retried: the client is told."""
+"""Where Retry-After asks for a longer pause, nothing is retried, and the client is told."""
 _LEFTOVER_S = 0.1
-"""For the end of the bytes after [DONE], without which a connection cannot serve the next request."""
+"""How long the bytes may take to end after [DONE]; else the connection cannot serve the next request."""
 _MOST_READ = 65_536
-"""Bytes that a socket gives at once. More come out of compressed ones, without a pause for anybody else."""
+"""Bytes that a socket gives at once. After a larger piece, which was compressed, other tasks get their turn."""
 _PROBE_S = 10.0
 _PROBE_PAUSE_S = (0.1, 5.0)
 _logger = logging.getLogger(__name__)
@@ -49,9 +49,9 @@ class _Progress:
 
     started: float = field(default_factory=time.perf_counter)
     begun: bool = False
-    """The upstream has said 200."""
+    """Whether the upstream has said 200."""
     first_byte_s: float | None = None
-    """What the first byte of its answer took, seconds; None: it has not come."""
+    """Seconds until the first byte of its answer; None: it has not come."""
 
     @property
     def seconds(self) -> float:
@@ -62,7 +62,7 @@ class Upstream:
     """Implements `ChatModel`."""
 
     answered = False
-    """Whether it has answered once since the server started."""
+    """Whether the upstream has answered once since the server started."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Upstream:
         random: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`label` names it in the configuration, in metrics and in messages. Raises SettingsError."""
+        """`label` names the upstream in the configuration, in metrics and in messages. Raises SettingsError."""
         self.label = label
         self.name = settings.model
         self._settings = settings
@@ -87,7 +87,7 @@ class Upstream:
         self._dialect = Dialect(label, settings)
         self._operators = {"model", *settings.extra_body}
         self._first_byte_s = 0.0
-        """What the last good answer took to begin, halved by everyone who has since waited for less in vain."""
+        """Seconds until the last good answer began, halved by every request that has since waited for less in vain."""
         self._client = connect(label, settings)
 
     async def stream(
@@ -103,7 +103,7 @@ class Upstream:
                 return
             except Failure as failed:
                 if (simpler := self._dialect.simpler(request, failed.refusal)) is not None:
-                    request = simpler  # asked at once: the upstream is well, and has said what it wants
+                    request = simpler  # it is asked again at once: the upstream is well, and has said what it wants
                     continue
                 pause = self._pause(failed, attempt)
                 if pause is None:
@@ -112,7 +112,7 @@ class Upstream:
             await self._sleep(pause)
 
     async def probe(self) -> bool:
-        """Whether the upstream answers now: anything but a refusal of the key, a redirect or an error of its own."""
+        """Whether the upstream answers now, with anything but a refusal of the key, a redirect or its own error."""
         try:
             async with self._client.stream("GET", "models", timeout=_PROBE_S) as response:
                 status = response.status_code
@@ -137,7 +137,7 @@ class Upstream:
         await self._client.aclose()
 
     async def _attempt(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        """Ask once. Raises Failure."""
+        """Ask once, and yield the answer's chunks. Raises Failure."""
         content = _encoded(request)
         completion = Completion(self.label)
         with self._judged(request) as progress:
@@ -157,7 +157,7 @@ class Upstream:
     async def _chunks(
         self, response: httpx2.Response, completion: Completion, progress: _Progress
     ) -> AsyncGenerator[Chunk, None]:
-        """The pieces of text, as they come. Broken off after the reason why it ended, an answer is whole."""
+        """Yield the pieces of text as they come. An answer that breaks off after its finish reason is whole."""
         values = Values()
         try:
             async with aclosing(response.aiter_bytes()) as pieces:
@@ -178,11 +178,11 @@ class Upstream:
 
     @contextmanager
     def _judged(self, request: Request) -> Iterator[_Progress]:
-        """An attempt with the breaker's leave; it and the metrics learn how it ends.
+        """Make an attempt if the breaker admits it, and tell breaker and metrics how it ends.
 
-        Abandoned by a client, it says nothing. Abandoned because a deadline passed while the upstream was silent, it
-        has failed, else one that hangs would be asked for ever; but not where good answers take longer to begin, else
-        one client with short deadlines would take the upstream from all the others.
+        An attempt that a client abandons says nothing. One that ends because a deadline passes while the upstream is
+        silent has failed, else an upstream that hangs would be asked for ever; but it has not where good answers take
+        longer to begin, else one client with short deadlines would take the upstream from all the others.
         """
         if time_left() <= 0:
             raise DeadlineExceeded("the deadline passed before an answer was finished")
@@ -226,7 +226,7 @@ class Upstream:
         _logger.warning("upstream %s: %s (%s)", self.label, kind, said)
 
     def _pause(self, failed: Failure, attempt: int) -> float | None:
-        """Seconds until the next attempt: what the upstream asks for and full jitter. None: there is no next one."""
+        """Seconds until the next attempt: what the upstream asks for, plus full jitter. None: there is no next one."""
         if not failed.retryable or attempt >= self._settings.max_retries or self._breaker.is_open:
             return None
         if failed.retry_after > _LONGEST_PAUSE_S:
@@ -236,7 +236,7 @@ class Upstream:
 
 
 def _encoded(request: Request) -> bytes:
-    """Raises BadRequest where a text holds the half of a character, or a number is none."""
+    """The request's body as JSON. Raises BadRequest where a text holds half of a surrogate pair, or a number is NaN."""
     try:
         return json.dumps(request.body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     except (ValueError, RecursionError) as exc:
@@ -244,7 +244,7 @@ def _encoded(request: Request) -> bytes:
 
 
 async def _status_error(response: httpx2.Response) -> StatusError:
-    """The status; where it refuses the request also the body, as far as it can be read, since it says what is wrong."""
+    """The status; where it refuses the request also the body, as far as it can be read, which says what is wrong."""
     content = bytearray()
     if response.status_code in REFUSED:
         with suppress(httpx2.HTTPError):

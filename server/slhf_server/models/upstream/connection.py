@@ -11,8 +11,10 @@ from slhf_server.settings.problem import SettingsError
 
 
 def connect(label: str, settings: UpstreamSettings) -> httpx2.AsyncClient:
-    """A client that sends to this upstream alone, and what is configured alone. Raises SettingsError, which names the
-    variable of the environment that cannot work."""
+    """A client that sends to this upstream alone, and only what is configured.
+
+    Raises SettingsError naming the variable of the environment that cannot work.
+    """
     url = httpx2.URL(str(settings.base_url))
     try:
         way = route(url)

@@ -1,4 +1,4 @@
-"""What is counted of upstreams: their three metrics, whose names the contract has (docs/api.md)."""
+"""The three metrics of upstreams, whose names are part of the contract (docs/api.md)."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 class UpstreamMetrics:
-    """Of all upstreams of a server, in the server's registry."""
+    """The metrics of all upstreams of a server, in the server's registry."""
 
     def __init__(self, registry: CollectorRegistry, latency_buckets: Sequence[float]) -> None:
-        """`latency_buckets`: upper bounds in seconds."""
+        """`latency_buckets` are upper bounds in seconds."""
         self.latency = Histogram(
             "slhf_upstream_request_latency_seconds",
             "One answer of an upstream, seconds.",

@@ -1,4 +1,4 @@
-"""How an upstream wants to be asked: as its settings say, and as what it refused has taught."""
+"""How an upstream wants to be asked: as its settings say, and without what it has refused."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +15,7 @@ _SAME_NAME = (
     "include_stop_str_in_output skip_special_tokens"
 ).split()
 _LIMITS = {"max_completion_tokens": "max_tokens", "max_tokens": "max_completion_tokens"}
-"""The two names of the limit of completion tokens: each with the other one."""
+"""The two names of the limit of completion tokens, each with the other one."""
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "temperature": (1,),
     "top_p": (1,),
@@ -35,7 +35,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "verbosity": ("medium",),
     "chat_template_kwargs": ({},),
 }
-"""Values that are as if they were not given, whoever gives them."""
+"""Values that mean the same as no value."""
 _logger = logging.getLogger(__name__)
 
 
@@ -45,11 +45,11 @@ class Request:
 
     body: Mapping[str, Any]
     optional: frozenset[str]
-    """Fields that nobody asked for: the server's own, and those that are neutral."""
+    """Fields that no client asked for: the server's own, and those with a neutral value."""
     limit: str
     """What this request calls the limit of completion tokens."""
     renamed: bool = False
-    """Whether that is not what the upstream's settings or earlier answers call it."""
+    """Whether that name is another one than settings or earlier answers gave."""
     left_out: frozenset[str] = frozenset()
     """Fields that the upstream has refused."""
 
@@ -64,7 +64,10 @@ class Dialect:
         self._refused: frozenset[str] = frozenset()
 
     def request(self, turns: Sequence[Turn], sampling: SamplingParams, deltas: bool) -> Request:
-        """What the client passed on comes first, so that it replaces nothing of ours; what the settings add, last."""
+        """The request for a completion of `turns`.
+
+        What the client passed on comes first, so that it replaces nothing of ours; what the settings add comes last.
+        """
         body = dict(sampling.upstream_params)
         body |= {name: value for name in _SAME_NAME if (value := getattr(sampling, name)) is not None}
         optional = {name for name, value in body.items() if value in _NEUTRAL.get(name, ())}
@@ -81,8 +84,11 @@ class Dialect:
         return _without(Request(body, frozenset(optional), self._limit), self._refused & optional)
 
     def simpler(self, request: Request, refusal: Refusal) -> Request | None:
-        """The request without the fields that the upstream refused. None: somebody asked for one of them, or it named
-        none, so there is no honest way to ask again."""
+        """The request without the fields that the upstream refused.
+
+        None where the client or the operator asked for one of them, or where the upstream named none: then there is no
+        honest way to ask again.
+        """
         refused = refusal.fields
         renames = refusal.unknown and request.limit in refused and not request.renamed
         if not refused or not refused <= request.optional | ({request.limit} if renames else set()):
@@ -92,7 +98,7 @@ class Dialect:
         return replace(_without(request, refused), left_out=request.left_out | refused)
 
     def accepted(self, request: Request) -> None:
-        """The upstream took the request: what was left out for it, it is not sent again."""
+        """Note that the upstream took the request: fields that were left out for it are not sent again."""
         news = request.left_out - self._refused - _LIMITS.keys()  # another limit may be one that it takes
         if request.renamed and request.limit != self._limit:
             self._limit = request.limit
@@ -102,7 +108,7 @@ class Dialect:
             _logger.info("upstream %s does not take %s: no longer sent", self._label, ", ".join(sorted(news)))
 
     def _wishes(self, sampling: SamplingParams) -> Mapping[str, Any]:
-        """What OpenAI calls by other names than vLLM."""
+        """Sampling that OpenAI calls by other names than vLLM."""
         wishes: dict[str, Any] = {}
         if sampling.stop:
             wishes["stop"] = sampling.stop
@@ -115,7 +121,10 @@ class Dialect:
         return wishes
 
     def _most_tokens(self, sampling: SamplingParams) -> int | None:
-        """A budget that no answer can use up is not sent: upstreams refuse more than their model can write."""
+        """The limit of completion tokens to send, if any.
+
+        A budget that no answer can use up is not sent, because upstreams refuse more than their model can write.
+        """
         budget = sampling.max_total_tokens
         if sampling.max_tokens is not None:
             return sampling.max_tokens if budget is None else min(budget, sampling.max_tokens)
@@ -127,7 +136,7 @@ def _message(turn: Turn) -> dict[str, Any]:
 
 
 def _without(request: Request, names: Collection[str]) -> Request:
-    """An answer that cannot be streamed is asked for in one piece."""
+    """The request without these fields; without `stream`, the answer is asked for in one piece."""
     if not names:
         return request
     whole = "stream" in names
@@ -138,7 +147,7 @@ def _without(request: Request, names: Collection[str]) -> Request:
 
 
 def _renamed(request: Request) -> Request:
-    """The same with the other name of the limit."""
+    """The same request with the other name of the limit."""
     limit = _LIMITS[request.limit]
     body = {limit if name == request.limit else name: value for name, value in request.body.items()}
     optional = {limit if name == request.limit else name for name in request.optional}
@@ -146,7 +155,7 @@ def _renamed(request: Request) -> Request:
 
 
 def _merged(body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """`extra` in the body: its values win, and mappings in both are merged key by key."""
+    """The body with `extra`, whose values win; mappings in both are merged key by key."""
     merged = dict(body)
     for name, value in extra.items():
         before = merged.get(name)

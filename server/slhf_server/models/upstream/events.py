@@ -1,7 +1,7 @@
-"""An answer's bytes as JSON values: a whole one, or one for each server-sent event.
+"""Reads an answer's bytes as JSON values: a single one, or one for each server-sent event.
 
-The bytes say which it is, not the content type: servers answer with the one where the other was asked for. What is kept
-of them is bounded, so that no upstream can fill the memory.
+The bytes say which it is, and not the content type, because servers answer with the one where the other was asked for.
+What is kept of the bytes is bounded, so that no upstream can fill the memory.
 """
 
 import json
@@ -13,11 +13,11 @@ from slhf.sse import Decoder, ServerSentEvent
 from slhf_server.models.upstream.answer import UnusableAnswer
 
 _MOST_BYTES = 64 << 20
-"""Of a whole answer, decompressed. In ten minutes few models stream a quarter of it."""
+"""The limit of a whole answer, decompressed. In ten minutes few models stream a quarter of it."""
 _MOST_PLAIN_BYTES = 16 << 20
-"""Of an answer in one piece of JSON."""
+"""The limit of an answer in one piece of JSON."""
 _MOST_EVENT_BYTES = 4 << 20
-"""Without an event's end."""
+"""The limit of a single event."""
 
 
 class Values:
@@ -74,7 +74,7 @@ class Values:
 
 
 def _json(data: str | bytes) -> Any:
-    """NaN and infinity, which log-probabilities hold in some servers' JSON, are read as if they were not given."""
+    """The JSON's value. NaN and infinity, which some servers write as log-probabilities, are read as null."""
     return json.loads(data, parse_constant=lambda _: None, parse_float=_finite)
 
 

@@ -1,6 +1,6 @@
-"""What can go wrong in an attempt, in one place: failures of HTTP, of JSON and of what an upstream says become ours.
+"""Translates whatever goes wrong in an attempt, in HTTP, in JSON or in what an upstream says, into our errors.
 
-Nothing of theirs enters a message or the log but a status and the names of exceptions.
+Of an upstream's failure only a status and the names of exceptions enter a message or the log.
 """
 
 import math
@@ -22,7 +22,7 @@ class StatusError(Exception):
         super().__init__(f"HTTP {status}")
         self.status = status
         self.retry_after = retry_after
-        """The header."""
+        """The Retry-After header."""
         self.content = content
         """The body, or what its JSON holds, where it tells what was wrong with the request."""
 
@@ -49,18 +49,19 @@ class Failure(Exception):
     ) -> None:
         super().__init__(kind)
         self.kind = kind
-        """`error_type` of the metric."""
+        """The metric's `error_type`."""
         self.error = error
         self.retryable = retryable
         """Whether the same request may succeed a little later."""
         self.retry_after = retry_after
-        """Seconds, as the upstream wishes."""
+        """Seconds to wait, as the upstream asks."""
         self.refusal = refusal
         """Which fields of the request are to blame, where it was refused."""
 
 
 def failure(label: str, exc: Exception, request: Request, operators: Collection[str], *, begun: bool) -> Failure:
-    """`begun`: the upstream had said 200 by then. `operators`: the fields that the settings gave."""
+    """The Failure that an exception means. `begun` says that the upstream had said 200 by then; `operators` are the
+    fields of the request that the settings gave."""
     who = f"the upstream {label!r}"
     match exc:
         case StatusError():
@@ -94,7 +95,7 @@ def _by_status(who: str, exc: StatusError, request: Request, operators: Collecti
 
 
 def _client_error(who: str, refusal: Refusal, request: Request) -> BadRequest:
-    """What a client can do about it: it is told the name of its own field, and nothing else."""
+    """The client's error, which names a field of its own and tells nothing else."""
     if refusal.too_long:
         return UpstreamContextExceeded()
     asked_for = refusal.fields - request.optional

@@ -1,6 +1,6 @@
-"""Why an upstream refused a request (400, 413, 422): which fields of ours it names, read from each provider's format.
+"""Reads from each provider's format why it refused a request (400, 413, 422), and which fields of ours it names.
 
-Nothing of its text is kept. Fields are named only if they were sent, so a message of ours can show them.
+None of its text is kept. Fields are named only if they were sent, so a message of ours can show them.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST_BYTES = 64 << 10
-"""Of a refusal's body that are read."""
+"""How much of a refusal's body is read."""
 _TOO_LONG = re.compile(
     r"context_length|context[ _](length|window|size)|prompt is too long|input is too long"
     r"|input token count.{0,40}exceeds|exceeded model token limit|too many input tokens",
@@ -23,16 +23,16 @@ _UNKNOWN = re.compile(
     r"|(doesn.t|does not) (support|recognize|accept|exist)|invalid (field|parameter|argument)|must be verified",
     re.IGNORECASE,
 )
-"""The field itself is refused, and not its value."""
+"""Words that refuse the field itself, and not its value."""
 _NO_COMPLAINT = re.compile(
     r"expected one of|valid (fields|parameters|options)|instead|supported (fields|parameters) are|[\"']input[\"']:",
     re.IGNORECASE,
 )
-"""Behind these words a message lists what the upstream does know, or repeats the request."""
+"""Words after which a message lists what the upstream does know, or repeats the request."""
 _SAID = set(
     "message msg detail details error errors description title code type status fieldViolations issues params".split()
 )
-"""Keys whose texts speak about the request. Others repeat it (`input`), or say nothing."""
+"""Keys whose texts speak about the request. Other keys repeat it (`input`), or say nothing of use."""
 _POINTERS = set("param parameter field property argument additionalProperty loc path keys".split())
 """Keys whose value is the way to a field: OpenAI's, Google's, pydantic's, ajv's and zod's."""
 _ALWAYS = ("model", "messages")
@@ -42,21 +42,23 @@ _NAMED = r"(parameter|argument|field|key|permitted|supplied)s?\W{1,3}"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
+    """What an upstream has refused."""
+
     fields: frozenset[str] = frozenset()
-    """Of the request's body, at its top."""
+    """Top-level fields of the request's body."""
     unknown: bool = False
-    """Whether the upstream does not take them at all, whatever their value."""
+    """Whether the upstream does not take these fields at all, whatever their value."""
     too_long: bool = False
-    """The conversation is longer than the model's context."""
+    """Whether the conversation is longer than the model's context."""
 
 
 NOTHING_SAID = Refusal()
 
 
 def read_refusal(content: object, sent: Collection[str]) -> Refusal:
-    """`content` is the body's bytes, or what its JSON holds; `sent` are the names of the request's fields.
+    """What an upstream has refused; an answer that does not tell names no field.
 
-    An answer that says nothing of use names none.
+    `content` is the body's bytes, or what its JSON holds; `sent` are the names of the request's fields.
     """
     text = content[:MOST_BYTES].decode(errors="replace") if isinstance(content, bytes) else ""
     body = _json(text) if isinstance(content, bytes) else content
@@ -66,7 +68,7 @@ def read_refusal(content: object, sent: Collection[str]) -> Refusal:
 
 
 def _json(text: str) -> Any:
-    """None where it is no JSON."""
+    """The JSON's value; None where it is no JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -74,7 +76,7 @@ def _json(text: str) -> Any:
 
 
 def _named(body: Any, sent: Collection[str]) -> Iterator[str]:
-    """Fields that the format itself names.
+    """Yield the fields that the format itself names.
 
     Azure and Mistral put such an object into another one, or its JSON into the message.
     """
@@ -93,7 +95,7 @@ def _texts(body: Any) -> Iterator[str]:
 
 
 def _items(body: Any) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, at every depth, in JSON within texts too, but not in what repeats the request."""
+    """Yield every key with its value at every depth, in JSON within texts, too, but not in what repeats the request."""
     pending = [body]
     while pending:
         value = pending.pop()

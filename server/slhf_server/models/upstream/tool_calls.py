@@ -1,4 +1,4 @@
-"""The tool calls of one answer, put together from their pieces, whole by OpenAI's format at the end."""
+"""Puts the tool calls of one answer together from their pieces, in OpenAI's format."""
 
 import json
 import secrets
@@ -9,11 +9,11 @@ from slhf_server.models.upstream.characters import whole_characters
 
 
 class ToolCalls:
-    """Grows by `take`.
+    """The calls of one answer, which grow by `take`.
 
-    A piece belongs to the call at its index, or its position where it has no index. A named piece is another call,
-    though, where its id is a new one, or where it has no id and the call before it is complete: Gemini's layer gives
-    every call the index 0, or none.
+    A piece belongs to the call at its index, or at its position where it has no index. A named piece begins another
+    call, though, where its id is new, or where it has no id and the call before it is complete, because Gemini's layer
+    gives every call the index 0, or none.
     """
 
     def __init__(self) -> None:
@@ -24,13 +24,13 @@ class ToolCalls:
         return any(map(_name, self._calls))
 
     def take(self, pieces: object) -> None:
-        """Add `tool_calls` of a message or a delta; what is no call is passed over."""
+        """Add `tool_calls` of a message or a delta; what is no call is ignored."""
         for position, piece in enumerate(pieces if isinstance(pieces, list) else ()):
             if isinstance(piece, dict):
                 self._add(position, piece)
 
     def whole(self) -> tuple[Mapping[str, Any], ...]:
-        """Every call that has a name, with what clients rely on: an id, a type, and arguments that are a text."""
+        """Every call that has a name, with what clients rely on: an id, a type, and arguments as text."""
         return tuple(_completed(call) for call in self._calls if _name(call))
 
     def _add(self, position: int, said: Mapping[str, Any]) -> None:
@@ -62,7 +62,7 @@ def _arguments(call: Mapping[str, Any]) -> str:
 
 
 def _is_another(call: Mapping[str, Any], piece: Mapping[str, Any]) -> bool:
-    """Whether the named piece begins a call of its own. Some servers repeat name and id, or draw a new id each time."""
+    """Whether a piece begins a call of its own; some servers repeat name and id, or draw a new id each time."""
     if not _name(piece):
         return False
     so_far, known, new = _arguments(call), call.get("id"), piece.get("id")
@@ -80,14 +80,14 @@ def _is_json(text: str) -> bool:
 
 
 def _spelled(called: object) -> object:
-    """Arguments as a text: some servers write the object itself."""
+    """What is called, with its arguments as text; some servers write the object itself."""
     if not isinstance(called, dict) or isinstance(called.get("arguments", ""), str | None):
         return called
     return called | {"arguments": json.dumps(called["arguments"], ensure_ascii=False)}
 
 
 def _merge(call: dict[str, Any], piece: Mapping[str, Any]) -> None:
-    """A streamed tool call comes in pieces: its arguments are appended, all else is said once."""
+    """Add a piece to its call: arguments are appended, and all else is said once."""
     for key, value in piece.items():
         before = call.get(key)
         if isinstance(before, dict) and isinstance(value, dict):
@@ -109,7 +109,7 @@ def _completed(call: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _in_whole_characters(value: Any) -> Any:
-    """The same with every text in whole characters, since no answer can hold the half of one."""
+    """The value with every text in whole characters, since no answer can hold half of one."""
     if isinstance(value, dict):
         return {key: _in_whole_characters(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Stop when the Follower returned its draft unchanged: it has nothing to improve."""
+"""Stops when the Follower has returned its draft unchanged, because it finds nothing to improve."""
 
 from collections.abc import Sequence
 

@@ -24,7 +24,7 @@ class Measurement(ABC, Generic[How]):
     name: ClassVar[str]
     """Its key in the configuration and in the report."""
     place: ClassVar[int]
-    """Where it stands in the report: smaller ones come first."""
+    """Its place in the report; smaller ones come first."""
     settings: ClassVar[type[Section]]
     needs: ClassVar[frozenset[str]] = frozenset({"prompts", "preference"})
     """Keys of the configuration that may not be missing beside it."""
@@ -77,12 +77,12 @@ class Measurement(ABC, Generic[How]):
 
     @staticmethod
     def picture(figures: Mapping[str, Any]) -> Figure | None:
-        """None: there is none."""
+        """The section's picture; None: it has none."""
         return None
 
 
 def registered() -> dict[str, type[Measurement[Any]]]:
-    """By name, in the report's order."""
+    """The sections by name, in the report's order."""
     modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
     kinds = [
         kind

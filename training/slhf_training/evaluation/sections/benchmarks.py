@@ -55,7 +55,7 @@ class Instructed:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Of each instruction; loosely: with markup and the first or last line forgiven."""
+    """Whether each instruction is followed. Loosely, markup and the first or last line are forgiven."""
 
     strict: tuple[bool, ...]
     loose: tuple[bool, ...]
@@ -181,7 +181,7 @@ class IFEval(Measurement[IFEvalSettings]):
             write_export(folder, chain, IFEVAL, "".join(f"{line}\n" for line in lines))
 
     def figures(self, study: SectionData) -> Figures:
-        """Of a player that refines also how much it differs from its draft."""
+        """Each chain's figures; for one that refines also how much its texts differ from their drafts."""
         chains = self.chains(self.how)
         verdicts = {chain: self._verdicts(study, chain) for chain in {*chains, *(chain[:1] for chain in chains)}}
         return {

@@ -100,7 +100,7 @@ class Checked(Measurement[CheckedTasksSettings]):
         return [*found, *more]
 
     def _reaching(self, cases: Sequence[Case], rounds: int) -> Sequence[Case]:
-        """Those that get so many rounds."""
+        """The cases that get so many rounds."""
         return cases if rounds < 2 else [case for case in cases if case.number < self.how.rounds_rows]
 
     def figures(self, study: SectionData) -> Figures:
@@ -137,7 +137,7 @@ class Checked(Measurement[CheckedTasksSettings]):
     def _player(
         self, study: SectionData, marks: Marks, cases: Sequence[Case], chain: Chain, chosen: Mapping[str, Numbers]
     ) -> Figures:
-        """Somebody's drafts, refined by somebody."""
+        """The figures of one writer's drafts, refined by one Follower."""
         writer, follower = chain
         beside = next((leader for leader in (writer, follower) if leader in chosen), None)
         models = sorted({case.model for case in cases}) if writer == GIVEN else []

@@ -30,7 +30,7 @@ class Tournament:
 
 
 def tournament(p: Numbers) -> Tournament:
-    """Of (N, N) preferences among different answers; the diagonal is not read."""
+    """What (N, N) preferences among different answers come to; the diagonal is not read."""
     beats = (p > 0.5) & ~np.eye(len(p), dtype=bool)
     return Tournament(
         answers=len(p),
@@ -41,9 +41,10 @@ def tournament(p: Numbers) -> Tournament:
 
 
 def has_cycle(beats: npt.NDArray[np.bool_]) -> bool:
-    """Whether the graph has a directed cycle: take off who beats none that is left, until none is left or none can go.
+    """Whether the graph has a directed cycle.
 
-    Without ties a cycle means one of three; with ties the shortest may be longer.
+    Answers that beat no other one left are taken away until none is left, or none can go, which means a cycle. Without
+    ties there is then a cycle of three; with ties the shortest may be longer.
     """
     left = np.ones(len(beats), dtype=bool)
     while left.any():

@@ -165,7 +165,7 @@ class Rounds(Measurement[RoundsSettings]):
         return [refined(leader, follower, how.rounds) for leader in how.leaders for follower in how.followers]
 
     def figures(self, study: SectionData) -> Figures:
-        """Where a Leader was sampled several times, as many independent answers stand beside the rounds."""
+        """The curves of all chains, beside as many independent answers where a Leader was sampled several times."""
         return {"curves": [self._curve(study, chain) for chain in self.chains(self.how)]}
 
     def _curve(self, study: SectionData, last: Chain) -> Figures:

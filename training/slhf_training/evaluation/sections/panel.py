@@ -58,7 +58,7 @@ class PanelSection(Measurement[PanelSectionSettings]):
         return {follower: self._of_follower(study, follower) for follower in self.how.followers}
 
     def _of_follower(self, study: SectionData, follower: str) -> list[Figures]:
-        """By the draft's writer over all tasks, the Follower's own Leader first; then by task."""
+        """Rows by the draft's writer over all tasks, the Follower's own Leader first, and then by task."""
         pairs = [
             _Refined(name, follower, case.model if writer == GIVEN else writer, case, (writer, follower))
             for name, task in self.how.tasks.items()

@@ -21,7 +21,7 @@ from tests.conftest import Serve
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 CHAT = [{"role": "user", "content": "what is it"}]
-API = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+API = Path(__file__).resolve().parents[3] / "docs" / "api.md"
 
 
 @given(INT64, st.integers(0, 10_000), st.integers(0, 10_000))

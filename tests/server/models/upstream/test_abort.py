@@ -8,8 +8,8 @@ from slhf_server.deadline import Deadline
 from slhf_server.errors import DeadlineExceeded
 from slhf_server.models.base import SamplingParams
 from tests.server.conftest import Play
-from tests.server.upstream.faulty import error, hello, pieces, silent
-from tests.server.upstream.stage import ASK, staged
+from tests.server.models.upstream.faulty import error, hello, pieces, silent
+from tests.server.models.upstream.stage import ASK, staged
 
 
 def test_closing_the_stream_closes_the_connection(play: Play) -> None:

@@ -9,8 +9,8 @@ import pytest
 from slhf_server.deadline import Deadline
 from slhf_server.errors import BadRequest, DeadlineExceeded, RequestError, UpstreamUnavailable
 from tests.server.conftest import Play
-from tests.server.upstream.faulty import HELLO, Reply, error, held, hello, pieces, reset, says, silent, streams
-from tests.server.upstream.stage import ASK, PLAIN, Stage, staged
+from tests.server.models.upstream.faulty import HELLO, Reply, error, held, hello, pieces, reset, says, silent, streams
+from tests.server.models.upstream.stage import ASK, PLAIN, Stage, staged
 
 
 async def failed(stage: Stage) -> RequestError:

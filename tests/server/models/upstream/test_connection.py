@@ -10,8 +10,8 @@ from slhf_server.models.upstream.connection import connect
 from slhf_server.settings.endpoints import UpstreamSettings
 from slhf_server.settings.problem import SettingsError
 from tests.server.conftest import Play, Run
-from tests.server.upstream.faulty import HELLO, error, says, serving
-from tests.server.upstream.stage import ASK, staged
+from tests.server.models.upstream.faulty import HELLO, error, says, serving
+from tests.server.models.upstream.stage import ASK, staged
 
 URL = "http://llm.example.org/v1"
 

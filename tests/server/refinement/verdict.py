@@ -15,7 +15,7 @@ from slhf_server.errors import (
     TokenBudgetExceeded,
 )
 from slhf_server.refinement.job import Deltas, Endpoint
-from tests.server.erratic import Call
+from tests.server.refinement.erratic import Call
 
 REASON: dict[type[RequestError], str] = {DeadlineExceeded: "deadline", TokenBudgetExceeded: "token_budget"}
 

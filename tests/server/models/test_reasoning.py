@@ -17,7 +17,7 @@ from slhf_server.models.reasoning import ReasoningParser, is_blank, refinable, s
 from slhf_server.refinement.conversation import as_text
 from slhf_server.refinement.job import Deltas, RoleBinding
 from slhf_server.refinement.stops.unchanged import unchanged
-from tests.server.test_refinement import outcome, play
+from tests.server.refinement.test_refinement import outcome, play
 
 TEXTS = [
     ("<think>because</think>\n\nThe answer.", "The answer."),

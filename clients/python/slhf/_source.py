@@ -39,13 +39,13 @@ class Source:
         self._file.close()
 
     def is_file(self, path: Path) -> bool:
-        """Whether the path, by whatever name or link, is what is read here."""
+        """Whether the path, by whatever name or link, is the file that is read here."""
         with contextlib.suppress(OSError):
             return os.path.samefile(path, self._file.fileno())
         return False
 
     def values(self) -> Iterator[tuple[int, Any]]:
-        """From the beginning: each line's number and value, blank ones left out. Raises InputError with its place."""
+        """Yield each line's number and value from the beginning, without blank lines. Raises InputError naming it."""
         self._file.seek(0)
         zipped = self.name.endswith(".gz") or self._file.peek(2).startswith(_GZIP)  # type: ignore[attr-defined]
         lines = cast(IO[bytes], gzip.GzipFile(fileobj=self._file)) if zipped else self._file
@@ -58,7 +58,7 @@ class Source:
 
 
 def standard_input() -> IO[bytes]:
-    """Raises InputError where the process was started without one."""
+    """The bytes of standard input. Raises InputError where the process was started without one."""
     if sys.stdin is None:
         raise InputError("there is no standard input")
     return sys.stdin.buffer
@@ -68,7 +68,7 @@ def _opened(path: Path) -> IO[bytes]:
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
         raise InputError(f"{path}: the input must be a file or a pipe, or - for standard input")
-    file = path.open("rb")  # of a pipe: waits for its writer
+    file = path.open("rb")  # opening a pipe waits for its writer
     if stat.S_ISREG(mode):
         return file
     with file:

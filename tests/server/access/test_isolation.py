@@ -14,7 +14,7 @@ from slhf_server.settings.reading import load_settings
 from slhf_server.settings.server import Settings
 from tests.conftest import Serve
 from tests.contract.test_upstream_leader import GOOD, asked, settings
-from tests.server.upstream.faulty import upstream
+from tests.server.models.upstream.faulty import upstream
 
 KEYS = "a=key-a,b=key-b"
 CHAT = [{"role": "user", "content": "what is it"}]

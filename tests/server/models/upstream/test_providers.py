@@ -9,7 +9,7 @@ import pytest
 
 from slhf_server.models.fake import FakeEngine
 from tests.conftest import Serve
-from tests.server.upstream.providers import PROVIDERS, USAGE, Canned, Provider, served, takes_everything
+from tests.server.models.upstream.providers import PROVIDERS, USAGE, Canned, Provider, served, takes_everything
 
 ASK = [{"role": "user", "content": "hi"}]
 

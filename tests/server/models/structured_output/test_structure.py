@@ -21,7 +21,7 @@ from slhf_server.models.structured_output.workers import Workers
 from slhf_server.refinement.loop import refine
 from slhf_server.refinement.state import RefinementResult
 from tests.conftest import Serve
-from tests.server.test_refinement import a_job
+from tests.server.refinement.test_refinement import a_job
 
 PERSON = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
 ASK = [{"role": "user", "content": "who"}]

@@ -10,8 +10,8 @@ from slhf_server.errors import BadRequest, ContextLengthExceeded, RequestError, 
 from slhf_server.models.base import SamplingParams, Turn
 from slhf_server.models.upstream.refusal import read_refusal
 from tests.server.conftest import Play
-from tests.server.upstream.faulty import HELLO, Reply, error, hello, says
-from tests.server.upstream.stage import ASK, PLAIN, Stage, staged
+from tests.server.models.upstream.faulty import HELLO, Reply, error, hello, says
+from tests.server.models.upstream.stage import ASK, PLAIN, Stage, staged
 
 SENT = ["model", "messages", "stream", "stream_options", "max_tokens", "seed", "top_k", "tools", "temperature", "stop"]
 

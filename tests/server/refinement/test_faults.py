@@ -37,8 +37,8 @@ from slhf_server.refinement.job import Deltas, Endpoint, Job, RoleBinding
 from slhf_server.refinement.loop import RefinementEvent, refine
 from slhf_server.refinement.state import RefinementResult
 from slhf_server.refinement.stops.unchanged import unchanged
-from tests.server.erratic import SECRET, Act, Erratic, VirtualLoop
-from tests.server.verdict import Answer, Wish, read_by_the_follower, verdict
+from tests.server.refinement.erratic import SECRET, Act, Erratic, VirtualLoop
+from tests.server.refinement.verdict import Answer, Wish, read_by_the_follower, verdict
 
 QUESTION = (Turn("user", "what is it"),)
 OBJECT = StructuredOutput({"type": "json_object"})

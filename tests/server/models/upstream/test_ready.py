@@ -12,8 +12,8 @@ from slhf_server.models.fake import FakeEngine
 from slhf_server.settings.endpoints import UpstreamSettings
 from slhf_server.settings.server import ServedModel, Settings
 from tests.server.conftest import Play
-from tests.server.upstream.faulty import Faulty, Reply, error, held, says, serving, silent
-from tests.server.upstream.stage import staged
+from tests.server.models.upstream.faulty import Faulty, Reply, error, held, says, serving, silent
+from tests.server.models.upstream.stage import staged
 
 
 @asynccontextmanager

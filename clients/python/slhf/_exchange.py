@@ -43,7 +43,7 @@ Conversation = str | Sequence[Message | BaseModel | Mapping[str, Any]]
 """A prompt (one user turn), or the conversation's messages."""
 
 Reply = httpx2.Response | httpx2.RequestError
-"""What came of one attempt."""
+"""What one attempt came to: a response, or the error that httpx2 raised."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -58,7 +58,7 @@ _KNOWN_EVENTS = {
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments of `refine` and `stream`: `wire.RefineRequest` documents them. None is as if not given."""
+    """Keyword arguments of `refine` and `stream`, which `wire.RefineRequest` documents. None: it is not given."""
 
     model: str | None
     draft: str | None
@@ -76,15 +76,16 @@ class Options(TypedDict, total=False):
 
 
 def refine_request(conversation: Conversation, options: Options, *, stream: bool = False) -> RefineRequest:
-    """Raises pydantic's ValidationError (a ValueError) naming a key or value that the contract does not know."""
+    """Build a request. Raises ValidationError (a ValueError) naming a key or value that the contract does not know."""
     turns = {"prompt": conversation} if isinstance(conversation, str) else {"messages": [*map(_json, conversation)]}
     return RefineRequest.model_validate({**given(options), **turns, "stream": stream})
 
 
 def refine_body(request: RefineRequest) -> str:
-    """The JSON of its given fields. Raises InputError naming those that no JSON can hold.
+    """The JSON of the request's given fields. Raises InputError naming those that JSON cannot hold.
 
-    Half of a surrogate pair is what Python makes of bytes that are not UTF-8, in arguments and names of files.
+    Such a field holds half of a surrogate pair, which Python makes of bytes that are not UTF-8 in arguments and names
+    of files.
     """
     try:
         return request.model_dump_json(exclude_unset=True)
@@ -102,7 +103,7 @@ def _is_json(request: RefineRequest, name: str) -> bool:
 
 
 def _json(message: Message | BaseModel | Mapping[str, Any]) -> Any:
-    """A message as the contract has it: other libraries' answers, such as the openai SDK's, are models of their own."""
+    """A message as the contract has it; answers of other libraries, such as the openai SDK, are models of theirs."""
     if isinstance(message, BaseModel) and not isinstance(message, Message):
         return message.model_dump(mode="json", exclude_unset=True, warnings=False)
     return message
@@ -111,8 +112,8 @@ def _json(message: Message | BaseModel | Mapping[str, Any]) -> Any:
 def exchange(max_retries: int) -> Generator[float, Reply, httpx2.Response]:
     """Yields the seconds to wait before each attempt, is sent what came of it, and returns the successful response.
 
-    Tried again is only what the server has not worked on: a failed connection, 429 and 503.
-    Raises TransportError or APIError when no attempt is left.
+    Only what the server has not worked on is tried again: a failed connection, 429 and 503. Raises TransportError or
+    APIError when no attempt is left.
     """
     wait = 0.0
     for attempt in itertools.count():
@@ -133,7 +134,7 @@ def _safe_to_repeat(reply: Reply) -> bool:
 
 
 def _pause(error: SLHFError, attempt: int) -> float:
-    """What the server asked for, and exponential backoff with full jitter, so that clients do not come back in step."""
+    """Seconds: what the server asked for, and exponential backoff with full jitter, lest clients come back in step."""
     asked = (isinstance(error, APIError) and error.retry_after) or 0.0
     return min(asked, LONGEST_RETRY_AFTER) + backoff(attempt, random.random())
 
@@ -150,7 +151,10 @@ def transport_error(exc: httpx2.RequestError) -> TransportError:
 
 
 def api_error(response: httpx2.Response) -> APIError:
-    """`response` has been read. A body that is not OpenAI-shaped (a proxy's page) is quoted, cut short."""
+    """The exception for a response whose body has been read.
+
+    A body that is not OpenAI-shaped, such as a proxy's page, is quoted and cut short.
+    """
     try:
         body = ErrorResponse.model_validate(read_json(response.content)).error
     except ValueError:
@@ -174,10 +178,11 @@ def _error(status: int, body: ErrorBody, response: httpx2.Response) -> APIError:
 def _without_key(text: str, request: httpx2.Request) -> str:
     """A server that quotes the request in its error must not bring the key into a log."""
     key = request.headers.get("Authorization", "").removeprefix("Bearer ")
-    return text.replace(key, "***") if len(key) > 3 else text  # shorter ones are words, and no secret
+    return text.replace(key, "***") if len(key) > 3 else text  # a shorter key is a word, and no secret
 
 
 def parsed(answer: type[Answer], response: httpx2.Response) -> Answer:
+    """The response's JSON as a model. Raises TransportError where it is no such answer."""
     try:
         return answer.model_validate(read_json(response.content))
     except ValueError as exc:
@@ -185,7 +190,7 @@ def parsed(answer: type[Answer], response: httpx2.Response) -> Answer:
 
 
 class EventReader:
-    """The bytes of one streamed refinement in, typed events out."""
+    """Turns the bytes of one streamed refinement into typed events."""
 
     def __init__(self, response: httpx2.Response) -> None:
         self.complete = False
@@ -194,7 +199,10 @@ class EventReader:
         self._decoder = Decoder()
 
     def feed(self, chunk: bytes) -> Generator[Event]:
-        """Raises the mapped APIError for an `error` event. Events that only a newer server knows are passed over."""
+        """Yield the events that this chunk completes; events that only a newer server knows are left out.
+
+        Raises the APIError that belongs to an `error` event, and TransportError for an event that cannot be read.
+        """
         for sse in self._decoder.feed(chunk):
             if sse.event in _KNOWN_EVENTS:
                 yield self._event(sse)
@@ -210,7 +218,7 @@ class EventReader:
         return event
 
     def cut_short(self) -> TransportError:
-        """What is wrong when the bytes end here."""
+        """The error to raise when the bytes end here."""
         return TransportError(f"the stream of {self._response.request.url} ended before the refinement was complete")
 
 

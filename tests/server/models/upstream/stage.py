@@ -12,7 +12,7 @@ from slhf_server.models.upstream.client import Upstream
 from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.observability.metrics import LATENCY
 from slhf_server.settings.endpoints import UpstreamSettings
-from tests.server.upstream.faulty import Faulty, Reply, serving
+from tests.server.models.upstream.faulty import Faulty, Reply, serving
 
 KEY = "sk-SECRET-KEY"
 ASK = (Turn("system", "Be brief."), Turn("user", "Hi"))

@@ -13,16 +13,16 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from slhf._exchange import Conversation, Options, refine_request
+from slhf._source import Source
 from slhf.errors import InputError, where_and_what
-from slhf.exchange import Conversation, Options, refine_request
-from slhf.source import Source
 
 OPTION_KEYS = frozenset(Options.__annotations__)
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The fields that hold the prompt and the draft. One that is named by the user must be in every line."""
+    """The fields that hold the prompt and the draft. A field that the user names must be in every line."""
 
     prompt: str | None = None
     """None: "prompt", or `messages`."""
@@ -32,7 +32,10 @@ class Keys:
 
 @dataclass(frozen=True)
 class Line:
+    """One refinement of a batch."""
+
     number: int
+    """The line's place in the input, counted from 1."""
     id: str | int
     conversation: Conversation
     options: Options
@@ -53,11 +56,11 @@ class Contents:
     last: int
     """Number of the last line."""
     like_options: frozenset[str]
-    """Columns that have the name of an option and are none."""
+    """Columns that are called like an option and set none."""
 
 
 def read_lines(source: Source, keys: Keys, options: Options) -> Iterator[Line]:
-    """Lines in the input's order; `options` win over a line's own.
+    """Yield the lines in the input's order; `options` win over a line's own.
 
     Raises InputError naming file and line.
     """
@@ -72,7 +75,7 @@ def read_lines(source: Source, keys: Keys, options: Options) -> Iterator[Line]:
 
 
 def contents(source: Source, keys: Keys, options: Options) -> Contents:
-    """Reads all of it; raises InputError for a line that cannot be sent, an id that comes twice, and no line at all."""
+    """Read the whole input. Raises InputError for a line that cannot be sent, an id that comes twice, or no line."""
     seen: dict[str, int] = {}
     like_options: set[str] = set()
     for line in read_lines(source, keys, options):

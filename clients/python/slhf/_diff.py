@@ -1,4 +1,4 @@
-"""Drafts and rounds for a reader: what a round changed stands out word by word."""
+"""Shows drafts and rounds to a reader: what a round changed stands out word by word."""
 
 import re
 from difflib import SequenceMatcher
@@ -17,7 +17,7 @@ _CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(0x
 
 
 def printable(text: str) -> str:
-    """A model's text must not move the cursor or recolour the terminal."""
+    """The text without control characters: a model must not move the cursor or recolour the terminal."""
     return text.replace("\r\n", "\n").translate(_CONTROL)
 
 
@@ -43,7 +43,7 @@ def _marked(text: str, other: str, style: str) -> Text:
 
 
 def print_rounds(console: Console, rounds: list[Round]) -> None:
-    """Side by side where the terminal has the room, one below the other elsewhere."""
+    """Print the rounds side by side where the terminal has the room, one below the other elsewhere."""
     texts = [_text(rounds, index) for index in range(len(rounds))]
     if console.is_terminal and console.width >= NARROWEST_COLUMN * len(rounds):
         table = Table(expand=True)

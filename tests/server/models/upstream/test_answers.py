@@ -12,8 +12,8 @@ from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.structured_output.response_format import structured_output_of
 from slhf_server.models.structured_output.workers import Workers
 from tests.server.conftest import Play
-from tests.server.upstream.faulty import HELLO, USAGE, hello, pieces, says, streams
-from tests.server.upstream.stage import ASK, KEY, staged
+from tests.server.models.upstream.faulty import HELLO, USAGE, hello, pieces, says, streams
+from tests.server.models.upstream.stage import ASK, KEY, staged
 
 DETAILED = USAGE | {
     "prompt_tokens_details": {"cached_tokens": 5, "audio_tokens": None},

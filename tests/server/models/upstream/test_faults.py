@@ -19,7 +19,7 @@ from slhf_server.errors import (
 )
 from slhf_server.models.base import Turn
 from tests.server.conftest import Play
-from tests.server.upstream.faulty import (
+from tests.server.models.upstream.faulty import (
     HELLO,
     Reply,
     breaks_off,
@@ -33,7 +33,7 @@ from tests.server.upstream.faulty import (
     silent,
     streams,
 )
-from tests.server.upstream.stage import ASK, KEY, staged
+from tests.server.models.upstream.stage import ASK, KEY, staged
 
 Fails = Callable[..., RequestError]
 

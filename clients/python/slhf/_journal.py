@@ -1,9 +1,9 @@
-"""The output of a batch: JSON lines, appended as refinements finish: an interruption costs only what was running.
+"""The output of a batch: JSON lines, appended as refinements finish, so an interruption costs what was running.
 
 {...the input line's own fields, "id", "output", "finish_reason", "refinement", "usage"}
 {...the input line's own fields, "id", "error": {"status", "code", "message"}}
 
-On standard output the same records, from the first line on: there is nothing to go on from.
+Standard output gets the same records, always from the first line on, because nothing can be resumed there.
 """
 
 import contextlib
@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from slhf._source import STANDARD_STREAM, Source
 from slhf.errors import InputError
 from slhf.json_text import read_json
-from slhf.source import STANDARD_STREAM, Source
 
 Record = dict[str, Any]
 _HEAD = b'{"id":'
@@ -35,9 +35,9 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()  # a link is written through, not replaced
         self.finished: set[str] = set()
-        """The ids that stay."""
+        """The ids whose records stay."""
         self.refused: set[str] = set()
-        """Those of them that are errors."""
+        """The ids among them whose records are errors."""
         if self._path.exists():
             self._resume()
 
@@ -50,7 +50,7 @@ class Journal:
             os.fsync(self._file.fileno())
 
     def append(self, record: Record) -> None:
-        """What a full disk cuts off is a torn last line: the next run drops it, and does that line again."""
+        """Write a record. On a full disk it ends as a torn last line, which the next run drops and does again."""
         text = _text(record)
         try:
             while text:
@@ -79,7 +79,7 @@ class Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """It is not ours to close."""
+        """Standard output is not ours to close."""
 
     def append(self, record: Record) -> None:
         sys.stdout.buffer.write(_text(record))
@@ -87,7 +87,7 @@ class Stream:
 
 
 def is_stdout(target: Path) -> bool:
-    """`-`, or by another name (/dev/stdout, a file that the shell writes it to) the same."""
+    """Whether it is `-`, or another name of the same (/dev/stdout, a file that the shell redirects it to)."""
     if target == STANDARD_STREAM:
         return True
     with contextlib.suppress(OSError, ValueError):  # nothing there, or a standard output that is no file
@@ -96,7 +96,7 @@ def is_stdout(target: Path) -> bool:
 
 
 def open_output(target: Path, source: Source) -> Journal | Stream:
-    """Raises InputError for what records cannot be appended to, and OSError for a directory that is not there."""
+    """Open the output. Raises InputError where records cannot be appended to it or its directory is not there."""
     if is_stdout(target):
         if sys.stdout is None:
             raise InputError(f"{target}: there is no standard output")
@@ -117,7 +117,7 @@ def _text(record: Record) -> bytes:
 
 
 def _rewrite(path: Path) -> None:
-    """Only the finished records, each id once; whoever looks sees the old file or the new one."""
+    """Keep the finished records alone, each id once; a reader sees the old file or the new one, and none between."""
     number, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".resume", dir=path.parent)
     written: set[str] = set()
     try:
@@ -136,9 +136,9 @@ def _rewrite(path: Path) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, str | None, bool]]:
-    """Each line with its id, and whether it is an error; without an id it is to be dropped, and done again.
+    """Yield each line with its id, and whether it is an error. A line without an id is to be dropped and done again.
 
-    That is a blank line, one that a kill has torn, or an error worth a retry.
+    Such a line is blank, or torn by a kill, or an error worth a retry. Raises InputError for a line of anything else.
     """
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):

@@ -13,19 +13,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from slhf import __version__
+from slhf._diff import heading, print_rounds, printable
+from slhf._exchange import Options
+from slhf._journal import Record, is_stdout
+from slhf._lines import Keys
+from slhf._source import Source, standard_input
 from slhf.batch import Summary, refine_source
 from slhf.client import AsyncClient, Client
 from slhf.connection import DEFAULT_TIMEOUT
-from slhf.diff import heading, print_rounds, printable
 from slhf.errors import APIError, InputError, SLHFError
-from slhf.exchange import Options
-from slhf.journal import Record, is_stdout
-from slhf.lines import Keys
-from slhf.source import Source, standard_input
 from slhf.wire import RefinementCompleted, RefineResponse, RoundCompleted, RoundDelta, RoundStarted
 
 BATCH_RETRIES = 5
-"""More patience than for one question: nobody waits, and a full queue is what a batch causes itself."""
+"""A batch is more patient than one question: no reader waits for it, and the full queue is of its own making."""
 
 app = typer.Typer(name="slhf", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -123,7 +123,7 @@ def _check_usage(question: bool, input_: bool, output: bool, only_for_one: bool)
 
 
 def _read_draft(source: str) -> str:
-    """Byte for byte: also a last line's end is part of the draft."""
+    """Read a draft byte for byte: the end of its last line is part of it, too."""
     try:
         return (standard_input().read() if source == "-" else Path(source).read_bytes()).decode()
     except (OSError, UnicodeDecodeError) as exc:
@@ -191,7 +191,7 @@ def _refine_file(
                 )
 
         try:
-            with Source(source) as opened:  # here, where an interruption ends the wait for a pipe
+            with Source(source) as opened:  # opened here, where an interruption ends the wait for a pipe
                 summary = asyncio.run(run(opened))
         except KeyboardInterrupt as exc:
             typer.echo("slhf: interrupted; the same command goes on where it stopped", err=True)
@@ -216,7 +216,7 @@ def _print_summary(summary: Summary, target: Path) -> None:
 
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
-    """One line instead of a traceback for whatever is not a bug of ours."""
+    """Print one line instead of a traceback for whatever is not a bug of ours."""
     try:
         yield
     except ValidationError as exc:
