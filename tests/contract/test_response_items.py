@@ -92,6 +92,21 @@ ITEMS: dict[str, tuple[list[Json], list[str]]] = {
         ],
         ["Called f with {}", "Result of f:\nsunny"],
     ),
+    "Ollama's result": (
+        [
+            {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
+            {"role": "tool", "tool_name": "f", "content": "sunny"},
+        ],
+        ["Called f with {}", "Result of f:\nsunny"],
+    ),
+    "an older call": (
+        [
+            {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+            {"role": "function", "name": "f", "content": "sunny"},
+        ],
+        ["Called f with {}", "Result of f:\nsunny"],
+    ),
+    "a spoken answer": ([{"role": "assistant", "content": None, "audio": {"id": "a", "transcript": "Rome."}}], ["Rome."]),
     "unknown keys": ([MESSAGE | {"x": 1, "content": [OUTPUT_TEXT | {"y": 1}, {"type": "z"}]}], ["Rome."]),
 }
 each_answer = pytest.mark.parametrize(("items", "texts"), ITEMS.values(), ids=list(ITEMS))
@@ -119,7 +134,7 @@ def test_an_answers_items_reach_an_upstream_as_a_chat(
 ) -> None:
     assert respond(led, [BEFORE, *items, AFTER]).status_code == 200
     sent = asked(cloud)[-1]["messages"]
-    assert {message["role"] for message in sent} <= {"user", "assistant", "tool"}
+    assert {message["role"] for message in sent} <= {"user", "assistant", "tool", "function"}
     for message in sent:
         for part in message["content"] if isinstance(message["content"], list) else []:
             assert part["type"] in ("text", "refusal")

@@ -13,7 +13,7 @@ from slhf_server.api.openai.parameters import RESPONSES, document, filter_parame
 from slhf_server.models.base import SamplingParams
 from slhf_server.refinement.planner import RefineParams
 
-_OF_A_MESSAGE = ("role", "name", "tool_calls", "tool_call_id", "refusal")
+_OF_A_MESSAGE = tuple(key for key in Message.model_fields if key != "content")
 _NOT_READ = ("reasoning", "mcp_list_tools", "mcp_approval_request")
 """Items that an answer's `output` may hold beside messages and calls of functions, as it may any other `..._call`."""
 
