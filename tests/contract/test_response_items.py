@@ -106,7 +106,10 @@ ITEMS: dict[str, tuple[list[Json], list[str]]] = {
         ],
         ["Called f with {}", "Result of f:\nsunny"],
     ),
-    "a spoken answer": ([{"role": "assistant", "content": None, "audio": {"id": "a", "transcript": "Rome."}}], ["Rome."]),
+    "a spoken answer": (
+        [{"role": "assistant", "content": None, "audio": {"id": "a", "transcript": "Rome."}}],
+        ["Rome."],
+    ),
     "unknown keys": ([MESSAGE | {"x": 1, "content": [OUTPUT_TEXT | {"y": 1}, {"type": "z"}]}], ["Rome."]),
 }
 each_answer = pytest.mark.parametrize(("items", "texts"), ITEMS.values(), ids=list(ITEMS))
