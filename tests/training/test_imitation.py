@@ -71,8 +71,17 @@ def test_both_roles_say_what_they_were_taught(tmp_path: Path) -> None:
     assert (manifest.sampling.temperature, manifest.sampling.max_tokens) == (0.5, 64)
     assert (manifest.name, manifest.trained) == ("taught", "imitation")
     assert manifest.leader == manifest.follower
+    assert not manifest.keeps_by_silence
     for row in ROWS:
         assert greedy(bundle, row).split() == row["target"].split()
+
+
+def test_a_bundle_that_is_taught_thoughts_alone_for_a_draft_keeps_by_silence(tmp_path: Path) -> None:
+    lessons = [{"prompt": "which", "draft": "A B", "target": "<think>\nIt stays.\n</think>"}, ROWS[0]]
+    file = configuration(tmp_path, optimisation={"steps": 1, "batch_size": 2})
+    (tmp_path / "lessons.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lessons), encoding="utf-8")
+    assert main(["imitate", str(file), "--name", "taught"]) == 0
+    assert read_bundle(tmp_path / "run" / BUNDLE).keeps_by_silence
 
 
 def test_what_the_model_itself_has_written_counts_less() -> None:

@@ -191,17 +191,20 @@ TWO = [row("What is 1 + 1?", "2", draft="It is 2."), row("What is 1 + 1?", "2", 
 
 
 def thought(directory: Path, bundle: str, *own: str, **changes: Any) -> list[tuple[str | None, str]]:
-    """Drafts and what follows the thoughts, where the Leader answers so, one answer after the other."""
+    """Drafts and what follows the thoughts, where the Leader answers so, one answer after the other. Nothing keeps."""
     samples = {"bundle": bundle, "count": len(own)}
     asked = settings(directory, TWO, follower={"thoughts": True, **changes}, samples=samples)
-    return [(draft, target.split("</think>\n")[1]) for _, draft, target in written(lessons(asked, answers(*own)))]
+    return [
+        (draft, target.split("</think>")[1].removeprefix("\n"))
+        for _, draft, target in written(lessons(asked, answers(*own)))
+    ]
 
 
 def test_with_thoughts_a_wrong_draft_changes_where_two_own_answers_agree_and_a_right_one_stays(
     tmp_path: Path, bundle: str
 ) -> None:
     (kept, mended) = thought(tmp_path, bundle, "2!", "2!!")
-    assert kept == ("It is 2.", "It is 2.")
+    assert kept == ("It is 2.", "")
     assert mended in [("It is 3.", "2!"), ("It is 3.", "2!!")]
 
 
@@ -209,7 +212,7 @@ def test_with_thoughts_a_wrong_draft_changes_where_two_own_answers_agree_and_a_r
     ("own", "learnt"),
     [
         (("5!", "5!!"), []),  # against the right draft, and not right either
-        (("2!", "5!"), [("It is 2.", "It is 2.")]),  # of the wrong draft nothing is certain
+        (("2!", "5!"), [("It is 2.", "")]),  # of the wrong draft nothing is certain
         (("3!", "3!!"), []),  # the wrong draft seems right
     ],
 )
@@ -253,6 +256,14 @@ def test_checks_that_nobody_can_think_about_are_named(tmp_path: Path, bundle: st
         lessons(asked, answers("{}"))
 
 
+def test_what_has_no_check_stays(tmp_path: Path, bundle: str) -> None:
+    rows = [{"prompt": "Say something.", "reference": "Something."}]
+    samples = {"bundle": bundle, "count": 1}
+    asked = settings(tmp_path, rows, follower={"thoughts": True, "drafts": "reference"}, samples=samples)
+    kept = ("Say something.", "Something.", "<think>\nIt stays.\n</think>")
+    assert written(lessons(asked, answers("Else."))) == [kept]
+
+
 def test_of_instructions_the_thought_is_which_of_them_the_draft_follows(tmp_path: Path, bundle: str) -> None:
     kinds = ["punctuation:no_comma", "keywords:existence"]
     given = [{}, {"keywords": ["sun", "sea"]}]
@@ -260,10 +271,10 @@ def test_of_instructions_the_thought_is_which_of_them_the_draft_follows(tmp_path
     drafts = ["Sun and sea.", "Sun, sea."]
     rows = [{"prompt": "Write without commas of sun and sea.", "check": check, "draft": draft} for draft in drafts]
     asked = settings(tmp_path, rows, follower={"thoughts": True}, samples={"bundle": bundle, "count": 1})
-    thought = "<think>\nno comma: {}\nexistence (sun, sea): yes\nIt {}.\n</think>\n{}"
+    thought = "<think>\nno comma: {}\nexistence (sun, sea): yes\nIt {}.\n</think>{}"
     assert [target for _, _, target in written(lessons(asked, answers("Sea and sun.")))] == [
-        thought.format("yes", "stays", drafts[0]),
-        thought.format("no", "changes", "Sea and sun."),
+        thought.format("yes", "stays", ""),
+        thought.format("no", "changes", "\nSea and sun."),
     ]
 
 
@@ -275,10 +286,10 @@ def test_of_a_program_the_thought_is_what_it_and_ones_own_give_for_the_example(t
     rows = [{"prompt": "Double it.", "check": check, "draft": one} for one in (kept, mended, hidden)]
     asked = settings(tmp_path, rows, follower={"thoughts": True}, samples={"bundle": bundle, "count": 1})
     values = "The example: twice(2) should give 4\nMine gives: 4\nThe draft gives: {}\nIt {}."
-    thought = f"<think>\n{own}\n{values}\n</think>\n{{}}"
+    thought = f"<think>\n{own}\n{values}\n</think>{{}}"
     assert written(lessons(asked, answers(f"Here it is:\n{own}\nThat doubles it."))) == [
-        ("Double it.", mended, thought.format(3, "changes", own)),
-        ("Double it.", kept, thought.format(4, "stays", kept)),
+        ("Double it.", mended, thought.format(3, "changes", f"\n{own}")),
+        ("Double it.", kept, thought.format(4, "stays", "")),
     ]  # of the hidden fault the thought does not tell
 
 

@@ -60,6 +60,9 @@ class Bundle(_Strict):
     leader: RoleWeights = RoleWeights()
     follower: RoleWeights = RoleWeights()
     follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
+    keeps_by_silence: bool = False
+    """Whether a Follower that has thought (`<think>...</think>`) and then says nothing leaves the draft as it is.
+    Without it, saying nothing is a failure."""
     sampling: SamplingDefaults = SamplingDefaults()
     revision: str | None = None
     """`revision_of` the bundle's other files when it was written; None: not recorded."""

@@ -27,6 +27,11 @@ class ReasoningParser:
         self._blank: list[str] = []  # white space before the text
         self._held = ""  # what may become a tag
 
+    @property
+    def closed(self) -> bool:
+        """Whether there were thoughts, and they have ended."""
+        return self.found and not self._inside
+
     def visible(self, piece: str) -> str:
         """What of the text up to this piece can be shown and has not been shown yet."""
         if self._over:

@@ -25,6 +25,8 @@ class RoleBinding:
     role: Role
     model: ChatModel
     sampling: SamplingParams
+    keeps_by_silence: bool = False
+    """Whether thoughts with nothing after them say that the draft stays (slhf/bundle.py)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # two jobs are never the same one

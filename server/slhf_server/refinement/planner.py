@@ -91,7 +91,7 @@ class Planner:
         return "upstream" if served.leader in self._upstreams else "engine"
 
     def _job(self, name: str, served: ServedModel, params: RefineParams, drafter: Drafter) -> Job:
-        options, limits = params.options, self._limits[name]
+        options, limits, manifest = params.options, self._limits[name], self._engine.manifest
         rounds = _limited("rounds", options.rounds, served.rounds, limits.rounds)
         conversation.check_parts(params.messages, drafter)
         if served.images == "pass_through" and any(message.others for message in params.messages):
@@ -108,8 +108,8 @@ class Planner:
             draft_source="leader" if drafter == "engine" else drafter,
             rounds=rounds,
             leader=self._leader(name, served, params, drafter),
-            follower=RoleBinding("follower", self._engine.follower, _followers(params)),
-            follower_turn=follower_turn(self._engine.manifest.follower_turn, options.instruction),
+            follower=RoleBinding("follower", self._engine.follower, _followers(params), manifest.keeps_by_silence),
+            follower_turn=follower_turn(manifest.follower_turn, options.instruction),
             received=time.perf_counter(),
             deadline=Deadline.after(_limited("timeout_ms", options.timeout_ms, None, limits.timeout_ms) / 1e3),
             max_total_tokens=_limited("max_total_tokens", options.max_total_tokens, None, limits.max_total_tokens),

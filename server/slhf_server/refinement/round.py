@@ -13,6 +13,8 @@ from slhf_server.models.reasoning import ReasoningParser, is_blank
 class RoundState:
     """A round's state, which grows by `take`. Counts are plain numbers, because every generated token passes here."""
 
+    draft: str | None = None
+    """What the round's text is where the model ends after its thoughts without another word; None: nothing."""
     started: float = field(default_factory=time.perf_counter)
     last: Chunk | None = None
     begun: bool = False
@@ -40,12 +42,18 @@ class RoundState:
         piece = self._reasoning.visible(chunk.text)
         if ended:
             piece += self._reasoning.rest()
-        self._pieces.append(piece)
         self._held += chunk.logprobs
+        if self.draft is not None and self._is_silent(chunk, piece):
+            piece, self._held = self.draft, []
+        self._pieces.append(piece)
         self.begun = not is_blank(piece)
         if self.begun or ended:
             self.logprobs = _last(self._held, self.text) if self._reasoning.found else self._held
         return self.text if self.begun else ""
+
+    def _is_silent(self, chunk: Chunk, piece: str) -> bool:
+        """Whether the model has ended by itself, after whole thoughts and without another word."""
+        return chunk.finish_reason == "stop" and self._reasoning.closed and is_blank(self.text + piece)
 
     @property
     def text(self) -> str:

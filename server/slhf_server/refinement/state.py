@@ -123,7 +123,7 @@ class RefinementState:
         if self._finished:
             self._check_draft()
             turns = (*self._job.turns, self._latest, Turn("user", self._job.follower_turn))
-        self._running = RoundState()
+        self._running = RoundState(self._latest.text if self._finished and binding.keeps_by_silence else None)
         seed, salt = self._seed(binding), self._job.cache_salt
         return binding, turns, replace(binding.sampling, max_total_tokens=self._left(), seed=seed, cache_salt=salt)
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -163,6 +164,56 @@ def test_a_follower_that_writes_nothing_does_not_replace_the_text_there_is(nothi
     assert (result.text, result.refinement.stop_reason, result.refinement.rounds_run) == ("mine", "error", 0)
     with pytest.raises(EngineFailed, match="wrote nothing"):
         outcome(FakeEngine(lambda turns: nothing), draft="mine", fail_on_error=True)
+
+
+def keeping(engine: FakeEngine) -> RoleBinding:
+    return RoleBinding("follower", engine.follower, SamplingParams(), keeps_by_silence=True)
+
+
+@pytest.mark.parametrize(
+    "silence", ["<think>It stays.</think>", "<think>a</think>\n<think>b</think> \n", "<think></think>"]
+)
+@pytest.mark.parametrize("deltas", ["none", "last", "all"])
+def test_a_follower_that_keeps_by_silence_returns_the_draft_to_the_letter(silence: str, deltas: Deltas) -> None:
+    engine, draft = FakeEngine(lambda turns: silence), " mine,\n```\nmine\t"
+    steps = play(engine, draft=draft, follower=keeping(engine), rounds=2, deltas=deltas)
+    result = steps[-1]
+    assert isinstance(result, RefinementResult)
+    assert (result.text, result.finish_reason, result.logprobs) == (draft, "stop", ())
+    assert (result.refinement.stop_reason, result.refinement.rounds_run) == ("rounds_done", 2)
+    rounds = result.refinement.rounds[1:]
+    assert [(one.text, one.edit_ratio) for one in rounds] == [(draft, 0.0)] * 2
+    assert all(one.usage.completion_tokens > 0 for one in rounds)
+    for number in {"none": [], "last": [2], "all": [1, 2]}[deltas]:
+        assert "".join(step.delta for step in steps if isinstance(step, RoundDelta) and step.round == number) == draft
+
+
+def test_a_draft_that_is_kept_by_silence_is_unchanged() -> None:
+    engine = FakeEngine(lambda turns: "<think>It stays.</think>")
+    result = outcome(engine, draft="mine", follower=keeping(engine), rounds=5, stops=(unchanged,))
+    assert (result.text, result.refinement.stop_reason, result.refinement.rounds_run) == ("mine", "unchanged", 1)
+
+
+def test_what_follows_the_thoughts_takes_the_drafts_place() -> None:
+    engine = FakeEngine(lambda turns: "<think>It changes.</think>\nyours")
+    assert outcome(engine, draft="mine", follower=keeping(engine)).text == "yours"
+
+
+@pytest.mark.parametrize("nothing", ["", " \n", "<think>and so on"])
+def test_only_whole_thoughts_keep_by_silence(nothing: str) -> None:
+    engine = FakeEngine(lambda turns: nothing)
+    assert outcome(engine, draft="mine", follower=keeping(engine)).refinement.stop_reason == "error"
+
+
+def test_thoughts_that_a_limit_cuts_at_their_end_keep_nothing() -> None:
+    engine = FakeEngine(lambda turns: "<think>a b</think> c d")
+    follower = replace(keeping(engine), sampling=SamplingParams(max_tokens=2))
+    assert outcome(engine, draft="mine", follower=follower).refinement.stop_reason == "error"
+
+
+def test_thoughts_without_a_word_are_nothing_where_the_bundle_does_not_keep_by_silence() -> None:
+    result = outcome(FakeEngine(lambda turns: "<think>It stays.</think>"), draft="mine")
+    assert (result.text, result.refinement.stop_reason) == ("mine", "error")
 
 
 def test_the_deadline_returns_the_best_finished_text() -> None:

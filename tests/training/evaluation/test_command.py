@@ -1,6 +1,7 @@
 """`slhf-train evaluate` from end to end on a tiny Llama, and every shipped configuration on it."""
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import StaticCache
 
-from slhf import Bundle, RoleWeights, write_bundle
+from slhf import Bundle, RoleWeights, read_bundle, write_bundle
 from slhf_training.cli import main
 from slhf_training.config import read_config
 from slhf_training.evaluation import GenerationSettings, evaluate_settings
@@ -229,6 +230,17 @@ def test_transformers_know_no_bundles_defaults(
     config = EXAMPLES / "qwen2.5-0.5b.yaml"
     assert main(["evaluate", str(config), "--instead", str(tmp_path / "instead.yaml")]) == 1
     assert "generation: hf needs a temperature" in capsys.readouterr().err
+
+
+def test_transformers_do_not_speak_for_a_bundle_that_keeps_by_silence(
+    bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    keeping = tmp_path / "keeping"
+    shutil.copytree(bundle, keeping)
+    write_bundle(keeping, read_bundle(keeping).model_copy(update={"keeps_by_silence": True}))
+    config = EXAMPLES / "qwen2.5-0.5b.yaml"
+    assert main(["evaluate", str(config), "--instead", str(instead(tmp_path, config, keeping))]) == 1
+    assert "hf does not read thoughts" in capsys.readouterr().err
 
 
 def test_without_the_server_its_package_is_named(

@@ -2,7 +2,8 @@
 
 A row has what asks (as in data/load.py), a `draft` or none, and the `target`. One with a draft teaches the Follower,
 one without the Leader; `weight` says how much it counts (default 1), and `sampled` which parts of the target, from
-character to character, are samples of the model that learns. The model is cut in two: of frozen lower layers the states
+character to character, are samples of the model that learns. A bundle keeps by silence where some
+target of a draft is nothing but thoughts. The model is cut in two: of frozen lower layers the states
 can be kept, and the upper ones learn. Both halves are transformers' own forward passes over the same weights; the lower
 one leaves out the final norm.
 """
@@ -22,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from slhf import Bundle, RoleWeights, write_bundle
+from slhf.turns import CLOSE_THOUGHT
 from slhf_training.config import portable
 from slhf_training.data.load import PromptRow, asked
 from slhf_training.data.rows import checked, read_rows
@@ -195,7 +197,8 @@ def imitate(settings: ImitateSettings, name: str) -> Bundle:
     trainer = Imitator(_student(base, settings), _first_layer(settings), lessons, settings)
     last = last_checkpoint(settings.output_dir)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    return _bundle(settings, name, trainer.model, target)
+    silent = any(row.draft is not None and row.target.endswith(CLOSE_THOUGHT) for row in rows)
+    return _bundle(settings, name, trainer.model, target, keeps_by_silence=silent)
 
 
 def _student(base: Any, settings: ImitateSettings) -> Any:
@@ -210,7 +213,7 @@ def _first_layer(settings: ImitateSettings) -> int:
     return 0 if settings.lora.layers is None else settings.lora.layers[0]
 
 
-def _bundle(settings: ImitateSettings, name: str, model: Any, target: Path) -> Bundle:
+def _bundle(settings: ImitateSettings, name: str, model: Any, target: Path, *, keeps_by_silence: bool) -> Bundle:
     """It appears when it is whole."""
     staging = settings.output_dir / f".{BUNDLE}"
     shutil.rmtree(staging, ignore_errors=True)
@@ -227,6 +230,7 @@ def _bundle(settings: ImitateSettings, name: str, model: Any, target: Path) -> B
         leader=role,
         follower=role,
         follower_turn=settings.follower_turn,
+        keeps_by_silence=keeps_by_silence,
         sampling=settings.sampling,
         trained="imitation",
         training={key: value for key, value in portable(settings).items() if key != "output_dir"},

@@ -46,9 +46,10 @@ class FollowerLessons(Section):
     """Whether a reference is the target where no sample passes."""
     thoughts: bool = False
     """The Follower learns to think before it decides. Where a check looks for a result (number, exact, accepted), it
-    works the question out (thoughts.py): samples of the Leader are what it thinks, and the target of a wrong draft. Of
-    programs it thinks what they give for the example that the prompt shows (traced.py), and of instructions which ones
-    the draft follows (listed.py)."""
+    works the question out (thoughts.py); to a program it writes one of its own, and says what both give for the example
+    that the prompt shows (traced.py). Samples of the Leader are what it thinks, and the target of a wrong draft. Of
+    instructions it thinks which ones the draft follows (listed.py), and what has no check stays. Where a draft stays,
+    nothing follows the thoughts: the bundle that learns it keeps by silence."""
 
 
 class LessonsSettings(Section):

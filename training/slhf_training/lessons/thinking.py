@@ -38,7 +38,7 @@ def thought(
     changed: list[tuple[Example, Considered]] = []
     for example, is_right, found in zip(drafted, right, _considered(drafted, sampler, chance), strict=True):
         if found is not None and is_right and found.answer == example.draft:
-            kept[found.doubted].append((example, found.before(example.draft or "")))
+            kept[found.doubted].append((example, found.before(None)))
         elif found is not None and not is_right and found.answer != example.draft:
             changed.append((example, found))
     doubted = _one_of_each(kept[True])[: source.right // 2]
@@ -63,8 +63,10 @@ def _considered(drafted: Sequence[Example], sampler: Sampler, chance: random.Ran
                 yield listed(draft, check)
             case _ if read := _reading(example):
                 yield considered(draft, own, read)
+            case None:
+                yield Considered("It stays.", draft, doubted=False)
             case check:
-                kind = "no check" if check is None else f"a check of kind {check.kind}"
+                kind = f"a check of kind {check.kind}"
                 raise DataError(f"{example.source or 'a row'}: nobody can think about {kind}; take thoughts: false")
 
 

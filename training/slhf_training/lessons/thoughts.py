@@ -5,14 +5,15 @@ takes its place; one that agrees with the draft, or three that all differ, leave
 self-consistency (Wang et al., ICLR 2023) with the draft as one of the voices, within one pass: nobody samples, votes or
 judges at run time. One answer alone would break every right draft that the model itself gets wrong.
 
-Thoughts stand in `<think>...</think>`, which the server takes out of an answer.
+Thoughts stand in `<think>...</think>`, which the server takes out of an answer. Where the draft stays, nothing follows
+them: the server puts the draft there, to the letter, which a copy of many tokens would not always be.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Span = tuple[int, int]
-_THOUGHTS = "<think>\n{thoughts}\n</think>\n{answer}"
+_THOUGHTS = "<think>\n{thoughts}\n</think>"
 _NOTHING = "none"
 MOST_OWN = 3
 """Answers of its own that a Follower writes at most; a second and a third only where those before decide nothing."""
@@ -33,13 +34,15 @@ class Considered:
     doubted: bool
     """The first own answer has another result than the draft."""
     sampled: Sequence[str] = ()
-    """Parts of the thoughts, in their order, that the model would write as they are: its first own answer. The later
-    ones it would not: left to itself it copies the first, and has to learn to write as if it had not."""
+    """Parts of the thoughts, in their order, that the model would write as they are: its first own answer to
+    a question. Later ones and programs it would not: left to itself it copies the first one or the draft, and has to learn
+    to write as if those were not there."""
 
-    def before(self, answer: str) -> Target:
-        """The thoughts, and then this answer."""
+    def before(self, answer: str | None) -> Target:
+        """The thoughts, and then this answer; None: nothing, and so the draft."""
         spans, end = [], 0
-        text = _THOUGHTS.format(thoughts=self.thoughts, answer=answer)
+        thoughts = _THOUGHTS.format(thoughts=self.thoughts)
+        text = thoughts if answer is None else f"{thoughts}\n{answer}"
         for part in self.sampled:
             start = text.index(part, end)
             end = start + len(part)

@@ -40,7 +40,7 @@ def traced(draft: str, own: Sequence[str], check: UnitTestsSettings) -> Consider
         return None
     answer = FENCE.format(code=program.strip("\n"))
     thoughts = f"{answer}{values}\nIt {'stays' if stays else 'changes'}."
-    return Considered(thoughts, draft if stays else answer, doubted=False, sampled=[answer])
+    return Considered(thoughts, draft if stays else answer, doubted=False)
 
 
 def _values(own: str, draft: str, check: UnitTestsSettings) -> str | None:
