@@ -34,9 +34,9 @@ class Considered:
     doubted: bool
     """The first own answer has another result than the draft."""
     sampled: Sequence[str] = ()
-    """Parts of the thoughts, in their order, that the model would write as they are: the first own answer. Later ones and
-    programs it would not: left to itself it copies the first one or the draft, and has to learn to write as if those
-    were not there."""
+    """Parts of the thoughts, in their order, that the model would write as they are: the first own answer. Later ones
+    and programs it would not: left to itself it copies the first one or the draft, and has to learn to write as if
+    those were not there."""
 
     def before(self, answer: str | None) -> Target:
         """The thoughts, and then this answer; None: nothing, and so the draft."""
