@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import slhf_server
 from slhf import read_bundle
 from slhf_training.config import read_config
 from slhf_training.fit import FitSettings
@@ -11,7 +12,7 @@ from slhf_training.preference.checked import CheckedSettings
 from slhf_training.preference.mixture import MixtureSettings, PanelSettings
 
 OLDER = Path(__file__).with_name("older")
-TRAINED = Path(__file__).resolve().parents[2] / "server" / "slhf_server" / "trained" / "smollm2-135m-slhf"
+TRAINED = Path(slhf_server.__path__[0]) / "builtin" / "trained" / "smollm2-135m-slhf"
 
 
 def test_a_configuration_is_read_and_so_is_the_run_directory_that_came_of_it() -> None:
