@@ -4,7 +4,18 @@ from typing import Any
 
 import pytest
 
-from slhf import FOLLOWER_TURN, Bundle, BundleError, RoleWeights, follower_turn, read_bundle, revision_of, write_bundle
+from slhf import (
+    FOLLOWER_TURN,
+    Bundle,
+    BundleError,
+    OwnAnswers,
+    RoleWeights,
+    follower_turn,
+    read_bundle,
+    revision_of,
+    write_bundle,
+)
+from slhf.turns import with_own_answers
 
 
 @pytest.fixture
@@ -44,6 +55,8 @@ def test_the_revision_changes_with_the_weights_and_not_with_the_manifest(directo
     ("manifest", "problem"),
     [
         ({"name": "duo", "sampling": {"temperature": 9}}, "sampling.temperature: "),
+        ({"name": "duo", "own_answers": {"count": 0, "max_tokens": 9}}, "own_answers.count: "),
+        ({"name": "duo", "own_answers": {"count": 4}}, "own_answers.max_tokens: "),
         ({"name": "duo", "colour": "red"}, "colour: "),
         ({"name": "duo", "format": 2}, "format: "),
         ({}, "name: "),
@@ -98,3 +111,14 @@ def test_a_directory_that_is_no_bundle_is_named(tmp_path: Path) -> None:
 def test_a_wish_follows_the_turn_on_a_line_of_its_own() -> None:
     assert follower_turn() == FOLLOWER_TURN
     assert follower_turn("Improve.", "Be brief.") == "Improve.\nBe brief."
+
+
+def test_own_answers_stand_behind_the_turn() -> None:
+    assert with_own_answers("Improve.", []) == "Improve."
+    turn = "Improve.\n\nOther answers to the same request:\n\n[1]\nA\nB\n\n[2]\nC"
+    assert with_own_answers("Improve.", ["A\nB", "C"]) == turn
+
+
+def test_the_card_says_how_many_answers_the_follower_writes_for_itself() -> None:
+    assert Bundle(name="duo").card()["own_answers"] == 0
+    assert Bundle(name="duo", own_answers=OwnAnswers(count=4, max_tokens=9)).card()["own_answers"] == 4

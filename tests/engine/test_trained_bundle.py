@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from slhf import Client
+from slhf import Bundle, Client, OwnAnswers, write_bundle
 from slhf_training.cli import main
 from slhf_training.fit.run import settings_of
 from slhf_training.fit.trainer import build_roles, load_model
@@ -108,3 +108,24 @@ def test_what_is_built_in_and_trained_is_served_without_adapters(tmp_path: Path)
         refined = client.refine(QUESTIONS[0], draft=DRAFT, rounds=2, max_tokens=TOKENS)
         assert [turn.role for turn in refined.refinement.rounds] == ["client", "follower", "follower"]
         assert server.metric("vllm:lora_requests_info") == 0
+
+
+def test_a_bundle_with_own_answers_writes_them_before_each_round_and_counts_them(tmp_path: Path) -> None:
+    """At temperature 0 they differ from each other, and a second request gets the same text."""
+    (directory := tmp_path / "bundle").mkdir()
+    own = OwnAnswers(count=3, max_tokens=TOKENS)
+    write_bundle(directory, Bundle(name="own", base_model="builtin:smollm2-135m", own_answers=own))
+    with (
+        live_server(tmp_path, "--bundle", str(directory), "--engine", "dtype=float32") as server,
+        Client(server.url, timeout=300) as client,
+    ):
+        before = server.metric("vllm:request_success_total")
+        first, second = (
+            client.refine(QUESTIONS[1], draft=DRAFT, rounds=2, max_tokens=TOKENS, temperature=0.0) for _ in range(2)
+        )
+        assert first.output == second.output
+        assert server.metric("vllm:request_success_total") - before == 2 * 2 * (own.count + 1)
+        for usage in first.refinement.usage.rounds:
+            written = usage.completion_tokens_details.reasoning_tokens
+            assert own.count <= written <= own.count * TOKENS
+            assert written < usage.completion_tokens <= (own.count + 1) * TOKENS

@@ -10,12 +10,14 @@ import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from slhf import read_bundle
+from slhf import OwnAnswers, read_bundle
+from slhf.turns import with_own_answers
 from slhf_training.cli import main
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.fit.run import last_checkpoint
 from slhf_training.imitation.run import BUNDLE, HalvedModel, LessonRow, read_lessons, supervised_examples
 from slhf_training.models.prompts import Prompts
+from slhf_training.types import Chat
 from tests.training import tiny
 
 ROWS = [
@@ -84,27 +86,42 @@ def test_a_bundle_that_is_taught_thoughts_alone_for_a_draft_keeps_by_silence(tmp
     assert read_bundle(tmp_path / "run" / BUNDLE).keeps_by_silence
 
 
-def test_what_the_model_itself_has_written_counts_less() -> None:
-    row = LessonRow.model_validate({"prompt": "which", "target": "A B C", "sampled": [[2, 3]], "weight": 2})
+def test_own_answers_stand_in_the_prompt_as_the_server_will_put_them(tmp_path: Path) -> None:
     prompts = Prompts(tiny.tokenizer(), "improve it")
-    (lesson,) = supervised_examples([row], prompts, tiny.END, 99, sampled=0.25)
-    weights = dict(zip((prompts.text((one,)) for one in lesson.target), lesson.weights, strict=True))
-    assert weights.pop("") == 2  # the end
-    assert {text.strip(): weight for text, weight in weights.items()} == {"A": 2, "B": 0.5, "C": 2}
+    row = {"prompt": "which", "draft": "C C", "target": "B A"}
+    alone, beside = (
+        supervised_examples([LessonRow.model_validate(row | own)], prompts, tiny.END, 99)[0]
+        for own in ({}, {"own": ["A", "B"]})
+    )
+    turn = with_own_answers("improve it", ["A", "B"])
+    chat: Chat = [{"role": "user", "content": "which"}]
+    assert beside.prompt == Prompts(tiny.tokenizer(), turn).follower(chat, prompts.ids("C C"))
+    assert beside.prompt != alone.prompt
+    assert beside.target == alone.target
 
 
-def test_what_counts_nothing_is_not_learnt(tmp_path: Path) -> None:
-    """The Leader's answer is sampled as a whole, but for its end; the Follower learns the same one as ever."""
-    rows: list[dict[str, Any]] = [
-        {"prompt": "which", "target": "A B", "sampled": [[0, 3]]},
-        {"prompt": "which", "draft": "C C", "target": "B A"},
-    ]
-    file = configuration(tmp_path, sampled_weight=0.0)
-    (tmp_path / "lessons.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 6), encoding="utf-8")
-    assert main(["imitate", str(file), "--name", "taught"]) == 0
-    bundle = tmp_path / "run" / BUNDLE
-    assert greedy(bundle, {"prompt": "which", "draft": "C C"}).split() == ["B", "A"]
-    assert greedy(bundle, {"prompt": "which"}).split() != ["A", "B"]
+def test_a_bundle_writes_as_many_own_answers_as_it_has_learnt_with(tmp_path: Path) -> None:
+    lessons = [ROWS[0], {"prompt": "which", "draft": "A B", "own": ["A", "B"], "target": "A B"}]
+    step = {"optimisation": {"steps": 1, "batch_size": 2}}
+
+    def taught(file: Path) -> int:
+        (tmp_path / "lessons.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lessons), encoding="utf-8")
+        return main(["imitate", str(file), "--name", "taught"])
+
+    assert taught(configuration(tmp_path, **step, own_answers={"count": 2, "max_tokens": 9})) == 0
+    assert read_bundle(tmp_path / "run" / BUNDLE).own_answers == OwnAnswers(count=2, max_tokens=9)
+
+
+@pytest.mark.parametrize("count", [None, 1, 3])
+def test_another_number_of_own_answers_than_the_lessons_have_is_refused(
+    tmp_path: Path, count: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = None if count is None else {"count": count, "max_tokens": 9}
+    file = configuration(tmp_path, own_answers=own)
+    row = {"prompt": "which", "draft": "A B", "own": ["A", "B"], "target": "A B"}
+    (tmp_path / "lessons.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert main(["imitate", str(file), "--name", "taught"]) == 1
+    assert "own_answers: the lessons have up to 2 own answers" in capsys.readouterr().err
 
 
 def test_only_the_layers_that_were_named_have_an_adapter(tmp_path: Path) -> None:

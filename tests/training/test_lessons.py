@@ -200,6 +200,21 @@ def thought(directory: Path, bundle: str, *own: str, **changes: Any) -> list[tup
     ]
 
 
+def test_own_answers_stand_beside_the_draft_and_are_as_many_as_were_asked_for(tmp_path: Path, bundle: str) -> None:
+    samples = {"bundle": bundle, "count": 4}
+    for most in (0, 3):
+        asked = settings(tmp_path, TWO, follower={"thoughts": True, "own_answers": most}, samples=samples)
+        if not most:
+            with pytest.raises(DataError, match="no lesson is left"):
+                lessons(asked, answers("2!", "2!!", "2?", "2??"))
+            continue
+        rows = [json.loads(line) for line in lessons(asked, answers("2!", "2!!", "2?", "2??")).read_text().splitlines()]
+        assert len(rows) == 2
+        for one in rows:
+            assert len(one["own"]) == most
+            assert set(one["own"]) < {"2!", "2!!", "2?", "2??"}
+
+
 def test_with_thoughts_a_wrong_draft_changes_where_two_own_answers_agree_and_a_right_one_stays(
     tmp_path: Path, bundle: str
 ) -> None:
@@ -235,16 +250,16 @@ def test_a_draft_that_the_leader_wrote_is_not_its_own_thought(tmp_path: Path, bu
         lessons(alone, answers("4!"))
 
 
-def test_half_of_the_right_drafts_are_ones_that_the_first_thought_doubts(tmp_path: Path, bundle: str) -> None:
+def test_half_of_the_right_drafts_are_ones_that_own_answers_doubt(tmp_path: Path, bundle: str) -> None:
     rows = [row(f"What is {n} + 0?", str(n), draft=f"It is {n}.") for n in range(40)]
-    asked = {"follower": {"thoughts": True, "right": 10}, "samples": {"bundle": bundle, "count": 2}}
+    asked = {"follower": {"thoughts": True, "right": 10}, "samples": {"bundle": bundle, "count": 1}}
 
     def one(task: Task, draft: str | None) -> str:
-        number = task.chat[-1]["content"].split()[2]
-        return f"I say {number}." if task.seed % 2 else "I say 99."
+        number = int(task.chat[-1]["content"].split()[2])
+        return f"I say {number}." if number % 2 else "I say 99."
 
     found = written(lessons(settings(tmp_path, rows, **asked), FakeModels(lambda name: one)))
-    assert sum("Once more" in target for _, _, target in found) == 5
+    assert sum("For 99: 1. It stays." in target for _, _, target in found) == 5
     assert len(found) == 10
 
 
@@ -278,19 +293,19 @@ def test_of_instructions_the_thought_is_which_of_them_the_draft_follows(tmp_path
     ]
 
 
-def test_of_a_program_the_thought_is_what_it_and_ones_own_give_for_the_example(tmp_path: Path, bundle: str) -> None:
-    tests = {"kind": "tests", "entry_point": "twice", "test_program": "assert twice(2) == 4 and twice(3) == 6"}
-    check = {**tests, "example": "assert twice(2)==4"}
+def test_of_a_program_the_thought_is_whether_it_passes(tmp_path: Path, bundle: str) -> None:
+    check = {"kind": "tests", "entry_point": "twice", "test_program": "assert twice(2) == 4 and twice(3) == 6"}
     kept, mended, hidden = (f"def twice(x):\n    return x {rest}" for rest in ("+ x", "+ 1", "** 2"))
     own = "```python\ndef twice(x):\n    return 2 * x\n```"
-    rows = [{"prompt": "Double it.", "check": check, "draft": one} for one in (kept, mended, hidden)]
+    rows = [{"prompt": "Double it.", "check": check, "draft": one} for one in (kept, mended)]
+    rows.append({"prompt": "Double that.", "check": check, "draft": hidden})
     asked = settings(tmp_path, rows, follower={"thoughts": True}, samples={"bundle": bundle, "count": 1})
-    values = "The example: twice(2) should give 4\nMine gives: 4\nThe draft gives: {}\nIt {}."
-    thought = f"<think>\n{own}\n{values}\n</think>{{}}"
+    changed = f"<think>\nIt changes.\n</think>\n{own}"
     assert written(lessons(asked, answers(f"Here it is:\n{own}\nThat doubles it."))) == [
-        ("Double it.", mended, thought.format(3, "changes", f"\n{own}")),
-        ("Double it.", kept, thought.format(4, "stays", "")),
-    ]  # of the hidden fault the thought does not tell
+        ("Double it.", mended, changed),
+        ("Double it.", kept, "<think>\nIt stays.\n</think>"),
+        ("Double that.", hidden, changed),
+    ]
 
 
 def test_turns_stand_before_what_the_leader_is_asked_and_not_in_what_is_learnt(tmp_path: Path, bundle: str) -> None:

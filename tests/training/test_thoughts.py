@@ -16,50 +16,39 @@ SIX, SEVEN, EIGHT, NINE = "3 + 3 = 6", "3 + 4 = 7", "4 + 4 = 8", "4 + 5 = 9"
 @pytest.mark.parametrize(
     ("draft", "own", "answer", "doubted"),
     [
-        (SIX, [SIX, SEVEN, SEVEN], SIX, False),
-        ("Six? 6.", ["It is 6.0"], "Six? 6.", False),
-        (SIX, [SEVEN, SIX, SEVEN], SIX, True),
-        (SIX, [SEVEN, EIGHT, SIX], SIX, True),
-        (SIX, [SEVEN, EIGHT, NINE], SIX, True),
+        (SIX, [SIX, SIX, SIX], SIX, False),
+        (SIX, [SEVEN], SIX, True),  # one answer is no evidence
+        (SIX, [SEVEN, EIGHT, NINE, "None of it."], SIX, True),
         (SIX, [SEVEN, "So it is 7."], SEVEN, True),
-        (SIX, [SEVEN, EIGHT, "So it is 7."], SEVEN, True),
-        (SIX, [SEVEN, EIGHT, "So it is 8."], EIGHT, True),
-        (SIX, [SEVEN, EIGHT, NINE, SEVEN], SIX, True),
+        (SIX, [EIGHT, SEVEN, "So it is 7.0"], SEVEN, True),
+        (SIX, [SIX, SEVEN, "So it is 7."], SIX, True),
+        (SIX, [SIX, SEVEN, "So it is 7.", "And 7."], SEVEN, True),
+        (SIX, [SIX, "It is 6.0", SEVEN, SEVEN], SIX, False),
+        (SIX, [SEVEN, SEVEN, EIGHT, EIGHT], SEVEN, True),  # the first of them
         ("I do not know.", [SEVEN, "So it is 7."], SEVEN, True),
-        (SIX, ["Nobody knows.", "Who knows?", "Not I."], SIX, True),
+        (SIX, ["Nobody knows.", "Who knows?", "Not I."], SIX, False),
         ("I do not know.", ["Nobody knows.", SEVEN], "I do not know.", False),
     ],
 )
-def test_two_answers_that_agree_take_the_drafts_place_and_nothing_else_does(
+def test_a_result_that_two_more_own_answers_give_than_the_drafts_takes_its_place_and_nothing_else_does(
     draft: str, own: list[str], answer: str, doubted: bool
 ) -> None:
     found = considered(draft, own, READ)
     assert found is not None
-    assert (found.answer, found.doubted) == (answer, doubted)
-    assert found.before(answer).text == f"<think>\n{found.thoughts}\n</think>\n{answer}"
-    assert found.before(None).text == f"<think>\n{found.thoughts}\n</think>"
+    assert (found.answer, found.doubted, found.own) == (answer, doubted, tuple(own))
+    assert found.thoughts.endswith("It stays." if answer == draft else "It changes.")
+    assert found.before(answer) == f"<think>\n{found.thoughts}\n</think>\n{answer}"
+    assert found.before(None) == f"<think>\n{found.thoughts}\n</think>"
 
 
-def test_its_own_first_answer_alone_is_what_a_model_would_write_anyway() -> None:
-    """A second one that stands after it would be a copy."""
-    found = considered(SIX, [SEVEN, EIGHT, SEVEN], READ)
+def test_the_thoughts_say_what_was_counted() -> None:
+    found = considered(SIX, [EIGHT, SEVEN, SIX, SEVEN, "7 it is: 7"], READ)
     assert found is not None
-    target = found.before(SEVEN)
-    assert [target.text[start:end] for start, end in target.sampled] == [SEVEN]
-    assert target.sampled[0][0] < target.text.index(EIGHT) < target.text.rindex(SEVEN)
+    assert found.thoughts == "The draft: 6. The others: 8, 7, 6, 7, 7. With the draft: 1. For 7: 3. It changes."
 
 
-@pytest.mark.parametrize("own", [[], [SEVEN], [SEVEN, EIGHT]])
-def test_a_doubt_that_too_few_answers_settle_says_nothing(own: list[str]) -> None:
-    assert considered(SIX, own, READ) is None
-
-
-def test_another_answer_is_thought_only_where_those_before_decide_nothing() -> None:
-    agreed, settled = considered(SIX, [SIX, SEVEN, EIGHT], READ), considered(SIX, [SEVEN, SEVEN, EIGHT], READ)
-    assert agreed is not None
-    assert settled is not None
-    assert SEVEN not in agreed.thoughts
-    assert EIGHT not in settled.thoughts
+def test_without_own_answers_nothing_tells() -> None:
+    assert considered(SIX, [], READ) is None
 
 
 @pytest.mark.parametrize(
@@ -89,67 +78,31 @@ def test_of_words_the_last_line_or_sentence_is_read() -> None:
     assert accepted.read("…") is None
 
 
-@pytest.mark.parametrize(
-    ("example", "draft", "thought"),
-    [
-        ("assert f(1) == 2", "def f(x): return x", "should give 2\nMine gives: 2\nThe draft gives: 1\nIt changes."),
-        ("assert f(1) == 1.0", "def f(x): return x", "should give 1.0\nMine gives: 2\nThe draft gives: 1\nIt stays."),
-        (
-            "assert f(1) == 2",
-            "```python\ndef f(x): return 3 - x\n```",
-            "should give 2\nMine gives: 2\nThe draft gives: 2\nIt stays.",
-        ),
-        (
-            "assert f(1) == 2",
-            "def g(x): return 2",
-            "should give 2\nMine gives: 2\nThe draft gives: raises NameError\nIt changes.",
-        ),
-    ],
-)
-def test_a_programs_thought_is_the_values_that_it_and_ones_own_really_give(
-    example: str, draft: str, thought: str
-) -> None:
-    found = traced(draft, [OWN], _tests(example))
+PASSES = UnitTestsSettings(kind="tests", entry_point="f", test_program="assert f(1) == 2 and f(3) == 6")
+
+
+def test_a_program_that_passes_stays_whatever_the_own_ones_do() -> None:
+    found = traced("def f(x): return x + x", ["def f(x): return 7"], PASSES)
     assert found is not None
-    assert found.thoughts == f"{FENCED}\nThe example: f(1) {thought}"
-    assert found.answer == (draft if thought.endswith("stays.") else FENCED)
-    assert found.before(found.answer).sampled == ()  # beside a draft a model would not write it
+    assert (found.thoughts, found.answer) == ("It stays.", "def f(x): return x + x")
 
 
-def test_an_own_program_that_gives_what_it_should_takes_a_wrong_drafts_place_before_others() -> None:
-    found = traced("def f(x): return x", ["def f(x): return 7", OWN], _tests("assert f(1) == 2"))
+def test_a_program_that_fails_becomes_the_own_one_that_passes_and_keeps_most_of_it() -> None:
+    shifted = "def f(x):\n    return x << 1"
+    own = ["def f(x):\n    return 2 * x * x", shifted, OWN, "def f(x): return 7"]
+    found = traced("def f(x):\n    return 2 * 2", own, PASSES)
     assert found is not None
-    assert found.answer == FENCED
-
-
-@pytest.mark.parametrize(("draft", "verdict"), [("def f(x): return x + x", "stays"), ("def f(x): return x", "changes")])
-def test_where_the_prompt_shows_no_example_the_tests_decide_and_no_values_are_thought(draft: str, verdict: str) -> None:
-    tests = UnitTestsSettings(kind="tests", entry_point="f", test_program="assert f(1) == 2")
-    found = traced(draft, ["def f(x): return 7", OWN] if verdict == "changes" else [OWN], tests)
-    assert found is not None
-    assert found.thoughts == f"{FENCED}\nIt {verdict}."
-    assert found.answer == (draft if verdict == "stays" else FENCED)
+    assert (found.thoughts, found.answer, found.own) == ("It changes.", FENCED, tuple(own))
 
 
 @pytest.mark.parametrize(
-    ("example", "draft", "own"),
+    ("draft", "own"),
     [
-        ("assert f(1)", "def f(x): return x", [OWN]),
-        ("f(1) == 1", "def f(x): return x", [OWN]),
-        ("assert f(", "def f(x): return x", [OWN]),
-        ("assert f(1) == 1", "I do not know!", [OWN]),
-        ("assert f(1) == 1", "def f(x): raise SystemExit", [OWN]),
-        ("assert f(1) == 1", "def f(x): return 'x' * 1000", [OWN]),
-        ("assert f(1) == 1", "def f(x): return x", []),
-        ("assert f(1) == 1", "def f(x): return x", ["I do not know!"]),
-        ("assert f(1) == 1", "def f(x): return x", ["def f(x): return 'x' * 1000"]),
+        ("I do not know!", [OWN]),
+        ("def f(x): return x", []),
+        ("def f(x): return x", ["I do not know!"]),
+        ("def f(x): return x", ["def f(x): return 7"]),
     ],
 )
-def test_without_two_programs_and_short_values_of_a_comparison_there_is_no_thought(
-    example: str, draft: str, own: list[str]
-) -> None:
-    assert traced(draft, own, _tests(example)) is None
-
-
-def _tests(example: str) -> UnitTestsSettings:
-    return UnitTestsSettings(kind="tests", entry_point="f", test_program="f", example=example)
+def test_without_a_program_and_one_that_passes_in_its_place_there_is_no_thought(draft: str, own: list[str]) -> None:
+    assert traced(draft, own, PASSES) is None

@@ -8,7 +8,7 @@ begin with an underscore are not public; the remaining ones are shared with the 
 from importlib.metadata import version
 
 from slhf._exchange import Conversation, Options
-from slhf.bundle import Bundle, RoleWeights, SamplingDefaults, read_bundle, revision_of, write_bundle
+from slhf.bundle import Bundle, OwnAnswers, RoleWeights, SamplingDefaults, read_bundle, revision_of, write_bundle
 from slhf.client import AsyncClient, Client
 from slhf.errors import (
     APIError,
@@ -65,6 +65,7 @@ __all__ = [
     "ModelCard",
     "ModelNotFound",
     "Options",
+    "OwnAnswers",
     "PayloadTooLarge",
     "RateLimited",
     "RefineOptions",

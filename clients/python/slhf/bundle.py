@@ -49,6 +49,15 @@ class SamplingDefaults(_Strict):
     """Tokens of one round; None: as many as the context leaves."""
 
 
+class OwnAnswers(_Strict):
+    """Answers that the Follower's model writes as the Leader, all at once and without the draft in sight, before it
+    refines. They stand in the Follower's turn (slhf/turns.py), and the draft is compared with them."""
+
+    count: int = Field(ge=1, le=16)
+    max_tokens: int = Field(gt=0)
+    """Tokens of each; what is longer is left out."""
+
+
 class Bundle(_Strict):
     """The manifest `slhf.json`."""
 
@@ -63,6 +72,8 @@ class Bundle(_Strict):
     keeps_by_silence: bool = False
     """Whether a Follower that has thought (`<think>...</think>`) and then says nothing leaves the draft as it is.
     Without it, saying nothing is a failure."""
+    own_answers: OwnAnswers | None = None
+    """What the Follower writes for itself before each round; None: nothing, it sees the draft alone."""
     sampling: SamplingDefaults = SamplingDefaults()
     revision: str | None = None
     """`revision_of` the bundle's other files when it was written; None: not recorded."""
@@ -89,6 +100,7 @@ class Bundle(_Strict):
             "revision": self.revision,
             "trained": self.trained,
             "roles": "shared" if self.leader == self.follower else "separate",
+            "own_answers": 0 if self.own_answers is None else self.own_answers.count,
             "training": self.training,
             "evaluation": self.evaluation,
         }

@@ -23,6 +23,7 @@ from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.engine.role import VLLMRole
 from slhf_server.errors import EngineUnavailable
 from slhf_server.models.base import SamplingParams, Turn
+from slhf_server.models.comparing import comparing
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 
@@ -59,7 +60,8 @@ class VLLMEngine:
         defaults = llm.model_config.get_diff_sampling_param() | bundle.manifest.sampling.model_dump(exclude_none=True)
         adapters = _adapters(bundle)
         self.leader = VLLMRole(bundle.manifest.name, llm, encoder, defaults, adapters["leader"])
-        self.follower = VLLMRole(bundle.manifest.name, llm, encoder, defaults, adapters["follower"])
+        self._follower = VLLMRole(bundle.manifest.name, llm, encoder, defaults, adapters["follower"])
+        self.follower = comparing(self.leader, self._follower, bundle.manifest)
 
     @classmethod
     def load(cls, bundle: OpenBundle, settings: Settings, encoder: PromptEncoder) -> "VLLMEngine":
@@ -77,7 +79,7 @@ class VLLMEngine:
 
     async def warm_up(self) -> None:
         """Load the adapters, since a missing one would kill the engine in a request, and have each role answer once."""
-        for role in {role.adapter: role for role in (self.leader, self.follower)}.values():
+        for role in {role.adapter: role for role in (self.leader, self._follower)}.values():
             if role.adapter is not None:
                 await self._llm.add_lora(role.adapter)
             turns = [Turn("user", "Hello")]

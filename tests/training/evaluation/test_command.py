@@ -13,7 +13,7 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import StaticCache
 
-from slhf import Bundle, RoleWeights, read_bundle, write_bundle
+from slhf import Bundle, OwnAnswers, RoleWeights, read_bundle, write_bundle
 from slhf_training.cli import main
 from slhf_training.config import read_config
 from slhf_training.evaluation import GenerationSettings, evaluate_settings
@@ -232,15 +232,16 @@ def test_transformers_know_no_bundles_defaults(
     assert "generation: hf needs a temperature" in capsys.readouterr().err
 
 
-def test_transformers_do_not_speak_for_a_bundle_that_keeps_by_silence(
-    bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+@pytest.mark.parametrize("says", [{"keeps_by_silence": True}, {"own_answers": OwnAnswers(count=2, max_tokens=9)}])
+def test_transformers_do_not_speak_for_a_bundle_that_keeps_by_silence_or_writes_own_answers(
+    says: dict[str, Any], bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     keeping = tmp_path / "keeping"
     shutil.copytree(bundle, keeping)
-    write_bundle(keeping, read_bundle(keeping).model_copy(update={"keeps_by_silence": True}))
+    write_bundle(keeping, read_bundle(keeping).model_copy(update=says))
     config = EXAMPLES / "qwen2.5-0.5b.yaml"
     assert main(["evaluate", str(config), "--instead", str(instead(tmp_path, config, keeping))]) == 1
-    assert "hf does not read thoughts" in capsys.readouterr().err
+    assert "hf neither reads thoughts nor writes own answers" in capsys.readouterr().err
 
 
 def test_without_the_server_its_package_is_named(

@@ -171,10 +171,8 @@ class Plain:
         """Raises SettingsError naming the model."""
         if how.temperature is None or how.max_new_tokens is None:
             raise SettingsError("generation: hf needs a temperature and max_new_tokens: it knows no bundle's defaults")
-        if bundle.manifest.keeps_by_silence:
-            raise SettingsError(
-                f"models.{name}: generation: hf does not read thoughts, by which this bundle keeps drafts"
-            )
+        if bundle.manifest.keeps_by_silence or bundle.manifest.own_answers is not None:
+            raise SettingsError(f"models.{name}: generation: hf neither reads thoughts nor writes own answers")
         try:
             tokenizer = AutoTokenizer.from_pretrained(bundle.weights)
             speaker = BundlePolicies(bundle)

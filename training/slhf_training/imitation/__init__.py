@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from slhf import FOLLOWER_TURN, SamplingDefaults
+from slhf import FOLLOWER_TURN, OwnAnswers, SamplingDefaults
 from slhf_training.config import ModelName, RelativePath
 from slhf_training.fit import Run
 from slhf_training.models import Lora
@@ -25,10 +25,9 @@ class ImitateSettings(Run):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """The dtype of the frozen base; the adapter learns in float32."""
     follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
+    own_answers: OwnAnswers | None = None
+    """What the bundle's Follower writes for itself before each round; the lessons' rows hold such answers (`own`)."""
     max_tokens: int = Field(default=1024, gt=0)
     """Tokens of a lesson's prompt and target; what needs more is counted and dropped."""
-    sampled_weight: float = Field(default=0.1, ge=0, le=1)
-    """The weight of a token that the model itself has written (`sampled` in a row), where that of others is 1. Such a
-    token teaches how the model's own answers look, and nothing else. What follows from them is in other tokens."""
     sampling: SamplingDefaults = SamplingDefaults(temperature=0.3, max_tokens=1024)
     """How the bundle is served where a request is silent."""

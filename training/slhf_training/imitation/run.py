@@ -1,11 +1,11 @@
 """Makes a bundle of JSONL rows: the rows are lessons, and one adapter learns the cross-entropy of their targets.
 
 A row has what asks (as in data/load.py), a `draft` or none, and the `target`. One with a draft teaches the Follower,
-one without the Leader; `weight` says how much it counts (default 1), and `sampled` which parts of the target, from
-character to character, are samples of the model that learns. A bundle keeps by silence where some
-target of a draft is nothing but thoughts. The model is cut in two: of frozen lower layers the states
-can be kept, and the upper ones learn. Both halves are transformers' own forward passes over the same weights; the lower
-one leaves out the final norm.
+one without the Leader; `own` are answers of its own that the Follower sees beside the draft, and `weight` says how much
+the row counts (default 1). A bundle keeps by silence where some target of a draft is nothing but thoughts.
+
+The model is cut in two: of frozen lower layers the states can be kept, and the upper ones learn. Both halves are
+transformers' own forward passes over the same weights; the lower one leaves out the final norm.
 """
 
 import copy
@@ -22,7 +22,7 @@ from peft import PeftModel
 from pydantic import Field
 from torch import Tensor, nn
 
-from slhf import Bundle, RoleWeights, write_bundle
+from slhf import Bundle, OwnAnswers, RoleWeights, write_bundle
 from slhf.turns import CLOSE_THOUGHT
 from slhf_training.config import portable
 from slhf_training.data.load import PromptRow, asked
@@ -43,8 +43,9 @@ from slhf_training.types import Ids, Role
 class LessonRow(PromptRow):
     target: str = Field(min_length=1)
     draft: str | None = None
+    own: tuple[str, ...] = ()
+    """Answers of its own that the Follower sees beside the draft."""
     weight: float = Field(default=1.0, gt=0)
-    sampled: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ class SupervisedExample:
     prompt: Ids
     target: Ids
     """The target's ids, with the token that ends it."""
-    weights: tuple[float, ...] = ()
-    """The weight of each token of the target."""
+    weight: float = 1
+    """Of each token of the target."""
 
     @property
     def ids(self) -> Ids:
@@ -68,28 +69,20 @@ def read_lessons(files: Sequence[Path]) -> Iterator[LessonRow]:
             yield checked(LessonRow, asked(row, f"{path}:{number}"), f"{path}:{number}")
 
 
-def supervised_examples(
-    rows: Sequence[LessonRow], prompts: Prompts, end: int, most: int, sampled: float = 1
-) -> list[SupervisedExample]:
-    """The rows as examples, without those of more than `most` tokens. Raises DataError where none is left.
-
-    `sampled` is the weight of a token that the model itself has written, where that of others is 1.
-    """
-    found = [lesson for row in rows if len((lesson := _lesson(row, prompts, end, sampled)).ids) <= most]
+def supervised_examples(rows: Sequence[LessonRow], prompts: Prompts, end: int, most: int) -> list[SupervisedExample]:
+    """The rows as examples, without those of more than `most` tokens. Raises DataError where none is left."""
+    found = [lesson for row in rows if len((lesson := _lesson(row, prompts, end)).ids) <= most]
     if not found:
         raise DataError(f"lessons: none of {len(rows)} rows fits in {most} tokens")
     return found
 
 
-def _lesson(row: LessonRow, prompts: Prompts, end: int, sampled: float) -> SupervisedExample:
+def _lesson(row: LessonRow, prompts: Prompts, end: int) -> SupervisedExample:
     target = (*prompts.ids(row.target), end)
-    weights = [row.weight] * len(target)
-    for start, stop in row.sampled:
-        first, last = (len(prompts.ids(row.target[:place])) for place in (start, stop))  # but for what grows together
-        weights[first:last] = [row.weight * sampled] * (last - first)
     if row.draft is None:
-        return SupervisedExample("leader", prompts.leader(row.chat()), target, tuple(weights))
-    return SupervisedExample("follower", prompts.follower(row.chat(), prompts.ids(row.draft)), target, tuple(weights))
+        return SupervisedExample("leader", prompts.leader(row.chat()), target, row.weight)
+    prompt = prompts.follower(row.chat(), prompts.ids(row.draft), row.own)
+    return SupervisedExample("follower", prompt, target, row.weight)
 
 
 class HalvedModel:
@@ -141,7 +134,7 @@ class Imitator(AdapterTrainer):
         self._halved = HalvedModel(student.get_base_model(), first_layer)
         self._states: dict[int, Tensor] = {}  # by lesson: (T, H), of the layers that do not learn
         self._keeps = first_layer > 0
-        self._length = sum(sum(lesson.weights) for lesson in lessons) / len(lessons)
+        self._length = sum(len(lesson.target) for lesson in lessons) / len(lessons)
         self._autocast = settings.optimisation.autocast == "bfloat16"
 
     def learn(self, items: Sequence[int]) -> Tensor:
@@ -159,13 +152,11 @@ class Imitator(AdapterTrainer):
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._autocast):
             logits = self._halved.logits(self._states_of(number), len(lesson.target))
         target = torch.tensor(lesson.target, device=device)
-        weights = torch.tensor(lesson.weights, device=device)
         nats = torch.nn.functional.cross_entropy(logits, target, reduction="none")  # (T,)
         self.pending[f"{lesson.role}/nats_per_token"] += nats.tolist()
         self.pending[f"{lesson.role}/first_token_nats"].append(nats[0].item())
-        self.pending[f"{lesson.role}/weighted_nats"].append((nats @ weights / weights.sum()).item())
-        # By the mean weight of all targets and not by each one's own, which would make a short one's tokens count more.
-        return nats @ weights / self._length
+        # By the mean length of all targets and not by each one's own, which would make a short one's tokens count more.
+        return nats.sum() * lesson.weight / self._length
 
     def _states_of(self, number: int) -> Tensor:
         if number not in self._states:
@@ -192,13 +183,22 @@ def imitate(settings: ImitateSettings, name: str) -> Bundle:
     tokenizer, base = load_causal(settings.model, DTYPES[settings.dtype])
     prompts = Prompts(tokenizer, settings.follower_turn, end_ids_of(base))
     rows = list(read_lessons(settings.lessons))
-    lessons = supervised_examples(rows, prompts, tokenizer.eos_token_id, settings.max_tokens, settings.sampled_weight)
+    _check_own(rows, settings.own_answers)
+    lessons = supervised_examples(rows, prompts, tokenizer.eos_token_id, settings.max_tokens)
     _LOG.info("%d lessons of %d rows, %d tokens", len(lessons), len(rows), sum(len(one.ids) for one in lessons))
     trainer = Imitator(_student(base, settings), _first_layer(settings), lessons, settings)
     last = last_checkpoint(settings.output_dir)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     silent = any(row.draft is not None and row.target.endswith(CLOSE_THOUGHT) for row in rows)
     return _bundle(settings, name, trainer.model, target, keeps_by_silence=silent)
+
+
+def _check_own(rows: Sequence[LessonRow], settings: OwnAnswers | None) -> None:
+    """Whether the bundle's Follower will have as many answers of its own as it learns with."""
+    most = max(len(row.own) for row in rows)
+    count = 0 if settings is None else settings.count
+    if most != count:
+        raise SettingsError(f"own_answers: the lessons have up to {most} own answers, and own_answers.count is {count}")
 
 
 def _student(base: Any, settings: ImitateSettings) -> Any:
@@ -231,6 +231,7 @@ def _bundle(settings: ImitateSettings, name: str, model: Any, target: Path, *, k
         follower=role,
         follower_turn=settings.follower_turn,
         keeps_by_silence=keeps_by_silence,
+        own_answers=settings.own_answers,
         sampling=settings.sampling,
         trained="imitation",
         training={key: value for key, value in portable(settings).items() if key != "output_dir"},

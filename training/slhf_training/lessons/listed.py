@@ -1,10 +1,12 @@
 """What a Follower thinks of a text with instructions: each of them, and whether the draft follows it."""
 
+from collections.abc import Sequence
+
 from slhf_training.checks.instructions import Instructions, InstructionsCheckSettings
-from slhf_training.lessons.thoughts import Considered
+from slhf_training.lessons.thoughts import CHANGES, STAYS, Considered
 
 
-def listed(draft: str, check: InstructionsCheckSettings) -> Considered:
+def listed(draft: str, own: Sequence[str], check: InstructionsCheckSettings) -> Considered:
     """A line for each instruction: its kind and arguments in words, and what the check says of the draft."""
     names = [
         " ".join([kind.partition(":")[2].replace("_", " "), *(f"({value})" for value in map(_said, given.values()))])
@@ -13,8 +15,8 @@ def listed(draft: str, check: InstructionsCheckSettings) -> Considered:
     followed = Instructions(check).followed(draft)
     stays = all(followed)
     lines = [f"{name}: {'yes' if is_so else 'no'}" for name, is_so in zip(names, followed, strict=True)]
-    verdict = "It stays." if stays else "It changes."
-    return Considered("\n".join([*lines, verdict]), draft if stays else None, doubted=False)
+    thoughts = "\n".join([*lines, STAYS if stays else CHANGES])
+    return Considered(thoughts, draft if stays else None, own=tuple(own))
 
 
 def _said(value: object) -> str:

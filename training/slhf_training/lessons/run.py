@@ -1,4 +1,4 @@
-"""From the configuration to rows of (prompt, draft or none, target)."""
+"""From the configuration to rows of (prompt, draft or none, own answers, target)."""
 
 import itertools
 import json
@@ -21,7 +21,6 @@ from slhf_training.lessons.sampler import Sampler, one_of_each, passed
 from slhf_training.lessons.settings import FollowerLessons, LeaderLessons, LessonsSettings
 from slhf_training.lessons.targets import FENCE, targets_of, worded
 from slhf_training.lessons.thinking import Taught, thought
-from slhf_training.lessons.thoughts import Target
 from slhf_training.models.bundles import open_bundle
 
 LESSONS, TEXTS = "lessons.jsonl", "texts.jsonl"
@@ -63,7 +62,7 @@ def _teacher(settings: LessonsSettings, opened: OpenModel) -> Teacher | None:
 def _of_leader(source: LeaderLessons, sampler: Sampler) -> list[Row]:
     examples = one_of_each(load(source.data))
     targets = targets_of(examples, sampler.passing(examples, refined=False), source.references)
-    rows = [_row(e, None, Target(_fenced(e, target))) for e, target in zip(examples, targets, strict=True) if target]
+    rows = [_row(e, _fenced(e, target)) for e, target in zip(examples, targets, strict=True) if target]
     _LOG.info("leader, %s: %d lessons of %d prompts", _names(source), len(rows), len(examples))
     return rows
 
@@ -77,7 +76,7 @@ def _of_follower(source: FollowerLessons, sampler: Sampler, chance: random.Rando
     )
     _LOG.info("follower, %s: %d right drafts of %d and %d wrong ones of %d have a target", _names(source),
               len(kept), sum(right), len(mended), len(right) - sum(right))  # fmt: skip
-    return [_row(example, example.draft, target) for example, target in kept + mended]
+    return [_row(one.example, one.target) | _beside(one) for one in kept + mended]
 
 
 def _plain(
@@ -88,8 +87,8 @@ def _plain(
     wrong = one_of_each(itertools.compress(drafted, (not is_right for is_right in right)))[: source.wrong]
     targets = targets_of(wrong, sampler.passing(wrong, refined=True), source.references)
     return (
-        [(one, Target(one.draft or "")) for one in kept],
-        [(one, Target(target)) for one, target in zip(wrong, targets, strict=True) if target],
+        [Taught(one, one.draft or "") for one in kept],
+        [Taught(one, target) for one, target in zip(wrong, targets, strict=True) if target],
     )
 
 
@@ -113,7 +112,10 @@ def _names(source: LeaderLessons | FollowerLessons) -> str:
     return ", ".join(path.name for path in source.data.files)
 
 
-def _row(example: Example, draft: str | None, target: Target) -> Row:
-    row: Row = {"prompt": example.chat, "target": target.text, "source": example.source}
-    row |= {"sampled": target.sampled} if target.sampled else {}
-    return row if draft is None else row | {"draft": draft}
+def _row(example: Example, target: str) -> Row:
+    return {"prompt": example.chat, "target": target, "source": example.source}
+
+
+def _beside(lesson: Taught) -> Row:
+    """What a Follower sees beside the conversation."""
+    return {"draft": lesson.example.draft} | ({"own": lesson.own} if lesson.own else {})

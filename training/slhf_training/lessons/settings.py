@@ -46,10 +46,12 @@ class FollowerLessons(Section):
     """Whether a reference is the target where no sample passes."""
     thoughts: bool = False
     """The Follower learns to think before it decides. Where a check looks for a result (number, exact, accepted), it
-    works the question out (thoughts.py); to a program it writes one of its own, and says what both give for the example
-    that the prompt shows (traced.py). Samples of the Leader are what it thinks, and the target of a wrong draft. Of
-    instructions it thinks which ones the draft follows (listed.py), and what has no check stays. Where a draft stays,
-    nothing follows the thoughts: the bundle that learns it keeps by silence."""
+    counts what the results of its own answers say (thoughts.py); of a program it says whether it stays (traced.py).
+    Of instructions it thinks which ones the draft follows (listed.py), and what has no check stays. Where a draft
+    stays, nothing follows the thoughts: the bundle that learns it keeps by silence."""
+    own_answers: int = Field(default=4, ge=0, le=16)
+    """With thoughts: so many samples of the Leader at most stand beside each draft, as the bundle's own answers will
+    (`own_answers` of imitate). Samples of the Leader are also what a wrong draft becomes."""
 
 
 class LessonsSettings(Section):

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from slhf_training.checks import ReadableCheck
 from slhf_training.checks.instructions import InstructionsCheckSettings
@@ -15,11 +16,18 @@ from slhf_training.lessons.listed import listed
 from slhf_training.lessons.sampler import Sampler, one_of_each, passed
 from slhf_training.lessons.settings import FollowerLessons
 from slhf_training.lessons.targets import targets_of
-from slhf_training.lessons.thoughts import Considered, Target, considered
+from slhf_training.lessons.thoughts import STAYS, Considered, considered
 from slhf_training.lessons.traced import traced
 
-Taught = tuple[Example, Target]
-"""A draft and its target."""
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """A draft and its target."""
+
+    example: Example
+    target: str
+    own: tuple[str, ...] = ()
+    """The answers of its own that the Follower sees beside the draft."""
 
 
 def thought(
@@ -31,16 +39,17 @@ def thought(
 ) -> tuple[list[Taught], list[Taught]]:
     """Of the right drafts and of the wrong ones: at most one of a prompt, and none where thoughts do not tell.
 
-    Of the right drafts those come first that the first own answer doubts, up to a half: they are few, and what is to be
-    learnt is not to trust one doubt. Raises DataError, EngineError and SandboxError.
+    Of the right drafts those come first that most own answers doubt, up to a half: they are few, and what is to be
+    learnt is how many doubts it takes. Raises DataError, EngineError and SandboxError.
     """
     kept: dict[bool, list[Taught]] = {True: [], False: []}  # by doubted
     changed: list[tuple[Example, Considered]] = []
-    for example, is_right, found in zip(drafted, right, _considered(drafted, sampler, chance), strict=True):
-        if found is not None and is_right and found.answer == example.draft:
-            kept[found.doubted].append((example, found.before(None)))
-        elif found is not None and not is_right and found.answer != example.draft:
-            changed.append((example, found))
+    found = _considered(drafted, sampler, source.own_answers, chance)
+    for example, is_right, one in zip(drafted, right, found, strict=True):
+        if one is not None and is_right and one.answer == example.draft:
+            kept[one.doubted].append(Taught(example, one.before(None), one.own))
+        elif one is not None and not is_right and one.answer != example.draft:
+            changed.append((example, one))
     doubted = _one_of_each(kept[True])[: source.right // 2]
     return (
         _one_of_each([*doubted, *kept[False]])[: source.right],
@@ -48,23 +57,26 @@ def thought(
     )
 
 
-def _considered(drafted: Sequence[Example], sampler: Sampler, chance: random.Random) -> Iterator[Considered | None]:
+def _considered(
+    drafted: Sequence[Example], sampler: Sampler, most: int, chance: random.Random
+) -> Iterator[Considered | None]:
     """Of each draft what the Follower is to think; None where that comes to nothing."""
-    solved = one_of_each(one for one in drafted if _reading(one) or isinstance(one.check, UnitTestsSettings))
-    answers = dict(zip((prompt_id(one.chat) for one in solved), sampler.all(solved, refined=False), strict=True))
+    asked = one_of_each(drafted) if most else []
+    answers = dict(zip((prompt_id(one.chat) for one in asked), sampler.all(asked, refined=False), strict=True))
     for example in drafted:
         draft = example.draft or ""
         own = [text.strip() for text in answers.get(prompt_id(example.chat), ()) if text != example.draft]
         chance.shuffle(own)
+        own = own[:most]
         match example.check:
             case UnitTestsSettings() as check:
                 yield traced(draft, own, check)
             case InstructionsCheckSettings() as check:
-                yield listed(draft, check)
+                yield listed(draft, own, check)
             case _ if read := _reading(example):
                 yield considered(draft, own, read)
             case None:
-                yield Considered("It stays.", draft, doubted=False)
+                yield Considered(STAYS, draft, own=tuple(own))
             case check:
                 kind = f"a check of kind {check.kind}"
                 raise DataError(f"{example.source or 'a row'}: nobody can think about {kind}; take thoughts: false")
@@ -80,16 +92,18 @@ def _mended(changed: Sequence[tuple[Example, Considered]], sampler: Sampler, ref
     """What thoughts lead to, where it passes; where they do not say, what any wrong draft becomes."""
     said = [(example, found) for example, found in changed if found.answer is not None]
     good = passed([example for example, _ in said], [found.answer or "" for _, found in said])
-    lessons = [(example, found.before(found.answer or "")) for example, found in itertools.compress(said, good)]
+    lessons = [Taught(e, found.before(found.answer), found.own) for e, found in itertools.compress(said, good)]
     unsaid = [(example, found) for example, found in changed if found.answer is None]
     examples = [example for example, _ in unsaid]
     targets = targets_of(examples, sampler.passing(examples, refined=True), references)
-    return lessons + [(e, found.before(target)) for (e, found), target in zip(unsaid, targets, strict=True) if target]
+    return lessons + [
+        Taught(e, found.before(target), found.own) for (e, found), target in zip(unsaid, targets, strict=True) if target
+    ]
 
 
 def _one_of_each(lessons: Sequence[Taught]) -> list[Taught]:
     """The first of each prompt."""
     found: dict[str, Taught] = {}
-    for example, target in lessons:
-        found.setdefault(prompt_id(example.chat), (example, target))
+    for lesson in lessons:
+        found.setdefault(prompt_id(lesson.example.chat), lesson)
     return list(found.values())

@@ -1,29 +1,24 @@
-"""What a Follower thinks before it answers: it works the question out itself, and again where the draft says otherwise.
+"""What a Follower thinks before it answers: whether answers of its own speak against the draft.
 
-Two answers of its own that agree with each other and not with the draft speak against the draft, and the first of them
-takes its place; one that agrees with the draft, or three that all differ, leave the draft as it is. That is
-self-consistency (Wang et al., ICLR 2023) with the draft as one of the voices, within one pass: nobody samples, votes or
-judges at run time. One answer alone would break every right draft that the model itself gets wrong.
+Its model has written them as the Leader, without the draft in sight, so that they are independent of it and of each
+other; they stand in the Follower's turn. Where two more of them give another result than give the draft's, that one
+takes its place. This is self-consistency (Wang et al., ICLR 2023), counted by the Follower itself: no judge runs. One
+answer alone would break every right draft that the model itself gets wrong. Written one after the other below the
+draft, they would be one voice: beside a first answer a small model copies it.
 
 Thoughts stand in `<think>...</think>`, which the server takes out of an answer. Where the draft stays, nothing follows
 them: the server puts the draft there, to the letter, which a copy of many tokens would not always be.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-Span = tuple[int, int]
 _THOUGHTS = "<think>\n{thoughts}\n</think>"
 _NOTHING = "none"
-MOST_OWN = 3
-"""Answers of its own that a Follower writes at most; a second and a third only where those before decide nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    text: str
-    sampled: tuple[Span, ...] = ()
-    """From where to where it is a sample of the model that learns."""
+_MARGIN = 2
+"""How many more own answers have to speak for another result than for the draft's."""
+STAYS, CHANGES = "It stays.", "It changes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,47 +26,30 @@ class Considered:
     thoughts: str
     answer: str | None
     """The draft, or the own answer that takes its place; None: the draft changes, and this does not say to what."""
-    doubted: bool
-    """The first own answer has another result than the draft."""
-    sampled: Sequence[str] = ()
-    """Parts of the thoughts, in their order, that the model would write as they are: the first own answer. Later ones
-    and programs it would not: left to itself it copies the first one or the draft, and has to learn to write as if
-    those were not there."""
+    doubted: bool = False
+    """More own answers have another result than the draft's."""
+    own: tuple[str, ...] = ()
+    """The Follower's own answers, as they stand in its turn."""
 
-    def before(self, answer: str | None) -> Target:
-        """The thoughts, and then this answer; None: nothing, and so the draft."""
-        spans, end = [], 0
+    def before(self, answer: str | None) -> str:
+        """The target: the thoughts, and then this answer; None: nothing, and so the draft."""
         thoughts = _THOUGHTS.format(thoughts=self.thoughts)
-        text = thoughts if answer is None else f"{thoughts}\n{answer}"
-        for part in self.sampled:
-            start = text.index(part, end)
-            end = start + len(part)
-            spans.append((start, end))
-        return Target(text, tuple(spans))
+        return thoughts if answer is None else f"{thoughts}\n{answer}"
 
 
 def considered(draft: str, own: Sequence[str], read: Callable[[str], str | None]) -> Considered | None:
-    """`own`: independent answers to the question; None where they are too few to decide."""
+    """`own`: independent answers to the question; None where there is none."""
+    if not own:
+        return None
     drafts = read(draft) or _NOTHING
-    results: list[str] = []
-    thoughts: list[str] = []
-    for answer in own[:MOST_OWN]:
-        results.append(read(answer) or _NOTHING)
-        said, changes = _verdict(results, drafts)
-        thoughts.append(f"{answer}\nMine: {', '.join(results)}. The draft: {drafts}. {said}")
-        if changes is not None:
-            chosen = own[results.index(results[-1])] if changes else draft
-            return Considered("\n".join(thoughts), chosen, doubted=len(results) > 1, sampled=own[:1])
-    return None
-
-
-def _verdict(results: Sequence[str], drafts: str) -> tuple[str, bool | None]:
-    """In words, and whether the draft changes; None: not known before the next answer."""
-    last = results[-1]
-    if last == drafts:
-        return "The same: it stays.", False
-    if last in results[:-1] and last != _NOTHING:
-        return f"Two of mine are {last}: it changes.", True
-    if len(results) == MOST_OWN:
-        return "All differ: it stays.", False
-    return "Once more:", None
+    results = [read(answer) or _NOTHING for answer in own]
+    voices = Counter(results)
+    support = voices[drafts]
+    against = {result: count for result, count in voices.items() if result not in (drafts, _NOTHING)}
+    most = max(against, key=lambda result: against[result], default=None)
+    changes = most is not None and against[most] - support >= _MARGIN
+    said = [f"The draft: {drafts}. The others: {', '.join(results)}.", f"With the draft: {support}."]
+    said += [] if most is None else [f"For {most}: {against[most]}."]
+    thoughts = " ".join([*said, CHANGES if changes else STAYS])
+    chosen = own[results.index(most)] if changes and most is not None else draft
+    return Considered(thoughts, chosen, doubted=bool(against) and max(against.values()) > support, own=tuple(own))

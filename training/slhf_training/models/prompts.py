@@ -10,6 +10,7 @@ from typing import Any
 from slhf import FOLLOWER_TURN, follower_turn
 from slhf.chat_template import ChatRefused, ChatTemplate, Turn, UnusableTokenizer
 from slhf.special_tokens import Piece
+from slhf.turns import with_own_answers
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.types import Chat, Ids
 
@@ -38,9 +39,11 @@ class Prompts:
         """Raises DataError where the model's template refuses the order or kind of turns."""
         return self._cached(tuple((m["role"], m["content"]) for m in chat))
 
-    def follower(self, chat: Chat, draft: Ids) -> Ids:
+    def follower(self, chat: Chat, draft: Ids, own: Sequence[str] = ()) -> Ids:
+        """`own`: answers of its own that it has before it (slhf/turns.py)."""
         said = tuple(i for i in draft if i not in self._special_ids and i not in self.end_ids)
-        return self._encode((*((m["role"], m["content"]) for m in chat), ("assistant", said), ("user", self._turn)))
+        turn = with_own_answers(self._turn, own)
+        return self._encode((*((m["role"], m["content"]) for m in chat), ("assistant", said), ("user", turn)))
 
     def ids(self, text: str) -> Ids:
         """A draft that was not sampled here; what it spells of special tokens is plain text."""

@@ -1,0 +1,164 @@
+"""A Follower with answers of its own: they are written without the draft, at once, and count as its thoughts."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from slhf import OwnAnswers
+from slhf_server.errors import ContextLengthExceeded, EngineFailed, TokenBudgetExceeded
+from slhf_server.models.base import Chunk, SamplingParams, Turn
+from slhf_server.models.comparing import ComparingFollower
+from slhf_server.models.fake import FakeModel, Reply, Said
+
+TURNS = (Turn("user", "How many?"), Turn("assistant", "Seven."), Turn("user", "Improve it."))
+SAMPLING = SamplingParams(temperature=0.7, seed=5, max_tokens=50, logprobs=2, stop=("END",), cache_salt="mine")
+
+
+def model(reply: Reply, *, token_seconds: float = 0, max_model_len: int = 4096) -> FakeModel:
+    return FakeModel("fake", reply, token_seconds=token_seconds, max_model_len=max_model_len)
+
+
+def follower(*own: Said, said: str = "Nine.", count: int = 3, max_model_len: int = 4096) -> ComparingFollower:
+    """The Leader says these one after the other."""
+    answers = iter(own)
+    return ComparingFollower(
+        model(lambda turns: next(answers), max_model_len=max_model_len),
+        model(lambda turns: said, max_model_len=max_model_len),
+        OwnAnswers(count=count, max_tokens=20),
+    )
+
+
+def chunks(
+    one: ComparingFollower, sampling: SamplingParams = SAMPLING, turns: Sequence[Turn] = TURNS, *, deltas: bool = True
+) -> list[Chunk]:
+    async def all_of() -> list[Chunk]:
+        return [chunk async for chunk in one.stream(turns, sampling, request_id="r", deltas=deltas)]
+
+    return asyncio.run(all_of())
+
+
+def asked(role: object) -> list[tuple[Sequence[Turn], SamplingParams]]:
+    assert isinstance(role, FakeModel)
+    return role.calls
+
+
+def test_own_answers_are_written_without_the_draft_and_stand_in_the_followers_turn() -> None:
+    one = follower("Eight.", " Nine. ", "Ten.")
+    assert "".join(chunk.text for chunk in chunks(one)) == "Nine."
+    assert [list(turns) for turns, _ in asked(one.leader)] == [[TURNS[0]]] * 3
+    ((turns, _),) = asked(one.follower)
+    assert list(turns[:-1]) == list(TURNS[:-1])
+    assert turns[-1].role == "user"
+    assert turns[-1].text == (
+        "Improve it.\n\nOther answers to the same request:\n\n[1]\nEight.\n\n[2]\nNine.\n\n[3]\nTen."
+    )
+
+
+def test_own_answers_have_noise_of_their_own_and_the_bundles_temperature() -> None:
+    """At temperature 0, which a request may want, they would be one answer."""
+    one = follower("Eight.", "Nine.", "Ten.")
+    chunks(one)
+    seeds = [sampling.seed for _, sampling in asked(one.leader)]
+    assert len({*seeds, SAMPLING.seed}) == 4
+    for _, sampling in asked(one.leader):
+        assert sampling.temperature is None
+        assert sampling.logprobs is None
+        assert (sampling.max_tokens, sampling.stop, sampling.cache_salt) == (20, ("END",), "mine")
+    assert asked(one.follower)[0][1] == SAMPLING
+
+
+@pytest.mark.parametrize(("temperature", "same"), [(0.0, True), (0.7, False), (None, False)])
+def test_without_a_seed_only_temperature_0_is_deterministic(temperature: float | None, same: bool) -> None:
+    one = follower("Eight.", "Nine.", "Ten.")
+    chunks(one, SamplingParams(temperature=temperature))
+    seeds = [sampling.seed for _, sampling in asked(one.leader)]
+    assert (None not in seeds) == same
+    assert len(set(seeds)) == (3 if same else 1)
+
+
+def test_a_seed_near_the_limit_stays_within_it() -> None:
+    one = follower("Eight.", "Nine.", "Ten.")
+    chunks(one, SamplingParams(seed=2**63 - 1))
+    assert all(0 <= (sampling.seed or 0) < 2**63 for _, sampling in asked(one.leader))
+
+
+def test_the_rounds_usage_counts_own_answers_as_thoughts() -> None:
+    """A token of the fake is a word: the Leader reads 2 and writes 1, 2 and 3, and the Follower reads 19."""
+    one = follower("Eight.", "It is nine.", "I say ten.")
+    found = chunks(one)
+    assert found[0].text == ""
+    assert sum(chunk.completion_tokens for chunk in found) == 7 + 1
+    read = sum(len(turn.text.split()) for turn in asked(one.follower)[0][0])
+    assert found[-1].prompt_tokens == 3 * 2 + read
+    assert found[-1].reasoning_tokens == 7
+    assert [chunk.reasoning_tokens for chunk in found[:-1]] == [0] * (len(found) - 1)
+
+
+@pytest.mark.parametrize("deltas", [True, False])
+def test_what_came_to_no_end_or_says_nothing_is_left_out(deltas: bool) -> None:
+    one = follower("word " * 30, "  ", "<think>so</think> Ten.")
+    chunks(one, deltas=deltas)
+    assert asked(one.follower)[0][0][-1].text.endswith(":\n\n[1]\nTen.")
+    one = follower("", "", "")
+    chunks(one, deltas=deltas)
+    assert asked(one.follower)[0][0] == [*TURNS]
+
+
+def test_a_draft_is_refined_where_not_all_own_answers_fit_beside_it() -> None:
+    one = follower(*["eight " * 9 + "ten"] * 3, max_model_len=40)
+    assert "".join(chunk.text for chunk in chunks(one)) == "Nine."
+    *refused, (turns, _) = asked(one.follower)
+    assert len(refused) == 1
+    assert "[2]" in turns[-1].text
+    assert "[3]" not in turns[-1].text
+
+
+def test_a_draft_that_does_not_fit_alone_is_refused() -> None:
+    one = follower("Eight.", "Nine.", "Ten.", max_model_len=10)
+    long = (TURNS[0], Turn("assistant", "seven " * 12), TURNS[2])
+    with pytest.raises(ContextLengthExceeded):
+        chunks(one, turns=long)
+
+
+def test_the_budget_holds_for_all_of_a_round() -> None:
+    one = follower(*["eight " * 9 + "ten"] * 3, said="nine " * 60)
+    found = chunks(one, SamplingParams(max_total_tokens=100))
+    assert sum(chunk.completion_tokens for chunk in found) + found[-1].prompt_tokens <= 100
+    with pytest.raises(TokenBudgetExceeded):
+        chunks(follower("Eight.", "Nine.", "Ten."), SamplingParams(max_total_tokens=6))
+
+
+def test_an_own_answer_that_fails_fails_the_round_and_ends_the_others() -> None:
+    leader = model(_failing_once(), token_seconds=0.05)
+    one = ComparingFollower(leader, model(lambda turns: "Nine."), OwnAnswers(count=3, max_tokens=20))
+    with pytest.raises(EngineFailed, match="broken"):
+        chunks(one)
+    assert leader.running == 0
+
+
+def _failing_once() -> Reply:
+    numbers = iter(range(3))
+
+    def reply(turns: Sequence[Turn]) -> Said:
+        return EngineFailed("broken") if next(numbers) == 0 else "word " * 15
+
+    return reply
+
+
+def test_who_closes_the_round_ends_the_own_answers() -> None:
+    leader = model(lambda turns: "word " * 15, token_seconds=0.05)
+    one = ComparingFollower(leader, model(lambda turns: "Nine."), OwnAnswers(count=3, max_tokens=20))
+
+    async def cut() -> int:
+        stream = one.stream(TURNS, SAMPLING, request_id="r")
+        reading = asyncio.create_task(anext(stream))
+        await asyncio.sleep(0.02)
+        running = leader.running
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        await stream.aclose()
+        return running
+
+    assert asyncio.run(cut()) == 3
+    assert leader.running == 0
