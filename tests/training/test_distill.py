@@ -219,14 +219,18 @@ def test_it_goes_on_from_its_last_checkpoint(tmp_path: Path, teachers: dict[Role
 
 
 def test_of_several_refinements_the_preferred_one_is_learnt(tmp_path: Path, teachers: dict[Role, Path]) -> None:
-    """The larger its share of the target, the more the student's refinements are as the source likes them."""
+    """The larger its share of the target, the more the student's refinements are as the source likes them.
 
-    def as_written(share: float) -> float:
-        directory = tmp_path / str(share)
+    By how much depends on what was sampled, and on how a machine adds: in 14 runs they had .8 to 3.2 As, so three of them
+    decide together.
+    """
+
+    def as_written(share: float, seed: int) -> float:
+        directory = tmp_path / f"{share}-{seed}"
         directory.mkdir()
         preference = {"kind": "callable", "function": f"{__name__}:more_as"}
         settings = {"samples": 6, "preference": preference, "share": share}
-        assert main(["distill", str(config(directory, teachers, best_of=settings))]) == 0
+        assert main(["distill", str(config(directory, teachers, best_of=settings, seed=seed))]) == 0
         student = open_bundle("bundle", str(directory / "run" / BUNDLE))
         how = RolloutSettings(max_new_tokens=6, temperature=1.0)
         prompts = Prompts(tiny.tokenizer(), student.manifest.follower_turn)
@@ -234,7 +238,7 @@ def test_of_several_refinements_the_preferred_one_is_learnt(tmp_path: Path, teac
         answers = HFRollout(BundlePolicies(student), how, prompts.end_ids).sample(asked, "follower", range(200))
         return sum(answer.ids.count(tiny.WORDS.index("A")) for answer in answers) / 200
 
-    assert as_written(1.0) > 1.3 * as_written(0.05)
+    assert np.mean([as_written(1.0, seed) for seed in range(3)]) > 1.3 * as_written(0.05, 0)
 
 
 def group(draft: Answer, refined: tuple[Answer, ...]) -> Candidates:

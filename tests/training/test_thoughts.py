@@ -27,7 +27,7 @@ SIX, SEVEN, EIGHT, NINE = "3 + 3 = 6", "3 + 4 = 7", "4 + 4 = 8", "4 + 5 = 9"
         (SIX, [SEVEN, SEVEN, EIGHT, EIGHT], SEVEN, True),  # the first of them
         ("I do not know.", [SEVEN, "So it is 7."], SEVEN, True),
         (SIX, ["Nobody knows.", "Who knows?", "Not I."], SIX, False),
-        ("I do not know.", ["Nobody knows.", SEVEN], "I do not know.", False),
+        ("I do not know.", ["Nobody knows.", SEVEN], "I do not know.", True),
     ],
 )
 def test_a_result_that_two_more_own_answers_give_than_the_drafts_takes_its_place_and_nothing_else_does(
@@ -42,9 +42,32 @@ def test_a_result_that_two_more_own_answers_give_than_the_drafts_takes_its_place
 
 
 def test_the_thoughts_say_what_was_counted() -> None:
-    found = considered(SIX, [EIGHT, SEVEN, SIX, SEVEN, "7 it is: 7"], READ)
+    found = considered(SIX, [EIGHT, SEVEN, SIX, SEVEN, "7 it is: 7", "Who knows?"], READ)
     assert found is not None
-    assert found.thoughts == "The draft: 6. The others: 8, 7, 6, 7, 7. With the draft: 1. For 7: 3. It changes."
+    assert found.thoughts.splitlines() == [
+        "The draft: 6 (A)",
+        "[1] 8 (B)",
+        "[2] 7 (C)",
+        "[3] 6 (A)",
+        "[4] 7 (C)",
+        "[5] 7 (C)",
+        "[6] none (-)",
+        "B C A C C -: A 1, C 3. It changes.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("draft", "own", "last"),
+    [
+        (SIX, [SIX, SIX], "A A: A 2. It stays."),
+        (SIX, ["Who knows?"], "-: A 0. It stays."),
+        ("I do not know.", [SEVEN, SEVEN], "B B: A 0, B 2. It changes."),
+    ],
+)
+def test_the_last_line_counts_letters(draft: str, own: list[str], last: str) -> None:
+    found = considered(draft, own, READ)
+    assert found is not None
+    assert found.thoughts.splitlines()[-1] == last
 
 
 def test_without_own_answers_nothing_tells() -> None:

@@ -82,10 +82,25 @@ def test_the_trained_bundle_is_small_enough_to_ship(builtin: Path) -> None:
     assert sum(path.stat().st_size for path in opened.directory.rglob("*") if path.is_file()) <= 12 * 10**6
 
 
-def test_its_manifest_belongs_to_its_files_and_tells_no_path() -> None:
-    opened = open_bundle(Settings(bundle=f"builtin:{TRAINED}"))
-    assert opened.manifest.revision == slhf.revision_of(opened.directory)
-    assert not re.search(r'"[/~]', (opened.directory / "slhf.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", sorted(path.name for path in TRAINED_AT.iterdir()))
+def test_the_manifest_of_what_is_trained_belongs_to_its_files_and_tells_no_path(name: str) -> None:
+    directory = TRAINED_AT / name
+    manifest = read_bundle(directory)
+    assert manifest.name == name
+    assert manifest.root.removeprefix("builtin:") in WEIGHTS
+    assert manifest.revision == slhf.revision_of(directory)
+    assert not re.search(r'"[/~]', (directory / "slhf.json").read_text(encoding="utf-8"))
+
+
+def test_the_larger_trained_bundle_is_small_enough_to_ship_and_compares() -> None:
+    directory = TRAINED_AT / "qwen2.5-coder-1.5b-slhf"
+    manifest = read_bundle(directory)
+    assert (manifest.root, manifest.card()["roles"]) == ("builtin:qwen2.5-coder-1.5b", "shared")
+    assert manifest.keeps_by_silence
+    assert manifest.own_answers is not None
+    with safe_open(directory / "policy" / "adapter_model.safetensors", "pt") as weights:
+        assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}
+    assert sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) <= 20 * 10**6
 
 
 def test_its_tokenizer_has_a_chat_template(builtin: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _THOUGHTS = "<think>\n{thoughts}\n</think>"
-_NOTHING = "none"
+_NOTHING, _UNREAD = "none", "-"
 _MARGIN = 2
 """How many more own answers have to speak for another result than for the draft's."""
 STAYS, CHANGES = "It stays.", "It changes."
@@ -38,18 +38,30 @@ class Considered:
 
 
 def considered(draft: str, own: Sequence[str], read: Callable[[str], str | None]) -> Considered | None:
-    """`own`: independent answers to the question; None where there is none."""
+    """`own`: independent answers to the question, at most 25; None where there is none.
+
+    Each result gets a letter, the draft's is A: a small model counts wrong among numbers, and four letters it knows.
+    """
     if not own:
         return None
-    drafts = read(draft) or _NOTHING
-    results = [read(answer) or _NOTHING for answer in own]
-    voices = Counter(results)
-    support = voices[drafts]
-    against = {result: count for result, count in voices.items() if result not in (drafts, _NOTHING)}
-    most = max(against, key=lambda result: against[result], default=None)
-    changes = most is not None and against[most] - support >= _MARGIN
-    said = [f"The draft: {drafts}. The others: {', '.join(results)}.", f"With the draft: {support}."]
-    said += [] if most is None else [f"For {most}: {against[most]}."]
-    thoughts = " ".join([*said, CHANGES if changes else STAYS])
-    chosen = own[results.index(most)] if changes and most is not None else draft
-    return Considered(thoughts, chosen, doubted=bool(against) and max(against.values()) > support, own=tuple(own))
+    drafts, results = read(draft), [read(answer) for answer in own]
+    letters = _letters(drafts, results)
+    said = [_UNREAD if result is None else letters[result] for result in results]
+    counts = Counter(said)
+    others = [letter for letter in letters.values() if letter != "A"]
+    most = max(others, key=lambda letter: counts[letter], default=None)
+    ahead = 0 if most is None else counts[most] - counts["A"]
+    changes = ahead >= _MARGIN
+    lines = [f"The draft: {drafts or _NOTHING} (A)"]
+    lines += [f"[{number}] {results[number - 1] or _NOTHING} ({said[number - 1]})" for number in range(1, len(own) + 1)]
+    counted = ", ".join(f"{letter} {counts[letter]}" for letter in ("A", most) if letter)
+    lines.append(f"{' '.join(said)}: {counted}. {CHANGES if changes else STAYS}")
+    chosen = own[said.index(most)] if changes and most else draft
+    return Considered("\n".join(lines), chosen, doubted=ahead > 0, own=tuple(own))
+
+
+def _letters(draft: str | None, results: Sequence[str | None]) -> dict[str, str]:
+    """Of each result its letter, in the order in which they come; A is the draft's, whether it has a result or not."""
+    others = dict.fromkeys(result for result in results if result not in (None, draft))
+    letters = {result: chr(ord("B") + place) for place, result in enumerate(others) if result is not None}
+    return letters if draft is None else {draft: "A", **letters}
