@@ -221,7 +221,7 @@ def test_it_goes_on_from_its_last_checkpoint(tmp_path: Path, teachers: dict[Role
 def test_of_several_refinements_the_preferred_one_is_learnt(tmp_path: Path, teachers: dict[Role, Path]) -> None:
     """The larger its share of the target, the more the student's refinements are as the source likes them.
 
-    By how much depends on what was sampled, and on how a machine adds: in 14 runs they had .8 to 3.2 As, so three of them
+    By how much depends on what was sampled, and on how a machine adds: in 14 runs they had .8 to 3.2 As, so three
     decide together.
     """
 
