@@ -92,17 +92,6 @@ def test_the_manifest_of_what_is_trained_belongs_to_its_files_and_tells_no_path(
     assert not re.search(r'"[/~]', (directory / "slhf.json").read_text(encoding="utf-8"))
 
 
-def test_the_larger_trained_bundle_is_small_enough_to_ship_and_compares() -> None:
-    directory = TRAINED_AT / "qwen2.5-coder-1.5b-slhf"
-    manifest = read_bundle(directory)
-    assert (manifest.root, manifest.card()["roles"]) == ("builtin:qwen2.5-coder-1.5b", "shared")
-    assert manifest.keeps_by_silence
-    assert manifest.own_answers is not None
-    with safe_open(directory / "policy" / "adapter_model.safetensors", "pt") as weights:
-        assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}
-    assert sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) <= 20 * 10**6
-
-
 def test_its_tokenizer_has_a_chat_template(builtin: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(builtin)
     text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi."}], tokenize=False)
