@@ -259,7 +259,7 @@ def test_half_of_the_right_drafts_are_ones_that_own_answers_doubt(tmp_path: Path
         return f"I say {number}." if number % 2 else "I say 99."
 
     found = written(lessons(settings(tmp_path, rows, **asked), FakeModels(lambda name: one)))
-    assert sum("B: A 0, B 1. It stays." in target for _, _, target in found) == 5
+    assert sum("B. So A 0, B 1. It stays." in target for _, _, target in found) == 5
     assert len(found) == 10
 
 

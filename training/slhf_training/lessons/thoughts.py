@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _THOUGHTS = "<think>\n{thoughts}\n</think>"
+_COUNTED = "The draft: {draft}. The others: {own}.\nA is the draft's: {letters}. So {counts}. {verdict}"
 _NOTHING, _UNREAD = "none", "-"
 _MARGIN = 2
 """How many more own answers have to speak for another result than for the draft's."""
@@ -40,7 +41,8 @@ class Considered:
 def considered(draft: str, own: Sequence[str], read: Callable[[str], str | None]) -> Considered | None:
     """`own`: independent answers to the question, at most 25; None where there is none.
 
-    Each result gets a letter, the draft's is A: a small model counts wrong among numbers, and four letters it knows.
+    The results come first. Then each gets a letter, the draft's is A: a small model reads numbers well and counts wrong
+    among them, and of four letters it knows how many there are.
     """
     if not own:
         return None
@@ -52,12 +54,15 @@ def considered(draft: str, own: Sequence[str], read: Callable[[str], str | None]
     most = max(others, key=lambda letter: counts[letter], default=None)
     ahead = 0 if most is None else counts[most] - counts["A"]
     changes = ahead >= _MARGIN
-    lines = [f"The draft: {drafts or _NOTHING} (A)"]
-    lines += [f"[{number}] {results[number - 1] or _NOTHING} ({said[number - 1]})" for number in range(1, len(own) + 1)]
-    counted = ", ".join(f"{letter} {counts[letter]}" for letter in ("A", most) if letter)
-    lines.append(f"{' '.join(said)}: {counted}. {CHANGES if changes else STAYS}")
+    thoughts = _COUNTED.format(
+        draft=drafts or _NOTHING,
+        own=", ".join(result or _NOTHING for result in results),
+        letters=" ".join(said),
+        counts=", ".join(f"{letter} {counts[letter]}" for letter in ("A", most) if letter),
+        verdict=CHANGES if changes else STAYS,
+    )
     chosen = own[said.index(most)] if changes and most else draft
-    return Considered("\n".join(lines), chosen, doubted=ahead > 0, own=tuple(own))
+    return Considered(thoughts, chosen, doubted=ahead > 0, own=tuple(own))
 
 
 def _letters(draft: str | None, results: Sequence[str | None]) -> dict[str, str]:
