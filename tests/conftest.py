@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
@@ -34,7 +35,10 @@ def mounted(app: FastAPI, prefix: str) -> Starlette:
         async with app.router.lifespan_context(app):
             yield
 
-    return Starlette(routes=[Mount(prefix, app)], lifespan=live)
+    mount = Mount(prefix, app)
+    # Starlette's own pattern takes no line break, and the outer application, which is none of ours, would answer.
+    mount.path_regex = re.compile(mount.path_regex.pattern, re.DOTALL)
+    return Starlette(routes=[mount], lifespan=live)
 
 
 @contextlib.contextmanager

@@ -119,3 +119,10 @@ def test_a_field_of_our_own_cannot_be_set(url: str) -> None:
     body = {"messages": [{"role": "user", "content": "x"}], "upstream_params": {"tools": [1]}}
     answer = httpx2.post(f"{url}/v1/chat/completions", json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "upstream_params")
+
+
+def test_a_model_whose_name_has_a_line_break_is_not_found_as_any_other(url: str, guarded: str) -> None:
+    for base in (url, guarded):
+        answer = httpx2.get(f"{base}/v1/models/a%0Ab", headers={"Authorization": f"Bearer {KEY}"})
+        assert answer.status_code == 404
+        assert answer.json()["error"]["message"]
