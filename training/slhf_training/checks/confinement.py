@@ -2,7 +2,7 @@
 
 A script of its own, with the standard library alone (`sandbox.py` starts it). Its standard input is a job (JSON); on
 its standard output it says the job's `ready` once it is shut in, or why it cannot be, and the job's `nonce` once all
-programs have ended, with the value of the job's `expression` behind it where there is one.
+programs have ended.
 What it gives up is given up for good: there is no way back for what runs after that, in this process or in another.
 """
 
@@ -23,9 +23,6 @@ from collections import *
 from itertools import *
 """
 """What the programs of code_tasks may use without an import."""
-
-_VALUE = 4000
-"""Characters of a value that are told; a pipe takes them at once."""
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _BIND, _REC, _PRIVATE, _NOSUID, _NODEV, _NOEXEC, _DETACH = 0x1000, 0x4000, 0x40000, 0x2, 0x4, 0x8, 2
@@ -53,13 +50,12 @@ def main() -> None:
         os.write(verdict, str(exc).encode())
         return
     os.write(verdict, job["ready"].encode())
-    module = run(job["programs"])
-    value = "" if job["expression"] is None else value_of(job["expression"], module)
-    os.write(verdict, (job["nonce"] + value[:_VALUE]).encode(errors="replace"))
+    run(job["programs"])
+    os.write(verdict, job["nonce"].encode())
     os._exit(0)  # threads of a program may still run
 
 
-def run(programs: list[str]) -> types.ModuleType:
+def run(programs: list[str]) -> None:
     """One module of these. Each is compiled alone, and all of them first: none can swallow or replace the next."""
     module = types.ModuleType("answer")  # not __main__: what an answer does as a script is not what is tested
     sys.modules[module.__name__] = module
@@ -67,15 +63,6 @@ def run(programs: list[str]) -> types.ModuleType:
     execute = exec  # a program may put something else in its place
     for code in compiled:
         execute(code, module.__dict__)
-    return module
-
-
-def value_of(expression: str, module: types.ModuleType) -> str:
-    """The expression's value as Python writes it, or which exception it raises."""
-    try:
-        return repr(eval(expression, module.__dict__))
-    except Exception as exc:  # noqa: BLE001 -- whatever it raises is what it comes to
-        return f"raises {type(exc).__name__}"
 
 
 def shut_in(job: Mapping[str, Any]) -> None:

@@ -97,7 +97,6 @@ _WAYS: Final[tuple[By, ...]] = ("namespaces", "landlock")
 SECONDS: Final = 5.0
 _SCRIPT: Final = Path(__file__).with_name("confinement.py")
 _READY: Final = b"shut in\n"
-_VALUE: Final = 4 * 4000  # bytes of the longest value that is told
 _START_SECONDS: Final = 60.0  # on a machine that does other things; nothing of the program has run then
 _LIMITS: Final = {
     "RLIMIT_AS": 2**30,
@@ -114,22 +113,11 @@ def ran(programs: Sequence[str], by: By | None = None, seconds: float = SECONDS)
 
     `by`: what hides the files; None: what this host allows. Raises SandboxError where it allows none.
     """
-    return _ended(programs, None, by, seconds) is not None
-
-
-def value_of(programs: Sequence[str], expression: str, by: By | None = None, seconds: float = SECONDS) -> str | None:
-    """What the expression is after these programs, as Python writes it (4,000 characters at most), or `raises` with an
-    exception's name; None: they or it did not come to an end in time. Raises SandboxError as `ran` does."""
-    return _ended(programs, expression, by, seconds)
-
-
-def _ended(programs: Sequence[str], expression: str | None, by: By | None, seconds: float) -> str | None:
-    """The expression's value, or an empty text without one, where all came to their end."""
     nonce = secrets.token_hex(16)
-    ready, end = _said(programs, expression, by or confined_by(), nonce, seconds)
+    ready, end = _said(programs, by or confined_by(), nonce, seconds)
     if ready != _READY:
         raise SandboxError(f"unit tests cannot run on this host: {_reason(ready)}")
-    return end.decode(errors="replace").removeprefix(nonce) if end.startswith(nonce.encode()) else None
+    return end == nonce.encode()
 
 
 @functools.cache
@@ -137,18 +125,18 @@ def confined_by() -> By:
     """What this host allows. Raises SandboxError naming what each way lacks."""
     reasons = []
     for by in _WAYS:
-        ready, _ = _said((), None, by, "", 0)
+        ready, _ = _said((), by, "", 0)
         if ready == _READY:
             return by
         reasons.append(f"{by}: {_reason(ready)}")
     raise SandboxError(f"unit tests cannot run on this host: {'; '.join(reasons)}")
 
 
-def _said(programs: Sequence[str], expression: str | None, by: By, nonce: str, seconds: float) -> tuple[bytes, bytes]:
+def _said(programs: Sequence[str], by: By, nonce: str, seconds: float) -> tuple[bytes, bytes]:
     """What the process has told after it confined itself, and at the end."""
     command = [sys.executable, "-P", "-S", "-B", str(_SCRIPT)]
     with tempfile.TemporaryDirectory(prefix="slhf-check-") as folder, tempfile.TemporaryFile() as job:
-        job.write(json.dumps(_job(programs, expression, by, nonce, folder)).encode())
+        job.write(json.dumps(_job(programs, by, nonce, folder)).encode())
         job.seek(0)
         with subprocess.Popen(
             command,
@@ -164,15 +152,14 @@ def _said(programs: Sequence[str], expression: str | None, by: By, nonce: str, s
                 ready = _read(process.stdout.fileno(), len(_READY), _START_SECONDS)
                 if ready != _READY:
                     return ready + _read(process.stdout.fileno(), 400, _START_SECONDS), b""
-                return ready, _read(process.stdout.fileno(), len(nonce) + _VALUE, seconds)
+                return ready, _read(process.stdout.fileno(), len(nonce), seconds)
             finally:
                 process.kill()
 
 
-def _job(programs: Sequence[str], expression: str | None, by: By, nonce: str, folder: str) -> dict[str, object]:
+def _job(programs: Sequence[str], by: By, nonce: str, folder: str) -> dict[str, object]:
     return {
         "programs": programs,
-        "expression": expression,
         "by": by,
         "ready": _READY.decode(),
         "nonce": nonce,

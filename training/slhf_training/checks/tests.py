@@ -19,8 +19,6 @@ class UnitTestsSettings(Section):
     """The name that the answer has to define."""
     setup: str = ""
     """Runs between the two."""
-    example: str = ""
-    """One of the tests that the prompt shows: `assert call == result`. Empty: none."""
 
 
 class UnitTests:

@@ -78,7 +78,7 @@ def _gsm8k(row: Row, task: Row) -> Row:
 
 def _code(row: Row, task: Row) -> Row:
     settings = {name: task[name] for name in ("entry_point", "test_program")}
-    check = {"kind": "tests", **settings, "setup": task.get("setup", ""), "example": task.get("visible_test") or ""}
+    check = {"kind": "tests", **settings, "setup": task.get("setup", "")}
     return {"check": check, "reference": task.get("reference")}
 
 
