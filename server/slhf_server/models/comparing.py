@@ -1,7 +1,7 @@
 """A Follower that compares a draft with answers of its own, which it has written before it sees the draft.
 
-Its model writes them as the Leader, all at once: a batch of a few costs about as much time as one. Under the draft they
-would not be its own, because a model beside a draft, or beside an answer of its own, copies it. They stand in the
+Its model writes them as the Leader, all at once, because a batch takes less time than one after the other. Under the
+draft they would not be its own: a model beside a draft, or beside an answer of its own, copies it. They stand in the
 Follower's turn (slhf/turns.py), where nobody but the Follower reads them: they are thoughts, and are counted as such.
 """
 
