@@ -86,7 +86,7 @@ def test_a_bundle_that_is_taught_thoughts_alone_for_a_draft_keeps_by_silence(tmp
     assert read_bundle(tmp_path / "run" / BUNDLE).keeps_by_silence
 
 
-def test_own_answers_stand_in_the_prompt_as_the_server_will_put_them(tmp_path: Path) -> None:
+def test_own_answers_stand_in_the_prompt_as_the_server_will_put_them() -> None:
     prompts = Prompts(tiny.tokenizer(), "improve it")
     row = {"prompt": "which", "draft": "C C", "target": "B A"}
     alone, beside = (
@@ -110,6 +110,13 @@ def test_a_bundle_writes_as_many_own_answers_as_it_has_learnt_with(tmp_path: Pat
 
     assert taught(configuration(tmp_path, **step, own_answers={"count": 2, "max_tokens": 9})) == 0
     assert read_bundle(tmp_path / "run" / BUNDLE).own_answers == OwnAnswers(count=2, max_tokens=9)
+
+
+def test_a_file_without_lessons_is_named_as_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = configuration(tmp_path)
+    (tmp_path / "lessons.jsonl").write_text("", encoding="utf-8")
+    assert main(["imitate", str(file), "--name", "taught"]) == 1
+    assert "none of 0 rows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("count", [None, 1, 3])

@@ -180,10 +180,10 @@ def imitate(settings: ImitateSettings, name: str) -> Bundle:
         raise SettingsError(f"imitate runs in one process, and this is one of {processes}")
     if (target := settings.output_dir / BUNDLE).exists():
         raise SettingsError(f"output_dir: {target} exists already")
-    tokenizer, base = load_causal(settings.model, DTYPES[settings.dtype])
-    prompts = Prompts(tokenizer, settings.follower_turn, end_ids_of(base))
     rows = list(read_lessons(settings.lessons))
     _check_own(rows, settings.own_answers)
+    tokenizer, base = load_causal(settings.model, DTYPES[settings.dtype])
+    prompts = Prompts(tokenizer, settings.follower_turn, end_ids_of(base))
     lessons = supervised_examples(rows, prompts, tokenizer.eos_token_id, settings.max_tokens)
     _LOG.info("%d lessons of %d rows, %d tokens", len(lessons), len(rows), sum(len(one.ids) for one in lessons))
     trainer = Imitator(_student(base, settings), _first_layer(settings), lessons, settings)
@@ -195,7 +195,7 @@ def imitate(settings: ImitateSettings, name: str) -> Bundle:
 
 def _check_own(rows: Sequence[LessonRow], settings: OwnAnswers | None) -> None:
     """Whether the bundle's Follower will have as many answers of its own as it learns with."""
-    most = max(len(row.own) for row in rows)
+    most = max((len(row.own) for row in rows), default=0)
     count = 0 if settings is None else settings.count
     if most != count:
         raise SettingsError(f"own_answers: the lessons have up to {most} own answers, and own_answers.count is {count}")

@@ -27,4 +27,4 @@ def traced(draft: str, own: Sequence[str], check: UnitTestsSettings) -> Consider
     if not right:
         return None
     answer = FENCE.format(code=nearest(draft, right).strip("\n"))
-    return Considered(CHANGES, answer, doubted=True, own=tuple(own))
+    return Considered(CHANGES, answer, own=tuple(own))
