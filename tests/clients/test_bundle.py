@@ -55,8 +55,9 @@ def test_the_revision_changes_with_the_weights_and_not_with_the_manifest(directo
     ("manifest", "problem"),
     [
         ({"name": "duo", "sampling": {"temperature": 9}}, "sampling.temperature: "),
-        ({"name": "duo", "own_answers": {"count": 0, "max_tokens": 9}}, "own_answers.count: "),
+        ({"name": "duo", "own_answers": {"count": 0, "max_tokens": 9, "temperature": 0.5}}, "own_answers.count: "),
         ({"name": "duo", "own_answers": {"count": 4}}, "own_answers.max_tokens: "),
+        ({"name": "duo", "own_answers": {"count": 4, "max_tokens": 9, "temperature": 0}}, "own_answers.temperature: "),
         ({"name": "duo", "colour": "red"}, "colour: "),
         ({"name": "duo", "format": 2}, "format: "),
         ({}, "name: "),
@@ -121,4 +122,4 @@ def test_own_answers_stand_behind_the_turn() -> None:
 
 def test_the_card_says_how_many_answers_the_follower_writes_for_itself() -> None:
     assert Bundle(name="duo").card()["own_answers"] == 0
-    assert Bundle(name="duo", own_answers=OwnAnswers(count=4, max_tokens=9)).card()["own_answers"] == 4
+    assert Bundle(name="duo", own_answers=OwnAnswers(count=4, max_tokens=9, temperature=0.5)).card()["own_answers"] == 4

@@ -113,7 +113,7 @@ def test_what_is_built_in_and_trained_is_served_without_adapters(tmp_path: Path)
 def test_a_bundle_with_own_answers_writes_them_before_each_round_and_counts_them(tmp_path: Path) -> None:
     """At temperature 0 they differ from each other, and a second request gets the same text."""
     (directory := tmp_path / "bundle").mkdir()
-    own = OwnAnswers(count=3, max_tokens=TOKENS)
+    own = OwnAnswers(count=3, max_tokens=TOKENS, temperature=0.5)
     write_bundle(directory, Bundle(name="own", base_model="builtin:smollm2-135m", own_answers=own))
     with (
         live_server(tmp_path, "--bundle", str(directory), "--engine", "dtype=float32") as server,

@@ -108,8 +108,8 @@ def test_a_bundle_writes_as_many_own_answers_as_it_has_learnt_with(tmp_path: Pat
         (tmp_path / "lessons.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lessons), encoding="utf-8")
         return main(["imitate", str(file), "--name", "taught"])
 
-    assert taught(configuration(tmp_path, **step, own_answers={"count": 2, "max_tokens": 9})) == 0
-    assert read_bundle(tmp_path / "run" / BUNDLE).own_answers == OwnAnswers(count=2, max_tokens=9)
+    assert taught(configuration(tmp_path, **step, own_answers={"count": 2, "max_tokens": 9, "temperature": 0.5})) == 0
+    assert read_bundle(tmp_path / "run" / BUNDLE).own_answers == OwnAnswers(count=2, max_tokens=9, temperature=0.5)
 
 
 def test_a_file_without_lessons_is_named_as_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +123,7 @@ def test_a_file_without_lessons_is_named_as_that(tmp_path: Path, capsys: pytest.
 def test_another_number_of_own_answers_than_the_lessons_have_is_refused(
     tmp_path: Path, count: int | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = None if count is None else {"count": count, "max_tokens": 9}
+    own = None if count is None else {"count": count, "max_tokens": 9, "temperature": 0.5}
     file = configuration(tmp_path, own_answers=own)
     row = {"prompt": "which", "draft": "A B", "own": ["A", "B"], "target": "A B"}
     (tmp_path / "lessons.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from slhf import Bundle, write_bundle
+from slhf.readings import Readings
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.evaluation.generation import Task
 from slhf_training.lessons.run import lessons
@@ -191,28 +192,37 @@ TWO = [row("What is 1 + 1?", "2", draft="It is 2."), row("What is 1 + 1?", "2", 
 
 
 def thought(directory: Path, bundle: str, *own: str, **changes: Any) -> list[tuple[str | None, str]]:
-    """Drafts and what follows the thoughts, where the Leader answers so, one answer after the other. Nothing keeps."""
+    """Drafts and what the server puts in their place, where the Leader answers so, one answer after the other."""
     samples = {"bundle": bundle, "count": len(own)}
     asked = settings(directory, TWO, follower={"thoughts": True, **changes}, samples=samples)
-    return [
-        (draft, target.split("</think>")[1].removeprefix("\n"))
-        for _, draft, target in written(lessons(asked, answers(*own)))
-    ]
+    rows = map(json.loads, lessons(asked, answers(*own)).read_text(encoding="utf-8").splitlines())
+    return sorted((one["draft"], _counted(one)) for one in rows)
+
+
+def _counted(row: Mapping[str, Any]) -> str:
+    """The own answer that outvotes the draft, or nothing. A target holds nothing but the thoughts."""
+    thoughts = row["target"].removeprefix("<think>\n").removesuffix("\n</think>")
+    readings = Readings.parse(thoughts)
+    assert readings is not None
+    assert len(readings.own) == len(row["own"])
+    return "" if readings.chosen is None else row["own"][readings.chosen]
 
 
 def test_own_answers_stand_beside_the_draft_and_are_as_many_as_were_asked_for(tmp_path: Path, bundle: str) -> None:
     samples = {"bundle": bundle, "count": 4}
-    for most in (0, 3):
-        asked = settings(tmp_path, TWO, follower={"thoughts": True, "own_answers": most}, samples=samples)
-        if not most:
-            with pytest.raises(DataError, match="no lesson is left"):
-                lessons(asked, answers("2!", "2!!", "2?", "2??"))
-            continue
-        rows = [json.loads(line) for line in lessons(asked, answers("2!", "2!!", "2?", "2??")).read_text().splitlines()]
-        assert len(rows) == 2
-        for one in rows:
-            assert len(one["own"]) == most
-            assert set(one["own"]) < {"2!", "2!!", "2?", "2??"}
+    asked = settings(tmp_path, TWO, follower={"thoughts": True, "own_answers": 3}, samples=samples)
+    rows = [json.loads(line) for line in lessons(asked, answers("2!", "2!!", "2?", "2??")).read_text().splitlines()]
+    assert len(rows) == 2
+    for one in rows:
+        assert len(one["own"]) == 3
+        assert set(one["own"]) < {"2!", "2!!", "2?", "2??"}
+
+
+def test_without_own_answers_a_result_is_no_lesson(tmp_path: Path, bundle: str) -> None:
+    samples = {"bundle": bundle, "count": 4}
+    asked = settings(tmp_path, TWO, follower={"thoughts": True, "own_answers": 0}, samples=samples)
+    with pytest.raises(DataError, match="no lesson is left"):
+        lessons(asked, answers("2!", "2!!", "2?", "2??"))
 
 
 def test_with_thoughts_a_wrong_draft_changes_where_two_own_answers_agree_and_a_right_one_stays(
@@ -259,7 +269,7 @@ def test_half_of_the_right_drafts_are_ones_that_own_answers_doubt(tmp_path: Path
         return f"I say {number}." if number % 2 else "I say 99."
 
     found = written(lessons(settings(tmp_path, rows, **asked), FakeModels(lambda name: one)))
-    assert sum("B. So A 0, B 1. It stays." in target for _, _, target in found) == 5
+    assert sum("[1] 99" in target for _, _, target in found) == 5
     assert len(found) == 10
 
 

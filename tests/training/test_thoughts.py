@@ -2,6 +2,7 @@
 
 import pytest
 
+from slhf.readings import Readings
 from slhf_training.checks.answers import Accepted, AcceptedSettings, Exact, ExactSettings, Number, NumberSettings
 from slhf_training.checks.tests import UnitTestsSettings
 from slhf_training.lessons.thoughts import considered
@@ -36,31 +37,14 @@ def test_a_result_that_two_more_own_answers_give_than_the_drafts_takes_its_place
     found = considered(draft, own, READ)
     assert found is not None
     assert (found.answer, found.doubted, found.own) == (answer, doubted, tuple(own))
-    assert found.thoughts.endswith("It stays." if answer == draft else "It changes.")
-    assert found.before(answer) == f"<think>\n{found.thoughts}\n</think>\n{answer}"
-    assert found.before(None) == f"<think>\n{found.thoughts}\n</think>"
+    assert found.before(answer) == found.before(None) == f"<think>\n{found.thoughts}\n</think>"
 
 
-def test_the_thoughts_say_what_was_counted() -> None:
-    found = considered(SIX, [EIGHT, SEVEN, SIX, SEVEN, "7 it is: 7", "Who knows?"], READ)
+def test_the_thoughts_are_the_results() -> None:
+    found = considered(SIX, [EIGHT, SEVEN, SIX, "7 it is: 7", "Who knows?"], READ)
     assert found is not None
-    assert found.thoughts == (
-        "The draft: 6. The others: 8, 7, 6, 7, 7, none.\nA is the draft's: B C A C C -. So A 1, C 3. It changes."
-    )
-
-
-@pytest.mark.parametrize(
-    ("draft", "own", "last"),
-    [
-        (SIX, [SIX, SIX], "A is the draft's: A A. So A 2. It stays."),
-        (SIX, ["Who knows?"], "A is the draft's: -. So A 0. It stays."),
-        ("I do not know.", [SEVEN, SEVEN], "A is the draft's: B B. So A 0, B 2. It changes."),
-    ],
-)
-def test_the_last_line_counts_letters(draft: str, own: list[str], last: str) -> None:
-    found = considered(draft, own, READ)
-    assert found is not None
-    assert found.thoughts.splitlines()[-1] == last
+    assert found.thoughts == "The draft: 6\n[1] 8\n[2] 7\n[3] 6\n[4] 7\n[5] none"
+    assert Readings.parse(found.thoughts) == Readings("6", ("8", "7", "6", "7", None))
 
 
 def test_without_own_answers_nothing_tells() -> None:
@@ -109,6 +93,7 @@ def test_a_program_that_fails_becomes_the_own_one_that_passes_and_keeps_most_of_
     found = traced("def f(x):\n    return 2 * 2", own, PASSES)
     assert found is not None
     assert (found.thoughts, found.answer, found.own) == ("It changes.", FENCED, tuple(own))
+    assert found.before(FENCED) == f"<think>\nIt changes.\n</think>\n{FENCED}"
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,14 @@ class SamplingDefaults(_Strict):
 
 class OwnAnswers(_Strict):
     """Answers that the Follower's model writes as the Leader, all at once and without the draft in sight, before it
-    refines. They stand in the Follower's turn (slhf/turns.py), and the draft is compared with them."""
+    refines. They stand in the Follower's turn (slhf/turns.py), and the draft is compared with them: a Follower whose
+    thoughts are their results alone leaves the decision to these (slhf/readings.py)."""
 
     count: int = Field(ge=1, le=16)
     max_tokens: int = Field(gt=0)
     """Tokens of each; what is longer is left out."""
+    temperature: float = Field(gt=0, le=2)
+    """Theirs alone, whatever a request says: without any they would be one answer, and with much they are worse."""
 
 
 class Bundle(_Strict):

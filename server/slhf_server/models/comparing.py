@@ -3,18 +3,22 @@
 Its model writes them as the Leader, all at once, because a batch takes less time than one after the other. Under the
 draft they would not be its own: a model beside a draft, or beside an answer of its own, copies it. They stand in the
 Follower's turn (slhf/turns.py), where nobody but the Follower reads them: they are thoughts, and are counted as such.
+What it has to say may be no more than the results that it reads in all of them. Then these are counted, and one of its
+own answers takes the draft's place or none does (slhf/readings.py).
 """
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from slhf import Bundle, OwnAnswers
+from slhf.readings import Readings
 from slhf.turns import with_own_answers
 from slhf_server.errors import ContextLengthExceeded
 from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn
-from slhf_server.models.reasoning import is_blank, strip_reasoning
+from slhf_server.models.reasoning import is_blank, lone_thoughts, strip_reasoning
 
 _SEEDS = 2**63
 
@@ -43,16 +47,18 @@ class ComparingFollower:
         written = await self._written(conversation, sampling, request_id)
         spent = _Spent(written)
         yield Chunk("", spent.completion, spent.prompt, spent.cached)
-        own = [text for chunk in written if (text := _usable(chunk))]
+        own = [answer for chunk in written if (answer := _usable(chunk))]
         left = None if sampling.max_total_tokens is None else sampling.max_total_tokens - spent.total
         sampling = replace(sampling, max_total_tokens=left)
         while True:
-            turn = replace(asking, text=with_own_answers(asking.text, own))
+            turn = replace(asking, text=with_own_answers(asking.text, [answer.text.strip() for answer in own]))
             chunks = self.follower.stream([*conversation, draft, turn], sampling, request_id=request_id, deltas=deltas)
+            said: list[str] = []
             try:
                 async with aclosing(chunks):
                     async for chunk in chunks:
-                        yield spent.before(chunk)
+                        said.append(chunk.text)
+                        yield _decided(spent.before(chunk), said, own)
                 return
             except ContextLengthExceeded:  # which comes before the first token
                 if not own:
@@ -76,17 +82,20 @@ class ComparingFollower:
         async with aclosing(self.leader.stream(turns, sampling, request_id=request_id, deltas=False)) as stream:
             chunks = [chunk async for chunk in stream]
         text, tokens = "".join(chunk.text for chunk in chunks), sum(chunk.completion_tokens for chunk in chunks)
-        return replace(chunks[-1], text=text, completion_tokens=tokens)
+        logprobs = tuple(itertools.chain.from_iterable(chunk.logprobs for chunk in chunks))
+        return replace(chunks[-1], text=text, completion_tokens=tokens, logprobs=logprobs)
 
     def _sampling(self, asked: SamplingParams, number: int) -> SamplingParams:
-        """As the bundle samples, whatever the request says: without temperature all of them would be the same one."""
+        """At the bundle's temperature, whatever the request says: without any all of them would be the same one."""
         seed = 0 if asked.temperature == 0 and asked.seed is None else asked.seed  # temperature 0 stays deterministic
         budget = asked.max_total_tokens
         return SamplingParams(
+            temperature=self.how.temperature,
             max_tokens=min(self.how.max_tokens, asked.max_tokens or self.how.max_tokens),
             max_total_tokens=None if budget is None else budget // (self.how.count + 1),
             stop=asked.stop,
             seed=None if seed is None else (seed + 1 + number) % _SEEDS,
+            logprobs=asked.logprobs,
             structure=asked.structure,
             cache_salt=asked.cache_salt,
         )
@@ -123,7 +132,27 @@ class _Spent:
         )
 
 
-def _usable(answer: Chunk) -> str | None:
-    """The text of an answer that came to its end."""
-    text = strip_reasoning(answer.text).strip()
-    return None if answer.finish_reason != "stop" or is_blank(text) else text
+def _usable(answer: Chunk) -> Chunk | None:
+    """An answer that came to its end, without its thoughts."""
+    text = strip_reasoning(answer.text)
+    return None if answer.finish_reason != "stop" or is_blank(text) else replace(answer, text=text)
+
+
+def _decided(chunk: Chunk, said: Sequence[str], own: Sequence[Chunk]) -> Chunk:
+    """A chunk of the round, of which so much is said; after results alone, its last one is what these decide.
+
+    The answer that takes the draft's place was counted among the thoughts before, and now is one no more. Where the
+    draft stays, nothing is said.
+    """
+    if chunk.finish_reason != "stop":
+        return chunk
+    readings = Readings.parse(lone_thoughts("".join(said)) or "")
+    if readings is None or readings.chosen is None or len(readings.own) != len(own):
+        return chunk
+    answer = own[readings.chosen]
+    return replace(
+        chunk,
+        text=f"{chunk.text}{answer.text}",
+        reasoning_tokens=chunk.reasoning_tokens - answer.completion_tokens,
+        logprobs=(*chunk.logprobs, *answer.logprobs),
+    )

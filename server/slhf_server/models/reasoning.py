@@ -12,6 +12,7 @@ import unicodedata
 from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT
 
 _BLOCKS = re.compile(rf"(?:\s*+{OPEN_THOUGHT}.*?{CLOSE_THOUGHT})*+", re.DOTALL)  # possessive: linear, whatever the text
+_LONE = re.compile(rf"{OPEN_THOUGHT}(.*?){CLOSE_THOUGHT}", re.DOTALL)
 _SPACE = re.compile(r"\s*+")
 _INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs"}  # Unicode's categories of control, format and space
 
@@ -72,6 +73,12 @@ def strip_reasoning(text: str) -> str:
     """
     end = _past_blocks(text, 0)
     return text[_past(_SPACE, text, end) :] if end else text
+
+
+def lone_thoughts(text: str) -> str | None:
+    """The thoughts of a text that is one block of them and nothing else."""
+    match = _LONE.fullmatch(text.strip())
+    return None if match is None else match[1]
 
 
 def refinable(draft: str) -> str:

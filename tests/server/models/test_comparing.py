@@ -25,7 +25,7 @@ def follower(*own: Said, said: str = "Nine.", count: int = 3, max_model_len: int
     return ComparingFollower(
         model(lambda turns: next(answers), max_model_len=max_model_len),
         model(lambda turns: said, max_model_len=max_model_len),
-        OwnAnswers(count=count, max_tokens=20),
+        OwnAnswers(count=count, max_tokens=20, temperature=0.5),
     )
 
 
@@ -62,8 +62,7 @@ def test_own_answers_have_noise_of_their_own_and_the_bundles_temperature() -> No
     seeds = [sampling.seed for _, sampling in asked(one.leader)]
     assert len({*seeds, SAMPLING.seed}) == 4
     for _, sampling in asked(one.leader):
-        assert sampling.temperature is None
-        assert sampling.logprobs is None
+        assert (sampling.temperature, sampling.top_p) == (0.5, None)
         assert (sampling.max_tokens, sampling.stop, sampling.cache_salt) == (20, ("END",), "mine")
     assert asked(one.follower)[0][1] == SAMPLING
 
@@ -131,7 +130,7 @@ def test_the_budget_holds_for_all_of_a_round() -> None:
 
 def test_an_own_answer_that_fails_fails_the_round_and_ends_the_others() -> None:
     leader = model(_failing_once(), token_seconds=0.05)
-    one = ComparingFollower(leader, model(lambda turns: "Nine."), OwnAnswers(count=3, max_tokens=20))
+    one = ComparingFollower(leader, model(lambda turns: "Nine."), OwnAnswers(count=3, max_tokens=20, temperature=0.5))
     with pytest.raises(EngineFailed, match="broken"):
         chunks(one)
     assert leader.running == 0
@@ -148,7 +147,7 @@ def _failing_once() -> Reply:
 
 def test_who_closes_the_round_ends_the_own_answers() -> None:
     leader = model(lambda turns: "word " * 15, token_seconds=0.05)
-    one = ComparingFollower(leader, model(lambda turns: "Nine."), OwnAnswers(count=3, max_tokens=20))
+    one = ComparingFollower(leader, model(lambda turns: "Nine."), OwnAnswers(count=3, max_tokens=20, temperature=0.5))
 
     async def cut() -> int:
         stream = one.stream(TURNS, SAMPLING, request_id="r")
@@ -162,3 +161,69 @@ def test_who_closes_the_round_ends_the_own_answers() -> None:
 
     assert asyncio.run(cut()) == 3
     assert leader.running == 0
+
+
+def read(draft: str, *own: str) -> str:
+    """A Follower that says no more than the results."""
+    lines = [f"The draft: {draft}", *(f"[{number}] {result}" for number, result in enumerate(own, start=1))]
+    return "<think>\n{}\n</think>".format("\n".join(lines))
+
+
+OWN = ("It is eight.", "So it is nine.", "I say nine.")
+
+
+@pytest.mark.parametrize("deltas", [True, False])
+@pytest.mark.parametrize(
+    ("said", "chosen"),
+    [
+        (read("7", "8", "9", "9"), "So it is nine."),
+        (read("7", "8", "9", "9") + "\n", "So it is nine."),
+        (read("none", "8", "8", "none"), "It is eight."),
+        (read("7", "7", "9", "9"), None),  # one more is not enough
+        (read("9", "8", "9", "9"), None),
+        (read("7", "8", "9", "10"), None),
+        (read("7", "9", "9"), None),  # not of every answer: what was read may be another one's
+        (read("7", "9", "9", "9", "9"), None),
+        (read("7", "8", "9", "9").replace("[2]", "[3]"), None),
+        ("<think>\nIt stays.\n</think>", None),
+        ("<think>\nThe draft: 7\n[1] 8\n[2] 9\n[3] 9", None),  # which has not come to its end
+    ],
+)
+def test_after_results_alone_they_decide(said: str, chosen: str | None, deltas: bool) -> None:
+    found = "".join(chunk.text for chunk in chunks(follower(*OWN, said=said), deltas=deltas))
+    assert found == said + (chosen or "")
+
+
+def test_what_the_follower_says_after_its_results_stands() -> None:
+    said = read("7", "8", "9", "9") + "\nTen."
+    assert "".join(chunk.text for chunk in chunks(follower(*OWN, said=said))) == said
+
+
+def test_results_that_a_limit_cuts_decide_nothing() -> None:
+    said = read("7", "8", "9", "9")
+    found = chunks(follower(*OWN, said=said), SamplingParams(max_tokens=len(said.split(" "))))
+    assert found[-1].finish_reason == "stop"
+    found = chunks(follower(*OWN, said=f"{said} "), SamplingParams(max_tokens=len(said.split(" "))))
+    assert found[-1].finish_reason == "length"
+    assert "".join(chunk.text for chunk in found) == said
+
+
+@pytest.mark.parametrize("deltas", [True, False])
+def test_an_own_answer_that_takes_the_drafts_place_is_no_thought(deltas: bool) -> None:
+    said = read("7", "8", "9", "9")
+    found = chunks(follower(*OWN, said=said), deltas=deltas)
+    tokens = sum(len(answer.split()) for answer in OWN)
+    assert sum(chunk.completion_tokens for chunk in found) == tokens + len(said.split(" "))
+    assert found[-1].reasoning_tokens == tokens - len("So it is nine.".split())
+    logprobs = [one.token for chunk in found for one in chunk.logprobs]
+    assert logprobs == [*_words(said), *_words("So it is nine.")]
+
+
+def test_own_answers_that_think_take_the_drafts_place_without_their_thoughts() -> None:
+    one = follower(OWN[0], f"<think>Hm.</think>{OWN[1]}", OWN[2], said=read("7", "8", "9", "9"))
+    assert "".join(chunk.text for chunk in chunks(one)).endswith(f"</think>{OWN[1]}")
+
+
+def _words(text: str) -> list[str]:
+    """The fake's tokens."""
+    return [word if number == 0 else f" {word}" for number, word in enumerate(text.split(" "))]

@@ -13,7 +13,7 @@ from slhf.wire import StopReason
 from slhf_server.errors import ContextLengthExceeded, EngineFailed
 from slhf_server.models.base import SamplingParams
 from slhf_server.models.fake import FakeEngine, Said
-from slhf_server.models.reasoning import ReasoningParser, is_blank, refinable, strip_reasoning
+from slhf_server.models.reasoning import ReasoningParser, is_blank, lone_thoughts, refinable, strip_reasoning
 from slhf_server.refinement.conversation import as_text
 from slhf_server.refinement.job import Deltas, RoleBinding
 from slhf_server.refinement.stops.unchanged import unchanged
@@ -48,6 +48,23 @@ MANY = 280_000  # blocks of 15 letters: 4 MiB
 def test_a_text_loses_the_thoughts_it_begins_with_and_nothing_else(text: str, visible: str) -> None:
     assert strip_reasoning(text) == visible
     assert shown([text]) == visible
+
+
+@pytest.mark.parametrize(
+    ("text", "thoughts"),
+    [
+        ("<think>\na\n\nb\n</think>", "\na\n\nb\n"),
+        (" \n<think>a</think>\n", "a"),
+        ("<think></think>", ""),
+        ("<think>a</think>b", None),
+        ("b<think>a</think>", None),
+        ("a", None),
+        ("", None),
+        *((text, None) for text in UNCLOSED),
+    ],
+)
+def test_thoughts_are_read_where_they_are_all_of_a_text(text: str, thoughts: str | None) -> None:
+    assert lone_thoughts(text) == thoughts
 
 
 @pytest.mark.parametrize("text", UNCLOSED)

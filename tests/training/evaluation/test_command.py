@@ -232,7 +232,9 @@ def test_transformers_know_no_bundles_defaults(
     assert "generation: hf needs a temperature" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("says", [{"keeps_by_silence": True}, {"own_answers": OwnAnswers(count=2, max_tokens=9)}])
+@pytest.mark.parametrize(
+    "says", [{"keeps_by_silence": True}, {"own_answers": OwnAnswers(count=2, max_tokens=9, temperature=0.5)}]
+)
 def test_transformers_do_not_speak_for_a_bundle_that_keeps_by_silence_or_writes_own_answers(
     says: dict[str, Any], bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

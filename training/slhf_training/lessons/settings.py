@@ -46,9 +46,9 @@ class FollowerLessons(Section):
     """Whether a reference is the target where no sample passes."""
     thoughts: bool = False
     """The Follower learns to think before it decides. Where a check looks for a result (number, exact, accepted), it
-    counts what the results of its own answers say (thoughts.py); of a program it says whether it stays (traced.py).
-    Of instructions it thinks which ones the draft follows (listed.py), and what has no check stays. Where a draft
-    stays, nothing follows the thoughts: the bundle that learns it keeps by silence."""
+    says the results of the draft and of its own answers, which the server counts (thoughts.py); of a program it says
+    whether it stays (traced.py). Of instructions it thinks which ones the draft follows (listed.py), and what has no
+    check stays. Where a draft stays, nothing follows the thoughts: the bundle that learns it keeps by silence."""
     own_answers: int = Field(default=4, ge=0, le=16)
     """With thoughts: so many samples of the Leader at most stand beside each draft, as the bundle's own answers will
     (`own_answers` of imitate). Samples of the Leader are also what a wrong draft becomes."""

@@ -1,0 +1,69 @@
+"""What a Follower has read in a draft and in answers of its own: of each its result, and what these say of the draft.
+
+A small model reads the result of an answer well, and counts badly what several of them say. So its thoughts are the
+results alone, and a program counts: where two more of its own answers give another result than give the draft's, that
+one takes the draft's place. This is self-consistency (Wang et al., ICLR 2023). Training writes these thoughts and
+serving reads them, so their form is said once, here.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+_DRAFT = "The draft: "
+_NOTHING = "none"
+_MARGIN = 2
+"""How many more own answers have to speak for another result than for the draft's: one alone would break every right
+draft that the model itself gets wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    draft: str | None
+    """The draft's result; None: it has none."""
+    own: tuple[str | None, ...]
+    """The results of the Follower's own answers, in the order in which they stand in its turn."""
+
+    @classmethod
+    def of(cls, draft: str | None, own: Sequence[str | None]) -> Self:
+        """Results as they are compared: without case, line breaks and the full stop at their end."""
+        return cls(_plain(draft), tuple(map(_plain, own)))
+
+    @classmethod
+    def parse(cls, thoughts: str) -> Self | None:
+        """None where the thoughts are something else than a line for the draft and one for each answer, in order."""
+        first, *lines = thoughts.strip("\n").split("\n")
+        marks = [f"[{number}] " for number in range(1, len(lines) + 1)]
+        if not first.startswith(_DRAFT) or not all(map(str.startswith, lines, marks)):
+            return None
+        results = [line.removeprefix(mark) for line, mark in zip(lines, marks, strict=True)]
+        return cls.of(first.removeprefix(_DRAFT), results)
+
+    @property
+    def text(self) -> str:
+        """The thoughts: `The draft: 6`, and below it `[1] 72` and so on."""
+        numbered = (f"[{number}] {result or _NOTHING}" for number, result in enumerate(self.own, start=1))
+        return "\n".join([f"{_DRAFT}{self.draft or _NOTHING}", *numbered])
+
+    @property
+    def lead(self) -> int:
+        """How many more own answers give the most frequent other result than give the draft's."""
+        most = self._rivals.most_common(1)
+        agreeing = 0 if self.draft is None else self.own.count(self.draft)
+        return most[0][1] - agreeing if most else -agreeing
+
+    @property
+    def chosen(self) -> int | None:
+        """The place in `own` of the answer that takes the draft's place, from 0; None: the draft stays."""
+        return self.own.index(self._rivals.most_common(1)[0][0]) if self.lead >= _MARGIN else None
+
+    @property
+    def _rivals(self) -> Counter[str]:
+        """Of results alike in number the one that comes first is the first."""
+        return Counter(result for result in self.own if result is not None and result != self.draft)
+
+
+def _plain(result: str | None) -> str | None:
+    plain = " ".join((result or "").casefold().split()).rstrip(".").rstrip()
+    return None if plain in ("", _NOTHING) else plain

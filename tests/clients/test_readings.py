@@ -1,0 +1,70 @@
+"""What a Follower reads in a draft and in answers of its own, and what a program counts of it."""
+
+import pytest
+
+from slhf.readings import Readings
+
+
+@pytest.mark.parametrize(
+    ("draft", "own", "chosen", "lead"),
+    [
+        ("6", ["6", "6", "6"], None, -3),
+        ("6", ["7"], None, 1),  # one answer is no evidence
+        ("6", ["7", "8", "9", None], None, 1),
+        ("6", ["7", "7"], 0, 2),
+        ("6", ["8", "7", "7"], 1, 2),
+        ("6", ["6", "7", "7"], None, 1),
+        ("6", ["6", "7", "7", "7"], 1, 2),
+        ("6", ["6", "6", "7", "7"], None, 0),
+        ("6", ["7", "7", "8", "8"], 0, 2),  # the first of them
+        (None, ["7", "7"], 0, 2),
+        (None, [None, "7"], None, 1),
+        (None, [None, None], None, 0),  # who says nothing agrees with nobody
+        ("6", [None, None, None], None, 0),
+        ("6", [], None, 0),
+    ],
+)
+def test_two_more_own_answers_than_the_drafts_take_its_place_and_nothing_else_does(
+    draft: str | None, own: list[str | None], chosen: int | None, lead: int
+) -> None:
+    readings = Readings.of(draft, own)
+    assert (readings.chosen, readings.lead) == (chosen, lead)
+    assert Readings.parse(readings.text) == readings
+
+
+def test_their_text_has_a_line_for_each() -> None:
+    assert Readings.of("6", ["72", None]).text == "The draft: 6\n[1] 72\n[2] none"
+
+
+def test_results_are_compared_as_words() -> None:
+    """Case, line breaks, and a full stop at the end make no other result; anything else does."""
+    readings = Readings.of("New  York.", ["new york", "New\nYork", "NEW YORK ."])
+    assert readings.lead == -3
+    assert Readings.of("1.5", ["15", "1,5", "1.5."]).lead == 0
+    assert Readings.of("None.", ["."]) == Readings(None, (None,))
+
+
+@pytest.mark.parametrize(
+    "thoughts",
+    [
+        "",
+        "It stays.",
+        "[1] 6\n[2] 6",
+        "The draft: 6\n[2] 6",
+        "The draft: 6\n[1] 6\n[1] 6",
+        "The draft: 6\n[1] 6\nIt stays.",
+        "The draft: 6\n\n[1] 6",
+        "The draft 6\n[1] 6",
+    ],
+)
+def test_other_thoughts_are_no_readings(thoughts: str) -> None:
+    assert Readings.parse(thoughts) is None
+
+
+def test_an_empty_result_is_none() -> None:
+    assert Readings.parse("\nThe draft: \n[1] \n") == Readings(None, (None,))
+
+
+def test_results_of_any_length_are_read() -> None:
+    long = "word " * 20_000
+    assert Readings.parse(Readings.of(long, [long, "other"]).text) == Readings.of(long, [long, "other"])
