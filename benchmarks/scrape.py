@@ -23,13 +23,14 @@ import httpx2
 
 from benchmarks.process import Process, server
 from benchmarks.report import occasion, write
+from slhf_server.builtin.catalogue import TRAINED
 
 AT_ONCE = 64
 PAUSE_S = 0.2  # between scrapes
 FAKE, VLLM = "fake model, 50 tokens/s a stream", "vLLM, built-in model"
 COMMANDS = {
     FAKE: [sys.executable, "-m", "benchmarks.gateway_servers", "paced"],
-    VLLM: [str(Path(sys.executable).with_name("slhf-server"))],
+    VLLM: [str(Path(sys.executable).with_name("slhf-server")), "--bundle", f"builtin:{TRAINED}"],
 }
 Row = dict[str, float]
 

@@ -31,14 +31,24 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.prompts import TASKS, prompts
 from benchmarks.report import serving_tables, write
-from benchmarks.systems import ROUNDS, SAMPLING, TOKENS, BareEngine, Ours, System, bare_engine, ours, plain_vllm
+from benchmarks.systems import (
+    ROUNDS,
+    SAMPLING,
+    SETTINGS,
+    TOKENS,
+    BareEngine,
+    Ours,
+    System,
+    bare_engine,
+    ours,
+    plain_vllm,
+)
 from slhf import FOLLOWER_TURN
 from slhf_server.bundles.merging import merged
 from slhf_server.bundles.opened import OpenBundle
 from slhf_server.engine.vllm import DRAFT_SPECULATION
 from slhf_server.loading.opening import open_bundle
 from slhf_server.models.base import Turn
-from slhf_server.settings.server import Settings
 
 BLOCK = 32  # tokens of one cache block, as the server sets it on CPU
 PER_ANSWER = TOKENS * (ROUNDS + 1)
@@ -165,8 +175,7 @@ async def speculation(repeats: int) -> dict[str, Any]:
 
 
 async def run(repeats: int) -> dict[str, Any]:
-    settings = Settings()
-    bundle = merged(open_bundle(settings), settings.cache_dir)
+    bundle = merged(open_bundle(SETTINGS), SETTINGS.cache_dir)
     tokenizer = AutoTokenizer.from_pretrained(bundle.weights)
     async with AsyncExitStack() as stack:
         systems: list[System] = [await stack.enter_async_context(ours())]

@@ -19,6 +19,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from benchmarks.process import server
 from slhf import FOLLOWER_TURN
+from slhf_server.builtin.catalogue import TRAINED
 from slhf_server.bundles.merging import merged
 from slhf_server.bundles.opened import OpenBundle
 from slhf_server.engine.prompt import PromptEncoder
@@ -27,6 +28,8 @@ from slhf_server.loading.opening import open_bundle
 from slhf_server.models.base import Turn
 from slhf_server.settings.server import Settings
 
+SETTINGS = Settings(bundle=f"builtin:{TRAINED}")
+"""The small bundle, whatever is served by default: it writes no answers of its own, and vLLM can be asked the same."""
 ROUNDS = 2
 TOKENS = 64  # of each round; min_tokens = max_tokens, so that no answer ends early
 SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 1.0, "min_tokens": TOKENS, "max_tokens": TOKENS}
@@ -109,7 +112,7 @@ class BareEngine:
 
 @contextlib.asynccontextmanager
 async def ours(*flags: str) -> AsyncGenerator[Ours, None]:
-    command = [str(Path(sys.executable).with_name("slhf-server")), *flags]
+    command = [str(Path(sys.executable).with_name("slhf-server")), "--bundle", SETTINGS.bundle, *flags]
     async with server(command, "/ready") as process:
         yield Ours(process.url)
 
@@ -125,11 +128,10 @@ async def plain_vllm(bundle: OpenBundle) -> AsyncGenerator[PlainVLLM, None]:
 @contextlib.asynccontextmanager
 async def bare_engine(**engine: Any) -> AsyncGenerator[BareEngine, None]:
     """An engine in this process; keyword arguments are vLLM's and replace the server's."""
-    settings = Settings()
-    bundle = merged(open_bundle(settings), settings.cache_dir)
+    bundle = merged(open_bundle(SETTINGS), SETTINGS.cache_dir)
     set_cpu_environment()
     arguments = {
-        key: value for key, value in (engine_arguments(bundle, settings) | engine).items() if value is not None
+        key: value for key, value in (engine_arguments(bundle, SETTINGS) | engine).items() if value is not None
     }
     config = AsyncEngineArgs(**arguments).create_engine_config()
     llm = await asyncio.to_thread(AsyncLLM.from_vllm_config, config)

@@ -27,7 +27,7 @@ from slhf_server.settings.values import given
 from slhf_server.settings.variables import is_service_link
 from slhf_server.settings.yaml_text import quoted, read_file
 
-BUILTIN = "builtin:smollm2-135m-slhf"
+BUILTIN = "builtin:qwen2.5-coder-1.5b-slhf"
 """What is served by default; tests/deploy/test_default.py finds the other files that name it."""
 
 _ANY_HTTP_URL = TypeAdapter(AnyHttpUrl)

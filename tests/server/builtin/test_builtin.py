@@ -69,17 +69,31 @@ def test_its_revision_is_that_of_its_files(builtin: Path) -> None:
     assert read_bundle(builtin).revision == slhf.revision_of(builtin)
 
 
-def test_the_trained_bundle_is_small_enough_to_ship(builtin: Path) -> None:
-    """One adapter for both roles, in bfloat16, which the server merges; nothing else but the manifest and the card."""
+def test_the_trained_bundle_is_one_adapter_for_both_roles(builtin: Path) -> None:
     opened = open_bundle(Settings(bundle=f"builtin:{TRAINED}"))
     manifest = opened.manifest
     assert (manifest.name, manifest.trained, manifest.root) == (TRAINED, "stackelberg", f"builtin:{NAME}")
     assert opened.weights == builtin
     assert opened.adapter("leader") == opened.adapter("follower") == opened.directory / "policy"
-    assert manifest.evaluation
-    with safe_open(opened.directory / "policy" / "adapter_model.safetensors", "pt") as weights:
+
+
+def test_the_larger_trained_bundle_compares_a_draft_with_answers_of_its_own() -> None:
+    manifest = read_bundle(TRAINED_AT / "qwen2.5-coder-1.5b-slhf")
+    assert (manifest.trained, manifest.root) == ("imitation", "builtin:qwen2.5-coder-1.5b")
+    assert manifest.leader == manifest.follower
+    assert manifest.own_answers is not None
+    assert manifest.keeps_by_silence
+
+
+@pytest.mark.parametrize(("name", "most"), [(TRAINED, 12), ("qwen2.5-coder-1.5b-slhf", 20)], ids=["135m", "1.5b"])
+def test_a_trained_bundle_is_small_enough_to_ship_and_says_what_was_measured(name: str, most: int) -> None:
+    """One adapter in bfloat16, which the server merges, and the manifest and the card. `most`: megabytes."""
+    directory = TRAINED_AT / name
+    with safe_open(directory / "policy" / "adapter_model.safetensors", "pt") as weights:
         assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}
-    assert sum(path.stat().st_size for path in opened.directory.rglob("*") if path.is_file()) <= 12 * 10**6
+    assert sum(path.stat().st_size for path in directory.rglob("*") if path.is_file()) <= most * 10**6
+    assert read_bundle(directory).evaluation
+    assert (directory / "README.md").read_text(encoding="utf-8").startswith(f"# {name}\n")
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in TRAINED_AT.iterdir()))

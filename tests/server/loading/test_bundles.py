@@ -91,9 +91,8 @@ def test_a_relative_directory_is_no_hub_id(plain: Path, monkeypatch: pytest.Monk
 
 
 def test_an_unknown_builtin_is_refused_with_what_there_is() -> None:
-    with pytest.raises(
-        SettingsError, match="^bundle: 'builtin:gpt-9' is not built in; there are builtin:smollm2-135m-slhf"
-    ):
+    known = "builtin:qwen2.5-coder-1.5b-slhf, builtin:smollm2-135m-slhf, "
+    with pytest.raises(SettingsError, match=f"^bundle: 'builtin:gpt-9' is not built in; there are {known}"):
         open_bundle(Settings(bundle="builtin:gpt-9"))
 
 
