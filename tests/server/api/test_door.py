@@ -79,6 +79,8 @@ def may_be_reached_without_key(way: str, prefix: str, path: str) -> bool:
     names = {path.removesuffix("\n")}
     if way == "root path that the proxy cut off" and f"{path}/".startswith(prefix + "/"):
         names = {path.removeprefix(prefix).removesuffix("\n")}
+    if way == "root path" and path and not path.startswith("/"):  # the root path's name goes on, and is not taken off
+        names = {f"{prefix}{path}".removesuffix("\n")}
     return bool(names & set(OPEN))
 
 
@@ -89,6 +91,7 @@ def may_be_reached_without_key(way: str, prefix: str, path: str) -> bool:
 @example(request=("root path that the proxy cut off", "/small", "/v1/refine", "POST"))
 @example(request=("root path", "/v1", "/health", "GET"))
 @example(request=("plain", "", "/health/", "GET"))
+@example(request=("root path", "/health", "\n", "GET"))
 def test_nothing_but_the_open_routes_answers_without_a_key(loop: Loop, request: tuple[str, str, str, str]) -> None:
     kind, prefix, path, method = request
     answer = Way(loop, kind, prefix).ask(method, path, body=b'{"prompt": "x"}')
