@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from slhf.readings import Readings
+from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT
 
-_THOUGHTS = "<think>\n{thoughts}\n</think>"
+_THOUGHTS = f"{OPEN_THOUGHT}\n{{thoughts}}\n{CLOSE_THOUGHT}"
 STAYS, CHANGES = "It stays.", "It changes."
 
 
