@@ -45,7 +45,7 @@ class _Shared:
     read_timeout_s: float
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(_READ_BYTES)))
     """The loop reads into this buffer, and what was read is handled before the next read."""
-    large_heads_bytes: int = 8 << 20
+    large_heads_bytes: int = 4 << 20
     """What is left for all unfinished heads together, not counting the first `_SMALL_HEAD_BYTES` of each."""
 
 
