@@ -5,6 +5,9 @@ draft they would not be its own: a model beside a draft, or beside an answer of 
 Follower's turn (slhf/turns.py), where nobody but the Follower reads them: they are thoughts, and are counted as such.
 What it has to say may be no more than the results that it reads in all of them. Then these are counted, and one of its
 own answers takes the draft's place or none does (slhf/readings.py).
+
+Where a request gives the Follower an instruction, there is nothing to compare: its own answers would not follow it. The
+model then has the draft and the instruction alone before it.
 """
 
 import asyncio
@@ -15,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from slhf import Bundle, OwnAnswers
 from slhf.readings import Readings
-from slhf.turns import with_own_answers
+from slhf.turns import follower_turn, with_own_answers
 from slhf_server.errors import ContextLengthExceeded
 from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn
 from slhf_server.models.reasoning import is_blank, lone_thoughts, strip_reasoning
@@ -25,7 +28,9 @@ _SEEDS = 2**63
 
 def comparing(leader: ChatModel, follower: ChatModel, bundle: Bundle) -> ChatModel:
     """The Follower as the bundle wants it: one that compares, or the model itself."""
-    return follower if bundle.own_answers is None else ComparingFollower(leader, follower, bundle.own_answers)
+    if bundle.own_answers is None:
+        return follower
+    return ComparingFollower(leader, follower, bundle.own_answers, follower_turn(bundle.follower_turn))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,8 @@ class ComparingFollower:
     leader: ChatModel
     follower: ChatModel
     how: OwnAnswers
+    turn: str
+    """The Follower's turn without a request's instruction."""
 
     @property
     def name(self) -> str:
@@ -44,6 +51,11 @@ class ComparingFollower:
         self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
     ) -> AsyncGenerator[Chunk, None]:
         *conversation, draft, asking = turns
+        if asking.text != self.turn:
+            async with aclosing(self.follower.stream(turns, sampling, request_id=request_id, deltas=deltas)) as stream:
+                async for chunk in stream:
+                    yield chunk
+            return
         written = await self._written(conversation, sampling, request_id)
         spent = _Spent(written)
         yield Chunk("", spent.completion, spent.prompt, spent.cached)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from slhf import OwnAnswers
+from slhf import OwnAnswers, follower_turn
 from slhf_server.errors import ContextLengthExceeded, EngineFailed, TokenBudgetExceeded
 from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.comparing import ComparingFollower
@@ -19,13 +19,18 @@ def model(reply: Reply, *, token_seconds: float = 0, max_model_len: int = 4096) 
     return FakeModel("fake", reply, token_seconds=token_seconds, max_model_len=max_model_len)
 
 
+def own_answers(count: int) -> OwnAnswers:
+    return OwnAnswers(count=count, max_tokens=20, temperature=0.5)
+
+
 def follower(*own: Said, said: str = "Nine.", count: int = 3, max_model_len: int = 4096) -> ComparingFollower:
     """The Leader says these one after the other."""
     answers = iter(own)
     return ComparingFollower(
         model(lambda turns: next(answers), max_model_len=max_model_len),
         model(lambda turns: said, max_model_len=max_model_len),
-        OwnAnswers(count=count, max_tokens=20, temperature=0.5),
+        own_answers(count),
+        TURNS[-1].text,
     )
 
 
@@ -53,6 +58,17 @@ def test_own_answers_are_written_without_the_draft_and_stand_in_the_followers_tu
     assert turns[-1].text == (
         "Improve it.\n\nOther answers to the same request:\n\n[1]\nEight.\n\n[2]\nNine.\n\n[3]\nTen."
     )
+
+
+def test_a_requests_instruction_is_followed_without_own_answers() -> None:
+    """They would be written without it, and taken over to the letter."""
+    one = follower("Eight.", "Nine.", "Ten.", said="NINE.")
+    turns = (*TURNS[:-1], Turn("user", follower_turn(TURNS[-1].text, "Use capitals.")))
+    found = chunks(one, turns=turns)
+    assert "".join(chunk.text for chunk in found) == "NINE."
+    assert asked(one.leader) == []
+    assert asked(one.follower) == [(turns, SAMPLING)]
+    assert sum(chunk.reasoning_tokens for chunk in found) == 0
 
 
 def test_own_answers_have_noise_of_their_own_and_the_bundles_temperature() -> None:
@@ -130,7 +146,7 @@ def test_the_budget_holds_for_all_of_a_round() -> None:
 
 def test_an_own_answer_that_fails_fails_the_round_and_ends_the_others() -> None:
     leader = model(_failing_once(), token_seconds=0.05)
-    one = ComparingFollower(leader, model(lambda turns: "Nine."), OwnAnswers(count=3, max_tokens=20, temperature=0.5))
+    one = ComparingFollower(leader, model(lambda turns: "Nine."), own_answers(3), TURNS[-1].text)
     with pytest.raises(EngineFailed, match="broken"):
         chunks(one)
     assert leader.running == 0
@@ -147,7 +163,7 @@ def _failing_once() -> Reply:
 
 def test_who_closes_the_round_ends_the_own_answers() -> None:
     leader = model(lambda turns: "word " * 15, token_seconds=0.05)
-    one = ComparingFollower(leader, model(lambda turns: "Nine."), OwnAnswers(count=3, max_tokens=20, temperature=0.5))
+    one = ComparingFollower(leader, model(lambda turns: "Nine."), own_answers(3), TURNS[-1].text)
 
     async def cut() -> int:
         stream = one.stream(TURNS, SAMPLING, request_id="r")
