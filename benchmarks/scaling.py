@@ -1,15 +1,15 @@
-"""How many replicas a load needs: costs measured on the real server, a formula and a simulation fed with them.
+"""How many replicas a load needs: costs measured on the real server, and the formula that is fed with them.
 
-    python -m benchmarks.scaling                measure, check the simulation against the server, and simulate clusters
-    python -m benchmarks.scaling --simulate     only simulate, with the costs of benchmarks/scaling.json
+    python -m benchmarks.scaling                measure the costs, and how long refinements take under load
+    python -m benchmarks.scaling --simulate     only compute and simulate, with the costs of benchmarks/scaling.json
 
-Measured on the built-in model, refinements with 2 rounds of 64 tokens each:
+Measured on a built-in model or on --bundle, refinements with 2 rounds of 64 tokens each:
 
     costs       seconds of a decode step by how many refinements are at work, and of a prompt token
     check       Poisson arrivals on the server, p50 and p95 of their latency beside those that the simulation gives
 
-The simulation (benchmarks/simulation.py) then plays clusters of 1 to 4,000 such replicas (some minutes). Writes
-benchmarks/scaling.json and the tables of docs/scaling.md.
+Formula and simulation of one replica are in benchmarks/simulation.py. Writes benchmarks/scaling.json and the tables of
+docs/scaling.md.
 """
 
 import argparse
@@ -18,32 +18,36 @@ import json
 import random
 import re
 import statistics
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
+from benchmarks.process import server
 from benchmarks.prompts import SENTENCES
 from benchmarks.report import occasion, write
-from benchmarks.simulation import Cluster, Costs, Policy, Work, capacity, places, simulate
-from benchmarks.systems import ours
+from benchmarks.simulation import Costs, Work, capacity, places, simulate
+from slhf_server.builtin.catalogue import TRAINED
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 WORK = Work(prompt=50, answer=64, rounds=2)
-POLICIES: tuple[Policy, ...] = ("random", "two choices", "least")
+WORKS = [Work(50, answer, rounds) for answer in (64, 256) for rounds in range(4)] + [
+    Work(prompt, 64, 2) for prompt in (500, 2000, 4000, 7000)
+]
 RUNNING = 64
-REQUESTS = 20_000  # of a simulation; 300 for each replica where that is more
+LOADS = (0.5, 0.7, 0.8, 0.9, 1.0, 1.2)  # shares of the capacity that are simulated
+QUEUES = (0, 64, 256)
+REQUESTS = 20_000  # of a simulation
 CHECKED = (0.5, 0.8)  # shares of the capacity that the server is loaded with
 CHECK_S = 90.0
-ONE = Cluster(replicas=1, running=RUNNING, waiting=1000)  # what is checked
 WARM_UP = 0.2
-ROUTERS = (1e-3, 1e-4)  # seconds of a router for one request
 
 
-class Server:
+class Client:
     def __init__(self, url: str) -> None:
         self._http = httpx2.AsyncClient(base_url=url, timeout=600, limits=httpx2.Limits(max_connections=None))
         self._chance = random.Random(0)
@@ -53,18 +57,18 @@ class Server:
         words = f"Note {self._chance.random()}. " + " ".join(self._chance.choices(SENTENCES, k=prompt_words // 12 + 1))
         # One limit holds for all rounds, so rounds of unlike lengths are calls of their own, each with its draft.
         started = time.perf_counter()
-        sampling: dict[str, Any] = {"temperature": 0.7, "top_p": 1.0}
         if len(set(answers)) == 1:
-            await self._ask(words, {"rounds": len(answers) - 1}, sampling, answers[0])
+            await self._ask(words, {"rounds": len(answers) - 1}, answers[0])
         else:
-            text = await self._ask(words, {"rounds": 0}, sampling, answers[0])
+            text = await self._ask(words, {"rounds": 0}, answers[0])
             for length in answers[1:]:
-                text = await self._ask(words, {"rounds": 1, "draft": text}, sampling, length)
+                text = await self._ask(words, {"rounds": 1, "draft": text}, length)
         return time.perf_counter() - started
 
-    async def _ask(self, prompt: str, refine: dict[str, Any], sampling: dict[str, Any], tokens: int) -> str:
-        body = {"messages": [{"role": "user", "content": prompt}], "refine": refine, "max_tokens": tokens}
-        answer = await self._http.post("/v1/chat/completions", json=body | {"min_tokens": tokens} | sampling)
+    async def _ask(self, prompt: str, refine: dict[str, Any], tokens: int) -> str:
+        body = {"messages": [{"role": "user", "content": prompt}], "refine": refine, "temperature": 0.7, "top_p": 1.0}
+        lengths = {"min_tokens": tokens, "max_tokens": tokens}
+        answer = await self._http.post("/v1/chat/completions", json=body | lengths)
         answer.raise_for_status()
         return str(answer.json()["choices"][0]["message"]["content"])
 
@@ -79,206 +83,98 @@ class Server:
         return int(block[1]) * int(blocks[1])
 
 
-async def measured(server: Server) -> Costs:
-    prefill = await _prefill_s(server)
+async def measured(client: Client) -> Costs:
+    prefill = await _prefill_s(client)
     steps = []
     for size in SIZES:
-        seconds = await _wall_s(server, size)
-        reading = size * prefill * WORK.read
-        steps.append((size, (seconds - reading) / WORK.tokens))
+        seconds = await _wall_s(client, size)
+        steps.append((size, (seconds - size * prefill * WORK.read) / WORK.tokens))
         print(f"{size} at work: {steps[-1][1] * 1e3:.1f} ms a step", flush=True)
-    return Costs(tuple(steps), prefill, await server.kv_tokens())
+    return Costs(tuple(steps), prefill, await client.kv_tokens())
 
 
-async def _wall_s(server: Server, size: int) -> float:
+async def _wall_s(client: Client, size: int) -> float:
     """Median seconds in which `size` refinements, begun together, end; each with all rounds of the mean length."""
     answers = [WORK.answer] * (WORK.rounds + 1)
     times = []
     for _ in range(3):  # the first warms up
         started = time.perf_counter()
-        await asyncio.gather(*(server.refine(WORK.prompt, answers) for _ in range(size)))
+        await asyncio.gather(*(client.refine(WORK.prompt, answers) for _ in range(size)))
         times.append(time.perf_counter() - started)
     return statistics.median(times[1:])
 
 
-async def _prefill_s(server: Server) -> float:
+async def _prefill_s(client: Client) -> float:
     """Seconds per prompt token: what 1,200 more words take, one answer token each; a word of ours is 1.15 tokens."""
     short, long = [], []
     for _ in range(5):
-        short.append(await server.refine(24, [1]))
-        long.append(await server.refine(1224, [1]))
+        short.append(await client.refine(24, [1]))
+        long.append(await client.refine(1224, [1]))
     return (statistics.median(long) - statistics.median(short)) / (1200 * 1.15)
 
 
-async def checked(server: Server, costs: Costs, share: float, seed: int) -> dict[str, float]:
+async def checked(client: Client, costs: Costs, share: float, seed: int) -> dict[str, float]:
     """Latencies of the server at this share of the capacity by formula."""
-    rate = share * capacity(costs, WORK, ONE)
+    rate = share * capacity(costs, WORK, RUNNING)
     chance = random.Random(seed)
     asked: list[asyncio.Task[float]] = []
     started, due = time.perf_counter(), 0.0
     while (due := due + chance.expovariate(rate)) < CHECK_S:
         await asyncio.sleep(started + due - time.perf_counter())
         lengths = [max(1, round(chance.expovariate(1 / WORK.answer))) for _ in range(WORK.rounds + 1)]
-        asked.append(asyncio.create_task(server.refine(WORK.prompt, lengths)))
+        asked.append(asyncio.create_task(client.refine(WORK.prompt, lengths)))
     latencies = await asyncio.gather(*asked)
-    cuts = statistics.quantiles(latencies[int(len(latencies) * WARM_UP) :], n=20, method="inclusive")
-    return {"share": share, "per_s": rate, "requests": len(latencies), "p50_s": cuts[9], "p95_s": cuts[18]}
+    counted = latencies[int(len(latencies) * WARM_UP) :]
+    return {"share": share, "per_s": rate, "requests": len(latencies)} | _percentiles(counted)
 
 
 def expected(costs: Costs, check: dict[str, float]) -> dict[str, float]:
-    """What the simulation says of so many arrivals on an idle server: means, and the range of the middle 90 of 100."""
-    found = [simulate(costs, WORK, ONE, check["per_s"], int(check["requests"]), seed, WARM_UP) for seed in range(100)]
+    """What 100 simulations of so many arrivals on an idle server give: the mean, and the range of the middle 90."""
+    requests, limits = int(check["requests"]), (RUNNING, 1000)
+    runs = [simulate(costs, WORK, limits, check["per_s"], requests, seed, WARM_UP)[0] for seed in range(100)]
+    found = [_percentiles(latencies) for latencies in runs]
     figures: dict[str, float] = {}
     for name in ("p50_s", "p95_s"):
-        values = sorted(getattr(outcome, name) for outcome in found)
+        values = sorted(row[name] for row in found)
         figures |= {name: statistics.mean(values), f"{name}_least": values[5], f"{name}_most": values[94]}
     return figures
 
 
-def simulated(costs: Costs) -> dict[str, list[dict[str, Any]]]:
-    """The sweeps of docs/scaling.md, by name."""
-    sweeps = (by_work, by_replicas, by_router, by_queue, by_cache)
-    return {sweep.__name__.removeprefix("by_"): sweep(costs) for sweep in sweeps}
+def loaded(costs: Costs, share: float, waiting: int) -> dict[str, float]:
+    """Latency and refusals of one simulated replica by its load and by how many requests may wait."""
+    rate = share * capacity(costs, WORK, RUNNING)
+    latencies, refused = simulate(costs, WORK, (RUNNING, waiting), rate, REQUESTS)
+    return {"share": share, "waiting": waiting, "refused": refused} | _percentiles(latencies)
 
 
-def by_work(costs: Costs) -> list[dict[str, Any]]:
-    """Requests/s of one replica by length and k: the formula, and what a simulated overload gets through."""
-    rows = []
-    for answer in (64, 256):
-        for rounds in (0, 1, 2, 3):
-            work = replace(WORK, answer=answer, rounds=rounds)
-            cluster = Cluster(1, RUNNING, waiting=RUNNING)
-            formula = capacity(costs, work, cluster)
-            outcome = simulate(costs, work, cluster, 1.5 * formula, REQUESTS)
-            rows.append({"answer": answer, "rounds": rounds, "formula_per_s": formula, **asdict(outcome)})
-    return rows
-
-
-def by_replicas(costs: Costs) -> list[dict[str, Any]]:
-    """Latency at 90 % of the capacity, by the number of replicas and by how requests are placed."""
-    rows = []
-    for replicas in (1, 10, 100, 1000, 4000):
-        for policy in POLICIES:
-            cluster = Cluster(replicas, RUNNING, waiting=RUNNING, policy=policy)
-            rate = 0.9 * capacity(costs, WORK, cluster)
-            outcome = simulate(costs, WORK, cluster, rate, max(REQUESTS, 300 * replicas))
-            rows.append({"replicas": replicas, "policy": policy, "rate": rate, **asdict(outcome)})
-    return rows
-
-
-def by_router(costs: Costs) -> list[dict[str, Any]]:
-    """One router before 0.5, 1 and 1.5 times as many replicas as it can keep at 90 % of their capacity."""
-    rows = []
-    one = 0.9 * capacity(costs, WORK, Cluster(1, RUNNING, RUNNING))
-    for router_s in ROUTERS:
-        for share in (0.5, 1.0, 1.5):
-            replicas = round(share / router_s / one)
-            cluster = Cluster(replicas, RUNNING, waiting=RUNNING, policy="two choices", router_s=router_s)
-            outcome = simulate(costs, WORK, cluster, replicas * one, max(REQUESTS, 300 * replicas))
-            rows.append({"router_s": router_s, "replicas": replicas, "rate": replicas * one, **asdict(outcome)})
-    return rows
-
-
-def by_queue(costs: Costs) -> list[dict[str, Any]]:
-    """Ten replicas below and above their capacity, by the length of the queue that each may have."""
-    rows = []
-    for waiting in (0, 64, 256):
-        for share in (0.8, 1.0, 1.2):
-            cluster = Cluster(10, RUNNING, waiting)
-            outcome = simulate(costs, WORK, cluster, share * capacity(costs, WORK, cluster), REQUESTS)
-            rows.append({"waiting": waiting, "share": share, **asdict(outcome)})
-    return rows
-
-
-def by_cache(costs: Costs) -> list[dict[str, Any]]:
-    """Where the KV cache, not the limit, says how many are at work: longer chats, one replica, 90 % of its capacity."""
-    rows = []
-    for prompt in (500, 2000, 4000, 7000):
-        work = replace(WORK, prompt=prompt)
-        cluster = Cluster(1, RUNNING, waiting=4 * RUNNING)
-        rate = 0.9 * capacity(costs, work, cluster)
-        outcome = simulate(costs, work, cluster, rate, REQUESTS)
-        rows.append({"prompt": prompt, "places": places(costs, work, RUNNING), "rate": rate, **asdict(outcome)})
-    return rows
+def _percentiles(latencies: Sequence[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(latencies, n=20, method="inclusive")
+    return {"p50_s": cuts[9], "p95_s": cuts[18]}
 
 
 def tables(figures: dict[str, Any]) -> str:
-    costs, sweeps = figures["costs"], figures["simulated"]
+    costs, prefill_ms = figures["costs"], figures["costs"]["prefill_s"] * 1e3
+    reading = f"A prompt token takes {prefill_ms:.2f} ms; the KV cache holds {costs['kv_tokens']:,} tokens."
     lines = [f"{figures['date']}, {figures['machine']}.", "", "Costs of one replica:", ""]
     lines += _table("at work | ms a step | tokens/s", ([n, s * 1e3, n / s] for n, s in costs["steps"]))
-    lines += [
-        "",
-        f"A prompt token takes {costs['prefill_s'] * 1e3:.2f} ms; the KV cache holds {costs['kv_tokens']:,} tokens.",
+    lines += ["", reading, "", f"One replica by the formula, with `limits.running` {RUNNING}:", ""]
+    lines += _table(
+        "prompt tokens | answer tokens | rounds | at work | requests/s", map(dict.values, figures["formula"])
+    )
+    lines += ["", "The server under load beside the simulation that was fed from it, p50 and p95 in seconds:", ""]
+    rows = [
+        [check["share"], check["per_s"], _pair(check), _pair(mean), _pair(mean, "_least"), _pair(mean, "_most")]
+        for check, mean in zip(figures["checks"], figures["expected"], strict=True)
     ]
-    lines += ["", "The simulation beside the server that it was fed from, seconds:", ""]
-    lines += _table(
-        "share of capacity | requests/s | server p50, p95 | simulation p50, p95 | middle 90 of 100 simulations",
-        (
-            [c["share"], c["per_s"], _pair(c["p50_s"], c["p95_s"]), _pair(e["p50_s"], e["p95_s"]), _ranges(e)]
-            for c, e in zip(figures["checks"], figures["expected"], strict=True)
-        ),
-    )
-    return "\n".join([*lines, *_sweeps(sweeps), ""])
+    lines += _table("load / capacity | requests/s | server | simulation, mean | 5 % are below | 5 % are above", rows)
+    lines += ["", "One simulated replica, by how many requests may wait: p50 and p95 in seconds (and refused, %):", ""]
+    by_load = {(row["share"], row["waiting"]): f"{_pair(row)} ({100 * row['refused']:.1f})" for row in figures["load"]}
+    head = " | ".join(f"{waiting} may wait" for waiting in QUEUES)
+    rows = [[share, *(by_load[share, waiting] for waiting in QUEUES)] for share in LOADS]
+    return "\n".join([*lines, *_table(f"load / capacity | {head}", rows), ""])
 
 
-def _sweeps(sweeps: dict[str, list[dict[str, Any]]]) -> list[str]:
-    lines: list[str] = []
-    lines += ["", "One replica, requests/s:", ""]
-    lines += _table(
-        "answer, tokens | rounds | formula | simulation, overloaded",
-        ([r["answer"], r["rounds"], r["formula_per_s"], r["per_s"]] for r in sweeps["work"]),
-    )
-    lines += ["", "At 90 % of the capacity, p95 over the time of a lone refinement (and refused, %):", ""]
-    rows = sweeps["replicas"]
-    lines += _table(
-        f"replicas | requests/s | {' | '.join(POLICIES)}",
-        (
-            [size, next(r["rate"] for r in rows if r["replicas"] == size)]
-            + [_slowdown(next(r for r in rows if (r["replicas"], r["policy"]) == (size, p))) for p in POLICIES]
-            for size in dict.fromkeys(r["replicas"] for r in rows)
-        ),
-    )
-    lines += ["", "One router before them, two choices, load 90 % of the replicas' capacity:", ""]
-    lines += _table(
-        "router's time, ms | replicas | load, requests/s | done, requests/s | router busy, % | p95 / alone",
-        (
-            [
-                r["router_s"] * 1e3,
-                r["replicas"],
-                r["rate"],
-                r["per_s"],
-                100 * r["router_share"],
-                r["p95_s"] / r["alone_s"],
-            ]
-            for r in sweeps["router"]
-        ),
-    )
-    lines += ["", "Ten replicas around their capacity:", ""]
-    lines += _table(
-        "queue of each | load / capacity | done / capacity | refused, % | p50, p95 s",
-        (
-            [
-                r["waiting"],
-                r["share"],
-                r["per_s"] / (10 * _one(sweeps)),
-                100 * _refused(r),
-                _pair(r["p50_s"], r["p95_s"]),
-            ]
-            for r in sweeps["queue"]
-        ),
-    )
-    lines += ["", "Where the KV cache is the limit:", ""]
-    lines += _table(
-        "prompt, tokens | places of 64 | requests/s | cache held, % | p95 / alone",
-        (
-            [r["prompt"], r["places"], r["per_s"], 100 * r["kv_share"], r["p95_s"] / r["alone_s"]]
-            for r in sweeps["cache"]
-        ),
-    )
-    return lines
-
-
-def _table(head: str, rows: Any) -> list[str]:
+def _table(head: str, rows: Iterable[Iterable[Any]]) -> list[str]:
     columns = head.count("|") + 1
     return [f"| {head} |", "|---" * columns + "|", *(f"| {' | '.join(map(_cell, row))} |" for row in rows)]
 
@@ -286,49 +182,42 @@ def _table(head: str, rows: Any) -> list[str]:
 def _cell(value: str | float) -> str:
     if isinstance(value, str):
         return value
-    return f"{value:,.0f}" if isinstance(value, int) or value >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
-def _pair(one: float, other: float) -> str:
-    return f"{one:.2f}, {other:.2f}"
+def _pair(row: dict[str, float], suffix: str = "") -> str:
+    return f"{row[f'p50_s{suffix}']:.1f}, {row[f'p95_s{suffix}']:.1f}"
 
 
-def _ranges(row: dict[str, Any]) -> str:
-    return ", ".join(f"{row[f'{name}_least']:.2f} to {row[f'{name}_most']:.2f}" for name in ("p50_s", "p95_s"))
-
-
-def _refused(row: dict[str, Any]) -> float:
-    return float(row["refused"] / (row["refused"] + row["finished"]))
-
-
-def _slowdown(row: dict[str, Any]) -> str:
-    return f"{row['p95_s'] / row['alone_s']:.2f} ({100 * _refused(row):.1f})"
-
-
-def _one(sweeps: dict[str, list[dict[str, Any]]]) -> float:
-    return float(next(r["formula_per_s"] for r in sweeps["work"] if (r["answer"], r["rounds"]) == (64, 2)))
-
-
-async def measure() -> tuple[Costs, list[dict[str, float]]]:
-    async with ours("--limits.running", str(RUNNING)) as system:
-        server = Server(system.url)
-        costs = await measured(server)
-        return costs, [await checked(server, costs, share, seed) for seed, share in enumerate(CHECKED)]
+async def measure(bundle: str) -> tuple[Costs, list[dict[str, float]]]:
+    command = [str(Path(sys.executable).with_name("slhf-server")), "--bundle", bundle, "--limits.running", str(RUNNING)]
+    async with server(command, "/ready") as process:
+        client = Client(process.url)
+        costs = await measured(client)
+        return costs, [await checked(client, costs, share, seed) for seed, share in enumerate(CHECKED)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulate", action="store_true", help="with the costs that are recorded")
-    if parser.parse_args().simulate:
-        figures = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
-        kept = figures["costs"]
-        costs = Costs(tuple((n, s) for n, s in kept["steps"]), kept["prefill_s"], kept["kv_tokens"])
+    parser.add_argument("--bundle", default=f"builtin:{TRAINED}", help="what is served (default: %(default)s)")
+    arguments = parser.parse_args()
+    if arguments.simulate:
+        known = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+        figures = {name: known[name] for name in ("date", "machine", "costs", "checks")}
+        steps = tuple((n, s) for n, s in known["costs"]["steps"])
+        costs = Costs(steps, known["costs"]["prefill_s"], known["costs"]["kv_tokens"])
     else:
         figures = occasion()
-        costs, checks = asyncio.run(measure())
+        costs, checks = asyncio.run(measure(arguments.bundle))
         figures |= {"costs": asdict(costs), "checks": checks}
     figures["expected"] = [expected(costs, check) for check in figures["checks"]]
-    figures["simulated"] = simulated(costs)
+    figures["formula"] = [
+        {"prompt": work.prompt, "answer": work.answer, "rounds": work.rounds}
+        | {"at_work": places(costs, work, RUNNING), "per_s": capacity(costs, work, RUNNING)}
+        for work in WORKS
+    ]
+    figures["load"] = [loaded(costs, share, waiting) for share in LOADS for waiting in QUEUES]
     write("scaling", figures, tables(figures), "scaling.md")
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import email.utils
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -269,16 +271,23 @@ def test_an_upstream_that_has_said_something_is_alive(play: Play, reply: Reply) 
     play(scenario())
 
 
+@asynccontextmanager
+async def silent_after_one_answer() -> AsyncIterator[Stage]:
+    """An upstream that has given one answer, in 0.3 seconds or more; one failure opens its breaker."""
+    gate = asyncio.Event()
+    async with staged(held(gate, hello()), silent(), breaker_failures=1) as stage:
+        first = asyncio.create_task(stage.ask())
+        await stage.server.until_asked(1)
+        asyncio.get_running_loop().call_later(0.3, gate.set)
+        assert await first
+        yield stage
+
+
 def test_who_waits_for_less_than_an_answer_takes_does_not_open_the_breaker(play: Play) -> None:
     """Else one client with short deadlines takes the upstream from all the others."""
 
     async def scenario() -> None:
-        gate = asyncio.Event()
-        async with staged(held(gate, hello()), silent(), breaker_failures=1) as stage:
-            first = asyncio.create_task(stage.ask())
-            await stage.server.until_asked(1)
-            asyncio.get_running_loop().call_later(0.3, gate.set)
-            assert await first
+        async with silent_after_one_answer() as stage:
             await abandoned(stage, 0.05)
             assert stage.count("slhf_upstream_breaker_open") == 0
             await abandoned(stage, 0.6)
@@ -289,12 +298,7 @@ def test_who_waits_for_less_than_an_answer_takes_does_not_open_the_breaker(play:
 
 def test_an_upstream_that_hangs_is_found_out_by_short_deadlines_too(play: Play) -> None:
     async def scenario() -> None:
-        gate = asyncio.Event()
-        async with staged(held(gate, hello()), silent(), breaker_failures=1) as stage:
-            first = asyncio.create_task(stage.ask())
-            await stage.server.until_asked(1)
-            asyncio.get_running_loop().call_later(0.3, gate.set)
-            assert await first
+        async with silent_after_one_answer() as stage:
             for _ in range(10):
                 if stage.count("slhf_upstream_breaker_open") == 0:
                     await abandoned(stage, 0.05)
