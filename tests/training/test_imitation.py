@@ -11,7 +11,7 @@ import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from slhf import OwnAnswers, read_bundle
-from slhf.turns import with_own_answers
+from slhf.turns import follower_turn, with_own_answers
 from slhf_training.cli import main
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.fit.run import last_checkpoint
@@ -98,6 +98,23 @@ def test_own_answers_stand_in_the_prompt_as_the_server_will_put_them() -> None:
     assert beside.prompt == Prompts(tiny.tokenizer(), turn).follower(chat, prompts.ids("C C"))
     assert beside.prompt != alone.prompt
     assert beside.target == alone.target
+
+
+def test_an_instruction_stands_in_the_prompt_as_the_server_will_put_it() -> None:
+    prompts = Prompts(tiny.tokenizer(), "improve it")
+    row = {"prompt": "which", "draft": "C C", "target": "B A", "instruction": "A A"}
+    wished = supervised_examples([LessonRow.model_validate(row)], prompts, tiny.END, 99)[0]
+    turn = Prompts(tiny.tokenizer(), follower_turn("improve it", "A A"))
+    assert wished.prompt == turn.follower([{"role": "user", "content": "which"}], prompts.ids("C C"))
+    assert wished.prompt != prompts.follower([{"role": "user", "content": "which"}], prompts.ids("C C"))
+
+
+@pytest.mark.parametrize("rest", [{}, {"draft": "C C", "own": ["A"]}, {"draft": "C C", "instruction": ""}])
+def test_an_instruction_that_no_request_would_bring_is_refused(tmp_path: Path, rest: dict[str, object]) -> None:
+    file = tmp_path / "lessons.jsonl"
+    file.write_text(json.dumps({"prompt": "which", "target": "B A", "instruction": "A A"} | rest), encoding="utf-8")
+    with pytest.raises(DataError, match=r"lessons\.jsonl:1: .*instruction"):
+        list(read_lessons([file]))
 
 
 def test_a_bundle_writes_as_many_own_answers_as_it_has_learnt_with(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Makes a bundle of JSONL rows: the rows are lessons, and one adapter learns the cross-entropy of their targets.
 
 A row has what asks (as in data/load.py), a `draft` or none, and the `target`. One with a draft teaches the Follower,
-one without the Leader; `own` are answers of its own that the Follower sees beside the draft, and `weight` says how much
-the row counts (default 1). A bundle keeps by silence where some target of a draft is nothing but thoughts.
+one without the Leader; `own` are answers of its own that the Follower sees beside the draft, or `instruction` is what a
+request wishes of it, and `weight` says how much the row counts (default 1). A bundle keeps by silence where some target
+of a draft is nothing but thoughts.
 
 The model is cut in two: of frozen lower layers the states can be kept, and the upper ones learn. Both halves are
 transformers' own forward passes over the same weights; the lower one leaves out the final norm.
@@ -15,11 +16,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from peft import PeftModel
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from slhf import Bundle, OwnAnswers, RoleWeights, write_bundle
@@ -30,7 +31,7 @@ from slhf_training.data.rows import checked, read_rows
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.fit import Run
 from slhf_training.fit.optimisation import AdapterTrainer
-from slhf_training.fit.run import last_checkpoint
+from slhf_training.fit.run import changed, last_checkpoint, start_run
 from slhf_training.imitation import ImitateSettings
 from slhf_training.models.adapters import cast, name_base
 from slhf_training.models.load import end_ids_of, load_causal
@@ -45,7 +46,15 @@ class LessonRow(PromptRow):
     draft: str | None = None
     own: tuple[str, ...] = ()
     """Answers of its own that the Follower sees beside the draft."""
+    instruction: str | None = Field(default=None, min_length=1)
+    """What a request wishes of the Follower, which the server then shows no answers of its own."""
     weight: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _an_instruction_is_about_a_draft(self) -> Self:
+        if self.instruction is not None and (self.draft is None or self.own):
+            raise ValueError("instruction: it is the Follower's, which needs a draft and then has no own answers")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ def _lesson(row: LessonRow, prompts: Prompts, end: int) -> SupervisedExample:
     target = (*prompts.ids(row.target), end)
     if row.draft is None:
         return SupervisedExample("leader", prompts.leader(row.chat()), target, row.weight)
-    prompt = prompts.follower(row.chat(), prompts.ids(row.draft), row.own)
+    prompt = prompts.follower(row.chat(), prompts.ids(row.draft), row.own, row.instruction)
     return SupervisedExample("follower", prompt, target, row.weight)
 
 
@@ -180,6 +189,9 @@ def imitate(settings: ImitateSettings, name: str) -> Bundle:
         raise SettingsError(f"imitate runs in one process, and this is one of {processes}")
     if (target := settings.output_dir / BUNDLE).exists():
         raise SettingsError(f"output_dir: {target} exists already")
+    last = last_checkpoint(settings.output_dir)
+    for line in changed(settings) if last is not None else ():
+        _LOG.warning("going on from %s: %s", last, line)
     rows = list(read_lessons(settings.lessons))
     _check_own(rows, settings.own_answers)
     tokenizer, base = load_causal(settings.model, DTYPES[settings.dtype])
@@ -187,7 +199,7 @@ def imitate(settings: ImitateSettings, name: str) -> Bundle:
     lessons = supervised_examples(rows, prompts, tokenizer.eos_token_id, settings.max_tokens)
     _LOG.info("%d lessons of %d rows, %d tokens", len(lessons), len(rows), sum(len(one.ids) for one in lessons))
     trainer = Imitator(_student(base, settings), _first_layer(settings), lessons, settings)
-    last = last_checkpoint(settings.output_dir)
+    start_run(settings)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     silent = any(row.draft is not None and row.target.endswith(CLOSE_THOUGHT) for row in rows)
     return _bundle(settings, name, trainer.model, target, keeps_by_silence=silent)

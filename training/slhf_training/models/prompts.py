@@ -39,10 +39,10 @@ class Prompts:
         """Raises DataError where the model's template refuses the order or kind of turns."""
         return self._cached(tuple((m["role"], m["content"]) for m in chat))
 
-    def follower(self, chat: Chat, draft: Ids, own: Sequence[str] = ()) -> Ids:
-        """`own`: answers of its own that it has before it (slhf/turns.py)."""
+    def follower(self, chat: Chat, draft: Ids, own: Sequence[str] = (), instruction: str | None = None) -> Ids:
+        """`own`: answers of its own that it has before it. `instruction`: what a request wishes (slhf/turns.py)."""
         said = tuple(i for i in draft if i not in self._special_ids and i not in self.end_ids)
-        turn = with_own_answers(self._turn, own)
+        turn = with_own_answers(follower_turn(self._turn, instruction), own)
         return self._encode((*((m["role"], m["content"]) for m in chat), ("assistant", said), ("user", turn)))
 
     def ids(self, text: str) -> Ids:
