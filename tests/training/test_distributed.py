@@ -42,6 +42,13 @@ GAMES: dict[str, dict[str, Any]] = {
 }
 """What differs from the settings below, by the name of the run."""
 RESUMED = ("separate", "full")
+RATE = 5e-6
+MIXED: dict[str, Any] = {
+    "weights": "full",
+    "optimisation": {"autocast": "bfloat16", "learning_rate": RATE, "schedule": "constant"},
+    "rollout": {"dtype": "bfloat16"},
+}
+"""Computed in bfloat16, so that one process and two differ in more than the last digits."""
 
 
 def train(directory: str, names: Sequence[str]) -> None:
@@ -63,7 +70,7 @@ def train(directory: str, names: Sequence[str]) -> None:
 
 
 def trainer(directory: Path, name: str) -> GameTrainer:
-    changes = GAMES[name]
+    changes = MIXED if name == "mixed" else GAMES[name]
     batch = {"batch_size": 8 // int(os.environ.get("WORLD_SIZE", "1")), "micro_batch_size": 3}
     settings = tiny.settings(
         directory,
@@ -95,7 +102,7 @@ def hardly_judging(chats: Sequence[Chat], first: Sequence[str], second: Sequence
     return np.where(silent, np.nan, fewer_as(chats, first, second))
 
 
-def run(directory: Path, configuration: str | None = None, names: Sequence[str] = tuple(GAMES)) -> None:
+def run(directory: Path, configuration: str | None = None, names: Sequence[str] = (*GAMES, "mixed")) -> None:
     """In two processes by a shipped configuration, or in one."""
     script = directory.parent / "train.py"
     script.write_text(SCRIPT)
@@ -158,6 +165,18 @@ def test_two_processes_give_the_loss_curve_of_one_with_twice_the_batch(one: Path
 @pytest.mark.parametrize("name", GAMES)
 def test_a_sharded_model_gives_the_loss_curve_of_a_whole_one(name: str, one: Path, sharded: Path) -> None:
     assert_same_curve(sharded / name, one / name)
+
+
+def test_sharded_weights_are_trained_in_float32_and_computed_in_bfloat16(one: Path, sharded: Path) -> None:
+    """In the checkpoint all moved by steps of the rate, and as in one process."""
+    start = {f"checkpoint-{STEPS}/{name}": weight for name, weight in tiny.model().state_dict().items()}
+    found, expected = weights(sharded / "mixed"), weights(one / "mixed")
+    assert {weight.dtype for weight in found.values()} == {torch.float32}
+    moved = torch.cat([(weight - start[name]).flatten() for name, weight in found.items()])
+    alone = torch.cat([(expected[name] - start[name]).flatten() for name in found])
+    assert moved.abs().max() <= 1.05 * STEPS * RATE
+    assert (moved.abs() > 0.5 * RATE).float().mean() > 0.5
+    assert torch.nn.functional.cosine_similarity(moved, alone, dim=0) > 0.9
 
 
 def test_each_process_reads_the_whole_model(sharded: Path) -> None:

@@ -6,10 +6,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from slhf_training.cli import main
+from slhf_training.errors import SettingsError
+from slhf_training.fit import FitSettings
+from slhf_training.fit.run import changed, start_run
+from slhf_training.fit.trainer import GameTrainer
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
 
@@ -57,3 +64,80 @@ def logged(checkpoint: Path) -> list[dict[str, float]]:
     """The log without what depends on the clock."""
     history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
     return [{k: v for k, v in entry.items() if "second" not in k} for entry in history]
+
+
+def test_a_resumed_run_learns_at_the_rates_of_its_settings(tmp_path: Path) -> None:
+    def trainer(**optimisation: object) -> GameTrainer:
+        given = {"steps": 3, "schedule": "linear", "learning_rate": 1e-2} | optimisation
+        settings = tiny.settings(tmp_path, optimisation=given, game={"kappa": 2.0}, save_every=1, keep_checkpoints=3)
+        return tiny.trainer(settings, fewer_as, CHATS)
+
+    trainer().train()
+    resumed = trainer(learning_rate=3e-4, weight_decay=0.5, betas=(0.5, 0.6), steps=4)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    rates = [entry["learning_rate"] for entry in resumed.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx([1e-2, 3e-4 * 3 / 4, 3e-4 * 2 / 4, 3e-4 / 4])
+    groups = resumed.optimizer.param_groups
+    assert {(group["weight_decay"], tuple(group["betas"])) for group in groups} == {(0.5, (0.5, 0.6))}
+    assert sorted(group["initial_lr"] for group in groups) == pytest.approx([3e-4, 6e-4])
+
+
+def settings(directory: Path, **changes: Any) -> FitSettings:
+    """As read from a configuration, whose paths are whole."""
+    return tiny.settings(directory, data={"files": ["/chats.jsonl"]}, **changes)
+
+
+def test_what_differs_from_the_run_that_goes_on_is_named(tmp_path: Path) -> None:
+    start_run(settings(tmp_path))
+    now = settings(tmp_path, optimisation={"learning_rate": 5e-3}, drafts=None, seed=3)
+    assert changed(now) == ["optimisation.learning_rate: 0.01 before, 0.005 now", "seed: 0 before, 3 now"]
+    assert changed(settings(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("model", "other"), ("weights", "shared"), ("lora", {"r": 4}), ("algorithm", "rloo")]
+)
+def test_what_makes_another_run_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+    start_run(settings(tmp_path))
+    with pytest.raises(SettingsError, match=f"^{key}.*another run"):
+        changed(settings(tmp_path, **{key: value}))
+
+
+def test_a_run_that_was_moved_or_wrote_no_settings_goes_on(tmp_path: Path) -> None:
+    assert changed(settings(tmp_path)) == []
+    start_run(settings(tmp_path / "old"))
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert changed(settings(tmp_path / "new")) == []
+
+
+def test_the_command_takes_each_chat_once_and_names_what_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.model().save_pretrained(tmp_path / "model")
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    rows = [{"prompt": "which"}, {"prompt": "which"}, {"prompt": "that"}]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config: dict[str, Any] = {
+        "model": "./model",
+        "output_dir": "run",
+        "data": {"files": ["chats.jsonl"]},
+        "preference": {"kind": "callable", "function": "tests.training.test_trainer:fewer_as"},
+        "lora": {"r": 2, "alpha": 4},
+        "optimisation": {"steps": 1, "batch_size": 2},
+        "rollout": {"max_new_tokens": 2, "dtype": "float32"},
+        "report_to": [],
+    }
+
+    def fit(*options: str) -> tuple[int, str]:
+        (tmp_path / "fit.yaml").write_text(json.dumps(config), encoding="utf-8")
+        return main(["fit", str(tmp_path / "fit.yaml"), *options]), capsys.readouterr().err
+
+    code, said = fit()
+    assert (code, "3 rows ask 2 different chats, each of which is taken once" in said) == (0, True)
+    config["optimisation"] |= {"steps": 2, "learning_rate": 1e-6}
+    code, said = fit("--resume")
+    assert (code, "--resume: optimisation.learning_rate: 0.0001 before, 1e-06 now" in said) == (0, True)
+    config["lora"]["r"] = 8
+    code, said = fit("--resume")
+    assert (code, "lora.r: 2 before, 8 now: that is another run" in said) == (1, True)
+    assert json.loads((tmp_path / "run" / "settings.json").read_text(encoding="utf-8"))["lora"]["r"] == 2

@@ -81,6 +81,10 @@ def test_defaults_train_as_it_is_served(tmp_path: Path) -> None:
         ("algorithm: nash-md\nrollout: {engine: vllm}", "rollout.engine: vllm cannot mix two models"),
         ("algorithm: rloo\ndrafts: {data: [{files: [a]}]}", "drafts: rloo has no Follower to refine them"),
         ("drafts: {data: []}", "drafts.data: .*at least 1"),
+        (
+            "weights: full\ndtype: bfloat16",
+            "dtype: bfloat16 with weights: full: .*use float32",
+        ),
         (f"weights: full\n{SERVERS}", "rollout.engine: vllm-server takes adapters"),
         ("data: {files: [a], limit: 0}", "data.limit: .*greater than 0"),
         ("data: {}", "data: .*files and hub"),

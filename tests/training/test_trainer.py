@@ -66,6 +66,22 @@ def test_every_trainable_parameter_moves_and_the_base_never(weights: str, tmp_pa
         assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
 
 
+def test_a_small_step_of_all_weights_moves_every_one_by_the_rate(tmp_path: Path) -> None:
+    """AdamW's first step is the learning rate in the gradient's direction; in bfloat16 it would be lost."""
+    rate = 5e-6
+    optimisation = {"steps": 1, "learning_rate": rate, "autocast": "bfloat16", "schedule": "constant"}
+    changes = {"weights": "full", "optimisation": optimisation, "rollout": {"dtype": "bfloat16"}}
+    trainer = tiny.trainer(tiny.settings(tmp_path, **changes), fewer_as, CHATS)
+    before = {name: p.detach().clone() for name, p in trainer.roles.model.named_parameters()}
+    trainer.train()
+    moved = [(p.detach() - before[name]).abs().flatten() for name, p in trainer.roles.model.named_parameters()]
+    learnt = torch.cat([steps[steps > 0] for steps in moved])  # a word that no text holds has no gradient
+    assert len(learnt) > 0.5 * sum(map(len, moved))
+    assert learnt.quantile(0.05) == pytest.approx(rate, rel=0.05)
+    assert learnt.quantile(0.95) == pytest.approx(rate, rel=0.05)
+    assert next(iter(trainer.roles.use_reference().parameters())).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("weights", ["separate", "shared", "full"])
 def test_every_algorithm_runs_with_all_kinds_of_weights(algorithm: str, weights: str, tmp_path: Path) -> None:

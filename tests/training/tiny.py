@@ -18,7 +18,7 @@ from slhf_training.fit import FitSettings
 from slhf_training.fit.step import DraftPool
 from slhf_training.fit.trainer import GameTrainer
 from slhf_training.models.prompts import Prompts
-from slhf_training.models.roles import Roles
+from slhf_training.models.roles import DTYPES, Roles
 from slhf_training.rollout.hf import HFRollout
 from slhf_training.types import Chat, Probabilities
 
@@ -126,7 +126,7 @@ def trainer(
     base = model(seed)
     torch.manual_seed(fit.seed)
     words = tokenizer(template)
-    roles = Roles(base, fit.weights, fit.lora, fit.plays.trains, torch.float32)
+    roles = Roles(base, fit.weights, fit.lora, fit.plays.trains, DTYPES[fit.rollout.dtype])
     prompts = Prompts(words, fit.follower_turn)
     rollout = HFRollout(roles, fit.rollout, prompts.end_ids, fit.game.mixture)
     many = [CHAT] * (fit.optimisation.batch_size * 4) if chats is None else chats

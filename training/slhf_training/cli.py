@@ -13,7 +13,7 @@ from types import FrameType
 from slhf_training.errors import DataError, SettingsError, TrainingError
 
 FORMER: Mapping[str, str] = {"instruct": "add-instructions", "preference": "reward"}
-"""What commands were called until version 0.1.0."""
+"""The names that commands had until version 0.1.0, with today's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Command:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status: 0, 1 where a TrainingError says what the user has to mend, 2 for bad arguments."""
+    """Return the exit status: 0, or 1 where a TrainingError says what to mend. Bad arguments exit with 2."""
     if argv is None:
         signal.signal(signal.SIGTERM, _end)
     arguments = _parser().parse_args(_by_todays_name(sys.argv[1:] if argv is None else argv))
@@ -55,7 +55,7 @@ def _by_todays_name(argv: list[str]) -> list[str]:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """As ctrl-C does: what is open is closed. A vLLM engine would outlive a process that just stops."""
+    """End as ctrl-C does, so that everything open is closed: a vLLM engine would outlive a process that just stops."""
     raise SystemExit(128 + number)
 
 
@@ -89,10 +89,11 @@ def _fit(arguments: argparse.Namespace) -> None:
     from slhf_training.config import read_config
     from slhf_training.data.load import load
     from slhf_training.fit import FitSettings
-    from slhf_training.fit.run import last_checkpoint, start_run
+    from slhf_training.fit.run import changed, last_checkpoint, start_run
     from slhf_training.fit.trainer import build_trainer
     from slhf_training.models.sharding import end_together, from_launcher
     from slhf_training.preference import preference_of
+    from slhf_training.types import chat_key
 
     overriding = {"algorithm": arguments.algorithm, "output_dir": arguments.output_dir}
     instead = {key: value for key, value in overriding.items() if value is not None}
@@ -102,8 +103,13 @@ def _fit(arguments: argparse.Namespace) -> None:
         raise SettingsError(f"--resume: there is no checkpoint in {settings.output_dir}")
     if last is not None and not arguments.resume:
         raise SettingsError(f"output_dir: {settings.output_dir} holds checkpoints; --resume goes on from the last")
-    from_launcher()  # what it refuses is said before processes find each other
-    chats = [example.chat for example in load(settings.data)]
+    for line in changed(settings) if last is not None else ():
+        sys.stderr.write(f"--resume: {line}\n")
+    from_launcher()  # it refuses bad settings before the processes wait for each other
+    rows = [example.chat for example in load(settings.data)]
+    chats = [*{chat_key(chat): chat for chat in rows}.values()]  # HelpSteer2 has two rows of each prompt
+    if len(chats) < len(rows):
+        sys.stderr.write(f"{len(rows)} rows ask {len(chats)} different chats, each of which is taken once\n")
     drafted = [example for data in (settings.drafts.data if settings.drafts else ()) for example in load(data)]
     trainer = build_trainer(settings, chats, preference_of(settings.preference), drafted)
     if dropped := len(chats) - len(trainer.train_dataset):
@@ -118,7 +124,7 @@ def _fit(arguments: argparse.Namespace) -> None:
 
 
 def _absolute(path: str) -> Path:
-    """Paths of the command line start where the command runs, those of the file at the file."""
+    """A path on the command line starts where the command runs, one in the configuration at the file's folder."""
     return Path(path).absolute()
 
 
@@ -232,7 +238,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="the bundle's name (default: its directory's)")
     parser.add_argument("--step", type=int, help="which checkpoint (default: the last)")
     parser.add_argument("--merge", action="store_true", help="one plain model and no adapters; for shared weights")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the adapters (default: as trained)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of what is written (default: as trained)")
     parser.add_argument(
         "--start",
         type=Path,

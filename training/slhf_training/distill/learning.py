@@ -51,7 +51,10 @@ class DistillationExample:
 def leader_examples(
     chats: Sequence[Chat], answers: Sequence[Answer], prompts: Prompts, end: int, most: int
 ) -> list[DistillationExample]:
-    """Raises DataError where nothing is left."""
+    """Return an example for each answered chat whose prompt has at most `most` tokens.
+
+    Raises DataError where nothing is left.
+    """
     found = [
         DistillationExample("leader", prompt, ids)
         for chat, answer in zip(chats, answers, strict=True)
@@ -63,10 +66,11 @@ def leader_examples(
 def follower_examples(
     groups: Sequence[Candidates], chosen: Sequence[int | None], share: float, prompts: Prompts, end: int, most: int
 ) -> list[DistillationExample]:
-    """One lesson of each draft. `chosen`: the most preferred answer, whose tokens are `share` of the target; None: the
-    first is learnt as one of many.
+    """Return an example for each draft that was refined.
 
-    Raises DataError where nothing is left.
+    `chosen` is the place of the most preferred answer, whose own tokens are `share` of the target. Where it is None,
+    the first answer is learnt, and its target is the teacher's distribution alone. Raises DataError where nothing is
+    left.
     """
     found = []
     for group, best in zip(groups, chosen, strict=True):
@@ -78,7 +82,7 @@ def follower_examples(
 
 
 def ids_of(answer: Answer, prompts: Prompts, end: int) -> Ids:
-    """The answer's token ids as a model would write them: with an end unless it was cut, and empty if there is none."""
+    """Return the answer's ids as a model would write them, with its end unless it was cut; empty if there is none."""
     if answer.text is None or answer.finish in ("kept", "refused"):
         return ()
     ids = prompts.ids(answer.text)
@@ -86,7 +90,7 @@ def ids_of(answer: Answer, prompts: Prompts, end: int) -> Ids:
 
 
 def choose(groups: Sequence[Candidates], preference: Preference, edit_cost: float = 0.0) -> list[int | None]:
-    """The place of each draft's best refinement; None: the source abstains from all, or there is nothing to compare.
+    """Return the place of each draft's best refinement; None where no pair of its refinements was judged.
 
     The best one has the highest mean preference over the others, less `edit_cost` times the share of its words that
     are not the draft's. The draft itself cannot be chosen: that it is best for one prompt in ten teaches the Follower
@@ -158,7 +162,7 @@ class Distiller(AdapterTrainer):
         return total
 
     def _loss(self, lessons: Sequence[DistillationExample]) -> Tensor:
-        """The sum over these lessons."""
+        """Return the sum of these lessons' losses."""
         answers = [lesson.answer for lesson in lessons]
         device = self.args.device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._optimisation.autocast == "bfloat16"):
@@ -177,7 +181,7 @@ class Distiller(AdapterTrainer):
 
     @torch.no_grad()
     def _taught(self, lessons: Sequence[DistillationExample], like: Tensor) -> Tensor:
-        """(B, T, V): the teachers' log-probs."""
+        """(B, T, V): log-probs of the whole vocabulary before each token, by the teacher of the lesson's role."""
         found = torch.zeros_like(like)
         for role, teacher in self._teachers.items():
             places = [place for place, lesson in enumerate(lessons) if lesson.role == role]
@@ -189,7 +193,7 @@ class Distiller(AdapterTrainer):
         return found
 
     def _note(self, lessons: Sequence[DistillationExample], kl: Tensor, chosen: Tensor) -> None:
-        """KL of each answer, and the nats of each token of those that were chosen."""
+        """Keep for the log the KL of each answer, and the nats of each token of chosen answers."""
         for lesson, nats in zip(lessons, kl.sum(dim=1).tolist(), strict=True):
             self.pending[f"{lesson.role}/kl"].append(nats)
         self.pending["chosen/nats_per_token"] += chosen.tolist()

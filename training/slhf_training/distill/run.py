@@ -32,7 +32,7 @@ from slhf_training.evaluation.answers import Answer, Store
 from slhf_training.evaluation.generation import BundlePolicies, Teacher, Wanted
 from slhf_training.evaluation.run import OpenModel, open_model
 from slhf_training.fit.optimisation import checkpoint_gradients
-from slhf_training.fit.run import last_checkpoint
+from slhf_training.fit.run import changed, last_checkpoint, start_run
 from slhf_training.models.adapters import factors_of, mixed, write_factors
 from slhf_training.models.bundles import open_bundle
 from slhf_training.models.load import end_ids_of, fast_dtype
@@ -53,11 +53,11 @@ class Teachers:
     follower: "OpenBundle"
     start: "OpenBundle"
     adapter: Path
-    """The one to start from."""
+    """The adapter that the student starts from."""
 
 
 def distill(settings: DistillSettings, name: str, opened: OpenModel | None = None) -> Bundle:
-    """The bundle, which lies in `bundle` of the output directory. A run that was killed goes on.
+    """Train and return the bundle, which lies in `bundle` of the output directory. A run that was killed goes on.
 
     Raises SettingsError, DataError, EngineError and JudgeError; what was written is kept.
     """
@@ -68,6 +68,9 @@ def distill(settings: DistillSettings, name: str, opened: OpenModel | None = Non
         raise SettingsError("generation.temperature: the distributions that are learnt need one above 0")
     if (target := settings.output_dir / BUNDLE).exists():
         raise SettingsError(f"output_dir: {target} exists already")
+    last = last_checkpoint(settings.output_dir)
+    for line in changed(settings) if last is not None else ():
+        _LOG.warning("going on from %s: %s", last, line)
     teachers = _teachers(settings)
     base = AutoModelForCausalLM.from_pretrained(teachers.follower.weights, dtype=fast_dtype())
     lessons = _lessons(settings, teachers, end_ids_of(base), opened or open_model)
@@ -78,7 +81,7 @@ def distill(settings: DistillSettings, name: str, opened: OpenModel | None = Non
         "follower": BundlePolicies(teachers.follower),
     }
     trainer = Distiller(student, speakers, lessons, settings, temperature)
-    last = last_checkpoint(settings.output_dir)
+    start_run(settings)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     return _bundle(settings, name, teachers, trainer.model, target)
 
@@ -98,7 +101,7 @@ def _teachers(settings: DistillSettings) -> Teachers:
 
 
 def _same_base(one: Path, other: Path) -> bool:
-    """Whether two directories are one, or hold the same weights."""
+    """Return whether two directories are one, or hold the same weights."""
     names = {path.name for directory in (one, other) for path in directory.glob("*.safetensors")}
     return one == other or set(cmpfiles(one, other, names, shallow=False)[0]) == names
 
@@ -143,7 +146,7 @@ def _refined(
     drafted: Sequence[DraftedChat],
     store: Store,
 ) -> list[Candidates]:
-    """Round by round."""
+    """Have the Follower refine the drafts round by round; the first answer to a draft is the next round's draft."""
     samples = settings.best_of.samples if settings.best_of else 1
     groups: list[Candidates] = []
     for _ in range(settings.rounds):
@@ -156,14 +159,14 @@ def _refined(
 
 
 def _bundle(settings: DistillSettings, name: str, teachers: Teachers, model: Any, target: Path) -> Bundle:
-    """The Follower's bundle with the new adapter in place of those it had. It appears when it is whole."""
+    """Write the Follower's bundle with the new adapter in place of those it had. It appears when it is whole."""
     follower = teachers.follower
     staging = settings.output_dir / f".{BUNDLE}"
     shutil.rmtree(staging, ignore_errors=True)
     had = {path.name for role in ROLES if (path := follower.adapter(role)) is not None}
     shutil.copytree(follower.directory, staging, ignore=shutil.ignore_patterns(*had, "README.md"))
     adapter = ADAPTER if settings.weights == "shared" else "follower"
-    shutil.copytree(teachers.adapter, staging / adapter)  # its configuration is the new one's
+    shutil.copytree(teachers.adapter, staging / adapter)  # the new adapter keeps its configuration
     learnt = get_peft_model_state_dict(model, save_embedding_layers=False)
     write_factors(staging / adapter, mixed(factors_of(staging / adapter), learnt, settings.share))
     leader = RoleWeights(adapter=adapter)
@@ -187,7 +190,7 @@ def _bundle(settings: DistillSettings, name: str, teachers: Teachers, model: Any
 
 
 def _facts(settings: DistillSettings, teachers: Teachers) -> dict[str, Any]:
-    """Facts for readers on other machines, which name bundles by name and revision and not by path."""
+    """Return facts for readers on other machines: bundles are named by name and revision and not by path."""
     facts = portable(settings)
     for key in ("output_dir", "leader", "follower", "start"):
         facts.pop(key, None)

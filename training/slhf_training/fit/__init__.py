@@ -6,7 +6,7 @@ Here is the configuration of `slhf-train fit`: one YAML file. An unknown key or 
 Relative paths start at the configuration's own folder.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -56,6 +56,9 @@ class Optimisation(Section):
 class Run(Section):
     """What every training has."""
 
+    fixed: ClassVar[frozenset[str]] = frozenset({"model", "weights", "lora"})
+    """Keys that say what its checkpoints hold, so that no run goes on under others."""
+
     output_dir: RelativePath
     optimisation: Optimisation = Optimisation()
     seed: int = Field(default=0, ge=0)
@@ -73,6 +76,7 @@ def _known(algorithm: str) -> str:
 
 
 class FitSettings(Run):
+    fixed: ClassVar[frozenset[str]] = Run.fixed | {"algorithm"}
     model: ModelName = Field(min_length=1)
     """A chat model: a hub id, builtin:smollm2-135m, or a directory's path that starts with ".", "/" or "~"."""
     data: DataSettings
@@ -87,7 +91,8 @@ class FitSettings(Run):
     """Two adapters, one adapter for both roles, or all weights of the model (both roles; the reference is a copy)."""
     lora: Lora = Lora()
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """The dtype of the base model."""
+    """The dtype of the base model. All weights are trained in float32, in which small steps are not lost: they compute
+    in `optimisation.autocast`, and the reference is kept in `rollout.dtype`."""
     follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
     game: Game = Game()
     rollout: RolloutSettings = RolloutSettings()
@@ -106,6 +111,9 @@ class FitSettings(Run):
             raise ValueError(f"rollout.engine: {self.rollout.engine} cannot mix two models, {has}; use hf")
         if self.drafts is not None and not self.plays.takes_drafts:
             raise ValueError(f"drafts: {self.algorithm} has no Follower to refine them; use stackelberg")
+        if self.weights == "full" and self.dtype == "bfloat16":
+            lost = "a weight of 0.02 takes no step below 6e-5 in it"
+            raise ValueError(f"dtype: bfloat16 with weights: full: {lost}; use float32 and optimisation.autocast")
         if self.weights == "full" and self.rollout.engine == "vllm-server":
             raise ValueError("rollout.engine: vllm-server takes adapters, not all weights; use hf or vllm")
         return self

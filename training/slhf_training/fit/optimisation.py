@@ -62,6 +62,9 @@ def training_arguments(settings: Run) -> TrainingArguments:
         lr_scheduler_type=optimisation.schedule,
         warmup_steps=optimisation.warmup_steps,
         learning_rate=optimisation.learning_rate,
+        adam_beta1=optimisation.betas[0],
+        adam_beta2=optimisation.betas[1],
+        weight_decay=optimisation.weight_decay,
         max_grad_norm=0.0,  # each role's is clipped in the step
         seed=settings.seed,
         save_strategy="steps",
@@ -109,7 +112,22 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             self._bar.close()
 
 
-class AdapterTrainer(Trainer):  # type: ignore[misc]
+class ResumableTrainer(Trainer):  # type: ignore[misc]
+    """A run that goes on at the rates of its settings, which may have changed since its checkpoint was written."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        kept = ("initial_lr", "betas", "weight_decay")
+        asked = [{key: group[key] for key in kept} for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        rates = [options["initial_lr"] for options in asked]
+        scheduler = self.lr_scheduler
+        now = [rate * factor(scheduler.last_epoch) for rate, factor in zip(rates, scheduler.lr_lambdas, strict=True)]
+        for group, options, rate in zip(self.optimizer.param_groups, asked, now, strict=True):
+            group.update(options, lr=rate)
+        scheduler.load_state_dict(scheduler.state_dict() | {"base_lrs": rates, "_last_lr": now})
+
+
+class AdapterTrainer(ResumableTrainer):
     """A step is `optimisation.batch_size` items."""
 
     def __init__(self, student: Any, items: Sequence[Any], settings: Run) -> None:

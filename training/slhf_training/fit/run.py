@@ -22,7 +22,7 @@ from slhf.json_text import read_json
 from slhf.weights import difference, logits_of, write_model
 from slhf_training.config import portable, read_config
 from slhf_training.errors import SettingsError
-from slhf_training.fit import FitSettings
+from slhf_training.fit import FitSettings, Run
 from slhf_training.fit.trainer import build_roles, load_model
 from slhf_training.models.adapters import (
     CONFIG,
@@ -37,13 +37,16 @@ from slhf_training.models.adapters import (
 )
 from slhf_training.models.load import base_directory, load_written
 from slhf_training.models.roles import DTYPES, Roles
+from slhf_training.models.sharding import this_process
 
 SETTINGS = "settings.json"
 
 
-def start_run(settings: FitSettings) -> None:
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
-    (settings.output_dir / SETTINGS).write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+def start_run(settings: Run) -> None:
+    """Write the settings beside the checkpoints, from one process of several."""
+    if this_process().is_main_process:
+        settings.output_dir.mkdir(parents=True, exist_ok=True)
+        (settings.output_dir / SETTINGS).write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def settings_of(run: Path) -> FitSettings:
@@ -52,6 +55,30 @@ def settings_of(run: Path) -> FitSettings:
     if not path.is_file():
         raise SettingsError(f"{run}: no {SETTINGS} is in it, so it is not the output directory of a fit")
     return read_config(path, FitSettings)
+
+
+def changed(settings: Run) -> list[str]:
+    """What differs from the settings that the run in their `output_dir` had before, a line for each key.
+
+    The checkpoints of a run that wrote no settings are taken as they are. Raises SettingsError where a key differs
+    that makes it another run (`Run.fixed`).
+    """
+    path = settings.output_dir / SETTINGS
+    if not path.is_file():
+        return []
+    before, now = (_flat(one.model_dump(mode="json")) for one in (read_config(path, type(settings)), settings))
+    keys = [key for key in sorted(before | now) if key != "output_dir" and before.get(key) != now.get(key)]
+    lines = [f"{key}: {json.dumps(before.get(key))} before, {json.dumps(now.get(key))} now" for key in keys]
+    if fixed := [line for key, line in zip(keys, lines, strict=True) if key.partition(".")[0] in settings.fixed]:
+        raise SettingsError(f"{'; '.join(fixed)}: that is another run; give it an output_dir of its own")
+    return lines
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """A nested mapping by dotted keys."""
+    if not isinstance(value, dict) or not value:
+        return {key: value}
+    return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{key}.{name}" if key else name).items()}
 
 
 def last_checkpoint(run: Path) -> Path | None:
@@ -99,8 +126,8 @@ def export(
     interpolation: Interpolation | None = None,
     rank: int | None = None,
 ) -> Bundle:
-    """Write the bundle; `step` chooses the checkpoint (None: the last), `dtype` and `rank` are the adapters' (None: as
-    they were trained). `target` appears when it is whole.
+    """Write the bundle; `step` chooses the checkpoint (None: the last), `dtype` and `rank` are those of what is written
+    (None: as trained; only adapters have a rank). `target` appears when it is whole.
 
     Raises SettingsError for a run that cannot be exported so, and where the target exists.
     """
@@ -162,7 +189,7 @@ def _weights(
     roles = build_roles(settings, base)
     roles.load(checkpoint)
     if merge or settings.weights == "full":
-        _merged(roles, settings, staging)
+        _merged(roles, settings, staging, DTYPES[dtype] if dtype else None)
         return {"base_model": "."}
     for adapter in roles.trained:
         shutil.copytree(checkpoint / adapter, staging / adapter)
@@ -179,7 +206,7 @@ def _weights(
 
 
 @torch.no_grad()
-def _merged(roles: Roles, settings: FitSettings, staging: Path) -> None:
+def _merged(roles: Roles, settings: FitSettings, staging: Path, dtype: torch.dtype | None) -> None:
     """One plain model beside all else of its base, byte for byte; kept only if it says what the roles say."""
     if roles.adapter_of["leader"] != roles.adapter_of["follower"]:
         raise SettingsError(
@@ -188,10 +215,10 @@ def _merged(roles: Roles, settings: FitSettings, staging: Path) -> None:
     expected = logits_of(roles.use("leader"))
     model = roles.model if roles.weights == "full" else roles.model.get_base_model()
     state = {key: value.detach().clone().contiguous() for key, value in roles.merged_state("leader").items()}
-    plain = type(model)(model.config).to(model.dtype)
+    plain = type(model)(model.config).to(dtype or model.dtype)
     plain.load_state_dict(state)
     write_model(plain, base_directory(settings.model), staging)
-    if (gap := difference(load_written(staging, model.dtype), expected)) is not None:
+    if (gap := difference(load_written(staging, plain.dtype), expected)) is not None:
         raise SettingsError(f"--merge: merged weights do not say what the adapter says: logits differ by {gap:.1%}")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import DistributedType, gather_object
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from slhf_training.data import Example
@@ -24,7 +24,7 @@ from slhf_training.errors import DataError, SettingsError
 from slhf_training.fit import FitSettings
 from slhf_training.fit.algorithms import Completion, Episode
 from slhf_training.fit.learner import Learner, StepResult
-from slhf_training.fit.optimisation import Clip, Progress, checkpoint_gradients, training_arguments
+from slhf_training.fit.optimisation import Clip, Progress, ResumableTrainer, checkpoint_gradients, training_arguments
 from slhf_training.fit.step import ChatStepContext, Clock, DraftPool, Environment, drafts_of
 from slhf_training.models import sharding
 from slhf_training.models.load import end_ids_of, load_causal
@@ -90,7 +90,7 @@ def _mean(values: Iterable[float]) -> float:
 STAGING = ".unfinished"
 
 
-class GameTrainer(Trainer):  # type: ignore[misc]
+class GameTrainer(ResumableTrainer):
     def __init__(
         self,
         roles: Roles,
@@ -117,7 +117,7 @@ class GameTrainer(Trainer):  # type: ignore[misc]
         asked = sharding.from_launcher()
         args = training_arguments(settings)  # here processes find each other
         if asked is not None and args.world_size > 1:
-            roles.shard(lambda model: asked.split(model, args.device))
+            roles.shard(lambda model: asked.split(model, args.device, _gathered_dtype(settings)))
         with sharding.without_launcher():
             super().__init__(
                 model=roles.model,
@@ -234,6 +234,11 @@ class GameTrainer(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.roles.load(Path(resume_from_checkpoint))
+
+
+def _gathered_dtype(settings: FitSettings) -> torch.dtype | None:
+    """In what all weights are gathered; None: in their own dtype, as adapters beside a frozen base must be."""
+    return torch.bfloat16 if settings.weights == "full" and settings.optimisation.autocast == "bfloat16" else None
 
 
 _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)

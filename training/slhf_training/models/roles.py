@@ -3,12 +3,13 @@
     weights    trained                                   reference
     separate   adapters `leader` and `follower`          the base with adapters off, to the bit
     shared     one adapter `policy` for both roles       the same
-    full       every weight of the model, both roles     a frozen copy
+    full       every weight of the model, both roles     a frozen copy in the rollout's dtype
 
 peft's own switches also toggle `requires_grad`, which would take the gradient of the adapter that is not on and change
 the optimiser's groups on resume; `use` puts it back.
 
-Where the model is sharded, what computes log-probs is split over the processes, and what samples is whole in each.
+Where the model is sharded, the copy that computes log-probs is split over the processes, and each process has a whole
+copy that samples.
 """
 
 import copy
@@ -45,7 +46,7 @@ class Roles:
     ) -> None:
         """`players`: the roles that learn. With separate weights each has an adapter; others use the first's.
 
-        `merges`: whether `merged` will be called; with adapters it takes a copy of the model.
+        `merges`: whether `merged` will be called; with adapters that takes a copy of the model.
         """
         _without_dropout(base)
         base.requires_grad_(False)
@@ -53,17 +54,17 @@ class Roles:
         names = list(players) if weights == "separate" else ["policy"]
         self.adapter_of: dict[Role, str] = {role: role if role in names else names[0] for role in ROLES}
         self.weights = weights
-        # samples (adapters), or is the reference (full fine-tuning)
+        # With adapters this copy samples; in full fine-tuning it is the reference.
         self._copy: Any = copy.deepcopy(base) if merges or weights == "full" else None
-        self._second_copy: Any = None  # where the model is sharded: the other one of these two
+        self._second_copy: Any = None  # for the other of these two uses, where the model is sharded
         self.is_sharded = False
         self._layers: dict[str, Any] = {}
+        if self._copy is not None:
+            self._copy.to(rollout_dtype or base.dtype)
         if weights == "full":
             self.model = base.requires_grad_(True)
             self.trained = self._find_trained(names)
             return
-        if self._copy is not None:
-            self._copy.to(rollout_dtype or base.dtype)
         self.model = with_adapters(base, names, lora or Lora())
         injected = self.model.get_base_model().named_modules()
         self._layers = {name: module for name, module in injected if isinstance(module, LoraLayer)}
@@ -77,7 +78,7 @@ class Roles:
         return {name: [p for key, p in named if "lora_" in key and f".{name}." in key] for name in names}
 
     def shard(self, split: Callable[[nn.Module], None]) -> None:
-        """Split the model over the processes; what is trained are other parameters from then on."""
+        """Split the model over the processes. `trained` holds other parameters from then on."""
         if self.weights == "full":
             self._second_copy = copy.deepcopy(self._copy)
         split(self.model)
@@ -89,7 +90,7 @@ class Roles:
         return torch.device(self.model.device)
 
     def use(self, role: Role) -> Any:
-        """The model to call, speaking as this role, with gradients for whatever is trained."""
+        """Return the model to call; it speaks as this role, and all trained parameters take gradients."""
         for layer in self._layers.values():
             layer.enable_adapters(True)
             layer.set_adapter(self.adapter_of[role])
@@ -97,7 +98,7 @@ class Roles:
         return self.model
 
     def use_reference(self) -> Any:
-        """The model to call, speaking as the frozen reference; it stays so until `use`."""
+        """Return the model to call; it speaks as the frozen reference until `use` is called."""
         if self.weights == "full":
             return self._copy.to(self.device)
         for layer in self._layers.values():
@@ -107,7 +108,7 @@ class Roles:
 
     @torch.no_grad()
     def sampling_reference(self) -> Any:
-        """The reference, for sampling; it stays so beside `merged`."""
+        """Return the reference for sampling. It stays valid beside the model that `merged` returns."""
         if self.weights == "full" or not self.is_sharded:
             return self.use_reference()
         if self._second_copy is None:
@@ -118,7 +119,7 @@ class Roles:
 
     @torch.no_grad()
     def merged(self, role: Role) -> Any:
-        """A model without adapters that speaks as this role, for sampling; valid until the next call or update.
+        """Return a model without adapters that speaks as this role, for sampling, until the next call or update.
 
         Where the model is sharded, it is whole, and all processes must ask for it.
         """
@@ -145,10 +146,13 @@ class Roles:
 
     @torch.no_grad()
     def merged_weights(self, role: Role | None) -> Iterator[tuple[str, torch.Tensor]]:
-        """The whole model's weights as this role, or the reference (None), speaks; in the base's dtype and names."""
+        """Yield the weights of the whole model that speaks as this role, or as the reference (None).
+
+        They have the base's dtype and names.
+        """
         if self.weights == "full":
             for name, weight in (self.model if role else self._copy).state_dict().items():
-                yield name, whole(weight)
+                yield name, whole(weight).to(self.model.dtype)
             return
         for key, weight in self.model.get_base_model().state_dict().items():
             if "lora_" in key:
@@ -160,12 +164,12 @@ class Roles:
             yield name, whole(weight)
 
     def save(self, directory: Path, write: bool = True) -> None:
-        """Adapters in peft's format, a folder each; or the model's weights.
+        """Write the adapters in peft's format, a folder each, or the model's weights.
 
         Where the model is sharded, all processes must call it; those that do not write give their parts.
         """
         if self.weights == "full":
-            model = self.merged("leader")
+            model = self._written(write) if self.is_sharded else self.model
             if write:
                 write_weights(model, directory)
             return
@@ -175,8 +179,21 @@ class Roles:
                 self.write_adapter(name, directory / name, weights)
 
     @torch.no_grad()
+    def _written(self, write: bool) -> Any:
+        """A sharded model's weights, whole and as they are trained, on the CPU of the process that writes."""
+        plain = copy.deepcopy(self._copy).to("cpu", self.model.dtype) if write else None
+        for name, parameter in self.model.named_parameters():
+            gathered = whole(parameter)
+            if plain is not None:
+                plain.get_parameter(name).copy_(gathered)
+        return plain
+
+    @torch.no_grad()
     def adapter(self, name: str) -> bytes:
-        """Its weights, as peft and safetensors write them. Where the model is sharded, all processes must ask."""
+        """Return an adapter's weights as peft and safetensors write them.
+
+        Where the model is sharded, all processes must call it.
+        """
         return dump({key: whole(value).contiguous() for key, value in self._adapter(name).items()})
 
     def write_adapter(self, name: str, directory: Path, weights: bytes) -> None:
@@ -186,7 +203,7 @@ class Roles:
 
     @torch.no_grad()
     def load(self, directory: Path) -> None:
-        """What `save` wrote, into the same parameters."""
+        """Read what `save` wrote into the same parameters."""
         if self.weights == "full":
             with without_launcher():
                 loaded = type(self._copy).from_pretrained(directory, dtype=self.model.dtype)
@@ -199,7 +216,7 @@ class Roles:
                 value.copy_(like(state[key], value))
 
     def _adapter(self, name: str) -> dict[str, torch.Tensor]:
-        """Views of an adapter's weights by peft's names of them."""
+        """Return views of an adapter's weights by peft's names."""
         return dict(get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False))
 
     def _restore(self) -> None:
@@ -209,6 +226,7 @@ class Roles:
 
 
 def with_adapters(base: Any, names: Sequence[str], lora: Lora) -> Any:
+    """Return the base with an adapter of each name. Raises SettingsError for layers that it does not have."""
     where = {"target_modules": lora.target_modules} if lora.layers is None else _in_layers(base, lora, *lora.layers)
 
     def config() -> LoraConfig:
@@ -221,7 +239,8 @@ def with_adapters(base: Any, names: Sequence[str], lora: Lora) -> Any:
 
 
 def _in_layers(base: Any, lora: Lora, first: int, end: int) -> dict[str, Any]:
-    """peft's arguments for adapters on some layers. It takes layers only beside names, so `all-linear` is spelt out."""
+    """Return peft's arguments for adapters on some layers. peft takes these only with names, so `all-linear` is spelt
+    out as names."""
     if end > (count := base.config.get_text_config().num_hidden_layers):
         raise SettingsError(f"lora.layers: the model has layers 0 to {count - 1}, got {[first, end]}")
     names = lora.target_modules
@@ -233,7 +252,10 @@ def _in_layers(base: Any, lora: Lora, first: int, end: int) -> dict[str, Any]:
 
 
 def _without_dropout(model: nn.Module) -> None:
-    """A policy's log-probs must be those it sampled with, also where gradient checkpointing needs training mode."""
+    """Switch dropout off.
+
+    A policy's log-probs must be those it sampled with, also where gradient checkpointing needs training mode.
+    """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

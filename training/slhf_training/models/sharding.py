@@ -1,14 +1,14 @@
 """Many processes: what the launcher asks for, how gradients add up, and weights of which each process holds a part.
 
-    DDP     each process holds the model; one all-reduce of what is trained, when all its gradients are there
+    DDP     each process holds the model; one all-reduce sums the gradients, when all of them are there
     FSDP2   each process holds a part of every weight; a block is gathered while it computes, and each backward pass
             leaves every process the sum of its part's gradients
 
 `accelerate launch` hands its configuration on in environment variables. They are read here, `fully_shard` is called
 here, and accelerate sees plain processes. Its own way shards only on accelerators, so no test on CPUs would run it; it
-swaps the parameters in the middle of `Trainer.train`, behind the back of roles and optimiser; and transformers then
-writes the frozen base into every checkpoint. Here what is written is whole, by the first process, and the same as one
-process writes: any number of processes goes on from it.
+swaps the parameters in the middle of `Trainer.train`, unknown to roles and optimiser; and transformers then writes the
+frozen base into every checkpoint. Here the first process writes whole tensors, the same as one process alone writes, so
+any number of processes can go on from a checkpoint.
 """
 
 import atexit
@@ -26,13 +26,13 @@ from accelerate import PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from slhf_training.errors import SettingsError
 
 FSDP_SWITCH = "ACCELERATE_USE_FSDP"
-_PATIENCE = timedelta(minutes=30)  # transformers' own for the slowest process; torch's would be 10 where it is NCCL
+_PATIENCE = timedelta(minutes=30)  # to wait for the slowest process, as transformers does; torch's NCCL has 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +41,29 @@ class Sharding:
 
     reshard_after_forward: bool
     blocks: frozenset[str]
-    """Names of the classes that are gathered as one; none: what transformers says must not be split."""
+    """Names of the classes whose weights are gathered as one. Empty: those that transformers says must not be split."""
 
-    def split(self, model: Any, device: torch.device) -> None:
-        """Leave this process its part of each weight, in place; the parameters are new ones."""
+    def split(self, model: Any, device: torch.device, computes_in: torch.dtype | None = None) -> None:
+        """Leave this process its part of each weight, in place; the parameters are new ones.
+
+        `computes_in`: a block's weights are cast to this before they are gathered (None: stay as they are). Gradients
+        are added up in float32 and reach the optimiser in the dtype of the parts.
+        """
+        reduce_in = None if computes_in is None else torch.float32
+        policy = MixedPrecisionPolicy(param_dtype=computes_in, reduce_dtype=reduce_in)
         mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
         blocks = self.blocks or frozenset(model._no_split_modules)
         for module in [m for m in model.modules() if type(m).__name__ in blocks]:
-            fully_shard(module, mesh=mesh, reshard_after_forward=self.reshard_after_forward)
-        fully_shard(model, mesh=mesh, reshard_after_forward=self.reshard_after_forward)
+            fully_shard(module, mesh=mesh, reshard_after_forward=self.reshard_after_forward, mp_policy=policy)
+        fully_shard(model, mesh=mesh, reshard_after_forward=self.reshard_after_forward, mp_policy=policy)
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # each process's loss is its share of one loss: sums, not means
-                module.set_force_sum_reduction_for_comms(True)  # gloo has no other
+                module.set_force_sum_reduction_for_comms(True)  # gloo can reduce in no other way
 
 
 def from_launcher() -> Sharding | None:
-    """How the model is to be split; None: not at all. Raises SettingsError for what cannot be done."""
+    """Return how the model is to be split; None: not at all. Raises SettingsError for what is not supported."""
     if _is_on("ACCELERATE_USE_DEEPSPEED"):
         raise SettingsError("accelerate's distributed_type: DEEPSPEED is not supported: use FSDP with fsdp_version: 2")
     if os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no":
@@ -68,12 +74,15 @@ def from_launcher() -> Sharding | None:
 
 
 def this_process() -> PartialState:
-    """This process's device, its number, and how many there are. The first call has the processes find each other."""
+    """Return this process's device, its number, and how many there are.
+
+    At the first call the processes find each other.
+    """
     return PartialState(cpu=not has_accelerator(), timeout=_PATIENCE)
 
 
 def has_accelerator() -> bool:
-    """Whether there is an accelerator to use. Apple's is not used: it has no float64, by which tokens are drawn."""
+    """Return whether there is an accelerator to use. Apple's is not: it has no float64, in which tokens are drawn."""
     found = torch.accelerator.current_accelerator(check_available=True)
     return found is not None and found.type != "mps"
 
@@ -81,8 +90,8 @@ def has_accelerator() -> bool:
 def end_together() -> None:
     """End the process; all processes call this when nothing is left to do. Where there are several, it does not return.
 
-    gloo's threads let go of a gathered tensor some time after it is there, for which they need the interpreter: if it
-    ends meanwhile, the process is aborted (torch 2.13). A barrier only makes that rare, and the threads outlive the
+    gloo's threads let go of a gathered tensor some time after it has come, and need the interpreter for it: if that
+    ends meanwhile, the process is aborted (torch 2.13). A barrier only makes this rare, and the threads outlive the
     groups. So what Python does at its end is done here, and the process exits while the interpreter is still there.
     """
     if torch.distributed.is_initialized():
@@ -122,7 +131,10 @@ def without_launcher() -> Iterator[None]:
 
 
 def add_up(parameters: Sequence[nn.Parameter]) -> None:
-    """Sum the gradients of all processes: each holds its share of one loss. Not for sharded ones: those are sums."""
+    """Sum the gradients of all processes, each of which has its share of one loss.
+
+    It is not for sharded parameters, whose gradients are sums already.
+    """
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     torch.distributed.all_reduce(flat)
     for parameter, grad in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
@@ -130,12 +142,12 @@ def add_up(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor with the parts of all processes, which must all ask; any other tensor as it is."""
+    """Return a split tensor with the parts of all processes, which must all call this; any other one as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def like(tensor: Tensor, model: Tensor) -> Tensor:
-    """This process's part of the whole tensor, split as `model` is; the tensor itself where that is not split."""
+    """Return this process's part of the whole tensor, split as `model` is; without a split, the tensor itself."""
     if not isinstance(model, DTensor) or isinstance(tensor, DTensor):
         return tensor
     on_device = tensor.to(model.device)
@@ -143,7 +155,7 @@ def like(tensor: Tensor, model: Tensor) -> Tensor:
 
 
 def keep_states_whole(optimizer: torch.optim.Optimizer) -> None:
-    """Have `state_dict` give, and `load_state_dict` take, whole tensors. All processes must call either."""
+    """Have `state_dict` give, and `load_state_dict` take, whole tensors. All processes must call either together."""
 
     def gathered(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         entries = {i: {k: whole(v) for k, v in entry.items()} for i, entry in state["state"].items()}
