@@ -26,6 +26,16 @@ def letters(**p: float) -> Reply:
     return 200, {"choices": [{"logprobs": {"content": [{"top_logprobs": alternatives}]}}]}
 
 
+def written(*tokens: str | dict[str, float]) -> Reply:
+    """A completion of several tokens: each one's text, or the alternatives of which the most likely one was taken."""
+    content = []
+    for token in tokens:
+        p: dict[str, float] = {token: 1.0} if isinstance(token, str) else token
+        alternatives = [{"token": text, "logprob": math.log(share)} for text, share in p.items()]
+        content.append({"token": max(p.items(), key=lambda item: item[1])[0], "top_logprobs": alternatives})
+    return 200, {"choices": [{"logprobs": {"content": content}}]}
+
+
 def answers_of(request: Any) -> tuple[str, str]:
     """A and B as the judge reads them."""
     text = request["messages"][0]["content"]

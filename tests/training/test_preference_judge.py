@@ -13,7 +13,7 @@ import pytest
 from slhf_training.errors import JudgeError, SettingsError
 from slhf_training.preference.judge import EndpointJudge, JudgeSettings, judge_of
 from slhf_training.types import Chat, Message
-from tests.training.judging import Endpoint, Reply, answers_of, endpoint, letters
+from tests.training.judging import Endpoint, Reply, answers_of, endpoint, letters, written
 
 CHAT: Chat = [Message(role="user", content="Which is best?")]
 
@@ -71,6 +71,49 @@ def test_all_spellings_of_a_letter_count() -> None:
     with endpoint(lambda request: letters(A=0.9, C=0.1) if answers_of(request)[0] == "x" else letters(B=1.0)) as here:
         with judge(here) as asked:
             assert asked([CHAT], ["x"], ["y"]) == pytest.approx([1.0])  # a letter that is not there counts as 0
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ["[[", {"A": 0.6, "B": 0.2, "C": 0.1}, "]]"],
+        [{"[[A": 0.6, "[[B": 0.2}, "]]"],
+        ["Answer", " ", {"**A": 0.6, " B": 0.2}, "** is better than B"],
+    ],
+)
+def test_a_critic_that_writes_more_than_a_letter_is_read_where_it_writes_it(tokens: list[Any]) -> None:
+    """A has .6 and B .2, which is 3/4, wherever the letter stands; in the other order the letters change places."""
+
+    def critic(request: Any) -> Reply:
+        if answers_of(request)[0] == "good":
+            return written(*tokens)
+        swapped = {"A": "B", "B": "A"}
+        turned = [t if isinstance(t, str) else {_turned(k, swapped): p for k, p in t.items()} for t in tokens]
+        return written(*turned)
+
+    with endpoint(critic) as here, judge(here, answer_tokens=4) as asked:
+        assert asked([CHAT], ["good"], ["bad"]) == pytest.approx([3 / 4])
+        assert {request["max_tokens"] for request in here.asked} == {4}
+
+
+def _turned(token: str, swapped: dict[str, str]) -> str:
+    return "".join(swapped.get(letter, letter) for letter in token)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "answer_tokens", "reason"),
+    [
+        (["[["], 1, r"a token's 1 alternatives; answer_tokens reads later ones"),
+        (["I", " cannot", " say"], 3, r"neither A nor B among the 3 tokens of 'I cannot say'"),
+        ([], 3, r"neither A nor B among the 0 tokens"),
+    ],
+)
+def test_a_critic_whose_letter_is_not_found_fails_and_says_what_may_help(
+    tokens: list[Any], answer_tokens: int, reason: str
+) -> None:
+    with endpoint(lambda request: written(*tokens)) as here, judge(here, answer_tokens=answer_tokens) as asked:
+        with pytest.raises(JudgeError, match=reason):
+            asked([CHAT], ["x"], ["y"])
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])

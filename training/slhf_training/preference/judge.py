@@ -1,7 +1,9 @@
 """A language model as judge, behind any OpenAI-compatible endpoint; source (b) of SLHF (arXiv 2512.16626).
 
 The judge is asked which of two answers, A or B, is better, and p comes from the log-probs of the two letters. It is
-asked in both orders. A question that fails has no value: its pair is NaN and counted, never 0.5.
+asked in both orders. A critic that was trained to write more than the letter ("[[A]]", or a sentence before it) may
+write `answer_tokens`, and the letter is read where it wrote it. A question that fails has no value: its pair is NaN and
+counted, never 0.5.
 """
 
 import math
@@ -41,10 +43,13 @@ class JudgeSettings(SourceSettings):
     """The API's root, such as http://127.0.0.1:8000/v1."""
     model: str
     api_key_variable: str | None = None
-    """Environment variable with the key; None: none is sent."""
+    """The environment variable that holds the key; None: no key is sent."""
     prompt: str = PROMPT
     """The judge's prompt, with {chat}, {a} and {b}."""
     top_logprobs: int = Field(default=20, ge=2)
+    answer_tokens: int = Field(default=1, gt=0)
+    """How many tokens the judge may write. 1: its first one is the letter. More: the first that spells one is, with or
+    without brackets; Skywork-Critic's "[[A]]" needs 4."""
     timeout_s: float = Field(default=60, gt=0)
     retries: int = Field(default=4, ge=0)
     """Further tries of a question after a broken connection, a time-out, 408, 409, 429 or a server's error."""
@@ -120,7 +125,7 @@ class EndpointJudge:
                 reason = f"{type(exc).__name__} {exc}"
                 continue
             if answer.status_code == 200:
-                return probability_of_a(answer)
+                return probability_of_a(answer, self._settings.answer_tokens)
             reason = f"HTTP {answer.status_code}"
             if answer.status_code not in (408, 409, 429) and answer.status_code < 500:
                 break
@@ -131,32 +136,47 @@ class EndpointJudge:
         return {
             "model": self._settings.model,
             "messages": [{"role": "user", "content": _filled(self._settings.prompt, slots)}],
-            "max_tokens": 1,
+            "max_tokens": self._settings.answer_tokens,
             "temperature": 0,
             "logprobs": True,
             "top_logprobs": self._settings.top_logprobs,
         }
 
 
-def probability_of_a(answer: httpx2.Response) -> float:
-    """P(A) / (P(A) + P(B)) at the first token, each letter with all its spellings (" A", "a").
+def probability_of_a(answer: httpx2.Response, tokens: int = 1) -> float:
+    """P(A) / (P(A) + P(B)) at the letter, each letter with all its spellings (" A", "a", "[[A").
 
-    A letter that is not among the alternatives counts as 0: less than the least of them. Raises _Failed where there
-    are no log-probs, or none of the two letters among them.
+    The letter is the first token, or, where the judge writes several, the first one that spells A or B. A letter that
+    is not among the alternatives counts as 0: less than the least of them. Raises _Failed where there are no log-probs,
+    or none of the two letters among them.
     """
     try:
-        alternatives = answer.json()["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-        found = [(str(one["token"]).strip().upper(), math.exp(float(one["logprob"]))) for one in alternatives]
-    except (ValueError, LookupError, TypeError, OverflowError) as exc:
+        written = answer.json()["choices"][0]["logprobs"]["content"][:tokens]
+        letter = (
+            written[0] if tokens == 1 else next((one for one in written if _spelt(one["token"]) in ("A", "B")), None)
+        )
+        if letter is None:
+            text = "".join(one["token"] for one in written)
+            raise _Failed(f"neither A nor B among the {len(written)} tokens of {text!r}; answer_tokens allows more")
+        found = [(_spelt(one["token"]), math.exp(float(one["logprob"]))) for one in letter["top_logprobs"]]
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as exc:
         raise _Failed(f"the answer holds no log-probs ({type(exc).__name__} {exc})") from exc
     a, b = (sum(p for token, p in found if token == letter) for letter in "AB")
     if not 0 < a + b < math.inf:
-        raise _Failed(f"neither A nor B among the first token's {len(found)} alternatives")
+        raise _Failed(f"neither A nor B among a token's {len(found)} alternatives; answer_tokens reads later ones")
     return a / (a + b)
 
 
+def _spelt(token: str) -> str:
+    """What a token says without its brackets."""
+    return token.strip(" \n\t[]*\"'").upper()
+
+
 def judge_of(settings: JudgeSettings) -> EndpointJudge:
-    """The source. Raises SettingsError for a missing key, a proxy or an address that cannot be used, or a bad cache."""
+    """Make the source.
+
+    Raises SettingsError for a missing key, a proxy or an address that cannot be used, or a bad cache.
+    """
     headers = authorization(settings.api_key_variable, "api_key_variable")
     client = client_of(settings.url.rstrip("/") + "/", "url", headers, settings.timeout_s)
     return EndpointJudge(settings, client, Cache(settings.cache))
