@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import GraniteConfig, GraniteForCausalLM, LlamaForCausalLM
 
 from slhf_training.models import scoring
-from slhf_training.models.scoring import Reading, answer_log_probs, attention_bias, tables
+from slhf_training.models.scoring import Reading, answer_log_probs, answer_logits, attention_bias, tables
 from slhf_training.types import Ids
 from tests.training import tiny
 
@@ -17,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 class Counting:
-    """Counts the tokens that the model reads."""
+    """Counts the tokens that the model reads, but for those that try its head."""
 
     def __init__(self, model: Any) -> None:
         self._model, self.tokens = model, 0
@@ -26,7 +28,8 @@ class Counting:
         return getattr(self._model, name)
 
     def __call__(self, **arguments: Any) -> Any:
-        self.tokens += arguments["input_ids"].numel()
+        if "logits_to_keep" in arguments:
+            self.tokens += arguments["input_ids"].numel()
         return self._model(**arguments)
 
 
@@ -90,6 +93,55 @@ def test_batches_keep_a_prompts_answers_together_and_like_lengths_beside_each_ot
     assert scoring.together(prompts, [1] * 8, 3, gpu) == [[6], [1, 4, 5], [7, 3], [0, 2]]
     assert scoring.together(prompts, [1] * 8, 8, gpu) == [[1, 4, 5, 6, 7, 3, 0, 2]]
     assert scoring.together(prompts, [1] * 8, 8, CPU) == [[1, 4, 5, 6], [0, 2], [7, 3]]
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes how many numbers the largest tensor has that any operation makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for one in found if isinstance(found, tuple | list) else [found]:
+            self.numel = max(self.numel, one.numel() if isinstance(one, Tensor) else 0)
+        return found
+
+
+@pytest.mark.parametrize("prompts", [[PROMPT] * 4, [PROMPT, PROMPT[:2], PROMPT[:3], PROMPT]])
+def test_there_are_never_all_logits_at_once(prompts: list[Ids], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for the gradient either; the numbers are those of all logits at once."""
+    words = 2_000
+    model = LlamaForCausalLM(tiny.config(words, tiny.END, hidden_size=8, initializer_range=0.1))
+    monkeypatch.setattr(scoring, "MOST_LOGITS", 3 * words)
+    found = scored(model, prompts)
+    with Largest() as largest:  # type: ignore[no-untyped-call]
+        answer_log_probs(model, prompts, ANSWERS, 0.7, CPU).sum().backward()  # type: ignore[no-untyped-call]
+    assert largest.numel <= max(3 * words, max(p.numel() for p in model.parameters()))
+    model.zero_grad()
+    logits = answer_logits(model, prompts, ANSWERS, CPU)
+    assert logits.numel() > largest.numel
+    rows = zip((logits / 0.7).log_softmax(dim=-1), ANSWERS, strict=True)
+    expected = torch.cat([row[range(len(answer)), answer] for row, answer in rows])
+    (expected * torch.arange(1, len(expected) + 1)).sum().backward()  # type: ignore[no-untyped-call]
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+    torch.testing.assert_close(found, (expected.detach(), gradient), rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_that_scales_what_its_head_says_is_asked_for_logits() -> None:
+    config = GraniteConfig(
+        vocab_size=16,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        logits_scaling=8.0,
+    )
+    model = GraniteForCausalLM(config).eval()
+    (found,) = answer_log_probs(model, [PROMPT], [ANSWERS[0]], 0.7, CPU)
+    logits = model(input_ids=torch.tensor([PROMPT + ANSWERS[0]])).logits[0, len(PROMPT) - 1 : -1] / 0.7
+    expected = logits.log_softmax(dim=-1).gather(1, torch.tensor(ANSWERS[0])[:, None])[:, 0]
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -1,20 +1,23 @@
-"""Log-probs of given answers, by token ids; padding is known by lengths and never by the pad id, which may be EOS.
+"""Log-probs of given answers, by token ids.
 
-Answers to one chat in one row: chat, answer, answer, ... The chat is read once.
-
-An answer sees the chat and itself alone and takes its positions up where the chat ends, so that states and logits are
-those of each answer on its own.
+Answers to one chat stand in one row (chat, answer, answer, ...), so that the chat is read once. An answer sees the chat
+and itself alone, and its positions begin where the chat ends, so its states and logits are those that it has on its
+own. Padding is known by lengths and never by the pad id, which may be EOS.
 """
 
+import contextlib
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 
 from slhf_training.types import Ids
 
@@ -55,28 +58,28 @@ def attention_bias(segments: Tensor, dtype: torch.dtype) -> Tensor:
     length = segments.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
     seen = causal & ((segments[:, None] == 0) | (segments[:, None] == segments[..., None]))
-    # Finite also in bfloat16, which autocast makes of it: a row of -inf has no softmax.
+    # Autocast makes bfloat16 of it, in which it has to be finite too: a row of -inf has no softmax.
     lowest = max(torch.finfo(dtype).min, torch.finfo(torch.bfloat16).min)
     blocked = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, lowest)
     return blocked[:, None]
 
 
 def reads_packed(model: Any) -> bool:
-    """Whether its attention takes such a bias as it is: others would let an answer see its neighbours."""
+    """Return whether the model's attention takes such a bias as it is: others let an answer see its neighbours."""
     return model.config._attn_implementation in ("sdpa", "eager") and sees_all(model)
 
 
 def sees_all(model: Any) -> bool:
-    """Whether every layer attends to every token before: none slides, is chunked or recurrent."""
+    """Return whether every layer attends to every token before: none slides, is chunked or is recurrent."""
     return set(getattr(model.config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
 
 
 LONGEST_ROW = 4096
-"""Tokens; attention is quadratic, so in longer rows answers would pay more for each other than the prompt costs."""
+"""Most tokens of a row. Attention is quadratic: in a longer one answers cost each other more than the prompt costs."""
 
 
 def left_padded(prompts: Sequence[Ids], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask, (B, P). Ids under the mask's zeros are never looked at."""
+    """Return ids and attention mask, (B, P). Ids under the mask's zeros are never looked at."""
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
@@ -89,10 +92,10 @@ def right_padded(rows: Sequence[Sequence[float]], device: torch.device, dtype: t
 
 
 def together(prompts: Sequence[Ids], lengths: Sequence[int], size: int, device: torch.device) -> list[list[int]]:
-    """Indices in batches of at most `size`: answers to one prompt together, so that it is read once, and prompts of
-    like length, for less padding. `lengths`: of the answers.
+    """Return the answers' indices in batches of at most `size`; `lengths` are the answers' numbers of tokens.
 
-    On a CPU a prompt of several answers has a batch of its own: there a pass costs what its tokens and padding cost.
+    Answers to one prompt come together, so that it is read once, and prompts of like length, for less padding. On a CPU
+    a prompt of several answers has a batch of its own, because padding costs as much there as other tokens.
     """
     by_prompt: dict[Ids, list[int]] = defaultdict(list)
     for index, prompt in enumerate(prompts):
@@ -116,27 +119,88 @@ def together(prompts: Sequence[Ids], lengths: Sequence[int], size: int, device: 
 def answer_log_probs(
     model: Any, prompts: Sequence[Ids], answers: Sequence[Ids], temperature: float, device: torch.device
 ) -> Tensor:
-    """(B, T), float32 (or wider): log-prob of each answer's tokens at the sampling temperature; anything in padding."""
-    scaled = answer_logits(model, prompts, answers, device) / temperature
-    chosen = scaled.gather(2, right_padded(answers, device, torch.long)[:, :, None])[:, :, 0]
-    return torch.as_tensor(chosen - scaled.logsumexp(dim=-1))
+    """(B, T), float32 (or wider): log-prob of each answer's tokens at the sampling temperature; anything in padding.
 
-
-def answer_logits(model: Any, prompts: Sequence[Ids], answers: Sequence[Ids], device: torch.device) -> Tensor:
-    """(B, T, V), float32 (or wider): before each token of the answers; anything in padding.
-
-    A prompt that several answers share is read once.
+    Logits take the most memory of a step: one for each token and word of the vocabulary. So they are made of
+    `MOST_LOGITS` at a time, and made again for the gradient.
     """
-    rows = _rows(prompts, answers)
-    if len(rows) < len(answers) and reads_packed(model):
-        logits = _logits_of_rows(model, rows, len(answers), device)
-    else:
-        logits = _logits(model, prompts, answers, right_padded(answers, device, torch.long))
+    ids = right_padded(answers, device, torch.long)
+    if not _has_plain_head(model):
+        return _chosen(nn.Identity(), answer_logits(model, prompts, answers, device), ids, temperature)
+    head = model.get_output_embeddings()
+    with _without_head(model):
+        states = _outputs(model, prompts, answers, device)
+    is_token = right_padded([[1] * len(answer) for answer in answers], device, torch.bool)
+    count = max(1, MOST_LOGITS // head.weight.shape[0])
+    parts = zip(torch.split(states[is_token], count), torch.split(ids[is_token], count), strict=True)
+    found = torch.cat([checkpoint(_chosen, head, *part, temperature, use_reentrant=False) for part in parts])
+    return found.new_zeros(ids.shape).masked_scatter(is_token, found)
+
+
+MOST_LOGITS = 1 << 24
+"""Of one part; 64 MiB in float32."""
+
+
+def _chosen(head: nn.Module, states: Tensor, ids: Tensor, temperature: float) -> Tensor:
+    """Log-probs of these ids, which have the states' shape but for its last dimension."""
+    scaled = _widened(head(states)) / temperature
+    return scaled.gather(-1, ids[..., None])[..., 0] - scaled.logsumexp(dim=-1)
+
+
+def _widened(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
+_PLAIN_HEADS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _has_plain_head(model: Any) -> bool:
+    """Whether the model's logits are what its head makes of the last states: some models scale or cap them. Tried once.
+
+    A sharded model's head has no weights outside of the model's own pass.
+    """
+    head = model.get_output_embeddings()
+    if isinstance(head.weight, DTensor):
+        return False
+    if head not in _PLAIN_HEADS:
+        inputs = {"input_ids": torch.tensor([[0, 1]], device=head.weight.device), "use_cache": False}
+        logits = model(**inputs).logits
+        with _without_head(model):
+            states = model(**inputs).logits
+        _PLAIN_HEADS[head] = torch.allclose(head(states), logits, rtol=1e-4, atol=1e-4)
+    return _PLAIN_HEADS[head]
+
+
+@contextlib.contextmanager
+def _without_head(model: Any) -> Iterator[None]:
+    """Within this, the model's "logits" are the states that its head would have read."""
+    head = model.get_output_embeddings()
+    model.set_output_embeddings(nn.Identity())
+    try:
+        yield
+    finally:
+        model.set_output_embeddings(head)
+
+
+def answer_logits(model: Any, prompts: Sequence[Ids], answers: Sequence[Ids], device: torch.device) -> Tensor:
+    """(B, T, V), float32 or wider: the logits before each token of the answers; any value in padding.
+
+    A prompt that several answers share is read once.
+    """
+    return _widened(_outputs(model, prompts, answers, device))
+
+
+def _outputs(model: Any, prompts: Sequence[Ids], answers: Sequence[Ids], device: torch.device) -> Tensor:
+    """(B, T, V), or (B, T, H) without its head: before each token of the answers; anything in padding."""
+    rows = _rows(prompts, answers)
+    if len(rows) < len(answers) and reads_packed(model):
+        return _outputs_of_rows(model, rows, len(answers), device)
+    return _outputs_of_each(model, prompts, answers, right_padded(answers, device, torch.long))
+
+
 def _rows(prompts: Sequence[Ids], answers: Sequence[Ids]) -> list[tuple[Reading, list[int]]]:
-    """Each prompt with its answers, and which ones of `answers` they are; split where a row would be too long."""
+    """Return each prompt with its answers, and which of `answers` these are; a row that would be too long is split."""
     rows: list[tuple[Reading, list[int]]] = []
     last: dict[Ids, int] = {}
     for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
@@ -150,23 +214,26 @@ def _rows(prompts: Sequence[Ids], answers: Sequence[Ids]) -> list[tuple[Reading,
     return rows
 
 
-def _logits(model: Any, prompts: Sequence[Ids], answers: Sequence[Ids], answer_ids: Tensor) -> Tensor:
-    """(B, T, V): before each token of the answers."""
+def _outputs_of_each(model: Any, prompts: Sequence[Ids], answers: Sequence[Ids], answer_ids: Tensor) -> Tensor:
+    """As `_outputs`, with a row for each answer."""
     prompt_ids, prompt_mask = left_padded(prompts, answer_ids.device)
     answer_mask = right_padded([[1] * len(a) for a in answers], answer_ids.device, torch.long)
     mask = torch.cat([prompt_mask, answer_mask], dim=1)
-    logits = model(
+    found = model(
         input_ids=torch.cat([prompt_ids, answer_ids], dim=1),
         attention_mask=mask,
         position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
         use_cache=False,
         logits_to_keep=answer_ids.shape[1] + 1,
     ).logits
-    return torch.as_tensor(logits[:, :-1])
+    return torch.as_tensor(found[:, :-1])
 
 
-def _logits_of_rows(model: Any, rows: Sequence[tuple[Reading, list[int]]], count: int, device: torch.device) -> Tensor:
-    """(B, T, V): before each token of the answers, zeros behind; a prompt's last token comes before all its answers."""
+def _outputs_of_rows(model: Any, rows: Sequence[tuple[Reading, list[int]]], count: int, device: torch.device) -> Tensor:
+    """As `_outputs`, with a row for several answers, and zeros behind each.
+
+    The last token of a prompt comes before the first token of each of its answers.
+    """
     readings = [reading for reading, _ in rows]
     chats_end = max(len(reading.prompt) for reading in readings)
     ids, positions, segments = (table.to(device) for table in tables(readings, chats_end))  # (N, L) each
@@ -178,13 +245,13 @@ def _logits_of_rows(model: Any, rows: Sequence[tuple[Reading, list[int]]], count
             places[index] = [row * width, *range(at, at + len(answer) - 1)]
             at += len(answer)
     chosen = torch.tensor(list(itertools.chain(*places)), device=device)
-    is_one = len(rows) == 1  # then the model's head can choose, and nothing is copied
-    logits = model(
+    is_one = len(rows) == 1  # then the model keeps the chosen columns alone, and nothing is copied
+    found = model(
         input_ids=ids,
         attention_mask=attention_bias(segments, model.dtype),
         position_ids=positions,
         use_cache=False,
         logits_to_keep=chosen + chats_end - 1 if is_one else width,
     ).logits
-    flat = logits[0] if is_one else logits.flatten(0, 1).index_select(0, chosen)
+    flat = found[0] if is_one else found.flatten(0, 1).index_select(0, chosen)
     return pad_sequence(flat.split([len(of_answer) for of_answer in places]), batch_first=True)
