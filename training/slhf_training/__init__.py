@@ -1,4 +1,4 @@
-"""Training of Leader/Follower bundles. What it has to reach is the game itself, in tables (`tabular`)."""
+"""Trains bundles of a Leader and a Follower. The names exported here solve the same game exactly, in tables."""
 
 from slhf_training.tabular.stackelberg import Equilibrium, equilibrium
 

@@ -5,7 +5,7 @@ TrainingError
 ├── SettingsError    a bad key or value in a configuration
 ├── JudgeError       a preference source that failed too often
 ├── DivergedError    a training whose loss or weights are no finite numbers
-├── EngineError      what writes answers for an evaluation has failed
+├── EngineError      an engine that failed while it wrote answers
 ├── RolloutError     a sampler that failed
 └── SandboxError     a host that cannot hold back the programs of answers, so that unit tests do not run
 """

@@ -21,12 +21,12 @@ ChatKey = tuple[tuple[str, str], ...]
 
 
 def chat_key(chat: Chat) -> ChatKey:
-    """What tells a chat from others, whatever its type: roles and contents."""
+    """Return what tells a chat from others, its roles and contents, whatever its Python type."""
     return tuple((message["role"], message["content"]) for message in chat)
 
 
 def as_text(chat: Chat) -> str:
-    """The chat as judges read it, with a role before each turn."""
+    """Return the chat as judges read it, with a role before each turn."""
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in chat)
 
 
@@ -42,7 +42,7 @@ class Sample:
     ids: Ids
     """The answer, with its end-of-sequence token where it has one."""
     logps: tuple[float, ...]
-    """Log-prob of each id under what sampled it, at the sampling temperature."""
+    """Log-prob of each id, in nats, under the model that sampled it and at the sampling temperature."""
     ended: bool
     """Whether it came to its end, and was not cut at the limit."""
 
@@ -57,11 +57,11 @@ Probabilities = npt.NDArray[np.float64]
 
 
 def digest(content: Any) -> str:
-    """A key for anything that JSON can say."""
+    """Return a key (sha256) for any value that JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def sigmoid(x: Probabilities) -> Probabilities:
-    """The logistic function, without overflow at either end; NaN stays NaN."""
+    """Return the logistic function of x, without overflow at either end; NaN stays NaN."""
     p: Probabilities = (1 + np.tanh(x / 2)) / 2
     return p

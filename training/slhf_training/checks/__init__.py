@@ -1,4 +1,4 @@
-"""What a program can say of an answer: right or wrong.
+"""Checks are programs that say whether an answer is right or wrong.
 
 Imported by data, instructions, preference, evaluation and lessons.
 """
@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 class Check(Protocol):
     def passed(self, answer: str) -> bool:
-        """Whether the answer is right. An empty answer never is.
+        """Return whether the answer is right. An empty answer never is.
 
         Raises SandboxError where this host cannot tell.
         """
@@ -17,10 +17,10 @@ class Check(Protocol):
 
 @runtime_checkable
 class ReadableCheck(Check, Protocol):
-    """One that looks for a result: two answers with one result say the same to it."""
+    """A check that looks for a result in the answer: answers with the same result are the same to it."""
 
     def read(self, answer: str) -> str | None:
-        """The result, written in one way; None: there is none."""
+        """Return the result in one spelling, so that equal results are equal texts; None where there is no result."""
 
 
 _BLOCK = re.compile(
@@ -32,6 +32,6 @@ _BLOCK = re.compile(
 
 
 def fenced_blocks(text: str) -> list[str]:
-    """The contents of each block, without its fence's indentation. A block that is not closed ends with the text."""
+    """Return the contents of each fenced block, without its indentation. An unclosed block ends with the text."""
     found = _BLOCK.finditer(text.replace("\r\n", "\n"))
     return [re.sub(rf"^[ \t]{{0,{len(one['indent'])}}}", "", one["inside"], flags=re.MULTILINE) for one in found]

@@ -18,9 +18,9 @@ _SIGNS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-"})
 _GROUPS = re.compile(r"(?<=\d)(?:\{,\}|\\[,!; ]|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}")
 _DIGITS = 1000
-"""More are no answer, and a long way to read."""
+"""A longer number counts as none: it is no answer to anything, and reading it takes long."""
 _ROUNDED = 4
-"""So many decimals and more are those of a number that was rounded."""
+"""A right number with this many decimals or more was rounded, so answers are rounded to as many before they count."""
 _NUMBER = re.compile(
     r"""(?<![^\W_])(?<![^\W_][_^])(?<!\^\{)(?<!\d[.,])  # neither a part of a name nor an exponent
         (?:(?<![^\W_])(?<![)\]}])(-))?                     # a sign, where nothing is subtracted from
@@ -60,6 +60,8 @@ class NumberSettings(Section):
 
 
 class Number:
+    """An answer is right where its last number is the right one."""
+
     def __init__(self, settings: NumberSettings) -> None:
         self._right = last_number(settings.answer)
         decimals = len(settings.answer.partition(".")[2].rstrip())
@@ -97,13 +99,15 @@ _UNENDED = re.compile(rf"(?:^|[^\w])(?:{_TITLES}|{_OTHERS}|\w|(?:\w\.)+\w)\.$", 
 class AcceptedSettings(Section):
     kind: Literal["accepted"]
     answers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
-    """Each is right. One of punctuation alone is never found."""
+    """Each of these is right. One that is punctuation alone is never found in an answer."""
 
 
 class Accepted:
+    """An answer is right where its last sentence holds one of the accepted answers as whole words."""
+
     def __init__(self, settings: AcceptedSettings) -> None:
         right = [words for answer in settings.answers if (words := words_of(answer))]
-        self._letters = [words for words in right if words[-1] in _ARTICLES]  # vitamin A
+        self._letters = [words for words in right if words[-1] in _ARTICLES]  # "vitamin A" keeps its A
         self._others = [without_articles(words) for words in right if words[-1] not in _ARTICLES]
 
     def passed(self, answer: str) -> bool:
@@ -113,11 +117,12 @@ class Accepted:
         )
 
     def read(self, answer: str) -> str | None:
-        """The words of the last sentence."""
+        """Return the words of the last sentence without articles; None where there are none."""
         return " ".join(without_articles(words_of(answer[start_of_last_sentence(answer) :]))) or None
 
 
 def words_of(text: str) -> list[str]:
+    """Return the text's words in lower case, without accents, punctuation and a possessive's ending."""
     letters = unicodedata.normalize("NFKD", text).casefold()
     letters = "".join(letter for letter in letters if not unicodedata.combining(letter))
     letters = re.sub(r"['’]s\b", " ", letters)
@@ -130,13 +135,16 @@ def without_articles(words: Sequence[str]) -> list[str]:
 
 
 def _ends_behind(before: Sequence[str], said: Sequence[str], right: Sequence[Sequence[str]]) -> bool:
-    """Whether a right answer is a part of the words `said` that ends after `before`, with which they begin."""
+    """Return whether a right answer stands in the words `said` and ends behind `before`, with which these begin."""
     ends = range(len(before) + 1, len(said) + 1)
     return any(said[end - len(words) : end] == words for words in right for end in ends if end >= len(words))
 
 
 def start_of_last_sentence(text: str) -> int:
-    """A line is a sentence; an abbreviation's dot ends none, nor does what has no letter or digit."""
+    """Return the index of the character with which the last sentence begins.
+
+    The end of a line ends a sentence, and an abbreviation's dot does not. A part without letters and digits is none.
+    """
     starts = [0]
     for end in _END.finditer(text):
         if "\n" in end.group() or not _UNENDED.search(text[starts[-1] : end.end()].rstrip()):
@@ -155,6 +163,8 @@ class ExactSettings(Section):
 
 
 class Exact:
+    """An answer is right where it, or as many of its last lines, is the right text; quotes and markup do not count."""
+
     def __init__(self, settings: ExactSettings) -> None:
         self._right = _plain(settings.answer)
 
@@ -186,7 +196,7 @@ def _plain_line(line: str) -> str:
 
 
 def _json(text: str) -> Any:
-    """None: the text is no list or object of JSON."""
+    """Return the JSON list or object that the text is; None where it is neither."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -201,8 +211,10 @@ class SchemaSettings(Section):
 
 
 class Schema:
+    """An answer is right where it, or its one fenced block, is JSON that the schema admits."""
+
     def __init__(self, settings: SchemaSettings) -> None:
-        """Raises SettingsError for what is no schema, and where the package that reads schemas is missing."""
+        """Raises SettingsError for an invalid schema, and where the package that reads schemas is missing."""
         try:
             import jsonschema_rs
         except ModuleNotFoundError as exc:

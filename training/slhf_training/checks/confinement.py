@@ -1,9 +1,9 @@
-"""The process in which answers' programs run: it shuts itself in, runs them, and says how far they came.
+"""The process in which the programs of answers run: it shuts itself in, runs them, and reports how far they came.
 
-A script of its own, with the standard library alone (`sandbox.py` starts it). Its standard input is a job (JSON); on
-its standard output it says the job's `ready` once it is shut in, or why it cannot be, and the job's `nonce` once all
-programs have ended.
-What it gives up is given up for good: there is no way back for what runs after that, in this process or in another.
+This is a script that `sandbox.py` starts; it imports the standard library alone. It reads a job (JSON) from standard
+input. It writes the job's `ready` to standard output once it is shut in, or the reason why it cannot be, and the job's
+`nonce` once all programs have ended. The rights that it gives up are gone for good: no code that runs afterwards, in
+this process or in another, can take them back.
 """
 
 import ctypes
@@ -22,17 +22,17 @@ from typing import *
 from collections import *
 from itertools import *
 """
-"""What the programs of code_tasks may use without an import."""
+"""The imports that programs of code_tasks take for granted."""
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _BIND, _REC, _PRIVATE, _NOSUID, _NODEV, _NOEXEC, _DETACH = 0x1000, 0x4000, 0x40000, 0x2, 0x4, 0x8, 2
 _USER, _MOUNT, _IPC, _UTS, _NET = 0x10000000, 0x20000, 0x08000000, 0x04000000, 0x40000000
 _MOUNT_SETATTR, _AT_FDCWD, _RECURSIVE, _READ_ONLY = 442, -100, 0x8000, 0x1
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF, _PATH_BENEATH = 444, 445, 446, 1
-_READING = 1 << 2 | 1 << 3  # files and folders
+_READING = 1 << 2 | 1 << 3  # read files and list folders
 _WRITING = _READING | 1 << 1 | 1 << 5 | 1 << 8 | 1 << 14  # and write, remove, make and truncate files
 _HANDLED = ((1, 0x1FFF), (2, 0x3FFF), (3, 0x7FFF), (5, 0xFFFF))
-"""For each version of Landlock the accesses to files that it knows, which are all denied unless they are given."""
+"""From each version of Landlock on, the accesses to files that it knows: all are denied unless a rule grants them."""
 _NO_NEW_PRIVILEGES, _SECCOMP, _FILTER, _CAPABILITIES = 38, 22, 2, 0x20080522
 
 
@@ -56,11 +56,14 @@ def main() -> None:
 
 
 def run(programs: list[str]) -> None:
-    """One module of these. Each is compiled alone, and all of them first: none can swallow or replace the next."""
-    module = types.ModuleType("answer")  # not __main__: what an answer does as a script is not what is tested
+    """Run the programs one after the other in one module.
+
+    Each is compiled alone, and all before the first one runs, so that none can swallow or replace the next.
+    """
+    module = types.ModuleType("answer")  # not __main__: an answer is tested as a module and not as a script
     sys.modules[module.__name__] = module
     compiled = [compile(program, module.__name__, "exec", dont_inherit=True) for program in (PREAMBLE, *programs)]
-    execute = exec  # a program may put something else in its place
+    execute = exec  # a program may replace the builtin
     for code in compiled:
         execute(code, module.__dict__)
 
@@ -104,7 +107,7 @@ def _namespaces(readable: list[str], folder: str) -> None:
 
 
 def _landlock(readable: list[str], folder: str) -> None:
-    """Files may be read where they are readable, and made in the folder. Network and signals are the filter's."""
+    """Let the process read what is readable and write in the folder. The filter forbids network and signals."""
     version = _system_call("landlock", _CREATE_RULESET, None, 0, 1)
     handled = [accesses for since, accesses in _HANDLED if since <= version][-1]
     attributes = ctypes.create_string_buffer(struct.pack("Q", handled), 8)
@@ -130,7 +133,7 @@ def _drop_capabilities() -> None:
 
 
 def _filter(program: bytes) -> None:
-    """Allow only the system calls that the filter knows from here on."""
+    """Allow only the system calls that the filter lists, from here on."""
     instructions = ctypes.create_string_buffer(program, len(program))
     described = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(instructions))
     _call("prctl", _NO_NEW_PRIVILEGES, 1, 0, 0, 0)

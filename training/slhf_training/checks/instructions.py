@@ -1,13 +1,11 @@
-"""Instructions that can be checked by looking: the kinds of IFEval (Zhou et al. 2023, arXiv 2311.07911) that need
-neither a sentence or word tokenizer nor a language detector, and, through their authors' checkers, those of IFBench.
+"""Instructions that a program can check: IFEval's kinds (Zhou et al. 2023, arXiv 2311.07911), by programs written here,
+and IFBench's (Pyatkin et al. 2025, arXiv 2507.02833), by its authors' checkers.
 
-Not here, because they need one: language:response_language, change_case:english_capital, change_case:english_lowercase,
-change_case:capital_word_frequency and length_constraints:number_sentences. `loose` tries an answer without its first or
-last line and without asterisks, as both papers do.
-
-IFBench's kinds of instruction (Pyatkin et al. 2025, arXiv 2507.02833), by its authors' checkers.
-
-The package if-verifiable (the extra `ifbench`) holds them as Allen AI published them, but for a few guards.
+Of IFEval's kinds those are left out that need a sentence or word tokenizer or a language detector:
+language:response_language, change_case:english_capital, change_case:english_lowercase,
+change_case:capital_word_frequency and length_constraints:number_sentences. IFBench's checkers come from the package
+if-verifiable (the extra `ifbench`), which holds them as Allen AI published them, but for a few guards. The loose rule
+also tries an answer without its first or last line and without asterisks, as both papers do.
 """
 
 import inspect
@@ -32,11 +30,11 @@ _DATA: Mapping[str, tuple[str, ...]] = {
     "words:start_verb": (_PUNKT, "taggers/averaged_perceptron_tagger_eng"),
     "words:words_position": (_PUNKT,),
 }
-"""What of NLTK's data a kind needs; the others need none."""
+"""The data of NLTK that a kind needs; kinds that are not listed need none."""
 
 
 def _ifbench_obstacle(kind: str, arguments: Mapping[str, Any]) -> str | None:
-    """Why an instruction cannot be checked here; None: it can."""
+    """Return why an instruction cannot be checked here; None where it can."""
     unknown = "no program here knows it"
     if kind.partition(":")[0] not in _GROUPS:
         return unknown
@@ -53,7 +51,7 @@ def _ifbench_obstacle(kind: str, arguments: Mapping[str, Any]) -> str | None:
 
 
 def _ifbench_follows(kind: str, answer: str, arguments: Mapping[str, Any]) -> bool:
-    """Whether an answer follows an instruction; the kind has no obstacle, and the answer is not blank."""
+    """Return whether an answer that is not blank follows an instruction that has no obstacle."""
     checker = _checkers()[kind](kind)
     checker.build_description(**arguments)
     try:
@@ -64,9 +62,10 @@ def _ifbench_follows(kind: str, answer: str, arguments: Mapping[str, Any]) -> bo
 
 @cache
 def _checkers() -> Mapping[str, Any]:
-    """Their classes by kind. Raises ModuleNotFoundError.
+    """Return the authors' checkers, which are classes, by kind. Raises ModuleNotFoundError.
 
-    The package's import downloads data that NLTK lacks. It may not: what is checked would depend on the network.
+    The package downloads data that NLTK lacks when it is imported. That is prevented here, because otherwise the
+    network would decide what can be checked.
     """
     import nltk
 
@@ -90,7 +89,10 @@ def _is_here(place: str) -> bool:
 
 
 def _misfit(checker: Any, arguments: Mapping[str, Any]) -> str | None:
-    """Checkers draw arguments that are missing, and some take 0 for missing: no two runs would ask the same."""
+    """Return why the arguments do not fit; None where they do.
+
+    A checker draws missing arguments at random, and some take 0 for missing: no two runs would then check the same.
+    """
     before = random.getstate()
     try:
         checker.build_description(**arguments)
@@ -107,24 +109,24 @@ def _misfit(checker: Any, arguments: Mapping[str, Any]) -> str | None:
 Checker = Callable[..., bool]
 """Tells whether an answer follows an instruction, whose own arguments are given by name."""
 Rule = Callable[[str, str, Mapping[str, Any]], bool]
-"""Tells of a kind, an answer and the instruction's arguments whether the answer follows it."""
+"""Takes a kind, an answer and the instruction's arguments, and tells whether the answer follows the instruction."""
 
 _OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
 
 def given_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The arguments that are not null; published files have every argument of every kind, and null for others'."""
+    """Return the arguments that are not null: published files name those of every kind, with null for other kinds'."""
     return {name: value for name, value in arguments.items() if value is not None}
 
 
 def unchecked(kinds: Iterable[str], arguments: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The kinds among these instructions that nothing here can check, each with the reason."""
+    """Return the kinds among these instructions that nothing here can check, each with the reason."""
     found = ((kind, _obstacle(kind, given)) for kind, given in zip(kinds, arguments, strict=False))
     return {kind: reason for kind, reason in found if reason is not None}
 
 
 def refusal(reasons: Mapping[str, str]) -> str:
-    """What `unchecked` found, as a sentence."""
+    """Return what `unchecked` found as a sentence."""
     kinds = {why: ", ".join(sorted(kind for kind in reasons if reasons[kind] == why)) for why in reasons.values()}
     return "there is no check for " + "; ".join(f"{names} ({why})" for why, names in kinds.items())
 
@@ -140,17 +142,19 @@ def _obstacle(kind: str, arguments: Mapping[str, Any]) -> str | None:
 
 
 def follows(kind: str, answer: str, arguments: Mapping[str, Any]) -> bool:
-    """Whether the answer follows an instruction that is not `unchecked`. An empty answer follows none."""
+    """Return whether the answer follows an instruction that is not `unchecked`. An empty answer follows none."""
     if not answer.strip():
         return False
     return KINDS[kind](answer, **arguments) if kind in KINDS else _ifbench_follows(kind, answer, arguments)
 
 
 def follows_loosely(kind: str, answer: str, arguments: Mapping[str, Any]) -> bool:
+    """Return whether one of the answer's `variants` follows the instruction."""
     return any(follows(kind, variant, arguments) for variant in variants(answer))
 
 
 def variants(answer: str) -> Sequence[str]:
+    """Return the answer as it is and without its first line, its last or both, each with asterisks and without."""
     lines = answer.split("\n")
     cuts = [answer, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
     return [*cuts, *(cut.replace("*", "") for cut in cuts)]
@@ -185,7 +189,7 @@ def _number_of_words(answer: str, num_words: int, relation: str) -> bool:
 
 
 def _number_of_paragraphs(answer: str, num_paragraphs: int) -> bool:
-    """Divided by ***; a divider may begin or end the answer."""
+    """Paragraphs are divided by ***; a divider may also begin or end the answer."""
     return _whole_parts(re.split(r"\s?\*\*\*\s?", answer), num_paragraphs)
 
 
@@ -196,13 +200,13 @@ def _two_responses(answer: str) -> bool:
 
 
 def _whole_parts(parts: Sequence[str], wanted: int) -> bool:
-    """Blank parts may only be the first and the last."""
+    """Return whether exactly `wanted` parts are not blank, and only the first or the last part is blank."""
     blank = [number for number, part in enumerate(parts) if not part.strip()]
     return len(parts) - len(blank) == wanted and set(blank) <= {0, len(parts) - 1}
 
 
 def _first_word_of_paragraph(answer: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
-    """Paragraphs are parted by blank lines; the word's quotes and what follows its punctuation do not count."""
+    """Blank lines divide paragraphs. Quotes before the word, and all from its first punctuation on, do not count."""
     paragraphs = answer.split("\n\n")
     filled = sum(bool(paragraph.strip()) for paragraph in paragraphs)
     if filled != num_paragraphs or nth_paragraph > filled or not paragraphs[nth_paragraph - 1].strip():
@@ -217,7 +221,7 @@ def _bullets(answer: str, num_bullets: int) -> bool:
 
 
 def _highlights(answer: str, num_highlights: int) -> bool:
-    """*so* or **so**, on one line. Two asterisks on each side count twice, as in the published checker."""
+    """A highlight is *this* or **this**, on one line. The latter counts twice, as in the published checker."""
     single = [found.strip("*") for found in re.findall(r"\*[^\n\*]*\*", answer)]
     double = [found[2:-2] for found in re.findall(r"\*\*[^\n\*]*\*\*", answer)]
     return sum(bool(found.strip()) for found in (*single, *double)) >= num_highlights
@@ -246,7 +250,7 @@ def _one_of_the_options(answer: str) -> bool:
 
 
 def _json(answer: str) -> bool:
-    """Bare, or in a fenced block."""
+    """The JSON may stand bare or in a fenced block."""
     bare = re.sub(r"\A```(json|Json|JSON)?|```\Z", "", answer.strip()).strip()
     try:
         json.loads(bare)
@@ -313,7 +317,7 @@ class InstructedRow(BaseModel):
         return self
 
     def followed(self, answer: str, by: Rule) -> tuple[bool, ...]:
-        """Whether the answer follows each instruction, by `follows` or `follows_loosely`."""
+        """Return for each instruction whether the answer follows it; `by` is `follows` or `follows_loosely`."""
         return tuple(by(kind, answer, given) for kind, given in zip(self.kinds, self.arguments, strict=True))
 
 
@@ -323,7 +327,7 @@ class InstructionsCheckSettings(Section):
     kind: Literal["instructions"]
     instruction_id_list: tuple[str, ...] = Field(min_length=1)
     kwargs: tuple[Mapping[str, Any], ...]
-    """The arguments of each, by name."""
+    """The arguments of each instruction, by name."""
     loose: bool = False
     """An answer without its first or last line, or without asterisks, counts as well."""
 
@@ -349,5 +353,5 @@ class Instructions:
         return all(self.followed(answer))
 
     def followed(self, answer: str) -> tuple[bool, ...]:
-        """Whether the answer follows each instruction."""
+        """Return for each instruction whether the answer follows it."""
         return self._row.followed(answer, self._rule)

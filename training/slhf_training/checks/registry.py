@@ -28,6 +28,7 @@ CheckSettings = Annotated[
 
 
 def check_of(settings: CheckSettings) -> Check:
+    """Make the check. Raises SettingsError for a JSON schema that is invalid or that no package here can read."""
     match settings:
         case NumberSettings():
             return Number(settings)
@@ -44,7 +45,7 @@ def check_of(settings: CheckSettings) -> Check:
 
 
 def passed_all(checks: Sequence[Check], answers: Sequence[str]) -> list[bool]:
-    """Whether each answer passes its check, (B,). Unit tests run as many at once as this process has cores.
+    """Return whether each answer passes its check, (B,). As many unit tests run at once as this process has cores.
 
     Raises SandboxError where unit tests cannot run on this host.
     """

@@ -1,13 +1,13 @@
-"""Runs programs that no person has read in a process that can reach nothing, for five seconds.
+"""Runs programs that no person has read, for five seconds at most, in a process that can reach nothing.
 
-Two walls. A filter of system calls (seccomp) and limits of memory, time and files hold everywhere: one process that
-starts no other, has no network and signals nobody. Files are hidden by namespaces of its own (user, mount, network,
-IPC) or, where the host does not allow these, by Landlock. Where it allows neither, nothing runs: SandboxError says what
-is missing. Python itself is left as it is: what is forbidden, the kernel forbids.
+Two walls hold it in. On every host a filter of system calls (seccomp) and limits of memory, time and files leave it one
+process that starts no other, has no network and signals nobody. Its files are hidden by namespaces of its own (user,
+mount, network, IPC) or, where the host does not allow these, by Landlock. Where the host allows neither, nothing runs,
+and SandboxError says what is missing. Python itself is not patched: it is the kernel that forbids.
 
-That a program ended well is proved by a number which it would have to find in its own interpreter's memory. A program
-that goes and looks for it there, or answers tests with an object that equals everything, passes: this keeps the machine
-safe and honest mistakes apart, it does not make three asserts a proof.
+The proof that a program ended well is a number which it would have to find in its own interpreter's memory. A program
+that looks for it there, or that answers tests with an object that equals everything, passes. So the sandbox keeps the
+machine safe and catches honest mistakes, but it does not make three asserts a proof.
 """
 
 import errno
@@ -45,28 +45,29 @@ clock_gettime 228 113, clock_getres 229 114, clock_nanosleep 230 115, nanosleep 
 201 -, times 100 153, getrusage 98 165, getrlimit 97 163, sysinfo 99 179, uname 63 160, getrandom 318 278, alarm 37
 -, setitimer 38 103, getitimer 36 102
 """
-"""Each with its number on x86_64 and on aarch64, as the kernel's headers have them."""
+"""The allowed system calls, each with its numbers on x86_64 and aarch64, as the kernel's headers have them; "-" where
+there is none."""
 _WITH: Mapping[str, tuple[int, int, int, Sequence[int]]] = {
-    "fcntl": (72, 25, 1, (0, 1, 2, 3, 4, 5, 6, 7, 1030)),  # not: to whom a file sends which signal
+    "fcntl": (72, 25, 1, (0, 1, 2, 3, 4, 5, 6, 7, 1030)),  # not those by which a file sends signals
     "ioctl": (
         16,
         29,
         1,
         (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451),
-    ),  # is it a terminal, how much can be read
-    "prlimit64": (302, 261, 0, (0,)),  # of this process
+    ),  # a terminal's state and size, how much can be read, blocking, closing on exec
+    "prlimit64": (302, 261, 0, (0,)),  # 0 means the limits of this process itself
 }
-"""Allowed with these values of one argument: the two numbers, the argument's place, and the values."""
+"""System calls that are allowed with some values of one argument: both numbers, the argument's place, its values."""
 _CLONE, _CLONE3, _THREAD = (56, 220), (435, 435), 0x00010000
 _MACHINES: Mapping[str, tuple[int, int]] = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-"""The column, and the kernel's number of the architecture."""
+"""For each machine the column of its numbers in `ALLOWED`, and the kernel's number of its architecture."""
 _LOAD, _IS, _HAS, _RETURN = 0x20, 0x15, 0x45, 0x06
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 _ALLOW, _KILL, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 
 
 def filter_for(machine: str) -> bytes | None:
-    """An array of `struct sock_filter`. None: there is no table for this machine."""
+    """Return the filter, an array of `struct sock_filter`; None for a machine whose numbers are not listed here."""
     if machine not in _MACHINES:
         return None
     column, architecture = _MACHINES[machine]
@@ -76,19 +77,20 @@ def filter_for(machine: str) -> bytes | None:
             found += [_step(_IS, int(number), 0, 1), _step(_RETURN, _ALLOW)]
     for *numbers, place, values in _WITH.values():
         found += _one_of(numbers[column], place, values)
-    found += [_step(_IS, _CLONE3[column], 0, 1), _step(_RETURN, _FAIL | errno.ENOSYS)]  # then libraries use clone
+    found += [_step(_IS, _CLONE3[column], 0, 1), _step(_RETURN, _FAIL | errno.ENOSYS)]  # libraries then try clone
     found += [_step(_IS, _CLONE[column], 0, 2), _step(_LOAD, _ARGUMENTS), _step(_HAS, _THREAD, 1)]
     return b"".join([*found, _step(_RETURN, _FAIL | errno.EPERM), _step(_RETURN, _ALLOW)])
 
 
 def _one_of(number: int, place: int, values: Sequence[int]) -> list[bytes]:
+    """Allow a system call where its argument at `place` has one of the values."""
     tests = [test for value in values for test in (_step(_IS, value, 0, 1), _step(_RETURN, _ALLOW))]
     rest = [_step(_LOAD, _ARGUMENTS + 8 * place), *tests, _step(_RETURN, _FAIL | errno.EPERM)]
     return [_step(_IS, number, 0, len(rest)), *rest]
 
 
 def _step(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
-    """`then` and `otherwise`: how many steps a test skips."""
+    """Return one instruction. A test skips `then` instructions where it holds and `otherwise` where it does not."""
     return struct.pack("HBBI", code, then, otherwise, value)
 
 
@@ -97,7 +99,7 @@ _WAYS: Final[tuple[By, ...]] = ("namespaces", "landlock")
 SECONDS: Final = 5.0
 _SCRIPT: Final = Path(__file__).with_name("confinement.py")
 _READY: Final = b"shut in\n"
-_START_SECONDS: Final = 60.0  # on a machine that does other things; nothing of the program has run then
+_START_SECONDS: Final = 60.0  # long, for a busy machine: no program has run before the process is ready
 _LIMITS: Final = {
     "RLIMIT_AS": 2**30,
     "RLIMIT_CPU": int(SECONDS),
@@ -109,9 +111,10 @@ _LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib
 
 
 def ran(programs: Sequence[str], by: By | None = None, seconds: float = SECONDS) -> bool:
-    """Whether these, one after the other in one module, all came to their end in time.
+    """Return whether the programs, run one after the other in one module, all came to their end in time.
 
-    `by`: what hides the files; None: what this host allows. Raises SandboxError where it allows none.
+    `by` says what hides the files; None takes the first way that this host allows. Raises SandboxError where it allows
+    none.
     """
     nonce = secrets.token_hex(16)
     ready, end = _said(programs, by or confined_by(), nonce, seconds)
@@ -122,7 +125,7 @@ def ran(programs: Sequence[str], by: By | None = None, seconds: float = SECONDS)
 
 @functools.cache
 def confined_by() -> By:
-    """What this host allows. Raises SandboxError naming what each way lacks."""
+    """Return the first way of hiding files that this host allows. Raises SandboxError naming what each way lacks."""
     reasons = []
     for by in _WAYS:
         ready, _ = _said((), by, "", 0)
@@ -133,7 +136,7 @@ def confined_by() -> By:
 
 
 def _said(programs: Sequence[str], by: By, nonce: str, seconds: float) -> tuple[bytes, bytes]:
-    """What the process has told after it confined itself, and at the end."""
+    """Return what the process wrote when it had confined itself, and what it wrote at its end."""
     command = [sys.executable, "-P", "-S", "-B", str(_SCRIPT)]
     with tempfile.TemporaryDirectory(prefix="slhf-check-") as folder, tempfile.TemporaryFile() as job:
         job.write(json.dumps(_job(programs, by, nonce, folder)).encode())
@@ -144,7 +147,7 @@ def _said(programs: Sequence[str], by: By, nonce: str, seconds: float) -> tuple[
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            env={"PYTHONHASHSEED": "0"},  # the same verdict every time
+            env={"PYTHONHASHSEED": "0"},  # sets keep their order, so that the verdict is the same every time
             start_new_session=True,
         ) as process:
             assert process.stdout is not None
@@ -180,7 +183,7 @@ def _filter() -> bytes:
 
 @functools.cache
 def _readable() -> tuple[str, ...]:
-    """What Python needs: its library, those of the system, and where these are."""
+    """Return the paths that Python needs: its library, the system's, and the list of where these are."""
     own = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), f"{sys.base_prefix}/lib"]
     there = [path for path in (*_LIBRARIES, *own, "/etc/ld.so.cache") if Path(path).exists()]
     return tuple(path for path in dict.fromkeys(there) if not any(_is_below(path, other) for other in there))

@@ -1,4 +1,4 @@
-"""Unit tests: the program of an answer, run with a test program in a sandbox."""
+"""Unit tests run the program of an answer together with a test program, in a sandbox."""
 
 import ast
 import re
@@ -14,11 +14,12 @@ from slhf_training.config import Section
 class UnitTestsSettings(Section):
     kind: Literal["tests"]
     test_program: str = Field(min_length=1)
-    """Python that runs after the answer's program, in the same module, and ends where that is right."""
+    """Python that runs after the answer's program, in the same module. It comes to its end where that program is right,
+    and raises where it is wrong."""
     entry_point: str = Field(min_length=1)
     """The name that the answer has to define."""
     setup: str = ""
-    """Runs between the two."""
+    """Python that runs between the answer's program and the test program."""
 
 
 class UnitTests:
@@ -31,8 +32,10 @@ class UnitTests:
 
 
 def program_of(answer: str, name: str) -> str | None:
-    """The last fenced block that defines the name, or the first block, or the whole text where it is Python. None:
-    there is no program."""
+    """Return the last fenced block that defines the name, else the first block, else the whole text if it is Python.
+
+    Returns None where the answer has no program.
+    """
     blocks = fenced_blocks(answer)
     definition = re.compile(rf"^(?:async\s+def|def|class)\s+{re.escape(name)}\b", re.MULTILINE)
     defining = [block for block in blocks if definition.search(block)]

@@ -1,4 +1,4 @@
-"""Data: JSONL files and data sets of the hub, whatever their columns are called, as examples of one schema.
+"""Data: JSONL files and data sets of the hub are read as examples of one schema, whatever their columns are called.
 
 Imported by instructions, reward, preference, fit, evaluation, distill, imitation and lessons.
 """
@@ -21,11 +21,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What an answer got by attribute, on the data's own scale; more is more of the attribute."""
+    """The scores of an answer, on the data's own scale: a higher one means more of the attribute."""
 
     answer: str
     values: Mapping[str, float]
-    """The score of each attribute; empty where there is none. Raises ValueError for a value that is not finite."""
+    """The score of each attribute; empty where there is none. One that is not finite is a ValueError."""
 
     def __post_init__(self) -> None:
         if odd := [name for name, value in self.values.items() if not math.isfinite(value)]:
@@ -43,7 +43,7 @@ class Example:
     id: str = ""
     source: str = ""
     check: CheckSettings | None = None
-    """How a program says whether an answer is right; None: it cannot."""
+    """How a program says whether an answer is right; None where none can."""
     draft: str | None = None
     """An answer that is to be refined, right or wrong."""
     model: str = ""
@@ -51,12 +51,12 @@ class Example:
 
     @property
     def best(self) -> str:
-        """The reference, or the pair's better answer; empty: neither is here."""
+        """The reference, else the pair's better answer; empty where the example has neither."""
         return self.reference or (self.pair.chosen if self.pair else "")
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """Everything that is here as an answer to the chat, better or worse."""
+        """All answers to the chat that the example holds, good or bad, but the reference."""
         pair = (self.pair.chosen, self.pair.rejected) if self.pair else ()
         scored = (self.scores.answer,) if self.scores else ()
         drafted = () if self.draft is None else (self.draft,)

@@ -1,19 +1,18 @@
-"""Data sets that are known by name: files whose answers a program can check, and data sets of the hub.
+"""Data sets that are known by name: files whose answers a program can check, and data sets of the Hugging Face hub.
 
 | format | columns | check |
 |---|---|---|
-| `gsm8k` | `answer` (a number), `solution`; of drafts, it is found in `tasks` by the prompt | `number` |
+| `gsm8k` | `answer` (a number), `solution`; drafts: the task is found in `tasks` by the prompt | `number` |
 | `code_tasks` | `entry_point`, `test_program`, `setup`; drafts: `task`, found in `tasks` | `tests` |
 | `qa_short` | `answers`, and `wrong` ones, of which the first is the draft | `accepted` |
 | `synth_exact` | `answer` | `exact`, or `number` where the prompt asks for no more than a number |
 | `ifeval`, `ifeval_loose` | `instruction_id_list`, `kwargs`; drafts: `key`, found in `tasks` | `instructions` |
 
-All have `prompt`; drafts have `draft` and `model`. GSM8K's columns are those of other word problems, too, HumanEval's
-and MBPP's are one schema, and IFBench has IFEval's. Rows with instructions that nothing here can check have no check.
+All have `prompt`; drafts have `draft` and `model`. Other word problems have GSM8K's columns too, HumanEval and MBPP
+share one schema, and IFBench has IFEval's. Rows with instructions that nothing here can check get no check.
 
-Data sets of the Hugging Face hub. An adapter is a pure function from a row, as documented, to an Example.
-
-A row that an adapter cannot read (hh-rlhf has transcripts with two human turns in a row) gives None; they are counted.
+Each data set of the hub has an adapter: a pure function from a row, as the data set documents it, to an Example. It
+gives None for a row that it cannot read (hh-rlhf has transcripts with two human turns in a row); such rows are counted.
 """
 
 from collections import Counter
@@ -42,7 +41,7 @@ class FormatError(Exception):
 
 
 def formatted(row: Row, format: Format | None, tasks: Mapping[str, Row]) -> Row:
-    """The row with its `check` and what else is known, under the names of the one schema; as it is without a format.
+    """Return the row under the names of the one schema, with its `check`; without a format, return it as it is.
 
     Raises FormatError naming what is missing or of another type.
     """
@@ -58,7 +57,10 @@ def formatted(row: Row, format: Format | None, tasks: Mapping[str, Row]) -> Row:
 
 
 def without_check(row: Row, format: Format | None, tasks: Mapping[str, Row]) -> Mapping[str, str]:
-    """The kinds of instruction that leave a row without a check, each with the reason; `formatted` could read it."""
+    """Return the kinds of instruction that leave a row without a check, each with the reason.
+
+    The row has to be one that `formatted` can read.
+    """
     if format not in ("ifeval", "ifeval_loose"):
         return {}
     task = _task(row, format, tasks)
@@ -71,7 +73,7 @@ def _task(row: Row, format: Format, tasks: Mapping[str, Row]) -> Row:
 
 
 def _gsm8k(row: Row, task: Row) -> Row:
-    solution = task.get("solution")  # which may end with another number than the answer
+    solution = task.get("solution")  # it may end with another number, so the answer is said again behind it
     reference = None if solution is None else f"{solution}\nThe answer is {row['answer']}."
     return {"check": {"kind": "number", "answer": row["answer"]}, "reference": reference}
 
@@ -169,14 +171,14 @@ _READ = {"chosen", "rejected", "id", "prompt_id", "source"}
 _COLUMNS: Mapping[str, set[str]] = {
     "helpsteer2": {"prompt", "response", "id", "source", *HELPSTEER2},
     "hh-rlhf": _READ,
-    "ultrafeedback": _READ | {"prompt", "messages"},  # which say again what `chosen` says
+    "ultrafeedback": _READ | {"prompt", "messages"},  # both repeat what `chosen` holds
     "tulu-3": _READ | {"prompt"},
 }
-"""What each adapter reads."""
+"""The columns that each adapter reads; others that hold text are logged."""
 
 
 def hub_examples(source: HubData, wanted: Callable[[Row], bool]) -> Iterator[Example | None]:
-    """The data set's wanted rows; None for each row that its adapter cannot read. Raises DataError."""
+    """Yield an example for each wanted row, or None where the adapter cannot read it. Raises DataError."""
     import datasets  # late: it takes a second, and JSONL files do not need it
 
     try:

@@ -1,10 +1,10 @@
-"""Data to one schema: a chat that asks, and what is known about answers to it (a pair, or scores of one answer).
+"""Reads data as examples: a chat that asks, and what is known about answers to it (a pair, or scores of one answer).
 
 A JSONL(.gz) row asks by `prompt`, `messages`, `chat` or `instruction` (a text, or a list of messages that ends with the
 user's turn). It may hold `chosen` with `rejected`, `response` with or without `scores`, a `reference`, an `id` and a
-`source`. Where a program can say whether an answer is right, `check` says how (checks/); a `draft`, by `model`, is an
-answer to refine. What others call these, `rows.py` and `formats.py` know. Other keys serve `where` alone; those that
-hold text are logged.
+`source`. Where a program can say whether an answer is right, `check` says how (checks/). A `draft`, which `model`
+wrote, is an answer to refine. `rows.py` and `formats.py` know what others call these. Other keys serve `where` alone;
+those that hold text are logged.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class DataSettings(Section):
     tasks: RelativePath | None = None
     """JSONL with the tasks that the files' rows only name (by `task` or `key`): drafts of code_tasks and ifeval."""
     where: dict[str, Value | tuple[Value, ...]] = {}
-    """Only rows whose key has this value, or one of these."""
+    """Only rows are read whose key has this value, or one of these values."""
     part: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(gt=0, le=1)]] = (0.0, 1.0)
     """Only these prompts: from where to where in an order of all possible prompts that is the same everywhere. Parts
     that do not overlap share no prompt, so [0, 0.5] can train a judge and [0.5, 1] another that checks it, and
@@ -49,7 +49,7 @@ class DataSettings(Section):
     seed: int = 0
     """The seed of the order: the same seed and files give the same order."""
     limit: int | None = Field(default=None, gt=0)
-    """The first so many examples of that order; None: all."""
+    """How many examples are taken from the start of that order; None takes all."""
 
     @model_validator(mode="after")
     def _some_source(self) -> Self:
@@ -65,7 +65,7 @@ class DataSettings(Section):
 
 
 def load(settings: DataSettings) -> list[Example]:
-    """All examples of the sources in a shuffled order. Raises DataError naming file (or data set), line and key."""
+    """Return the examples of all sources, shuffled. Raises DataError naming file (or data set), line and key."""
     tasks = _tasks(settings)
     examples = [example for path in settings.files for example in _of_file(path, settings, tasks)]
     for source in settings.hub:
@@ -101,7 +101,10 @@ def read_jsonl(
     where: Mapping[str, Value | tuple[Value, ...]] | None = None,
     schema: Callable[[Row], Row] = dict,
 ) -> Iterator[Example]:
-    """The file's examples in its order, each row by `schema`. Raises DataError naming file, line and key."""
+    """Yield the file's examples in its order, with each row as `schema` gives it.
+
+    Raises DataError naming file, line and key.
+    """
     unused: Counter[str] = Counter()
     for number, row in read_rows(path):
         if _matches(row, where or {}):
@@ -115,18 +118,21 @@ def read_jsonl(
 
 
 def asked(row: Row, place: str) -> dict[str, Any]:
-    """The row with what asks under `prompt`, whatever its own name is. Raises DataError naming place and column."""
+    """Return the row with its question under `prompt`, whatever the row calls it.
+
+    Raises DataError naming place and column.
+    """
     return {**row, **_read(Columns(row), place)}
 
 
 def fitting(examples: Sequence[Example], length: Callable[[Chat], int], limit: int) -> tuple[list[Example], int]:
-    """Examples whose chat has at most `limit` tokens by `length`, and how many were dropped. Nothing is cut."""
+    """Return the examples whose chat has at most `limit` tokens by `length`, and how many others were dropped."""
     kept = [example for example in examples if length(example.chat) <= limit]
     return kept, len(examples) - len(kept)
 
 
 def split(examples: Sequence[Example], share: float, seed: int = 0) -> tuple[list[Example], list[Example]]:
-    """(train, validation) with about `share` of the prompts in validation.
+    """Return (train, validation) with about `share` of the prompts in validation.
 
     All examples of one prompt (its first user turn, normalised) fall on one side, whatever else is in the list.
     """
@@ -144,7 +150,7 @@ class _Message(BaseModel):
 
 
 class PromptRow(BaseModel):
-    """What every row has: messages that end with the user's turn, as `schemas.read` finds them."""
+    """The part that every row has: messages that end with the user's turn, as `rows.read` finds them."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
     prompt: str | list[_Message]
@@ -215,7 +221,7 @@ def _example(columns: Columns, path: Path, number: int) -> Example:
 
 
 def _tasks(settings: DataSettings) -> Mapping[str, Row]:
-    """The tasks, by the name that other rows have for them."""
+    """Return the tasks by the name by which rows of drafts refer to them."""
     if settings.tasks is None:
         return {}
     key = TASK_KEYS[settings.format]
@@ -232,11 +238,11 @@ def _names(settings: DataSettings) -> str:
     return ", ".join([*map(str, settings.files), *(source.name for source in settings.hub)])
 
 
-_PARTS: Final = "parts"  # another order than any seed's: a split of a part cuts through all of it
+_PARTS: Final = "parts"  # this order is unlike that of any seed, so that `split` cuts through the whole of a part
 
 
 def _position(chat: Chat, seed: int | str) -> float:
-    """A number in [0, 1) that depends on the first user turn's letters and digits alone."""
+    """Return a number in [0, 1) that depends on the seed and on the first user turn's letters and digits alone."""
     first = next((message["content"] for message in chat if message["role"] == "user"), "")
     folded = unicodedata.normalize("NFKC", first).lower()
     letters = "".join(letter for letter in folded if letter.isalnum())

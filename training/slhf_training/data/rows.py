@@ -1,6 +1,4 @@
-"""Rows of JSONL files: objects with the numbers of their lines, each as the kind that it should be.
-
-Rows as data sets have them, read as one schema: what asks, and what is known about answers to it.
+"""Reads rows of JSONL files, and the columns that other people's data sets have as those of one schema.
 
 | written by | columns |
 |---|---|
@@ -12,7 +10,7 @@ Rows as data sets have them, read as one schema: what asks, and what is known ab
 | HelpSteer2 | `prompt` with its marks of turns, `response`, five numbers |
 | questions | `question` or `query`, `context`, `answer` |
 
-`system` or `system_prompt` is the first turn. A null is as if it were not there.
+`system` or `system_prompt` is the first turn. A null counts as a column that is not there.
 """
 
 import gzip
@@ -43,20 +41,23 @@ _HELPSTEER_TURN = re.compile(r"\n?<extra_id_[01]>(System|User|Assistant)\n")
 
 
 class Columns:
-    """A row, and which of its columns were used."""
+    """A row that remembers which of its columns were used."""
 
     def __init__(self, row: Row) -> None:
         self._row = row
         self.used: set[str] = set()
 
     def take(self, *names: str) -> Any:
-        """The value of the first of these columns that has one; None where none has."""
+        """Return the value of the first of these columns that has one; None where none has."""
         name = self.name_of(*names)
         self.used |= {name} if name else set()
         return self._row[name] if name else None
 
     def text(self, *names: str) -> str:
-        """Empty where none has one. Raises ValueError for what is no text."""
+        """Return the text of the first of these columns that has a value; empty where none has.
+
+        Raises ValueError for a value that is no text.
+        """
         value = self.take(*names)
         if value is not None and not isinstance(value, str):
             raise ValueError(f"{self.name_of(*names)}: not a text")
@@ -66,7 +67,7 @@ class Columns:
         return next((name for name in names if self._row.get(name) is not None), None)
 
     def are(self, kind: Any, *names: str) -> bool:
-        """Whether each of them has a value of that kind."""
+        """Return whether each of these columns has a value of that kind."""
         return all(isinstance(self._row.get(name), kind) for name in names)
 
     def unused_texts(self) -> list[str]:
@@ -74,8 +75,10 @@ class Columns:
 
 
 def read(columns: Columns) -> dict[str, Any]:
-    """`prompt` (turns, or a text that is empty), and of `chosen`, `rejected`, `response`, `reference`, `scores` those
-    that the row has. Raises ValueError naming the column that cannot be read; values of a wrong type are passed on.
+    """Return `prompt` (turns, or an empty text), and of `chosen`, `rejected`, `response`, `reference` and `scores`
+    those that the row has. Values of a wrong type are passed on.
+
+    Raises ValueError naming a column that cannot be read.
     """
     prompt, last = _asked(columns)
     prompt, found = _pair(columns, prompt)
@@ -88,19 +91,19 @@ def read(columns: Columns) -> dict[str, Any]:
 
 
 def texts_beside(row: Row, used: Set[str]) -> list[str]:
-    """The other columns that hold text."""
+    """Return the names of the columns that hold text and were not used."""
     return [name for name, value in row.items() if name not in used and _has_text(value)]
 
 
 def log_unused(place: str, unused: Mapping[str, int]) -> None:
-    """Columns and their numbers of rows: nothing is left out without a word."""
+    """Log the unused columns with their numbers of rows, so that nothing is left out without a word."""
     if unused:
         said = ", ".join(f"{name} ({rows} rows)" for name, rows in unused.items())
         _LOG.warning("%s: columns of text that are not used: %s", place, said)
 
 
 def turns_of(text: str) -> Turns:
-    """One user turn, or several where the text has HH's or HelpSteer2's marks of turns."""
+    """Return one user turn, or several turns where the text has HH's or HelpSteer2's marks of turns."""
     if _is_transcript(text):
         turns = transcript(text)
     else:
@@ -112,7 +115,7 @@ def turns_of(text: str) -> Turns:
 
 
 def transcript(text: str) -> Turns:
-    """HH's form; none where there is something before the first turn."""
+    """Return the turns of a transcript in HH's form; none where text stands before the first one."""
     before, *rest = _HH_TURN.split(f"\n\n{text.lstrip()}")
     if before.strip():
         return []
@@ -121,12 +124,12 @@ def transcript(text: str) -> Turns:
 
 
 def messages_of(value: Sequence[Any], column: str) -> Turns:
-    """OpenAI's messages, or ShareGPT's. Raises ValueError naming the column and the place in it."""
+    """Read OpenAI's messages, or ShareGPT's. Raises ValueError naming the column and the place in it."""
     return [_message(message, f"{column}.{place}") for place, message in enumerate(value)]
 
 
 def _asked(columns: Columns) -> tuple[Any, str | None]:
-    """What asks, and the answer that ends the conversation, if one does. None: no column asks."""
+    """Return the question (None where no column asks), and the answer that ends the conversation, if one does."""
     if (prompt := columns.take("prompt")) is not None:
         if isinstance(prompt, list):
             return messages_of(prompt, "prompt"), None
@@ -149,7 +152,7 @@ def _asked(columns: Columns) -> tuple[Any, str | None]:
 
 
 def _history(pairs: Any) -> Turns:
-    """Alpaca's earlier turns, [[question, answer], ...]."""
+    """Read Alpaca's earlier turns, [[question, answer], ...]."""
     turns: Turns = []
     for pair in pairs or []:
         match pair:
@@ -172,7 +175,7 @@ def _pair(columns: Columns, prompt: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def _continued(value: Any, prompt: Any, column: str) -> tuple[Any, Any]:
-    """The chat and the answer to it. A conversation brings its own chat, which must be that of the prompt."""
+    """Return the chat and the answer to it. A conversation brings its own chat, which must go on from the prompt."""
     if isinstance(value, str) and _is_transcript(value):
         turns = transcript(value)
     elif isinstance(value, list | dict):
@@ -194,14 +197,14 @@ def _asks_the_same(prompt: Any, chat: Turns) -> bool:
 
 
 def _answer(columns: Columns, prompt: Any, last: str | None) -> dict[str, Any]:
-    """The row's answer: a reference if it is known to be good, and a response if it was scored or a model wrote it."""
+    """Return the row's answer: a reference if it is known to be good, a response if scored or written by a model."""
     found: dict[str, Any] = {"response": columns.take("response"), "scores": columns.take("scores")}
     if found["response"] is not None and found["scores"] is None and columns.are(int | float, *HELPSTEER2):
         found["scores"] = {name: columns.take(name) for name in HELPSTEER2}
     good = columns.take("reference")
     if columns.name_of("completion"):
         _, completion = _continued(columns.take("completion"), prompt, "completion")
-        if columns.name_of("label") and not columns.are(str, "label"):  # KTO's truth, which tables write as 0 and 1
+        if columns.name_of("label") and not columns.are(str, "label"):  # KTO's boolean; tables write it as 0 or 1
             if (label := columns.take("label")) not in (0, 1):
                 raise ValueError("label: neither true nor false")
             return found | {"response": completion, "scores": {"label": float(label)}}
@@ -251,7 +254,7 @@ def _is_transcript(text: str) -> bool:
 
 
 def _has_text(value: Any) -> bool:
-    """A text that is not blank, or a list or mapping with one or with another such."""
+    """Return whether the value is a text that is not blank, or holds texts, lists or mappings."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return isinstance(value, str) and bool(value.strip()) or any(isinstance(one, str | dict | list) for one in inner)
 
@@ -260,7 +263,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """The objects of a JSONL file, gzipped or not, with the numbers of their lines; blank lines are left out.
+    """Yield the objects of a JSONL file, gzipped or not, with the numbers of their lines; blank lines are left out.
 
     Raises DataError naming file and line.
     """
@@ -277,7 +280,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def checked(kind: type[Model], row: Row, place: str) -> Model:
-    """The row as that kind. Raises DataError naming the place and each bad key."""
+    """Return the row as that kind of model. Raises DataError naming the place and each bad key."""
     try:
         return kind.model_validate(row)
     except ValidationError as exc:

@@ -1,4 +1,4 @@
-"""Prompts with instructions that a program can check: read, and written.
+"""Prompts with instructions that a program can check: they are read and written here.
 
 Imported by preference and evaluation.
 """
@@ -19,7 +19,11 @@ def instructed_rows(rows: Iterable[tuple[int, Row]], place: str) -> Iterator[Ins
 
 
 def rows_by_prompt(files: Iterable[Path], setting: str) -> dict[str, InstructedRow]:
-    """Raises SettingsError naming the setting where a row has no check or there is no row, and DataError as above."""
+    """Return the rows of the files by prompt.
+
+    Raises SettingsError naming the setting where an instruction cannot be checked or there is no row, and DataError as
+    `instructed_rows` does.
+    """
     rows = {row.prompt: row for path in files for row in instructed_rows(read_rows(path), str(path))}
     reasons = {kind: why for row in rows.values() for kind, why in unchecked(row.kinds, row.arguments).items()}
     if reasons:
@@ -30,5 +34,5 @@ def rows_by_prompt(files: Iterable[Path], setting: str) -> dict[str, InstructedR
 
 
 def row_of(chat: Chat, rows: Mapping[str, InstructedRow]) -> InstructedRow | None:
-    """None: the chat is not one of the rows' prompts alone."""
+    """Return the row whose prompt is the chat's only turn; None where there is none."""
     return rows.get(chat[0]["content"]) if len(chat) == 1 else None

@@ -1,7 +1,7 @@
-"""Prompts with instructions that a program can check: what `slhf-train add-instructions` writes, in IFEval's schema.
+"""Writes prompts with instructions that a program can check, in IFEval's schema (`slhf-train add-instructions`).
 
-IFEval's prompts evaluate. These are other prompts with instructions of its kinds, in other words, so that the
-preference source `instructions` has something to check during training.
+IFEval's own prompts are for evaluation. These are other prompts with instructions of the same kinds in other words, so
+that the preference source `instructions` has something to check during training.
 """
 
 import random
@@ -24,7 +24,7 @@ Draw = Callable[[random.Random, Sequence[str]], Arguments]
 class Instruction:
     kind: str
     phrases: tuple[str, ...]
-    """How users say it, with the arguments by name: format strings."""
+    """Format strings in which users would ask for it, with the arguments by name."""
     drawn: Draw
 
 
@@ -38,14 +38,14 @@ ENDINGS = (
 MARKERS = ("P.S.", "P.P.S")
 WORD = re.compile(r"[a-z]{5,}")
 FEWEST_WORDS = 4
-"""Words that a reference must have, lest no instruction be about words."""
+"""With fewer different words in its reference, a prompt gets no instruction about words."""
 REPEAT = "combination:repeat_prompt"
 
 
 def instruct(examples: Iterable[Example], seed: int = 0) -> Iterator[dict[str, Any]]:
-    """A row for each single-turn example: its prompt with one to three instructions, the same for the same seed.
+    """Yield a row for each single-turn example: its prompt with one to three instructions, the same for the same seed.
 
-    What is known as a good answer to the prompt alone stays with it as its `response`: a draft to refine.
+    A good answer to the bare prompt, where one is known, stays with it as its `response`, which is a draft to refine.
     """
     kinds = sorted({instruction.kind for instruction in INSTRUCTIONS})
     for example in examples:
@@ -120,7 +120,7 @@ DRAWN: Mapping[str, Draw] = {
     "multiple_sections": _sections,
     "end_checker": lambda rng, words: {"end_phrase": rng.choice(ENDINGS)},
 }
-"""The arguments of a check, by the name that phrases.yaml gives them."""
+"""How the arguments of a check are drawn, by the name that phrases.yaml has for that."""
 
 
 def _instructions() -> Iterator[Instruction]:

@@ -7,7 +7,10 @@ from slhf_training.lessons.thoughts import CHANGES, STAYS, Considered
 
 
 def listed(draft: str, own: Sequence[str], check: InstructionsCheckSettings) -> Considered:
-    """A line for each instruction: its kind and arguments in words, and what the check says of the draft."""
+    """Return thoughts with a line for each instruction: its kind and arguments in words, and whether the draft follows.
+
+    A draft that follows all stays; one that does not has no answer yet.
+    """
     names = [
         " ".join([kind.partition(":")[2].replace("_", " "), *(f"({value})" for value in map(_said, given.values()))])
         for kind, given in zip(check.row().kinds, check.row().arguments, strict=True)

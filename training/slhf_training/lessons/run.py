@@ -1,4 +1,4 @@
-"""From the configuration to rows of (prompt, draft or none, own answers, target)."""
+"""Makes the rows of (prompt, draft or none, own answers, target) that a configuration describes."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 def lessons(settings: LessonsSettings, opened: OpenModel | None = None) -> Path:
-    """Writes the rows, and returns their file. What was sampled is kept, and the next run goes on.
+    """Write the rows and return their file. Samples are kept, so that a run that was killed goes on.
 
     Raises SettingsError, DataError, EngineError and SandboxError.
     """
@@ -82,7 +82,7 @@ def _of_follower(source: FollowerLessons, sampler: Sampler, chance: random.Rando
 def _plain(
     source: FollowerLessons, drafted: Sequence[Example], right: Sequence[bool], sampler: Sampler
 ) -> tuple[list[Taught], list[Taught]]:
-    """Of the right drafts and of the wrong ones, one of a prompt."""
+    """Return the lessons of right drafts and of wrong ones, at most one for each prompt."""
     kept = one_of_each(itertools.compress(drafted, right))[: source.right]
     wrong = one_of_each(itertools.compress(drafted, (not is_right for is_right in right)))[: source.wrong]
     targets = targets_of(wrong, sampler.passing(wrong, refined=True), source.references)
@@ -93,7 +93,7 @@ def _plain(
 
 
 def _drafted(source: FollowerLessons, examples: Sequence[Example], sampler: Sampler) -> list[Example]:
-    """The examples with the drafts that the source names."""
+    """Return the examples with the drafts that the source names."""
     if source.drafts == "given":
         return [example for example in examples if example.draft]
     if source.drafts == "reference":
@@ -103,7 +103,7 @@ def _drafted(source: FollowerLessons, examples: Sequence[Example], sampler: Samp
 
 
 def _fenced(example: Example, target: str) -> str:
-    """A Leader's code stands in a fence, as chat models write it."""
+    """Put code into a fence, as chat models write it: the target of a Leader."""
     is_code = isinstance(example.check, UnitTestsSettings) and "```" not in target
     return FENCE.format(code=target) if is_code else target
 
@@ -117,5 +117,5 @@ def _row(example: Example, target: str) -> Row:
 
 
 def _beside(lesson: Taught) -> Row:
-    """What a Follower sees beside the conversation."""
+    """Return the columns of what only a Follower sees: the draft, and answers of its own."""
     return {"draft": lesson.example.draft} | ({"own": lesson.own} if lesson.own else {})

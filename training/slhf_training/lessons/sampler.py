@@ -1,4 +1,4 @@
-"""What a model itself writes for lessons, and which of it passes."""
+"""Samples of a model for lessons, and which of them pass their check."""
 
 from collections.abc import Iterable, Sequence
 
@@ -20,13 +20,14 @@ class Sampler:
         self._turns = [Message(role=turn.role, content=turn.content) for turn in samples.turns] if samples else []
 
     def passing(self, examples: Sequence[Example], *, refined: bool) -> list[list[str]]:
-        """Of each example the answers (to its draft, if `refined`) that came to their end and pass."""
+        """Return for each example the answers (to its draft, if `refined`) that came to their end and pass."""
         written = self.all(examples, refined=refined)
         asked = [example for example, texts in zip(examples, written, strict=True) for _ in texts]
         right = iter(passed(asked, [text for texts in written for text in texts]))
         return [[text for text in texts if next(right)] for texts in written]
 
     def all(self, examples: Sequence[Example], *, refined: bool) -> list[list[str]]:
+        """Return for each example the answers that came to their end, each text once."""
         if self._teacher is None:
             return [[] for _ in examples]
         numbers = range(self._count)
@@ -38,14 +39,14 @@ class Sampler:
 
 
 def passed(examples: Sequence[Example], texts: Sequence[str]) -> list[bool]:
-    """Whether each text passes its example's check; without a check it does if it is not empty."""
+    """Return whether each text passes its example's check; without a check, any text passes that is not empty."""
     pairs = [(check_of(e.check), text) for e, text in zip(examples, texts, strict=True) if e.check is not None]
     found = iter(passed_all([check for check, _ in pairs], [text for _, text in pairs]))
     return [bool(text) if e.check is None else next(found) for e, text in zip(examples, texts, strict=True)]
 
 
 def one_of_each(examples: Iterable[Example], *, by_draft: bool = False) -> list[Example]:
-    """The first of each prompt, or of each prompt and draft."""
+    """Return the first example of each prompt, or of each prompt and draft."""
     found: dict[tuple[str, str | None], Example] = {}
     for example in examples:
         found.setdefault((prompt_id(example.chat), example.draft if by_draft else None), example)

@@ -15,15 +15,16 @@ class Turn(Section):
 
 
 class Samples(Section):
-    """Answers of a model, of which those that pass their check are targets, before any reference."""
+    """Answers of a model. Those that pass their check become targets; a reference does where none passes."""
 
     bundle: ModelName
     count: int = Field(default=4, gt=0)
-    """Of each prompt and of each wrong draft."""
+    """How many answers the model writes to each prompt and to each wrong draft."""
     generation: GenerationSettings = GenerationSettings()
     turns: tuple[Turn, ...] = ()
-    """Stand before each prompt that is answered without a draft: how to answer (`system`), and worked examples. What is
-    learnt is the answer to the prompt alone. Prompts that begin with a system turn of their own do not go with one."""
+    """Turns that stand before each prompt which is answered without a draft: how to answer (`system`), and worked
+    examples. The lesson itself has the prompt alone. A `system` turn here does not go with prompts that begin with one
+    of their own."""
 
 
 class LeaderLessons(Section):
@@ -39,27 +40,28 @@ class FollowerLessons(Section):
     drafts: Literal["given", "reference", "sampled"] = "given"
     """The rows' own drafts; their references, which a Follower has to leave alone; or samples of the Leader."""
     right: int = Field(default=1000, ge=0)
-    """At most so many right drafts, one of a prompt: their target is the draft."""
+    """Most lessons of right drafts, one for each prompt; their target is the draft."""
     wrong: int = Field(default=1000, ge=0)
-    """At most so many wrong drafts, one of a prompt: their target is a sample that passes, or the reference."""
+    """Most lessons of wrong drafts, one for each prompt; their target is a sample that passes, or the reference."""
     references: bool = True
     """Whether a reference is the target where no sample passes."""
     thoughts: bool = False
     """The Follower learns to think before it decides. Where a check looks for a result (number, exact, accepted), it
-    says the results of the draft and of its own answers, which the server counts (thoughts.py); of a program it says
-    whether it stays (traced.py). Of instructions it thinks which ones the draft follows (listed.py), and what has no
-    check stays. Where a draft stays, nothing follows the thoughts: the bundle that learns it keeps by silence."""
+    writes down the results of the draft and of its own answers, and the server counts them (thoughts.py). Of a program
+    it says whether it stays (traced.py), and of instructions which ones the draft follows (listed.py). A draft without
+    a check stays. Where a draft stays, nothing follows the thoughts: a bundle that learns this has `keeps_by_silence`
+    in its manifest."""
     own_answers: int = Field(default=4, ge=0, le=16)
-    """With thoughts: so many samples of the Leader at most stand beside each draft, as the bundle's own answers will
-    (`own_answers` of imitate). Samples of the Leader are also what a wrong draft becomes."""
+    """With thoughts: how many samples of the Leader stand beside each draft at most, as the bundle's own answers will
+    (`own_answers` of imitate). Where the thoughts lead to a text in place of a wrong draft, it is one of these."""
 
 
 class LessonsSettings(Section):
     output_dir: RelativePath
     seed: int = Field(default=0, ge=0)
-    """Of the choice of drafts, and of the order of lessons."""
+    """The seed of the choice of drafts and of the order of lessons."""
     samples: Samples | None = None
-    """None: references and drafts are the only targets."""
+    """Where there are none, references and drafts are the only targets."""
     leader: tuple[LeaderLessons, ...] = ()
     follower: tuple[FollowerLessons, ...] = ()
 

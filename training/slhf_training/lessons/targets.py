@@ -1,4 +1,4 @@
-"""How a reference reads as an answer, and which of several right answers is learnt."""
+"""Chooses targets: how a reference is written as an answer, and which of several right answers is learnt."""
 
 import ast
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ FENCE = "```python\n{code}\n```"
 
 
 def targets_of(examples: Sequence[Example], passing: Sequence[Sequence[str]], references: bool) -> list[str | None]:
-    """The sample that passes and keeps most of the draft, else the reference if that passes, else None."""
+    """Return for each example the passing sample nearest to the draft, else its reference if that passes, else None."""
     known = [worded(e.reference, e.check) if references and e.reference else "" for e in examples]
     good = passed(examples, known)
     return [
@@ -23,13 +23,13 @@ def targets_of(examples: Sequence[Example], passing: Sequence[Sequence[str]], re
 
 
 def worded(reference: str, check: CheckSettings | None) -> str:
-    """A reference as an answer: code is in one style, without a fence."""
+    """Return the reference as an answer: code is written in one style, without a fence."""
     text = reference.strip("\n").rstrip()
     return styled(text) if isinstance(check, UnitTestsSettings) else text
 
 
 def styled(code: str) -> str:
-    """As Python itself prints it, unless that loses comments."""
+    """Return the code as Python itself prints it, unless it has comments, which that would lose."""
     if "#" in code:
         return code
     try:
@@ -39,7 +39,7 @@ def styled(code: str) -> str:
 
 
 def nearest(draft: str | None, answers: Sequence[str]) -> str:
-    """The answer that keeps most of the draft; without one, the shortest."""
+    """Return the answer that keeps most of the draft, or without a draft the shortest answer."""
     if draft is None:
         return min(answers, key=len)
     return max(answers, key=lambda answer: SequenceMatcher(None, draft, answer, autojunk=False).ratio())

@@ -1,4 +1,4 @@
-"""Lessons of a Follower that thinks before it decides: those where its thoughts lead to what is right."""
+"""Makes lessons for a Follower that thinks before it decides; those are kept whose thoughts lead to what is right."""
 
 import itertools
 import random
@@ -27,7 +27,7 @@ class Taught:
     example: Example
     target: str
     own: tuple[str, ...] = ()
-    """The answers of its own that the Follower sees beside the draft."""
+    """The Follower's own answers, which it sees beside the draft."""
 
 
 def thought(
@@ -37,12 +37,12 @@ def thought(
     sampler: Sampler,
     chance: random.Random,
 ) -> tuple[list[Taught], list[Taught]]:
-    """Of the right drafts and of the wrong ones: at most one of a prompt, and none where thoughts do not tell.
+    """Return lessons of right drafts and of wrong ones: at most one for each prompt, and none where thoughts mislead.
 
-    Of the right drafts those come first that most own answers doubt, up to a half: they are few, and what is to be
-    learnt is how many doubts it takes. Raises DataError, EngineError and SandboxError.
+    Up to half of the right drafts are ones that the own answers doubt: these are few, and they teach how many doubts it
+    takes to change a draft. Raises DataError, EngineError and SandboxError.
     """
-    kept: dict[bool, list[Taught]] = {True: [], False: []}  # by doubted
+    kept: dict[bool, list[Taught]] = {True: [], False: []}  # by whether the own answers doubt the draft
     changed: list[tuple[Example, Considered]] = []
     found = _considered(drafted, sampler, source.own_answers, chance)
     for example, is_right, one in zip(drafted, right, found, strict=True):
@@ -60,7 +60,7 @@ def thought(
 def _considered(
     drafted: Sequence[Example], sampler: Sampler, most: int, chance: random.Random
 ) -> Iterator[Considered | None]:
-    """Of each draft what the Follower is to think; None where that comes to nothing."""
+    """Yield for each draft what the Follower is to think; None where its thoughts come to nothing."""
     asked = one_of_each(drafted) if most else []
     answers = dict(zip((prompt_id(one.chat) for one in asked), sampler.all(asked, refined=False), strict=True))
     for example in drafted:
@@ -83,13 +83,16 @@ def _considered(
 
 
 def _reading(example: Example) -> Callable[[str], str | None] | None:
-    """How a result is read out of an answer; None: the check looks for none."""
+    """Return the function that reads a result out of an answer; None where the check looks for none."""
     check = None if example.check is None else check_of(example.check)
     return check.read if isinstance(check, ReadableCheck) else None
 
 
 def _mended(changed: Sequence[tuple[Example, Considered]], sampler: Sampler, references: bool) -> list[Taught]:
-    """What thoughts lead to, where it passes; where they do not say, what any wrong draft becomes."""
+    """Return lessons of wrong drafts, with what the thoughts lead to as the target where that passes.
+
+    Where they lead to no text, the target is what any wrong draft becomes.
+    """
     said = [(example, found) for example, found in changed if found.answer is not None]
     good = passed([example for example, _ in said], [found.answer or "" for _, found in said])
     lessons = [Taught(e, found.before(found.answer), found.own) for e, found in itertools.compress(said, good)]
@@ -102,7 +105,7 @@ def _mended(changed: Sequence[tuple[Example, Considered]], sampler: Sampler, ref
 
 
 def _one_of_each(lessons: Sequence[Taught]) -> list[Taught]:
-    """The first of each prompt."""
+    """Return the first lesson of each prompt."""
     found: dict[str, Taught] = {}
     for lesson in lessons:
         found.setdefault(prompt_id(lesson.example.chat), lesson)

@@ -1,13 +1,13 @@
-"""What a Follower thinks before it answers: what it reads in the draft and in answers of its own.
+"""What a Follower thinks before it answers: what it reads in the draft and in its own answers.
 
-Its model has written them as the Leader, without the draft in sight, so that they are independent of it and of each
-other; they stand in the Follower's turn. It reads their results, and the server counts what these say of the draft
-(slhf/readings.py). Written one after the other below the draft, they would be one voice: beside a first answer a small
-model copies it.
+Its model wrote the own answers as the Leader and without the draft in sight, so that they are independent of the draft
+and of each other; they stand in the Follower's turn. The Follower reads the results in them, and the server counts what
+these say of the draft (slhf/readings.py). If it wrote them one after the other below the draft, they would be one
+voice, because a small model copies an answer that it sees.
 
 Thoughts stand in `<think>...</think>`, which the server takes out of an answer. Where the draft stays, and where an own
-answer takes its place, nothing follows them: the server puts that text there, to the letter, which a copy of many
-tokens would not always be.
+answer takes its place, nothing follows them: the server puts that text there to the letter. A copy that the model
+writes would not always be exact.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,22 +24,22 @@ STAYS, CHANGES = "It stays.", "It changes."
 class Considered:
     thoughts: str
     answer: str | None
-    """The draft, or what takes its place; None: the draft changes, and this does not say to what."""
+    """The draft, or what takes its place; None where the draft changes and the thoughts do not say to what."""
     doubted: bool = False
-    """More own answers have another result than the draft's."""
+    """Whether more own answers agree on another result than have the draft's."""
     own: tuple[str, ...] = ()
-    """The Follower's own answers, as they stand in its turn."""
+    """The Follower's own answers as they stand in its turn."""
     counted: bool = False
-    """The thoughts are results: what takes the draft's place follows from them and is not said."""
+    """Whether the thoughts are results: what takes the draft's place is then counted from them and not written."""
 
     def before(self, answer: str | None) -> str:
-        """The target: the thoughts, and then this answer; None: nothing, and so the draft."""
+        """Return the target: the thoughts and then this answer, or the thoughts alone where it is None or counted."""
         thoughts = _THOUGHTS.format(thoughts=self.thoughts)
         return thoughts if answer is None or self.counted else f"{thoughts}\n{answer}"
 
 
 def considered(draft: str, own: Sequence[str], read: Callable[[str], str | None]) -> Considered | None:
-    """`own`: independent answers to the question; None where there is none."""
+    """Return what to think of the draft beside `own`, independent answers to the question; None without any."""
     if not own:
         return None
     found = Readings.of(read(draft), [read(answer) for answer in own])

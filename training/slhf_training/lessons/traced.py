@@ -1,7 +1,8 @@
 """What a Follower thinks of a program: whether it passes its tests, beside programs of its own.
 
-When lessons are made, all of them run in the sandbox; at run time nothing runs, and the Follower has to know. The own
-programs stand in its turn, written without the draft in sight: beside a draft a model copies its fault.
+When lessons are made, all these programs run in the sandbox. At run time nothing runs, and the Follower has to judge by
+reading. Its own programs stand in its turn; they are written without the draft in sight, because a model that sees a
+draft copies its fault.
 """
 
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ from slhf_training.lessons.thoughts import CHANGES, STAYS, Considered
 
 
 def traced(draft: str, own: Sequence[str], check: UnitTestsSettings) -> Considered | None:
-    """`own`: answers. A draft that fails becomes the own program that passes and keeps most of it.
+    """Return what to think of the draft beside `own`, the Follower's own answers.
 
-    None where there is no program, or none that passes in place of a draft that fails. Raises SandboxError.
+    A draft that fails becomes the own program that passes and keeps most of it. Returns None where the draft or `own`
+    has no program, and where the draft fails and no own program passes. Raises SandboxError.
     """
     drafts = program_of(draft, check.entry_point)
     programs = [program for text in own if (program := program_of(text, check.entry_point))]

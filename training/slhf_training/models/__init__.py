@@ -1,4 +1,4 @@
-"""Models by their names: bundles, prompts, roles, adapters, log-probs, and how they lie on several devices.
+"""Models: how they are loaded, prompted, adapted and split over processes, and how they score answers.
 
 Imported by rollout, reward, preference, fit, evaluation, distill, imitation and lessons.
 """
@@ -16,10 +16,10 @@ class Lora(Section):
     r: int = Field(default=16, gt=0)
     alpha: float = Field(default=32, gt=0)
     target_modules: str | list[str] = ALL_LINEAR
-    """peft's name: which layers get an adapter."""
+    """Which modules get an adapter, under peft's name for this."""
     layers: tuple[int, int] | None = None
     """[first, end]: adapters in blocks first to end - 1 alone, counted from 0; [21, 28] are the upper 7 of 28. None: in
-    all. What the blocks below say of a text does not depend on training, and no gradient passes through them."""
+    all. The states of the blocks below do not change in training, and no gradient passes through them."""
 
     @model_validator(mode="after")
     def _layers_are_a_range(self) -> Self:

@@ -1,8 +1,8 @@
 """Arithmetic on adapters as they lie on disk, in peft's format: pure functions on a directory or on its tensors.
 
-An adapter adds the product of its factors (A is inputs to rank, B rank to outputs), so a share of one of them is that
-share of the way from the base model. Between two adapters of one shape the factors themselves are mixed (LITI in WARP,
-arXiv 2406.16768).
+An adapter adds the product B A of its factors A (rank, inputs) and B (outputs, rank), so a share of one factor goes
+that share of the way from the base model. Between two adapters of one shape the factors themselves are mixed (LITI in
+WARP, arXiv 2406.16768).
 """
 
 import json
@@ -29,24 +29,24 @@ def write_factors(adapter: Path, factors: Factors) -> None:
 
 
 def scaled(factors: Factors, share: float) -> dict[str, Tensor]:
-    """So much of the way from the base model."""
+    """Return factors that go `share` of the way from the base model."""
     return {key: factor * share if "lora_B" in key else factor for key, factor in factors.items()}
 
 
 def mixed(start: Factors, end: Factors, share: float) -> dict[str, Tensor]:
-    """So much of the way from one adapter to another of the same shape, in the first one's dtype."""
+    """Return factors that go `share` of the way from one adapter to another of its shape, in the first one's dtype."""
     return {key: torch.lerp(one.float(), end[key].float().cpu(), share).to(one.dtype) for key, one in start.items()}
 
 
 def truncate(adapter: Path, rank: int) -> None:
-    """Cut an adapter to a lower rank: each product to its nearest of that rank (Eckart and Young, 1936).
+    """Cut an adapter to a lower rank: each product becomes the nearest one of that rank (Eckart and Young, 1936).
 
-    That one keeps the largest singular values. Raises SettingsError for a rank that the adapter does not have.
+    The nearest one keeps the largest singular values. Raises SettingsError for a rank above the adapter's own.
     """
     said = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
     if not 0 < rank <= said["r"]:
         raise SettingsError(f"--rank: expected 1 to {said['r']}, the adapters' own, got {rank}")
-    said |= {"lora_alpha": said["lora_alpha"] * rank / said["r"], "r": rank}  # what a product counts stays
+    said |= {"lora_alpha": said["lora_alpha"] * rank / said["r"], "r": rank}  # alpha / r stays
     _write_config(adapter, said)
     factors = factors_of(adapter)
     for key in [key for key in factors if "lora_A" in key]:
@@ -71,7 +71,10 @@ def _write_config(adapter: Path, said: Mapping[str, object]) -> None:
 
 
 def _nearest(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Factors (rank, inputs) and (outputs, rank) for (r, inputs) and (outputs, r); never forms the large product."""
+    """Return factors (rank, inputs) and (outputs, rank) for `a` (r, inputs) and `b` (outputs, r).
+
+    The large product (outputs, inputs) is never formed.
+    """
     (left, inner), (right, outer) = torch.linalg.qr(b.double()), torch.linalg.qr(a.double().T)
     u, s, v = torch.linalg.svd(inner @ outer.T)
     half = s[:rank].sqrt()

@@ -1,4 +1,4 @@
-"""Bundles, opened as the server opens them: slhf-server's code is used where it is installed, and this says so if not.
+"""Opens bundles by slhf-server's own code, and says how to install that where it is missing.
 
 `evaluation/served.py` and this module are the only ones of training that import slhf_server, and they do it late.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def needing_the_server(what: str) -> Iterator[None]:
-    """A package that is missing is named, with the way to get it; the server's refusals become training's."""
+    """Within this, a missing package and the server's refusals become a SettingsError that begins with `what`."""
     try:
         from slhf_server.settings.problem import SettingsError as Refused
     except ModuleNotFoundError as exc:
@@ -30,7 +30,7 @@ def needing_the_server(what: str) -> Iterator[None]:
 
 
 def open_bundle(key: str, spec: str) -> "OpenBundle":
-    """A builtin, a directory or a hub id, on local disk. Raises SettingsError naming the key."""
+    """Open a builtin, a directory or a hub id, with its files on local disk. Raises SettingsError naming the key."""
     with needing_the_server(key):
         from slhf_server.loading.opening import open_bundle as opened
         from slhf_server.settings.server import Settings
@@ -39,7 +39,10 @@ def open_bundle(key: str, spec: str) -> "OpenBundle":
 
 
 def located(name: str, key: str) -> str:
-    """What transformers loads a configuration's model from. Raises SettingsError naming the key."""
+    """Return the path or hub id that transformers loads a configuration's model from.
+
+    Raises SettingsError naming the key.
+    """
     if not name.startswith(BUILTIN_PREFIX):
         return name
     bundle = open_bundle(key, name)

@@ -1,4 +1,4 @@
-"""Causal language models by the names that configurations give them."""
+"""Loads causal language models by the names that configurations give them."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from slhf_training.models.sharding import without_launcher
 
 
 def load_causal(name: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
-    """The tokenizer and the model of a path, hub id or builtin. Raises SettingsError naming the key `model`."""
+    """Return the tokenizer and the model of a path, hub id or builtin. Raises SettingsError naming the key `model`."""
     source = located(name, "model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -26,7 +26,7 @@ def load_causal(name: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
 
 
 def base_directory(name: str) -> Path:
-    """The directory of a model's files without its weights, which may be one of the hub's cache.
+    """Return the directory of a model's files other than its weights; it may be one of the hub's cache.
 
     Raises SettingsError naming the key `model`.
     """
@@ -40,12 +40,12 @@ def base_directory(name: str) -> Path:
 
 
 def load_written(directory: Path, dtype: torch.dtype) -> Any:
-    """A model that was just written, as others will read it."""
+    """Read a model that was just written, as others will read it."""
     return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
 
 
 def end_ids_of(model: Any) -> list[int]:
-    """What the model's own generation settings take for the end of an answer."""
+    """Return the ids of the tokens that end an answer, by the model's own generation settings."""
     found = model.generation_config.eos_token_id
     if found is None:
         return []
@@ -53,9 +53,10 @@ def end_ids_of(model: Any) -> list[int]:
 
 
 def bf16_is_fast() -> bool:
-    """CPUs without AVX-512 emulate it: 5 against 33 GFLOP/s in float32, measured on one core with AVX2."""
+    """Return whether bfloat16 is not emulated. On one core with AVX2 it made 5 GFLOP/s, against 33 in float32."""
     return torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
 
 
 def fast_dtype() -> str:
+    """Return the dtype to load weights in: the one that they have where bfloat16 is fast, else float32."""
     return "auto" if bf16_is_fast() else "float32"

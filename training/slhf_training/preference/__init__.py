@@ -1,8 +1,8 @@
 """Preference sources: who judges whether one answer beats another. One source, one file, and one line of `SOURCES`.
 
-A further one is a module here (near kinds share one) with its SourceSettings, whose `kind` is a Literal and whose
-`source` makes a `Preference`; its line of `SOURCES`; and its row in docs/design.md, Preferences. What scores each
-answer alone is compared by `callable.ByScore`. One's own function needs none of this: `kind: callable`.
+To add one, write a module here (kinds that are close share one) with its SourceSettings, whose `kind` is a Literal and
+whose `source` makes a `Preference`; a line of `SOURCES`; and a row in docs/design.md, Preferences. `callable.ByScore`
+compares where a source scores each answer alone. A function of your own needs none of this: `kind: callable`.
 
 Imported by fit, evaluation and distill.
 """
@@ -23,7 +23,10 @@ from slhf_training.types import Chat, Probabilities
 
 
 class Cache:
-    """Numbers by key. `path` None keeps them in memory, for this run alone. Used by one thread."""
+    """Judgements, which are numbers, by key in a file of sqlite. `path` None keeps them in memory, for this run alone.
+
+    One thread uses it. Raises SettingsError for a file that cannot be used.
+    """
 
     def __init__(self, path: Path | None) -> None:
         try:
@@ -46,7 +49,7 @@ class Cache:
         self._file.execute("INSERT OR REPLACE INTO judgements VALUES (?, ?)", (key, p))
 
     def put_all(self, judgements: Mapping[str, float]) -> None:
-        """All or none, and one write to the disk."""
+        """Put all or none, with one write to the disk."""
         self._file.execute("BEGIN IMMEDIATE")
         self._file.executemany("INSERT OR REPLACE INTO judgements VALUES (?, ?)", judgements.items())
         self._file.execute("COMMIT")
@@ -56,7 +59,7 @@ class Cache:
 
 
 def revisions(value: Any) -> Iterator[str]:
-    """Of the contents of the directories that settings name, however deep."""
+    """Yield a revision for the contents of each directory that the settings name, however deep."""
     if isinstance(value, Path) and value.is_dir():
         yield revision_of(value)
     elif isinstance(value, Mapping | list | tuple):
@@ -68,14 +71,18 @@ class Preference(Protocol):
     """p(first beats second | chat) for a batch; it may be intransitive, and no scalar reward need stand behind it."""
 
     def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
-        """(B,) in [0, 1]; a tie is 0.5. NaN: the source abstains (a judge that failed); the pair is dropped, counted.
+        """(B,) in [0, 1]; a tie is 0.5. Where the source abstains, as a judge that failed does, it is NaN: the pair is
+        dropped and counted.
 
         Swapping the answers gives one minus the value.
         """
 
 
 def both_orders(source: Preference) -> Preference:
-    """The mean of p(first, second) and 1 - p(second, first), asked as one batch; NaN where either abstains."""
+    """Return a source whose p is the mean of p(first, second) and 1 - p(second, first), asked as one batch.
+
+    It is NaN where either is.
+    """
 
     def asked(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
         p = source([*chats, *chats], [*first, *second], [*second, *first])
@@ -92,7 +99,7 @@ class SourceSettings(Section):
     kind: str
 
     def source(self) -> Preference:
-        """Ready to be asked. Raises SettingsError naming the key where something it needs is not there."""
+        """Make the source, ready to be asked. Raises SettingsError naming the key where something is missing."""
         raise NotImplementedError
 
 
@@ -110,12 +117,12 @@ SOURCES: Final[Mapping[str, str]] = {
     "mixture": "mixture.MixtureSettings",
     "panel": "mixture.PanelSettings",
 }
-"""By kind: the module here and the name of its settings. A source is imported when a configuration names it, so that
-the settings of commands need neither torch nor transformers."""
+"""By kind: the module in this package and the name of its settings. A source is imported when a configuration names it,
+so that the settings of commands need neither torch nor transformers."""
 
 
 def _of_kind(section: Any, info: ValidationInfo) -> SourceSettings:
-    """The section as its kind's settings. Errors are found under the kind's name."""
+    """Return the section as its kind's settings. Errors are reported under the kind's name."""
     if isinstance(section, SourceSettings):
         return section
     kind = section.get("kind") if isinstance(section, Mapping) else None
@@ -137,5 +144,5 @@ PreferenceSettings = Annotated[SerializeAsAny[SourceSettings], BeforeValidator(_
 
 
 def preference_of(settings: SourceSettings) -> Preference:
-    """Raises SettingsError as `source` does."""
+    """Make the source that the settings describe. Raises SettingsError as `SourceSettings.source` does."""
     return settings.source()

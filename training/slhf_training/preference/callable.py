@@ -1,4 +1,4 @@
-"""A Python function named in the configuration: programmatic preferences and verifiable rewards."""
+"""A Python function that the configuration names, for programmatic preferences and verifiable rewards."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ class CallableSettings(SourceSettings):
 
 
 class ValidatedPreference:
-    """A function's preferences; JudgeError where they are no (B,) probabilities."""
+    """A function's preferences. Raises JudgeError where they are not (B,) probabilities."""
 
     def __init__(self, function: Preference, name: str) -> None:
         self._function, self._name = function, name
@@ -38,7 +38,7 @@ class ValidatedPreference:
 
 
 class ByScore:
-    """The answer with the higher score wins."""
+    """The answer with the higher score wins; equal scores tie, and NaN abstains."""
 
     def __init__(self, score: Callable[[Sequence[Chat], Sequence[str]], Any]) -> None:
         self._score = score
@@ -51,7 +51,7 @@ class ByScore:
 
 
 def callable_of(settings: CallableSettings) -> Preference:
-    """The source. Raises SettingsError where there is no such function."""
+    """Make the source. Raises SettingsError where there is no such function."""
     module, _, path = settings.function.partition(":")
     try:
         found: Any = importlib.import_module(module)

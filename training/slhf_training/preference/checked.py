@@ -1,10 +1,11 @@
-"""Whether a program finds answers right, or instructions followed: no judge that a policy could learn to please.
+"""Prefers the answer that a program finds right, or that follows more instructions: no policy can learn to please it.
 
 `checked`: p = 1 where only the first passes its check, 0 where only the second does. Where both or neither pass, `tie`
-decides. A verifiable reward (Tulu 3, arXiv 2411.15124).
+decides. This is a verifiable reward (Tulu 3, arXiv 2411.15124).
 
 `instructions`: p(first beats second) = (1 + f(first) - f(second)) / 2, with f the share of a chat's instructions that
-an answer follows, strictly (checks/instructions.py). As a voter: what others like must not cost what was asked for.
+an answer follows, strictly (checks/instructions.py). It is a voter for what was asked for, which other voters may not
+see.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ class InstructionsSettings(SourceSettings):
 
 
 class FollowedShare:
-    """NaN for a chat that is not one of the rows' prompts alone."""
+    """It abstains (NaN) from a chat that is not one of the rows' prompts alone."""
 
     def __init__(self, rows: Mapping[str, InstructedRow]) -> None:
         self._rows = rows
@@ -62,16 +63,16 @@ Tie = Literal["half", "shorter", "abstain"]
 class CheckedSettings(SourceSettings):
     kind: Literal["checked"]
     data: tuple[DataSettings, ...] = Field(min_length=1)
-    """Rows with a `check` (or of a `format` that makes one); others count for nothing."""
+    """Rows with a `check` (or of a `format` that makes one); others are passed over."""
     tie: Tie | PreferenceSettings = "half"
-    """What counts where both pass or neither does: 0.5 each, fewer characters, NaN, or what another source says."""
+    """What decides where both pass or neither does: 0.5 each, fewer characters, NaN, or another source."""
 
     def source(self) -> Preference:
         return checked_of(self)
 
 
 class CheckedPreference:
-    """NaN for a chat without a check."""
+    """It abstains (NaN) from a chat without a check."""
 
     def __init__(self, checks: Mapping[ChatKey, Check], tie: Preference) -> None:
         self._checks, self._tie = checks, tie
@@ -86,7 +87,10 @@ class CheckedPreference:
         return p
 
     def _passed(self, sides: Sequence[Sequence[tuple[ChatKey, str]]]) -> list[Probabilities]:
-        """1, 0 or NaN, each side (B,). Each answer is checked once."""
+        """Return for each side (B,): 1 for an answer that passes, 0 for one that does not, NaN without a check.
+
+        Each answer is checked once.
+        """
         known = [pair for pair in dict.fromkeys(pair for side in sides for pair in side) if pair[0] in self._checks]
         found = passed_all([self._checks[chat] for chat, _ in known], [answer for _, answer in known])
         verdicts = dict(zip(known, map(float, found), strict=True))
@@ -110,7 +114,10 @@ TIES: Final[Mapping[Tie, Preference]] = {"half": half, "shorter": shorter, "abst
 
 
 def checked_of(settings: CheckedSettings) -> Preference:
-    """Raises SettingsError where no row has a check, and SandboxError where unit tests cannot run on this host."""
+    """Make the source.
+
+    Raises SettingsError where no row has a check, and SandboxError where unit tests cannot run on this host.
+    """
     rows = [example for data in settings.data for example in load(data)]
     checks = {chat_key(example.chat): check_of(example.check) for example in rows if example.check is not None}
     if not checks:

@@ -1,8 +1,8 @@
 """How plausible a frozen language model finds an answer: p(first beats second) = sigmoid((f(first) - f(second)) / s).
 
-With s the `scale`, f is the mean over the answer's tokens, its end included, of min(log-prob, -floor), in nats. Heads
-on pooled states hear little of incoherence (docs/experiments/incoherence.md); likelihood does. The floor keeps it from
-paying for text that repeats itself: tokens that are all but certain count no more than those of ordinary text.
+Here s is the `scale`, and f is the mean over the answer's tokens, its end included, of min(log-prob, -floor), in nats.
+Heads on pooled states hardly notice incoherence (docs/experiments/incoherence.md), but likelihood does. The floor keeps
+it from rewarding text that repeats itself: tokens that are all but certain count no more than those of ordinary text.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,9 @@ class FluencySettings(SourceSettings):
     floor: float = Field(default=1.0, ge=0)
     """Nats; a token less surprising than this counts as this surprising."""
     scale: float = Field(default=0.5, gt=0)
-    """Nats a token: a difference of so much gives 0.73."""
+    """Nats a token; a difference of this size gives p = 0.73."""
     max_tokens: int = Field(default=1024, gt=1)
-    """Tokens of chat and answer; the result is NaN where there are more."""
+    """Most tokens of chat and answer together; a longer text gives NaN."""
 
     def source(self) -> Preference:
         return fluency_of(self)

@@ -2,9 +2,9 @@
 
     log-odds(first beats second) - slope * log((1 + words of first) / (1 + words of second))
 
-Small judges, and those who learn from them, take longer for better. The slope is given, or fitted: least squares
-through the origin of the judge's own log-odds, on pairs of which nobody needs to know the better answer; so it takes
-what length deserves, too. A fit is kept as JSON, and made again where the judge or the pairs have changed.
+Small judges, and models that learn from them, take longer for better. The slope is given or fitted, by least squares
+through the origin on the judge's own log-odds. The fit needs no labels, so it also takes out what length deserves. It
+is kept as JSON, and made again where the judge or the pairs have changed.
 """
 
 import json
@@ -24,21 +24,21 @@ from slhf_training.types import Chat, Probabilities, digest, sigmoid
 
 _LOG = logging.getLogger(__name__)
 CERTAIN = 1e-6
-"""No judge is taken to be surer than by so much; log-odds stay finite."""
+"""A judge's p is kept this far from 0 and 1, so that log-odds stay finite."""
 
 
 class FittedSettings(Section):
     pairs: tuple[DataSettings, ...] = Field(min_length=1)
-    """Rows with pairs; which answer is the better one is not looked at."""
+    """Rows with pairs. Which answer is the better one does not matter."""
     file: RelativePath
-    """JSON, written where it is not there or was fitted for something else."""
+    """The fit as JSON; it is written where it is missing or was made for another judge or other pairs."""
 
 
 class WithoutLengthSettings(SourceSettings):
     kind: Literal["without_length"]
     preference: PreferenceSettings
     slope: float | None = None
-    """Log-odds that the judge gives to an answer that is e times as long."""
+    """The log-odds that the judge gives to an answer for being e times as long."""
     fitted: FittedSettings | None = None
     """How the slope is fitted, where it is not given."""
 
@@ -64,19 +64,22 @@ class WithoutLength:
 
 
 def length_ratios(first: Sequence[str], second: Sequence[str]) -> Probabilities:
-    """(B,): log-ratios of the numbers of words, above 0 where the first has more."""
+    """(B,): log-ratios of 1 + words, above 0 where the first answer has more."""
     a, b = (np.array([len(text.split()) for text in side], dtype=np.float64) for side in (first, second))
     return np.asarray(np.log1p(a) - np.log1p(b))
 
 
 def log_odds(p: Probabilities) -> Probabilities:
-    """Finite; NaN stays."""
+    """The log-odds of p in nats, which are finite; NaN stays NaN."""
     kept = np.clip(p, CERTAIN, 1 - CERTAIN)
     return np.asarray(np.log(kept) - np.log1p(-kept))
 
 
 def fit_slope(odds: Probabilities, ratios: Probabilities) -> tuple[float, float]:
-    """The slope through the origin, and its standard error. Raises DataError where the pairs tell none."""
+    """Return the slope through the origin of (B,) log-odds over (B,) length ratios, and its standard error.
+
+    Raises DataError where the pairs tell none.
+    """
     known = ~np.isnan(odds)
     x, y = ratios[known], odds[known]
     if len(x) < 2 or not x.any():
@@ -87,7 +90,7 @@ def fit_slope(odds: Probabilities, ratios: Probabilities) -> tuple[float, float]
 
 
 def without_length_of(settings: WithoutLengthSettings, source: Preference) -> Preference:
-    """The source; `source` is the judge that `preference` describes.
+    """Make the source; `source` is the judge that `preference` describes.
 
     Raises DataError, and SettingsError naming a file that cannot be read as a slope.
     """

@@ -28,7 +28,7 @@ class MixtureSettings(SourceSettings):
 
 
 class Mixture:
-    """A source that abstains from a pair leaves its weight to the others; where all abstain the mixture does."""
+    """A source that abstains from a pair leaves its weight to the others; where all abstain, so does the mixture."""
 
     def __init__(self, sources: Sequence[tuple[float, Preference]], *, vote: bool = False) -> None:
         self._weights = np.array([weight for weight, _ in sources])[:, None]  # (S, 1)
@@ -62,13 +62,13 @@ class PanelSettings(SourceSettings):
 
 
 class Panel:
-    """NaN where one judge abstains, is no surer than its `least`, or sees another winner than the rest.
+    """It abstains (NaN) where one judge abstains, is no surer than its `least`, or sees another winner than the rest.
 
     `asked` and `spoke` count pairs.
     """
 
     def __init__(self, judges: Mapping[str, tuple[Preference, float]]) -> None:
-        """Each judge with its `least`."""
+        """`judges`: by name, each judge with its `least`."""
         self._judges = {name: judge for name, (judge, _) in judges.items()}
         self._least = np.array([least for _, least in judges.values()])[:, None]  # (J, 1)
         self.asked = 0
@@ -78,7 +78,7 @@ class Panel:
         return self.verdict(self.votes(chats, first, second))
 
     def votes(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> dict[str, Probabilities]:
-        """(B,): the preferences of each judge, whatever the others say."""
+        """(B,) by judge: the preferences of each one, whatever the others say."""
         return {name: judge(chats, first, second) for name, judge in self._judges.items()}
 
     def verdict(self, votes: Mapping[str, Probabilities]) -> Probabilities:

@@ -1,6 +1,6 @@
 """A causal model in this process as judge: it is asked for one word, and the log-probs of two words are its verdict.
 
-`ask: better` asks which of two answers is better, A or B, in both orders: small models give much to a place.
+`ask: better` asks which of two answers is better, A or B, in both orders, because small models favour a place.
 `ask: good` asks of each answer alone whether it is good, yes or no. The two err in different ways. What questions about
 one chat have in common is read once: they share a row (models/scoring.py), each behind their common beginning.
 """
@@ -31,9 +31,9 @@ from slhf_training.reward.backbone import LOG_EVERY_S, batches, logged
 from slhf_training.types import Chat, Ids, Message, Probabilities, as_text, digest, sigmoid
 
 QUESTIONS = 4
-"""Most questions in a row; attention pays for each that another question does not see."""
+"""Most questions in a row. Attention costs as much for questions that do not see each other as for those that do."""
 _SPACES = "Ġ▁ "
-"""What vocabularies write before a word: byte-level BPE, sentencepiece, and as it is."""
+"""The space before a word, as vocabularies write it: byte-level BPE, sentencepiece, and others."""
 
 
 class CausalModelSettings(SourceSettings):
@@ -43,9 +43,9 @@ class CausalModelSettings(SourceSettings):
     ask: Literal["better", "good"] = "better"
     """`better`: which of the two, A or B. `good`: of each alone, yes or no."""
     scale: float = Field(default=1.0, gt=0)
-    """Nats, of `good`: a difference of so much gives 0.73."""
+    """Nats, for `ask: good`; a difference of this size gives p = 0.73."""
     max_tokens: int = Field(default=2048, gt=1)
-    """Tokens of a whole question, with its answers; the result is NaN where one has more."""
+    """Most tokens of a whole question with its answers; a longer one gives NaN."""
     batch_tokens: int = Field(default=4096, gt=1)
     """Most tokens of one forward pass, padding included (a single longer row is read alone)."""
     cache: RelativePath | None = None
@@ -56,12 +56,12 @@ class CausalModelSettings(SourceSettings):
 
 
 class WordOdds:
-    """Log-odds of one word over another as the reply to questions. A question that was asked before is not read."""
+    """Log-odds of one word over another as the reply to questions; each question is read once and then remembered."""
 
     def __init__(
         self, model: Any, tokenizer: Any, words: tuple[str, str], settings: CausalModelSettings, name: str
     ) -> None:
-        """`name` tells models apart in the cache. Raises SettingsError where the words are no tokens."""
+        """`name` tells models apart in the cache. Raises SettingsError where a word is no token of the model."""
         self._model, self._settings = model, settings
         self._prompts, self._cache = Prompts(tokenizer), Cache(settings.cache)
         self._name = (name, *words)
@@ -116,7 +116,7 @@ class WordOdds:
 
 
 class Words(torch.nn.Module):
-    """A model's head cut down to some tokens, in float32: logits about 20 in bfloat16 are an eighth of a nat apart."""
+    """A model's head cut down to some tokens, in float32: in bfloat16, logits about 20 come in steps of 1/8 nat."""
 
     def __init__(self, head: Any, ids: Sequence[int]) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Words(torch.nn.Module):
 
 @contextmanager
 def _headed(model: Any, head: Words) -> Iterator[None]:
-    """Several sources share a model, each with words of its own."""
+    """Within this the model has this head: several sources share a model, each with words of its own."""
     whole = model.get_output_embeddings()
     model.set_output_embeddings(head)
     try:
@@ -139,7 +139,7 @@ def _headed(model: Any, head: Words) -> Iterator[None]:
 
 
 class Better:
-    """p = the share of A among A and B, in both orders."""
+    """p is the probability of A among A and B, averaged over both orders."""
 
     def __init__(self, asked: WordOdds) -> None:
         self._asked = asked
@@ -154,7 +154,7 @@ class Better:
 
 
 class Good:
-    """p = sigmoid of the difference of the log-odds of yes, by the scale."""
+    """p is the sigmoid of the difference between both answers' log-odds of yes, divided by the scale."""
 
     def __init__(self, asked: WordOdds, scale: float) -> None:
         self._asked, self._scale = asked, scale
@@ -192,13 +192,13 @@ Is this a good answer? Reply with one word, Yes or No."""
 
 
 def spellings(tokenizer: Any, word: str) -> list[int]:
-    """The tokens that say the word: in capitals or not, with a space before it or not."""
+    """Return the ids of the tokens that say the word, in capitals or not, with a space before it or not."""
     wanted = word.lower()
     return sorted(i for token, i in tokenizer.get_vocab().items() if token.lstrip(_SPACES).lower() == wanted)
 
 
 def packed(questions: Sequence[Ids], most: int) -> list[Reading]:
-    """Different questions about one chat, at most so many a row, behind what they have in common."""
+    """Return rows of at most `most` different questions about one chat, behind the beginning that they share."""
     rows = []
     for start in range(0, len(questions), most):
         together = _behind(questions[start : start + most])
@@ -208,7 +208,7 @@ def packed(questions: Sequence[Ids], most: int) -> list[Reading]:
 
 
 def _behind(questions: Sequence[Ids]) -> Reading:
-    """Each question keeps its last token at least."""
+    """Return the questions behind their common beginning; each keeps its last token at least, which is judged."""
     shortest = min(map(len, questions)) - 1
     differ = (place for place, column in enumerate(zip(*questions, strict=False)) if len(set(column)) > 1)
     common = min(next(differ, shortest), shortest)
@@ -216,13 +216,13 @@ def _behind(questions: Sequence[Ids]) -> Reading:
 
 
 def _ends(reading: Reading) -> list[int]:
-    """Columns of the questions' last tokens."""
+    """Return the columns of the questions' last tokens."""
     return list(accumulate(map(len, reading.answers), initial=len(reading.prompt) - 1))[1:]
 
 
 @cache
 def _loaded(name: str) -> tuple[Any, Any, str]:
-    """Tokenizer, model and revision: sources that ask one model share it."""
+    """Load tokenizer, model and revision once: sources that ask one model share it."""
     tokenizer, model = load_causal(name, fast_dtype())
     source = Path(model.name_or_path)
     revision = revision_of(source) if source.is_dir() else f"{name}@{model.config._commit_hash}"
@@ -230,7 +230,7 @@ def _loaded(name: str) -> tuple[Any, Any, str]:
 
 
 def model_of(settings: CausalModelSettings) -> Preference:
-    """The source. Raises SettingsError for a model that cannot be loaded, or a bad cache file."""
+    """Make the source. Raises SettingsError for a model that cannot be loaded, or a bad cache file."""
     tokenizer, model, revision = _loaded(settings.model)
     if settings.ask == "better":
         return Better(WordOdds(model, tokenizer, ("A", "B"), settings, revision))

@@ -1,9 +1,9 @@
 """How close an answer comes to a good one: p(first beats second) = sigmoid((c(first) - c(second)) / s).
 
 c is chrF against the reference, 0 to 100: the F-score of the character n-grams that both hold (Popovic 2015, by
-sacrebleu); s is the `scale`. Overlap judges a single text badly, but it cannot be talked into liking what says nothing,
-as a model's score can. BLEU as the only reward comes near a reward model in "BLEUBERI: BLEU is a surprisingly effective
-reward for instruction following" (arXiv 2505.11080).
+sacrebleu); s is the `scale`. Overlap judges a single text badly, but unlike a model's score it cannot be won over by a
+text that says nothing. With BLEU as the only reward, training comes near a reward model in "BLEUBERI: BLEU is a
+surprisingly effective reward for instruction following" (arXiv 2505.11080).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,16 +22,16 @@ from slhf_training.types import Chat, ChatKey, Probabilities, chat_key, sigmoid
 class ReferenceSettings(SourceSettings):
     kind: Literal["reference"]
     data: tuple[DataSettings, ...] = Field(min_length=1)
-    """Rows with a `reference`, or with a pair, whose better answer it is then; others count for nothing."""
+    """Rows with a `reference`, or with a pair, whose better answer is then the reference; others are passed over."""
     scale: float = Field(default=5.0, gt=0)
-    """Points of chrF: a difference of so many gives 0.73."""
+    """Points of chrF; a difference of this size gives p = 0.73."""
 
     def source(self) -> Preference:
         return reference_of(self)
 
 
 class Reference:
-    """NaN for a chat without a reference."""
+    """It abstains (NaN) from a chat without a reference."""
 
     def __init__(self, references: Mapping[ChatKey, str], scale: float) -> None:
         self._references, self._scale = references, scale

@@ -3,9 +3,9 @@
 `reward`: one Bradley-Terry head, p(first beats second) = sigmoid(r(first) - r(second)).
 
 `attributes`: attribute heads vote, source (a) of SLHF (arXiv 2512.16626). p(y beats y') is the share of attributes on
-which y scores at least y'. Departures: an attribute on which both score the same gives half a vote to each, so that
-swapping the answers gives one minus the value. A `soft` vote is the attribute's Bradley-Terry probability: whoever
-learns from it hears by how much an answer lost, too.
+which y scores at least y'. It departs from that in two ways. An attribute on which both score the same gives half a
+vote to each, so that swapping the answers gives one minus the value. A `soft` vote is the attribute's Bradley-Terry
+probability, so that a policy which learns from it also hears by how much an answer lost.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class RewardSettings(SourceSettings):
 
 
 class Reward:
-    """NaN where either answer is longer, with its chat, than the model reads."""
+    """It abstains (NaN) where either answer, with its chat, is longer than the model reads."""
 
     def __init__(self, model: RewardModel, head: str) -> None:
         self._model, self._head = model, head
@@ -54,7 +54,7 @@ class AttributesSettings(SourceSettings):
     model: RelativePath
     """A directory that `slhf-train reward` wrote."""
     attributes: tuple[str, ...] = ()
-    """The heads that vote; none: all."""
+    """The heads that vote; all of them where none is named."""
     votes: Votes = "hard"
 
     def source(self) -> Preference:
@@ -62,7 +62,7 @@ class AttributesSettings(SourceSettings):
 
 
 class Attributes:
-    """NaN where either answer is longer, with its chat, than the model reads."""
+    """It abstains (NaN) where either answer, with its chat, is longer than the model reads."""
 
     def __init__(self, model: RewardModel, attributes: Sequence[str], votes: Votes = "hard") -> None:
         self._model, self._attributes, self._votes = model, attributes, votes

@@ -1,4 +1,4 @@
-"""Reward models: heads on a language model's body, trained, measured, and asked.
+"""Reward models are heads on a language model's body; here they are trained, measured and asked.
 
 Imported by preference and evaluation.
 
@@ -22,7 +22,7 @@ class HeadSettings(Section):
     """An attribute of the examples' scores. `regression` learns its value; `bradley-terry` learns which of two answers
     to one prompt has more of it. None: the examples' own pairs."""
     hold_length: bool = False
-    """Explain what the log of an answer's words explains by that alone, and leave it out of the score; a probe can."""
+    """Leave out of the score what the log of an answer's number of words explains by itself. Only a probe can."""
 
     @model_validator(mode="after")
     def _target(self) -> Self:
@@ -36,7 +36,7 @@ class ProbeHeads(Section):
 
     method: Literal["probe"]
     l2: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.1, 0.3, 1.0, 3.0, 10.0, 30.0), min_length=1)
-    """Weights of half the squared norm, on standardised features; the one with the least validation loss is taken."""
+    """Weights of half the squared norm, on standardised features. The one with the least validation loss is taken."""
 
 
 class LoraHeads(Section):
@@ -49,9 +49,9 @@ class LoraHeads(Section):
     learning_rate: float = Field(default=1e-4, gt=0)
     epochs: int = Field(default=1, gt=0)
     batch: int = Field(default=16, gt=0)
-    """Pairs or scored answers an optimiser step."""
+    """Pairs or scored answers per optimiser step."""
     clip: float = Field(default=1.0, gt=0)
-    """Most norm of the gradient."""
+    """The largest norm that a step's gradient may have."""
 
 
 class RewardTraining(Section):
@@ -59,9 +59,9 @@ class RewardTraining(Section):
     output: RelativePath
     """The directory that the preference sources `reward` and `attributes` load; the report is written into it."""
     layers: tuple[int, ...] = ()
-    """Hidden states to read, counted from 1; none: the last."""
+    """The layers whose hidden states are read, counted from 1; none: the last."""
     max_tokens: int = Field(default=1024, gt=1)
-    """Tokens of chat and answer; longer ones are counted and dropped."""
+    """Most tokens of chat and answer together; longer ones are counted and dropped."""
     batch_tokens: int = Field(default=4096, gt=1)
     """Most tokens of one forward pass, padding included (a single longer text is read alone)."""
     training: ProbeHeads | LoraHeads = Field(discriminator="method")

@@ -1,7 +1,7 @@
 """A language model's body as a reader of answers: hidden states of chosen layers, averaged over the answer's tokens.
 
-Answers to one chat share a row (models/scoring.py), so the chat is read once. Each answer ends with EOS; what texts
-spell of special tokens is plain text (models/prompts.py).
+Answers to one chat share a row (models/scoring.py), so the chat is read once. Each answer ends with EOS. Special tokens
+that a text spells out are plain text (models/prompts.py).
 """
 
 import logging
@@ -30,7 +30,7 @@ LOG_EVERY_S = 30.0
 
 
 class Backbone:
-    """`layers` counts from 1, the first block's output; the last one comes with the model's final norm."""
+    """`layers` counts from 1, the first block's output; the last layer's states have passed the model's final norm."""
 
     def __init__(self, model: Any, tokenizer: Any, layers: Sequence[int], max_tokens: int, batch_tokens: int) -> None:
         """Raises SettingsError where the tokenizer has no usable chat template."""
@@ -45,7 +45,7 @@ class Backbone:
     def load(
         cls, name: str, layers: Sequence[int], max_tokens: int, batch_tokens: int, *, dtype: str | None = None
     ) -> Self:
-        """The backbone of a path, hub id or builtin, on this process's own device.
+        """Load the backbone of a path, hub id or builtin onto this process's own device.
 
         Without `layers` the last one is read; `dtype` None takes the one that is fast here. Raises SettingsError naming
         the key.
@@ -65,7 +65,8 @@ class Backbone:
         return cls(model, tokenizer, layers or (count,), max_tokens, batch_tokens)
 
     def encode(self, chat: Chat, answers: Sequence[str]) -> Reading | None:
-        """The chat and its answers as ids; None where one of them has more than `max_tokens` tokens: nothing is cut."""
+        """Return the chat and its answers as ids. Nothing is cut: it is None where an answer, with the chat, has more
+        than `max_tokens` tokens."""
         prompt = self._prompts.leader(chat)
         ids = tuple((*self._prompts.ids(answer), self.tokenizer.eos_token_id) for answer in answers)
         return Reading(prompt, ids) if len(prompt) + max(map(len, ids)) <= self.max_tokens else None
@@ -92,7 +93,7 @@ class Backbone:
         return torch.stack(found) if found else torch.empty(0, self.size)
 
     def pooled(self, readings: Sequence[Reading]) -> Tensor:
-        """(answers of all readings, F) float32, from one forward pass. Masks come from lengths: pad may equal EOS."""
+        """(answers of all readings, F) float32, by one forward pass. Masks come from lengths, as pad may equal EOS."""
         device = self.model.device
         ids, positions, segments = (table.to(device) for table in tables(readings))  # (N, T) each
         with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
@@ -111,7 +112,7 @@ class Backbone:
 
 
 def _cut(model: Any, last: int) -> None:
-    """Blocks behind the last one that is read go, and with them the final norm, which is for the whole model's end."""
+    """Drop the blocks behind the last one that is read, and the final norm, which is for the whole model's end."""
     blocks, norm = getattr(model, "layers", None), getattr(model, "norm", None)
     if last < model.config.num_hidden_layers and isinstance(blocks, ModuleList) and isinstance(norm, Module):
         del blocks[last:]
@@ -119,7 +120,10 @@ def _cut(model: Any, last: int) -> None:
 
 
 def batches(readings: Sequence[Reading], tokens: int) -> Iterator[list[Reading]]:
-    """Consecutive readings with at most `tokens` tokens with padding, one at least. Sort by length first."""
+    """Yield batches of consecutive readings with at most `tokens` tokens, padding included; each has one at least.
+
+    Readings that are sorted by length need less padding.
+    """
     batch: list[Reading] = []
     for reading in readings:
         longest = max(one.length for one in (*batch, reading))
@@ -132,7 +136,7 @@ def batches(readings: Sequence[Reading], tokens: int) -> Iterator[list[Reading]]
 
 
 def logged(parts: Sequence[list[Reading]], every_s: float) -> Iterator[list[Reading]]:
-    """The parts; from time to time the log says how much of them is read."""
+    """Yield the parts, and log about every `every_s` seconds how many of their tokens are read."""
     tokens = [sum(reading.length for reading in part) for part in parts]
     done, last = 0, time.monotonic()
     for part, size in zip(parts, tokens, strict=True):
@@ -144,7 +148,7 @@ def logged(parts: Sequence[list[Reading]], every_s: float) -> Iterator[list[Read
 
 
 def _gathered(texts: Sequence[Reading]) -> list[Reading]:
-    """Unique answers by chat, at most ANSWERS together, in an order that depends on the texts alone."""
+    """Return each answer once, at most ANSWERS of a chat together, in an order that depends on the texts alone."""
     by_prompt: dict[Ids, set[Ids]] = defaultdict(set)
     for text in texts:
         by_prompt[text.prompt].update(text.answers)

@@ -1,4 +1,4 @@
-"""How good a preference is on pairs whose better answer is known."""
+"""Measures how good a preference is on pairs whose better answer is known."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,14 @@ EDGES = (-np.inf, -50, -10, 10, 50, np.inf)
 
 
 ALIKE = 1.1
-"""Answers are about as long as each other up to this ratio of 1 + words."""
+"""Two answers count as about equally long up to this ratio of 1 + words."""
 
 
 def pair_report(p: Probabilities, examples: Sequence[Example]) -> dict[str, Any]:
-    """`p` (B,) is p(chosen beats rejected). A tie is half right. Abstentions are counted and left out of all shares."""
+    """Return the figures of `p` (B,), which is p(chosen beats rejected).
+
+    A tie is half right. Abstentions are counted and left out of all shares.
+    """
     judged = ~np.isnan(p)
     p = p[judged]
     kept = [example for example, is_judged in zip(examples, judged, strict=True) if is_judged]
@@ -55,7 +58,7 @@ def pair_report(p: Probabilities, examples: Sequence[Example]) -> dict[str, Any]
 
 
 def wilson(right: float, n: int) -> tuple[float, float] | None:
-    """The 95 % interval of a share (Wilson 1927), which holds at 0 and 1, too. None of nothing."""
+    """Return the 95 % interval of the share right / n (Wilson 1927), which holds at 0 and 1, too; None where n is 0."""
     if n == 0:
         return None
     z = 1.959964
@@ -65,7 +68,7 @@ def wilson(right: float, n: int) -> tuple[float, float] | None:
 
 
 def calibration_error(p: Probabilities, bins: int = 10) -> float:
-    """Expected calibration error of p(chosen beats rejected).
+    """Return the expected calibration error of p(chosen beats rejected).
 
     A judgement's confidence is max(p, 1 - p), in equal bins of [0.5, 1]; the error is the mean over judgements of
     |share right - mean confidence| of their bin. A tie is half right.
@@ -78,7 +81,7 @@ def calibration_error(p: Probabilities, bins: int = 10) -> float:
 
 
 def score_report(scores: Numbers, targets: Numbers) -> dict[str, Any]:
-    """Figures of (N,) scores against the data's; `variance` is the squared error of answering with the mean."""
+    """Return the figures of (N,) scores against the data's; `variance` is the squared error of the mean alone."""
     read = ~np.isnan(scores)
     scores, targets = scores[read], targets[read]
     spread = len(targets) > 1 and scores.std() > 0 and targets.std() > 0
@@ -92,7 +95,7 @@ def score_report(scores: Numbers, targets: Numbers) -> dict[str, Any]:
 
 
 def _share(right: Numbers) -> Mapping[str, Any]:
-    """Accuracy with its standard error, sqrt(a (1 - a) / n)."""
+    """Return the accuracy a with its standard error, sqrt(a (1 - a) / n)."""
     if not len(right):
         return {"n": 0, "accuracy": None, "standard_error": None}
     accuracy = float(right.mean())

@@ -46,7 +46,8 @@ class Head:
     bias: Tensor  # ()
 
     def __call__(self, features: Tensor) -> Tensor:
-        """(N, F) to (N,). Each row on its own: a matrix product rounds equal rows apart, and ties would be none."""
+        """Score features (N, F) as (N,), each row on its own: a matrix product may round equal rows apart, and then a
+        tie is none."""
         return (features * self.weight).sum(-1) + self.bias
 
 
@@ -54,14 +55,14 @@ class RewardModel:
     def __init__(
         self, manifest: Manifest, backbone: Backbone, heads: Mapping[str, Head], remembered: int = 1 << 13
     ) -> None:
-        """`remembered`: answers whose features are kept, at 4 bytes a feature."""
+        """`remembered`: of how many answers the features are kept in memory, at 4 bytes a feature."""
         self.manifest, self.backbone, self.heads = manifest, backbone, dict(heads)
         self._remembered = remembered
         self._read: dict[tuple[str, ChatKey, str], Tensor] = {}
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """What `save` wrote. Raises SettingsError naming the file."""
+        """Read what `save` wrote. Raises SettingsError naming the file."""
         try:
             manifest = Manifest.model_validate(read_json((directory / MANIFEST).read_bytes()))
             tensors = load_file(directory / HEADS)
@@ -93,7 +94,7 @@ class RewardModel:
             raise SettingsError(f"{place} has no head {', '.join(missing)}; it has {', '.join(self.heads)}")
 
     def scores(self, chats: Sequence[Chat], answers: Sequence[str], heads: Sequence[str] = ()) -> Probabilities:
-        """(A, N): a row for each head (none named: all); NaN where a text is too long."""
+        """(A, N): a row of scores for each head, or for all where none is named; NaN where a text is too long."""
         rows = []
         features = None
         for name in heads or self.heads:
@@ -105,7 +106,7 @@ class RewardModel:
         return torch.stack(rows).double().numpy()
 
     def _features(self, adapter: str, chats: Sequence[Chat], answers: Sequence[str]) -> Tensor:
-        """(N, F). A tournament asks about the same answers pair by pair: what was read lately is remembered."""
+        """(N, F). Features read lately are remembered, because a tournament asks about an answer in pair after pair."""
         keys = [(adapter, chat_key(chat), answer) for chat, answer in zip(chats, answers, strict=True)]
         new = {key: place for place, key in enumerate(keys) if key not in self._read}
         rows = self.backbone.features([chats[place] for place in new.values()], [answers[p] for p in new.values()])
@@ -118,7 +119,7 @@ class RewardModel:
     def both(
         self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str], heads: Sequence[str] = ()
     ) -> tuple[Probabilities, Probabilities]:
-        """(A, B) each, from one batch, so that equal answers get equal scores."""
+        """Score first and second answers, (A, B) each, in one batch, so that equal answers get equal scores."""
         scores = self.scores([*chats, *chats], [*first, *second], heads)
         return scores[:, : len(chats)], scores[:, len(chats) :]
 
@@ -146,7 +147,7 @@ def vote(
     b: Probabilities,  # (A, B)
     votes: Votes = "hard",
 ) -> Probabilities:
-    """(B,): the share of attributes won, ties half; NaN where a score is."""
+    """(B,): the share of attributes that the first answer wins, with half for a tie; NaN where a score is NaN."""
     won: Probabilities = sigmoid(a - b) if votes == "soft" else (1 + np.sign(a - b)) / 2
     share: Probabilities = won.mean(axis=0)
     return share

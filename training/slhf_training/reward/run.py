@@ -39,7 +39,7 @@ Sides = Mapping[str, tuple[list[RewardExample], list[RewardExample]]]
 
 
 def train(settings: RewardTraining) -> Report:
-    """Train, save, evaluate; returns the report.
+    """Train, save and evaluate, and return the report.
 
     Raises DataError and SettingsError before anything is trained, and DivergedError before anything is saved.
     """
@@ -127,7 +127,7 @@ def _manifest(settings: RewardTraining, backbone: Backbone, *, adapters: bool) -
 
 
 def _evaluated(settings: RewardTraining, model: RewardModel, examples: Sequence[Example]) -> Report:
-    """Every head on the pairs, and on scores of its own attribute; where there are several heads, their vote too."""
+    """Evaluate every head on the pairs and on scores of its own attribute, and the vote where heads are several."""
     report: Report = {}
     pairs = [(example, example.pair) for example in examples if example.pair]
     if pairs:

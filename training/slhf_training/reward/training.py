@@ -1,4 +1,4 @@
-"""Training of reward models: linear probes on a frozen backbone, or a LoRA adapter and a head at a time."""
+"""Trains reward models: linear probes on a frozen backbone, or one LoRA adapter with its head at a time."""
 
 import logging
 import math
@@ -41,7 +41,7 @@ def regression(
 
 @dataclass(frozen=True, slots=True)
 class RewardExample:
-    """The same number of answers for each chat: (chosen, rejected), or one with its target."""
+    """A chat with (chosen, rejected), or with one answer and its target; a head learns from one of these two kinds."""
 
     chat: Chat
     answers: tuple[str, ...]
@@ -49,7 +49,7 @@ class RewardExample:
 
 
 def reward_examples(examples: Sequence[Example], settings: HeadSettings) -> list[RewardExample]:
-    """Raises DataError where the examples hold none."""
+    """Return what a head with these settings learns from the examples. Raises DataError where that is nothing."""
     if settings.attribute is None:
         pairs = [example for example in examples if example.pair]
     else:
@@ -66,7 +66,7 @@ def reward_examples(examples: Sequence[Example], settings: HeadSettings) -> list
 
 
 def scored(examples: Sequence[Example], attribute: str) -> list[RewardExample]:
-    """Answers that have a score for the attribute."""
+    """Return the answers that have a score for the attribute."""
     return [
         RewardExample(example.chat, (example.scores.answer,), example.scores.values[attribute])
         for example in examples
@@ -75,7 +75,7 @@ def scored(examples: Sequence[Example], attribute: str) -> list[RewardExample]:
 
 
 def ranked(examples: Sequence[Example], attribute: str) -> list[Example]:
-    """All pairs of answers to one chat whose scores differ, the higher one as chosen."""
+    """Return all pairs of answers to one chat whose scores differ, with the higher one as chosen."""
     by_chat: dict[ChatKey, list[RewardExample]] = defaultdict(list)
     for lesson in scored(examples, attribute):
         by_chat[chat_key(lesson.chat)].append(lesson)
@@ -91,7 +91,7 @@ def ranked(examples: Sequence[Example], attribute: str) -> list[Example]:
 def both_sides(
     examples: Sequence[Example], settings: HeadSettings, share: float, seed: int, name: str
 ) -> tuple[list[RewardExample], list[RewardExample]]:
-    """(train, validation), split by prompt. Raises DataError where one of them is empty."""
+    """Return (train, validation), split by prompt. Raises DataError where one of them is empty."""
     train, validation = split(examples, share, seed)
     if not train or not validation:
         raise DataError(f"heads.{name}: {len(train)} examples to train and {len(validation)} to validate are too few")
@@ -103,7 +103,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EncodedExamples:
-    """Lessons as numbers: features (N, K, F) of their K answers, targets (N,), and the answers' lengths (N, K)."""
+    """Examples as numbers: features (N, K, F) of their K answers, targets (N,), and the answers' lengths (N, K)."""
 
     features: Tensor
     targets: Tensor
@@ -125,21 +125,21 @@ def key(lesson: RewardExample, answer: str) -> tuple[ChatKey, str]:
 
 
 def features_of(examples: Sequence[RewardExample], backbone: Backbone) -> dict[tuple[ChatKey, str], Tensor]:
-    """Every answer of every head is read once."""
+    """Return the features (F,) of each answer. An answer is read once, however many heads learn from it."""
     wanted = {key(lesson, answer): (lesson.chat, answer) for lesson in examples for answer in lesson.answers}
     rows = backbone.features([chat for chat, _ in wanted.values()], [answer for _, answer in wanted.values()])
     return dict(zip(wanted, rows, strict=True))
 
 
 def loss_of(scores: Tensor, targets: Tensor) -> Tensor:
-    """(N, 2) scores are a pair's, (N, 1) an answer's."""
+    """Return the Bradley-Terry loss of (N, 2) scores of pairs, or the squared error of (N, 1) scores of answers."""
     return bradley_terry(scores[:, 0], scores[:, 1]) if scores.shape[1] == 2 else regression(scores[:, 0], targets)
 
 
 def probe(
     train: EncodedExamples, validation: EncodedExamples, l2: Sequence[float], *, hold_length: bool = False
 ) -> tuple[Head, dict[str, Any]]:
-    """The head with the least validation loss, and what it was. Deterministic: each problem is convex."""
+    """Return the head with the least validation loss, and facts about it. No chance enters: each problem is convex."""
     if not len(train.targets) or not len(validation.targets):
         raise DataError("every text of the training or of the validation data is longer than max_tokens")
     found = [solve(train, strength, hold_length=hold_length) for strength in l2]
@@ -162,16 +162,17 @@ def probe(
 
 
 def require_finite(head: Head, *losses: float) -> None:
-    """Raises DivergedError, so that nothing is saved that would answer NaN."""
+    """Raise DivergedError where a loss or a weight is not finite, so that no model is saved that would answer NaN."""
     if not (all(map(math.isfinite, losses)) and head.weight.isfinite().all() and head.bias.isfinite()):
         raise DivergedError("the loss or the weights are no finite numbers: are the scores or the features too large?")
 
 
 def solve(known: EncodedExamples, l2: float, *, hold_length: bool = False) -> tuple[Head, Tensor]:
-    """The minimum of loss + l2 / 2 |w|^2 over standardised features, folded back into raw ones; float64.
+    """Return the head with the least loss + l2 / 2 |w|^2 over standardised features, for raw features, in float64.
 
-    Beside it the slope of the lengths, 0 unless they are held: as in length-controlled win rates, a term of its own
-    (not penalised, so that it takes all that length explains). The head scores as if the answer had the mean length.
+    The second value is the slope of the lengths, 0 unless they are held. As in length-controlled win rates it is a term
+    of its own, without a penalty, so that it takes all that length explains; the head then scores an answer as if it
+    had the mean length.
     """
     flat = known.features.flatten(0, 1)
     mean, scale = flat.mean(0), flat.std(0, correction=0).clamp_min(1e-6)
@@ -197,7 +198,7 @@ def solve(known: EncodedExamples, l2: float, *, hold_length: bool = False) -> tu
 
 
 def add_adapter(backbone: Backbone, name: str, settings: LoraHeads) -> None:
-    """A fresh active adapter on the one body. No dropout: the reader of training is the reader of judging."""
+    """Put a fresh adapter on the body and switch it on. It has no dropout, so that judging reads as training did."""
     from peft import LoraConfig, PeftModel, get_peft_model  # late: only adapters need it
 
     modules = settings.target_modules if isinstance(settings.target_modules, str) else list(settings.target_modules)
@@ -213,7 +214,7 @@ def add_adapter(backbone: Backbone, name: str, settings: LoraHeads) -> None:
 def tune(
     backbone: Backbone, train: Sequence[RewardExample], settings: LoraHeads, seed: int
 ) -> tuple[Head, dict[str, Any]]:
-    """Train the backbone's active adapter and a new head: one clip and one optimiser step per `batch` lessons."""
+    """Train the backbone's active adapter and a new head, with one optimiser step for each `batch` examples."""
     torch.manual_seed(seed)
     encoded, dropped = _encoded(train, backbone)
     if not encoded:
@@ -241,7 +242,7 @@ Encoded = tuple[Reading, float]  # the tokens, and the target
 
 
 def _encoded(examples: Sequence[RewardExample], backbone: Backbone) -> tuple[list[Encoded], int]:
-    """Lessons that fit, and how many do not."""
+    """Return the examples that fit, and how many do not."""
     readings = [(backbone.encode(lesson.chat, lesson.answers), lesson.target) for lesson in examples]
     found = [(reading, target) for reading, target in readings if reading]
     return found, len(examples) - len(found)
@@ -256,7 +257,7 @@ def _steps(encoded: Sequence[Encoded], settings: LoraHeads, seed: int) -> Iterat
 
 
 def _accumulate(backbone: Backbone, head: Head, step: Sequence[Encoded]) -> float:
-    """Gradients of the step's mean loss, in passes of `batch_tokens` with lessons of like length together."""
+    """Add up the gradients of the step's mean loss, which is returned, in passes over examples of like length."""
     targets = {id(reading): target for reading, target in step}
     by_length = sorted((reading for reading, _ in step), key=lambda reading: reading.length)
     total = 0.0

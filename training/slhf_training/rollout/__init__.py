@@ -12,13 +12,15 @@ from slhf_training.config import EngineArguments, RelativePath, Section
 from slhf_training.types import Ids, Player, Sample
 
 SEEDS = (1 << 63) - 1
-"""The bits of a seed that vLLM takes: its seeds are signed."""
+"""The bits of a seed that vLLM takes: its seeds are signed 64-bit numbers."""
 
 
 class Rollout(Protocol):
     def sample(self, prompts: Sequence[Ids], player: Player, seeds: Sequence[int]) -> list[Sample]:
-        """One answer for each prompt, by the current weights. A prompt's answer depends on its own seed alone, not on
-        what else is in the batch, so that batches and processes can be cut differently with the same result.
+        """Return one answer for each prompt, sampled by the player's current weights.
+
+        A prompt's answer depends on its own seed alone and not on what else is in the batch, so that batches and
+        processes can be cut differently with the same result.
         """
 
 
@@ -26,11 +28,11 @@ class Servers(Section):
     """vLLM servers of the same base model, started as docs/design.md says."""
 
     urls: list[Annotated[str, Field(pattern=r"^https?://")]] = Field(min_length=1)
-    """Each one's root, such as http://127.0.0.1:8000; they share the prompts."""
+    """The root of each, such as http://127.0.0.1:8000; prompts are divided among them."""
     adapters: RelativePath
     """A directory that this process can write and that every server can read by the same path."""
     api_key_variable: str | None = None
-    """Environment variable with the key; None: none is sent."""
+    """The environment variable that holds the key; None: no key is sent."""
     timeout_s: float = Field(default=600, gt=0)
     """Seconds for one answer."""
 
@@ -48,9 +50,9 @@ class RolloutSettings(Section):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """The dtype of the model that samples, where it is in this process."""
     vllm: EngineArguments = {}
-    """engine vllm: further arguments of its LLM, by vLLM's names."""
+    """With `engine: vllm`: further arguments of its LLM, by vLLM's names."""
     servers: Servers | None = None
-    """engine vllm-server: where they are."""
+    """With `engine: vllm-server`: where the servers are."""
 
     @model_validator(mode="after")
     def _what_does_not_go_together(self) -> Self:

@@ -1,16 +1,15 @@
-"""Sampling with transformers: our own loop on a merged copy, because it must keep three promises `generate` does not.
+"""Samples with transformers by a loop of our own, because it must keep three promises that `generate` does not.
 
 Each answer has its own random numbers; the distribution is the policy's at one temperature and nothing else; and
 finished answers leave the batch. Sampling is by inverse CDF (one uniform number a token), 20 times cheaper on a
 CPU than `torch.multinomial`.
 
-Decoding on a GPU: one CUDA graph of the whole step, sampling included, is replayed for each token.
-
-A small model's step is hundreds of short kernels: the GPU waits for Python to launch them, and to ask after each token
-which answers have ended. A graph is launched at once, and wants fixed shapes: keys and values lie in transformers'
-`StaticCache`, of the most rows and tokens yet seen, and a batch that does not fit has a larger one captured. Batches of
-less than half the rows have a graph of their own, and so has each adapter of a model: a graph goes on speaking as the
-one that was on when it was captured.
+On a GPU one CUDA graph of the whole step, sampling included, is replayed for each token. A small model's step is
+hundreds of short kernels: without a graph the GPU waits for Python to launch them, and to ask after each token which
+answers have ended. A graph is launched at once but wants fixed shapes, so keys and values lie in transformers'
+`StaticCache`, of the most rows and tokens yet seen, and for a batch that does not fit a larger graph is captured.
+Batches of less than half the rows have a graph of their own, and so has each adapter of a model, because a graph goes
+on speaking as the adapter that was on when it was captured.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -31,7 +30,7 @@ from slhf_training.types import Ids, Player, Role, Sample
 
 @dataclass(slots=True)
 class Policy:
-    """A model that speaks with a share in the logits, and what it remembers."""
+    """A model, its share in the mixed log-probs, and its cache of keys and values."""
 
     model: Any
     share: float
@@ -60,14 +59,14 @@ def mixed_log_probs(
 
 
 def by_inverse_cdf(log_probs: Tensor, uniform: Tensor) -> Tensor:  # (B, V), (B,) -> (B,)
-    """The first token whose cumulative probability exceeds the number: never one of probability zero."""
+    """Return the first token whose cumulative probability exceeds the number, which never has probability zero."""
     cdf = log_probs.double().exp().cumsum(dim=-1)
     at = (uniform.double() * cdf[:, -1])[:, None]
     return torch.searchsorted(cdf, at, right=True)[:, 0].clamp(max=cdf.shape[1] - 1)
 
 
 TOKENS = 64
-"""A cache is a multiple of so many long, so that few lengths need a graph of their own."""
+"""The length of a cache is a multiple of this, so that few lengths need a graph of their own."""
 LOOK_EVERY = 16
 """Steps between two looks at whether all answers have ended: each look waits for the GPU."""
 _ATTENTION = "slhf_one_query"
@@ -82,13 +81,13 @@ class Captured:
 
     def decode(
         self,
-        policies: Sequence[Policy],  # each with a cache of what was read, U rows
+        policies: Sequence[Policy],  # each with a cache of the prompts, U rows
         first: Tensor,  # (U, V): log-probs of the first token
         mask: Tensor,  # (U, P): 0 where a prompt is padded, on the left
         copies: Tensor,  # (B,): the row of each answer's prompt
         noise: Tensor,  # (B, T)
     ) -> tuple[Tensor, Tensor]:
-        """(B, N) ids and their log-probs; the caller cuts off what follows an end."""
+        """Return (B, N) ids and their log-probs; the caller cuts off what follows an end."""
         rows, length = len(copies), mask.shape[1]
         step = self._step(policies, rows, length + self._most, noise.dtype)
         step.begin(policies, first, mask, copies, noise)
@@ -106,7 +105,7 @@ class Captured:
         if known is None or rows > known.rows or width > known.width:
             if known is not None:
                 rows, width = max(rows, known.rows), max(width, known.width)
-                del known, self._steps[key]  # its memory first
+                del known, self._steps[key]  # frees its memory before the larger one takes more
             self._steps[key] = _Step(policies, rows, -(-width // TOKENS) * TOKENS, self._most, self._temperature, noise)
         return self._steps[key]
 
@@ -170,7 +169,8 @@ class _Step:
                 layer.cumulative_length.fill_(length)
 
     def _replayable(self) -> Callable[[], None]:
-        """torch's recipe: a few runs on a side stream, then the capture, which runs nothing."""
+        """Return the step as a graph by torch's recipe: a few runs on a side stream, then the capture, which runs
+        nothing."""
         if self._ids.device.type != "cuda":
             return self._run
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -188,6 +188,7 @@ class _Step:
 
 @contextmanager
 def _one_query_each(policies: Sequence[Policy]) -> Iterator[None]:
+    """Within this the models attend by `_one_query`."""
     usual = [(policy.model, policy.model.config._attn_implementation) for policy in policies]
     for model, _ in usual:
         model.set_attn_implementation(_ATTENTION)
@@ -199,14 +200,14 @@ def _one_query_each(policies: Sequence[Policy]) -> Iterator[None]:
 
 
 def can_capture(model: Any) -> bool:
-    """Whether its step runs without looking at values, its attention is the plain one, and no layer forgets."""
+    """Return whether the model's step runs without looking at values, with plain attention, and no layer forgets."""
     slides = getattr(model.config, "sliding_window", None) is not None
     plain = model._can_compile_fullgraph and model._supports_sdpa
     return bool(plain) and sees_all(model) and not slides
 
 
 def _adapters(model: Any) -> Hashable:
-    """Which of its adapters speak, layer by layer; nothing for a model without any."""
+    """Return which of the model's adapters are on, layer by layer; empty for a model without any."""
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     return tuple((layer.disable_adapters, *layer.active_adapters) for layer in layers)
 
@@ -228,7 +229,8 @@ def _one_query(
     scaling: float | None = None,
     **unused: Any,
 ) -> tuple[Tensor, None]:
-    """Heads that share keys become queries of one head; transformers would write H / K copies of the keys instead."""
+    """Attend with one query a row. Query heads that share keys become queries of one head, where transformers would
+    write H / K copies of the keys instead."""
     rows, heads, _, size = query.shape
     grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
     found = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attention_mask, scale=scaling)
@@ -239,16 +241,16 @@ AttentionInterface.register(_ATTENTION, _one_query)
 
 
 class Policies(Protocol):
-    """What is sampled: `Roles` while they learn, or a bundle that is evaluated."""
+    """The models that are sampled: `Roles` while they learn, or a bundle that is evaluated."""
 
     @property
     def device(self) -> torch.device: ...
 
     def merged(self, role: Role) -> Any:
-        """A model that speaks as this role, until the next call."""
+        """Return a model that speaks as this role until the next call."""
 
     def sampling_reference(self) -> Any:
-        """The reference. A mixture needs it to stay so beside `merged`."""
+        """Return the reference, which a mixture needs to stay valid beside the model that `merged` returns."""
 
 
 @dataclass(slots=True)
@@ -267,7 +269,8 @@ class HFRollout:
         mixture: float = 0.0,
         captured: bool | None = None,
     ) -> None:
-        """`captured`: decode in fixed shapes, which CUDA graphs need. None: on GPUs, where the model allows it."""
+        """`mixture`: the reference's share in nash-md's mixture. `captured`: whether to decode in fixed shapes, which
+        CUDA graphs need; None: on GPUs, where the model allows it."""
         self._roles = roles
         self._settings = settings
         self._end_ids = end_ids
@@ -321,9 +324,9 @@ class HFRollout:
     def _decode(
         self, policies: list[Policy], log_probs: Tensor, mask: Tensor, copies: Tensor, noise: Tensor
     ) -> list[Sample]:
-        """Token by token; rows that have ended leave."""
+        """Decode token by token; rows that have ended leave the batch."""
         drafts = [_Decoding() for _ in copies]
-        rows = torch.arange(len(copies), device=noise.device)  # which draft each row of the batch is
+        rows = torch.arange(len(copies), device=noise.device)  # which answer each row of the batch is
         if len(mask) < len(copies):
             log_probs, mask = log_probs[copies], mask[copies]
             for policy in policies:
@@ -334,7 +337,7 @@ class HFRollout:
             alive = self._write(drafts, rows.tolist(), ids[:, 0].tolist(), chosen)
             if not any(alive) or step == noise.shape[1] - 1:
                 break
-            if alive.count(False) * 4 >= len(alive):  # dropping rows copies the cache: not for each one
+            if alive.count(False) * 4 >= len(alive):  # not for each one: dropping rows copies the cache
                 kept = torch.tensor([i for i, lives in enumerate(alive) if lives], device=noise.device)
                 rows, ids, mask = rows[kept], ids[kept], mask[kept]
                 for policy in policies:
@@ -348,7 +351,7 @@ class HFRollout:
         return mixed_log_probs(policies, ids, mask, positions, self._settings.temperature)
 
     def _write(self, drafts: list[_Decoding], rows: list[int], ids: list[int], logps: list[float]) -> list[bool]:
-        """Append a token to each draft that has not ended; whether each row goes on."""
+        """Append a token to each answer that has not ended, and return whether each row goes on."""
         for row, token, logp in zip(rows, ids, logps, strict=True):
             if not drafts[row].ended:
                 drafts[row].ids.append(token)

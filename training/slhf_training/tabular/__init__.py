@@ -1,4 +1,4 @@
-"""The game in tables: one prompt, n answers, numpy. What a trainer of language models has to reach, and a playground.
+"""The game in tables: one prompt and n answers, in numpy. It is what a trainer of language models has to reach.
 
 No other room imports it.
 

@@ -1,10 +1,9 @@
-"""The Condorcet example, solved by all three concepts: three annotator types whose majority is a cycle.
+"""The Condorcet example, three annotator types whose majority is a cycle, solved by RLHF, NLHF and SLHF.
 
 A user is drawn from the same population and knows their favourite only when they see it; how many answers does it take?
-RLHF and NLHF can only be asked again; SLHF's Follower answers what it sees.
+RLHF and NLHF can only be asked again; SLHF's Follower refines the answer that it sees.
 
-Below, the same for readers: tables, and one picture, the probability that a user has seen their favourite answer, by
-round, under three solution concepts.
+`games` shows this to readers, as tables and as a picture of the probability that a user has seen their favourite.
 """
 
 import json
@@ -32,10 +31,12 @@ from slhf_training.tabular.stackelberg import Equilibrium, Form, PolicyTables, a
 
 
 def by_samples(policy: Array, favourite: int, answers: int) -> Array:
+    """(answers,): the probability that the favourite is among the first 1, 2, ... samples of the policy (n,)."""
     return np.asarray(1 - (1 - policy[favourite]) ** np.arange(1, answers + 1))
 
 
 def by_refinement(leader: Array, follower: Array, favourite: int, answers: int) -> Array:
+    """(answers,): the same for the answer of the Leader (n,) and its refinements, one after the other, by (n, n)."""
     missed = leader.copy()  # (n,): where the walk stands, unless it has met the favourite
     reached = np.empty(answers)
     for answer in range(answers):
@@ -47,7 +48,7 @@ def by_refinement(leader: Array, follower: Array, favourite: int, answers: int) 
 
 TAU = 1e-3  # so small that the policies are the unregularised ones but for a part in a thousand
 ANSWERS = 5
-SKEWED = np.array([0.6, 0.3, 0.1])  # what the answers of RLHF's pairs are drawn from, where not uniformly
+SKEWED = np.array([0.6, 0.3, 0.1])  # the answers of RLHF's pairs are drawn from this, or uniformly
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def over_users(policy: Array, follower: Array | None, shares: Array) -> Array:
 
 
 def gda_distance(preference: Array, form: Form, kappa: float, steps: int = 3000, tau: float = 0.1) -> Distance:
-    """How far from the equilibrium the game is after `steps` steps of eta 0.1 from the uniform policies."""
+    """Return how far the policies are from the equilibrium after `steps` steps of eta 0.1 from uniform ones."""
     iterates = list(islice(stackelberg_gda(preference, tau, tau, form=form, kappa=kappa), steps))
     *_, averaged = averages(iter(iterates))
     goal = equilibrium(preference, tau, tau)
@@ -103,7 +104,7 @@ def gda_distance(preference: Array, form: Form, kappa: float, steps: int = 3000,
 
 
 def random_games_distance(games: int = 20, answers: int = 5) -> float:
-    """The largest distance of the mirror form, kappa 5, over random cyclic games."""
+    """Return the largest distance of the mirror form with kappa 5 over random cyclic games."""
     rng = np.random.default_rng(0)
     return max(gda_distance(random_cyclic(answers, rng), "mirror", 5).last for _ in range(games))
 
@@ -121,7 +122,7 @@ CURVES = {
 
 
 def games(*, as_json: bool, plot: Path | None) -> str:
-    """The Condorcet example as tables, or its numbers as JSON. Raises SettingsError as `draw` does."""
+    """Return the Condorcet example as tables, or its numbers as JSON. Raises SettingsError as `draw` does."""
     solutions = [solved(EQUAL), solved(UNEQUAL)]
     distances = [
         gda_distance(solutions[1].preference, form, kappa) for form in ("projected", "mirror") for kappa in (1, 5, 25)
@@ -184,7 +185,10 @@ def row(name: str, *values: float | str) -> str:
 
 
 def draw(solution: Solution, file: Path) -> None:
-    """Raises SettingsError where the file cannot be written, or its ending names no kind of picture."""
+    """Draw the picture.
+
+    Raises SettingsError where the file cannot be written, or its ending names no kind of picture.
+    """
     from matplotlib.figure import Figure  # late: tables do not need it
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")  # without pyplot it needs no display: Agg draws it

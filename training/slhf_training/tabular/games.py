@@ -1,17 +1,15 @@
-"""Games in tables: policies, preferences, and what RLHF and NLHF make of them.
+"""Games in tables: policies, preferences, and what RLHF and NLHF, with which SLHF is compared, make of them.
 
-What SLHF is compared with, in tables: RLHF (a Bradley-Terry reward, then one policy) and NLHF (a symmetric game).
-
-RLHF: with wins[y, y'] how often y beat y' in the data, the rewards maximise
+RLHF fits a Bradley-Terry reward and then one policy. With wins[y, y'] how often y beat y' in the data, r maximises
 
     sum_{y, y'} wins[y, y'] log sigmoid(r(y) - r(y'))        and        pi(y) ~ pi_ref(y) exp(r(y) / tau).
 
-NLHF: the one policy that is its own best response in
+NLHF plays a symmetric game. Its policy is the one that is its own best response in
 
     max over pi, min over pi' of E_{y~pi, y'~pi'} P[y, y'] - tau KL(pi || pi_ref) + tau KL(pi' || pi_ref).
 
 By symmetry both players move alike, so one sequence suffices. Plain ascent runs in circles where P is a cycle;
-mirror-prox (extragradient) answers the half step instead of the policy itself, and its last iterate converges.
+mirror-prox (extragradient) responds to the half step instead of the policy itself, and its last iterate converges.
 """
 
 from collections.abc import Sequence
@@ -22,11 +20,11 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 FLOOR = 1e-6  # the least probability after a projected step
-_TINY = 1e-300  # what a probability that underflowed is taken for, in logarithms
+_TINY = 1e-300  # logarithms take this for a probability that underflowed
 
 
 def answers(preference: Array) -> int:
-    """n of a preference matrix (n, n). Raises ValueError for anything else, NaN among them."""
+    """Return n of a preference matrix (n, n). Raises ValueError for any other array, also for one with NaN."""
     n = len(preference)
     if preference.shape != (n, n) or not ((preference >= 0) & (preference <= 1)).all():
         raise ValueError(f"preference must be a square matrix of probabilities, got shape {preference.shape}")
@@ -34,7 +32,7 @@ def answers(preference: Array) -> int:
 
 
 def checked_reference(reference: Array | None, n: int) -> Array:
-    """The reference, (n,); uniform where there is none. Raises ValueError unless its support is full."""
+    """Return the reference, (n,); uniform where there is none. Raises ValueError unless its support is full."""
     if reference is None:
         return np.full(n, 1 / n)
     if reference.shape != (n,) or not np.isclose(reference.sum(), 1) or not (reference > 0).all():
@@ -51,19 +49,19 @@ def best_response(payoff: Array, tau: float, reference: Array) -> Array:
 
 
 def best_value(payoff: Array, tau: float, reference: Array) -> Array:
-    """(...): what the best response earns, its KL paid."""
+    """(...): what the best response earns after its KL is paid."""
     if tau == 0:
         return np.asarray(payoff.max(axis=-1))
     return np.asarray(tau * np.logaddexp.reduce(np.log(reference) + payoff / tau, axis=-1))
 
 
 def mirror_step(policy: Array, payoff: Array, tau: float, reference: Array, rate: float | Array) -> Array:
-    """(..., n); `rate` is one number, or one for each row with a last axis of 1."""
+    """(..., n): the policy after a step that KL measures. `rate` is a number, or one for each row with last axis 1."""
     return _normalised((_log(policy) + rate * (payoff + tau * np.log(reference))) / (1 + rate * tau))
 
 
 def projected_step(policy: Array, payoff: Array, tau: float, reference: Array, rate: float | Array) -> Array:
-    """(..., n), as `mirror_step`."""
+    """(..., n): the policy after a step along the gradient and a projection; `rate` is as of `mirror_step`."""
     return _projected(policy + rate * (payoff - tau * log_ratio(policy, reference)))
 
 
@@ -72,7 +70,7 @@ def log_ratio(policy: Array, reference: Array) -> Array:
 
 
 def total_variation(first: Array, second: Array) -> float:
-    """The total variation between two policies, or the largest between their rows."""
+    """Return the total variation between two policies, or the largest between their rows."""
     return float(np.abs(first - second).sum(axis=-1).max() / 2)
 
 
@@ -85,7 +83,7 @@ def _normalised(scores: Array) -> Array:
 
 
 def _projected(points: Array) -> Array:
-    """The nearest distributions above FLOOR: what is left of each entry when a threshold is taken off all."""
+    """Return the nearest distributions above FLOOR: what is left of each entry when a threshold is taken off all."""
     n = points.shape[-1]
     above = points - FLOOR
     descending = np.flip(np.sort(above, axis=-1), axis=-1)
@@ -101,14 +99,15 @@ CONDORCET = np.array([[0, 1, 2], [1, 2, 0], [2, 0, 1]])
 
 
 def of_annotators(rankings: npt.NDArray[np.int_], shares: Sequence[float] | Array) -> Array:
-    """P of a population. `rankings` (k, n): each type's answers, the favourite first; `shares` (k,) add up to 1."""
+    """Return P of a population, (n, n). `rankings` (k, n) has each type's answers, the favourite first; `shares` (k,)
+    add up to 1."""
     rank = np.argsort(rankings, axis=1)  # (k, n): the place of each answer
     prefers = (rank[:, :, None] < rank[:, None, :]) + np.eye(rankings.shape[1]) / 2  # (k, n, n)
     return np.asarray(np.tensordot(np.asarray(shares), prefers, axes=1))
 
 
 def random_cyclic(n: int, rng: np.random.Generator) -> Array:
-    """A random game on n >= 3 answers with a cycle through all of them, and so without a Condorcet winner."""
+    """Return a random game on n >= 3 answers with a cycle through all of them, and so without a Condorcet winner."""
     if n < 3:
         raise ValueError(f"a cycle takes 3 answers or more, got {n}")
     upper = np.triu(rng.uniform(0, 1, (n, n)), 1)
@@ -121,19 +120,19 @@ def random_cyclic(n: int, rng: np.random.Generator) -> Array:
 
 
 def condorcet_winner(preference: Array) -> int | None:
-    """The answer that beats every other, if there is one."""
+    """Return the answer that beats every other, if there is one."""
     beats = (preference > 0.5) | np.eye(len(preference), dtype=bool)
     winners = np.flatnonzero(beats.all(axis=1))
     return int(winners[0]) if len(winners) else None
 
 
 def has_cycle(preference: Array) -> bool:
-    """Whether the majority goes round somewhere: y beats ... beats y."""
+    """Return whether the majority has a cycle: y beats ... beats y."""
     return bool(np.diag(reachable(preference > 0.5)).any())
 
 
 def cyclic_triples(preference: Array) -> float:
-    """The share of the triples of answers that are a cycle: 0 for a consistent order, at most 1 for n = 3."""
+    """Return the share of the triples of answers that are a cycle: 0 for a consistent order; 1 only for n = 3."""
     n = len(preference)
     if n < 3:
         return 0.0
@@ -143,7 +142,7 @@ def cyclic_triples(preference: Array) -> float:
 
 
 def reachable(edges: Flags) -> Flags:
-    """(n, n): whether a path of one edge or more leads from one to the other (Warshall)."""
+    """(n, n): whether a path of one edge or more leads from one answer to another (Warshall)."""
     paths = edges.copy()
     for via in range(len(edges)):
         paths |= paths[:, via, None] & paths[None, via]
@@ -160,7 +159,7 @@ def pairs_drawn_from(policy: Array) -> Array:
 def bradley_terry(wins: Array, tolerance: float = 1e-12) -> Array:
     """(n,): the rewards of largest likelihood, with mean 0. `wins` (n, n): counts or frequencies.
 
-    Raises ValueError where there are none: an answer, or a group, that never won or never lost against the rest.
+    Raises ValueError where there are none, because an answer or a group never won or never lost against the rest.
     """
     n = len(wins)
     if not reachable(wins > 0).all():
@@ -176,7 +175,7 @@ def bradley_terry(wins: Array, tolerance: float = 1e-12) -> Array:
 
 
 def rlhf(preference: Array, pairs: Array, tau: float, reference: Array | None = None) -> Array:
-    """(n,): the policy that data in which `pairs` (n, n) says how often each pair is compared leads to."""
+    """(n,): RLHF's policy for data that compare each pair as often as `pairs` (n, n) says."""
     reference = checked_reference(reference, answers(preference))
     return best_response(bradley_terry(preference * pairs), tau, reference)
 

@@ -19,7 +19,7 @@ The closed form is what a trainer of the same game has to reach. Algorithm 1 (St
     grad_omega f(y'|y) = pi(y) (P[y, y'] + tau_F log omega(y'|y) / omega_ref(y'))
 
 with kappa = eta_F / eta_L. Departures: the references do not depend on the draft y; "projected" keeps every probability
-above policies.FLOOR; "mirror" (ours) measures steps by KL instead of the Euclidean distance, the Follower's row y with
+above games.FLOOR; "mirror" (ours) measures steps by KL instead of the Euclidean distance, the Follower's row y with
 the weight pi(y), so that pi(y) cancels and rows of answers the Leader no longer gives are learnt too.
 """
 
