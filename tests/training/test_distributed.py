@@ -20,6 +20,7 @@ from slhf_training.data import Example, Pair
 from slhf_training.errors import SettingsError
 from slhf_training.fit.step import DraftPool, drafts_of
 from slhf_training.fit.trainer import GameTrainer
+from slhf_training.fit.validation import FILE, Validation
 from slhf_training.models.load import load_causal
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.sharding import end_together, from_launcher, this_process
@@ -27,6 +28,7 @@ from slhf_training.reward.backbone import Backbone
 from slhf_training.types import Chat, Probabilities
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
+from tests.training.test_validation import HELD_OUT, OTHER
 
 pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +41,7 @@ GAMES: dict[str, dict[str, Any]] = {
     "full": {"weights": "full"},
     "nash-md": {"algorithm": "nash-md", "game": {"mixture": 0.5}},
     "drafts": {},
+    "validated": {"validation": {**OTHER, "every": 2}},
 }
 """What differs from the settings below, by the name of the run."""
 RESUMED = ("separate", "full")
@@ -82,7 +85,11 @@ def trainer(directory: Path, name: str) -> GameTrainer:
         },
     )
     found = tiny.trainer(
-        settings, hardly_judging, CHATS, draft_pool=draft_pool(settings.seed) if name == "drafts" else None
+        settings,
+        hardly_judging,
+        CHATS,
+        draft_pool=draft_pool(settings.seed) if name == "drafts" else None,
+        validation=Validation(HELD_OUT, fewer_as, CHATS) if name == "validated" else None,
     )
     if settings.optimisation.gradient_checkpointing:
         found.roles.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -165,6 +172,16 @@ def test_two_processes_give_the_loss_curve_of_one_with_twice_the_batch(one: Path
 @pytest.mark.parametrize("name", GAMES)
 def test_a_sharded_model_gives_the_loss_curve_of_a_whole_one(name: str, one: Path, sharded: Path) -> None:
     assert_same_curve(sharded / name, one / name)
+
+
+def test_several_processes_validate_as_one(one: Path, sharded: Path) -> None:
+    """Each some of the chats, after step 2 and at the end; three chats of two processes."""
+    rows = [(root / "validated" / FILE).read_text(encoding="utf-8").splitlines() for root in (one, sharded)]
+    alone, several = ([json.loads(line) for line in lines] for lines in rows)
+    chats = [f"user: {chat[0]['content']}" for chat in HELD_OUT]
+    assert [(row["step"], row["chat"]) for row in several] == [(step, chat) for step in (2, STEPS) for chat in chats]
+    assert [row["leader"] for row in several] == [row["leader"] for row in alone]
+    assert [row["p"] for row in several] == [row["p"] for row in alone]
 
 
 def test_sharded_weights_are_trained_in_float32_and_computed_in_bfloat16(one: Path, sharded: Path) -> None:

@@ -267,3 +267,21 @@ def test_a_directory_that_is_no_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text(json.dumps({}))
     with pytest.raises(SettingsError, match="not the output directory of a fit"):
         export(tmp_path, tmp_path / "bundle", "b")
+
+
+def test_an_average_is_of_the_last_checkpoints_adapters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    trained_run(tmp_path, save_every=1, optimisation={"steps": 3}, keep_checkpoints=3)
+    command = ["export", str(run), str(tmp_path / "bundle")]
+    assert main([*command, "--step", "2", "--average", "2"]) == 0
+    for adapter in ("leader", "follower"):
+        files = [run / f"checkpoint-{step}" / adapter / "adapter_model.safetensors" for step in (1, 2)]
+        first, second = map(load_file, files)
+        mean = load_file(tmp_path / "bundle" / adapter / "adapter_model.safetensors")
+        assert mean.keys() == first.keys()
+        for name, tensor in mean.items():
+            torch.testing.assert_close(tensor, (first[name] + second[name]) / 2)
+    assert read_bundle(tmp_path / "bundle").training["average"] == 2
+    for given in (["--average", "4"], ["--average", "1"], ["--average", "2", "--share", "0.5"]):
+        assert main([*command[:2], str(tmp_path / "none"), *given]) == 1
+        assert "--average" in capsys.readouterr().err

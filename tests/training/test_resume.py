@@ -17,6 +17,7 @@ from slhf_training.errors import SettingsError
 from slhf_training.fit import FitSettings
 from slhf_training.fit.run import changed, start_run
 from slhf_training.fit.trainer import GameTrainer
+from slhf_training.fit.validation import FILE
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
 
@@ -132,7 +133,11 @@ def test_the_command_takes_each_chat_once_and_names_what_changed(
         (tmp_path / "fit.yaml").write_text(json.dumps(config), encoding="utf-8")
         return main(["fit", str(tmp_path / "fit.yaml"), *options]), capsys.readouterr().err
 
+    (tmp_path / "held.jsonl").write_text('{"prompt": "A"}', encoding="utf-8")
+    judge = {"kind": "callable", "function": "tests.training.test_distributed:hardly_judging"}
+    config |= {"save_every": 1, "validation": {"data": {"files": ["held.jsonl"]}, "preference": judge, "every": 1}}
     code, said = fit()
+    assert len((tmp_path / "run" / FILE).read_text(encoding="utf-8").splitlines()) == 1
     assert (code, "3 rows ask 2 different chats, each of which is taken once" in said) == (0, True)
     config["optimisation"] |= {"steps": 2, "learning_rate": 1e-6}
     code, said = fit("--resume")

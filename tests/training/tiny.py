@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTo
 from slhf_training.fit import FitSettings
 from slhf_training.fit.step import DraftPool
 from slhf_training.fit.trainer import GameTrainer
+from slhf_training.fit.validation import Validation
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.roles import DTYPES, Roles
 from slhf_training.rollout.hf import HFRollout
@@ -121,6 +122,7 @@ def trainer(
     template: str = TEMPLATE,
     seed: int = 0,
     draft_pool: DraftPool | None = None,
+    validation: Validation | None = None,
 ) -> GameTrainer:
     """`seed`: of the base model. The fit's own is that of adapters and answers."""
     base = model(seed)
@@ -130,7 +132,7 @@ def trainer(
     prompts = Prompts(words, fit.follower_turn)
     rollout = HFRollout(roles, fit.rollout, prompts.end_ids, fit.game.mixture)
     many = [CHAT] * (fit.optimisation.batch_size * 4) if chats is None else chats
-    return GameTrainer(roles, prompts, many, preference, rollout, fit, draft_pool=draft_pool)
+    return GameTrainer(roles, prompts, many, preference, rollout, fit, draft_pool=draft_pool, validation=validation)
 
 
 class Matrix:

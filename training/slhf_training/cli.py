@@ -111,7 +111,13 @@ def _fit(arguments: argparse.Namespace) -> None:
     if len(chats) < len(rows):
         sys.stderr.write(f"{len(rows)} rows ask {len(chats)} different chats, each of which is taken once\n")
     drafted = [example for data in (settings.drafts.data if settings.drafts else ()) for example in load(data)]
-    trainer = build_trainer(settings, chats, preference_of(settings.preference), drafted)
+    held_out = None
+    if settings.validation is not None:
+        held_out = (
+            [example.chat for example in load(settings.validation.data)],
+            preference_of(settings.validation.preference),
+        )
+    trainer = build_trainer(settings, chats, preference_of(settings.preference), drafted, held_out)
     if dropped := len(chats) - len(trainer.train_dataset):
         most = settings.rollout.max_prompt_tokens
         sys.stderr.write(f"{dropped} of {len(chats)} chats need more than {most} tokens and were dropped\n")
@@ -237,6 +243,8 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="the directory to write; it must not exist")
     parser.add_argument("--name", help="the bundle's name (default: its directory's)")
     parser.add_argument("--step", type=int, help="which checkpoint (default: the last)")
+    parser.add_argument("--best", action="store_true", help="the checkpoint whose validation was the best")
+    parser.add_argument("--average", type=int, metavar="N", help="the mean of the last N checkpoints' adapters")
     parser.add_argument("--merge", action="store_true", help="one plain model and no adapters; for shared weights")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of what is written (default: as trained)")
     parser.add_argument(
@@ -254,8 +262,10 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from slhf_training.fit.run import Interpolation, export
+    from slhf_training.fit.run import Interpolation, best_step, export
 
+    if arguments.best and arguments.step is not None:
+        raise SettingsError("--best and --step both choose a checkpoint")
     if (arguments.start and arguments.share is None) or (arguments.start_step and not arguments.start):
         raise SettingsError("--start needs --share, and --start-step needs --start")
     between = None
@@ -266,12 +276,13 @@ def _export(arguments: argparse.Namespace) -> None:
         arguments.run_directory,
         arguments.bundle,
         name,
-        step=arguments.step,
+        step=best_step(arguments.run_directory) if arguments.best else arguments.step,
         merge=arguments.merge,
         dtype=arguments.dtype,
         evaluation=arguments.evaluation,
         interpolation=between,
         rank=arguments.rank,
+        average=arguments.average,
     )
     sys.stdout.write(f"{arguments.bundle}: {bundle.name}, {bundle.trained}, revision {bundle.revision}\n")
 

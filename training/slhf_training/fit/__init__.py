@@ -6,7 +6,8 @@ Here is the configuration of `slhf-train fit`: one YAML file. An unknown key or 
 Relative paths start at the configuration's own folder.
 """
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -15,7 +16,7 @@ from slhf_training.config import ModelName, RelativePath, Section
 from slhf_training.data.load import DataSettings
 from slhf_training.fit.algorithms import ALGORITHMS, Algorithm, Game
 from slhf_training.models import Lora
-from slhf_training.preference import PreferenceSettings
+from slhf_training.preference import PreferenceSettings, SourceSettings
 from slhf_training.rollout import RolloutSettings
 
 DraftAnswers = Literal["all", "rejected"]
@@ -75,6 +76,24 @@ def _known(algorithm: str) -> str:
     return algorithm
 
 
+class ValidationSettings(Section):
+    """Win rates of both roles while they are trained (fit/validation.py)."""
+
+    data: DataSettings
+    """Chats that are not trained on; `part` cuts one source into parts that share no prompt."""
+    preference: PreferenceSettings
+    """Another judge than the training's: a policy learns what its own judge likes, whether it is good or not. Only a
+    program's checks may be the same."""
+    every: int = Field(default=50, gt=0)
+    """Steps between validations, a multiple of `save_every`, so that the best step has a checkpoint. It is kept. The
+    last step is validated, too."""
+    patience: int | None = Field(default=None, gt=0)
+    """Stop when so many validations in a row were not better than the best. None: never."""
+
+
+_PROGRAMS = ("checked", "instructions")
+
+
 class FitSettings(Run):
     fixed: ClassVar[frozenset[str]] = Run.fixed | {"algorithm"}
     model: ModelName = Field(min_length=1)
@@ -94,6 +113,8 @@ class FitSettings(Run):
     """The dtype of the base model. All weights are trained in float32, in which small steps are not lost: they compute
     in `optimisation.autocast`, and the reference is kept in `rollout.dtype`."""
     follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
+    validation: ValidationSettings | None = None
+    """None: nobody looks before the run's end."""
     game: Game = Game()
     rollout: RolloutSettings = RolloutSettings()
 
@@ -111,9 +132,33 @@ class FitSettings(Run):
             raise ValueError(f"rollout.engine: {self.rollout.engine} cannot mix two models, {has}; use hf")
         if self.drafts is not None and not self.plays.takes_drafts:
             raise ValueError(f"drafts: {self.algorithm} has no Follower to refine them; use stackelberg")
+        if self.validation is not None:
+            if self.validation.every % self.save_every:
+                raise ValueError(f"validation.every: {self.validation.every} is no multiple of save_every")
+            asked = [set(_judges(one)) for one in (self.preference, self.validation.preference)]
+            if shared := asked[0] & asked[1]:
+                raise ValueError(f"validation.preference: the training asks {', '.join(sorted(shared))}, too")
         if self.weights == "full" and self.dtype == "bfloat16":
             lost = "a weight of 0.02 takes no step below 6e-5 in it"
             raise ValueError(f"dtype: bfloat16 with weights: full: {lost}; use float32 and optimisation.autocast")
         if self.weights == "full" and self.rollout.engine == "vllm-server":
             raise ValueError("rollout.engine: vllm-server takes adapters, not all weights; use hf or vllm")
         return self
+
+
+def _judges(preference: SourceSettings) -> Iterator[str]:
+    """What judges: models, files and functions that the settings of a preference name, however deep."""
+    if preference.kind not in _PROGRAMS:
+        yield from _named(preference.model_dump(mode="json"))
+
+
+def _named(value: Any, key: str = "") -> Iterator[str]:
+    if isinstance(value, dict):
+        if value.get("kind") not in _PROGRAMS:
+            for name, inner in value.items():
+                yield from _named(inner, name)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _named(inner, key)
+    elif isinstance(value, str) and key in ("model", "function", "backbone", "files"):
+        yield value

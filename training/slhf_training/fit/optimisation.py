@@ -53,7 +53,8 @@ class Clip:
         return norms
 
 
-def training_arguments(settings: Run) -> TrainingArguments:
+def training_arguments(settings: Run, **more: Any) -> TrainingArguments:
+    """`more`: by transformers' names."""
     optimisation = settings.optimisation
     return TrainingArguments(
         output_dir=str(settings.output_dir),
@@ -78,6 +79,7 @@ def training_arguments(settings: Run) -> TrainingArguments:
         disable_tqdm=True,  # Progress shows more
         ddp_find_unused_parameters=False,
         use_cpu=not sharding.has_accelerator(),  # which also makes processes on CPUs find each other
+        **more,
     )
 
 

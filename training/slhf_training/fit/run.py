@@ -94,6 +94,15 @@ def checkpoint_of(run: Path, step: int | None) -> Path:
     return found[max(found) if step is None else step]
 
 
+def best_step(run: Path) -> int:
+    """The step whose validation was the best. Raises SettingsError where there was none."""
+    last = checkpoint_of(run, None)
+    best = json.loads((last / "trainer_state.json").read_text(encoding="utf-8")).get("best_global_step")
+    if best is None:
+        raise SettingsError(f"--best: {run} had no validation")
+    return int(best)
+
+
 def last_metrics(checkpoint: Path) -> dict[str, Any]:
     """The last entry of the training log; empty where there is none."""
     history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
@@ -101,7 +110,7 @@ def last_metrics(checkpoint: Path) -> dict[str, Any]:
 
 
 def _checkpoints(run: Path) -> dict[int, Path]:
-    return {int(path.name.removeprefix("checkpoint-")): path for path in run.glob("checkpoint-*") if path.is_dir()}
+    return {_step(path): path for path in run.glob("checkpoint-*") if path.is_dir()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +134,11 @@ def export(
     evaluation: Path | None = None,
     interpolation: Interpolation | None = None,
     rank: int | None = None,
+    average: int | None = None,
 ) -> Bundle:
     """Write the bundle; `step` chooses the checkpoint (None: the last), `dtype` and `rank` are those of what is written
-    (None: as trained; only adapters have a rank). `target` appears when it is whole.
+    (None: as trained; only adapters have a rank). `average`: the adapters' factors are the means of so many
+    checkpoints' up to that one. `target` appears when it is whole.
 
     Raises SettingsError for a run that cannot be exported so, and where the target exists.
     """
@@ -143,8 +154,15 @@ def export(
         if interpolation is not None:
             weights = Path(temporary) / "between"
             _interpolate(settings, checkpoint, interpolation, weights)
+        if average is not None:
+            if interpolation is not None:
+                raise SettingsError("--average does not go together with --share")
+            weights = Path(temporary) / "mean"
+            _average(settings, run, checkpoint, average, weights)
         parts = _weights(settings, weights, staging, merge, dtype, rank)
-        bundle = write_bundle(staging, _manifest(settings, checkpoint, name, parts, evaluation, interpolation, rank))
+        bundle = write_bundle(
+            staging, _manifest(settings, checkpoint, name, parts, evaluation, interpolation, rank, average)
+        )
         staging.rename(target)
     return bundle
 
@@ -159,6 +177,28 @@ def _interpolate(settings: FitSettings, checkpoint: Path, between: Interpolation
         _scale(checkpoint, between.share, target)
     else:
         _mix(checkpoint, checkpoint_of(between.start, between.step), between, target)
+
+
+def _average(settings: FitSettings, run: Path, checkpoint: Path, count: int, target: Path) -> None:
+    """The mean of the adapters of so many checkpoints, as a checkpoint has them, in `target`."""
+    if settings.weights == "full":
+        raise SettingsError("--average: only adapters are averaged, not all weights")
+    found = _checkpoints(run)
+    steps = [step for step in sorted(found) if step <= _step(checkpoint)][-count:]
+    if not 1 < count <= len(steps):
+        raise SettingsError(
+            f"--average: {count} checkpoints are asked for, of {len(steps)} that {run} keeps up to that one"
+        )
+    for config in checkpoint.glob(f"*/{CONFIG}"):
+        adapter = config.parent.name
+        factors = [factors_of(found[step] / adapter) for step in steps]
+        shutil.copytree(config.parent, target / adapter)
+        mean = {name: torch.stack([one[name] for one in factors]).mean(dim=0) for name in factors[0]}
+        write_factors(target / adapter, mean)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _scale(checkpoint: Path, share: float, target: Path) -> None:
@@ -230,14 +270,17 @@ def _manifest(
     evaluation: Path | None,
     interpolation: Interpolation | None,
     rank: int | None,
+    average: int | None,
 ) -> Bundle:
-    facts = settings.model_dump(mode="json", exclude={"output_dir", "model", "data", "drafts", "preference"})
-    step = int(checkpoint.name.removeprefix("checkpoint-"))
+    facts = settings.model_dump(
+        mode="json", exclude={"output_dir", "model", "data", "drafts", "preference", "validation"}
+    )
     training = {
         "data": portable(settings.data),
         "preference": portable(settings.preference),
         "drafts": None if settings.drafts is None else portable(settings.drafts),
-        "step": step,
+        "step": _step(checkpoint),
+        "average": average,
         "share": None if interpolation is None else interpolation.share,
         "rank": rank,
         "settings": facts,

@@ -17,15 +17,17 @@ import numpy as np
 import torch
 from accelerate.utils import DistributedType, gather_object
 from transformers import PrinterCallback, TrainerCallback
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from slhf_training.data import Example
 from slhf_training.errors import DataError, SettingsError
-from slhf_training.fit import FitSettings
+from slhf_training.fit import FitSettings, validation
 from slhf_training.fit.algorithms import Completion, Episode
 from slhf_training.fit.learner import Learner, StepResult
 from slhf_training.fit.optimisation import Clip, Progress, ResumableTrainer, checkpoint_gradients, training_arguments
 from slhf_training.fit.step import ChatStepContext, Clock, DraftPool, Environment, drafts_of
+from slhf_training.fit.validation import Validation, arguments_of, patience_of
 from slhf_training.models import sharding
 from slhf_training.models.load import end_ids_of, load_causal
 from slhf_training.models.prompts import Prompts
@@ -101,10 +103,12 @@ class GameTrainer(ResumableTrainer):
         settings: FitSettings,
         callbacks: Sequence[TrainerCallback] = (),
         draft_pool: DraftPool | None = None,
+        validation: Validation | None = None,
     ) -> None:
         """Raises DataError where the chats do not fill one batch."""
         self.roles = roles
         self._draft_pool = draft_pool
+        self._validation = validation
         self.settings = settings
         self.clock = Clock()
         self.environment = Environment(
@@ -115,7 +119,7 @@ class GameTrainer(ResumableTrainer):
         self._saving = False
         self._clip = Clip(settings.optimisation.max_grad_norm, settings.output_dir)
         asked = sharding.from_launcher()
-        args = training_arguments(settings)  # here processes find each other
+        args = training_arguments(settings, **arguments_of(settings.validation))  # here processes find each other
         if asked is not None and args.world_size > 1:
             roles.shard(lambda model: asked.split(model, args.device, _gathered_dtype(settings)))
         with sharding.without_launcher():
@@ -123,8 +127,9 @@ class GameTrainer(ResumableTrainer):
                 model=roles.model,
                 args=args,
                 train_dataset=[{"number": i, "chat": chat} for i, chat in enumerate(chats)],
+                eval_dataset=[] if validation else None,  # ours are not read in batches
                 data_collator=_examples,
-                callbacks=[*callbacks, Progress(), _Timing(self)],
+                callbacks=[*callbacks, Progress(), _Timing(self), *patience_of(settings.validation)],
             )
         self.is_distributed_loading_by_transformers = roles.is_sharded  # transformers' word for: do not wrap the model
         self.remove_callback(PrinterCallback)
@@ -180,6 +185,23 @@ class GameTrainer(ResumableTrainer):
             self._pending.clear()
         super().log(logs, start_time)
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validate, and log it. transformers calls this, and keeps in its state which step was the best."""
+        assert self._validation is not None
+        started = time.perf_counter()
+        self.roles.model.eval()
+        ours = self._validation(self.environment, self.settings.plays)
+        records = sorted(gather_object(ours), key=lambda record: int(record["number"]))
+        found = validation.figures(records) | {"seconds/validation": time.perf_counter() - started}
+        if self.args.should_save:
+            validation.write(self.settings.output_dir, self.state.global_step, records)
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                    callback.tb_writer.add_text("validation", validation.shown(records), self.state.global_step)
+        super().log(dict(found))
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
+
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # transformers' estimate is for one forward and backward pass of `inputs`
 
@@ -221,7 +243,8 @@ class GameTrainer(ResumableTrainer):
             shutil.rmtree(directory / name, ignore_errors=True)
             (directory / STAGING / name).rename(directory / name)
             (directory / STAGING).rmdir()
-            rotate_checkpoints(output_dir=str(directory), save_total_limit=self.settings.keep_checkpoints)
+            best = str(directory / f"checkpoint-{step}") if (step := self.state.best_global_step) else None
+            rotate_checkpoints(str(directory), self.settings.keep_checkpoints, best_model_checkpoint=best)
         self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -264,10 +287,16 @@ def _examples(batch: list[Any]) -> dict[str, list[Any]]:
 
 
 def build_trainer(
-    settings: FitSettings, chats: Sequence[Chat], preference: Preference, drafted: Sequence[Example] = ()
+    settings: FitSettings,
+    chats: Sequence[Chat],
+    preference: Preference,
+    drafted: Sequence[Example] = (),
+    held_out: tuple[Sequence[Chat], Preference] | None = None,
 ) -> GameTrainer:
-    """`drafted`: where the settings' `drafts` are. Raises SettingsError for a model that cannot be had, DataError for
-    chats or drafts that cannot be used."""
+    """`drafted`: where the settings' `drafts` are. `held_out`: where they have a `validation`.
+
+    Raises SettingsError for a model that cannot be had, DataError for chats or drafts that cannot be used.
+    """
     tokenizer, base = load_model(settings)
     prompts = Prompts(tokenizer, settings.follower_turn, end_ids_of(base))
     roles = build_roles(settings, base)
@@ -278,8 +307,13 @@ def build_trainer(
         found = drafts_of(drafted, prompts, len(kept), most, settings.drafts.answers)
         ours = this_process()
         draft_pool = DraftPool(found, settings.drafts.per_step, settings.seed, ours.process_index, ours.num_processes)
+    validating = None
+    if held_out is not None:
+        short = short_enough(held_out[0], prompts, settings.rollout.max_prompt_tokens)
+        validating = Validation(short, held_out[1], kept)
+    sampler = _rollout(settings, roles, prompts)
     return GameTrainer(
-        roles, prompts, kept, preference, _rollout(settings, roles, prompts), settings, draft_pool=draft_pool
+        roles, prompts, kept, preference, sampler, settings, draft_pool=draft_pool, validation=validating
     )
 
 
