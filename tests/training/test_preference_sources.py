@@ -64,7 +64,7 @@ def test_each_source_has_its_line_of_the_registry() -> None:
 
 def test_each_source_has_its_row_in_the_design() -> None:
     section = DESIGN.read_text(encoding="utf-8").split("\n### Preferences\n")[1].split("\n### ")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == SOURCES.keys()
+    assert set(re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE)) == SOURCES.keys()
 
 
 def test_attributes_vote_with_half_votes_for_ties() -> None:

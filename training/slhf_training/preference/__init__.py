@@ -106,6 +106,7 @@ class SourceSettings(Section):
 SOURCES: Final[Mapping[str, str]] = {
     "attributes": "reward.AttributesSettings",
     "reward": "reward.RewardSettings",
+    "sequence-classification": "classification.ClassificationSettings",
     "fluency": "fluency.FluencySettings",
     "reference": "reference.ReferenceSettings",
     "instructions": "checked.InstructionsSettings",
