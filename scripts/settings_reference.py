@@ -145,7 +145,7 @@ def _type(schema: Mapping[str, Any]) -> str:
         case {"type": "array"}:
             return f"list of {_type(schema.get('items', {}))}"
         case {"type": "object"}:
-            inner = schema.get("additionalProperties")
+            inner = next(iter(schema.get("patternProperties", {}).values()), schema.get("additionalProperties"))
             return f"mapping to {_type(inner)}" if isinstance(inner, Mapping) and inner else "mapping"
         case {"type": kind}:
             said = "path" if schema.get("format") == "path" else kind

@@ -74,10 +74,10 @@ def arrows() -> dict[str, set[str]]:
 def test_the_package_stays_small_enough_to_be_known() -> None:
     """A module is a file of about 150 lines; what lies beside the rooms is what all of them share.
 
-    Each one over 90 is a preference source of its own.
+    Each one over 90 is something that users ask for by a name of its own: a preference source, a command.
     """
     found = modules()
-    assert len(found) <= 91
+    assert len(found) <= 92
     assert len([name for name, path in found.items() if path.parent == TRAINING / PACKAGE]) <= 6
 
 

@@ -87,16 +87,14 @@ def _fit_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _fit(arguments: argparse.Namespace) -> None:
     from slhf_training.config import read_config
-    from slhf_training.data.load import load
     from slhf_training.fit import FitSettings
     from slhf_training.fit.run import changed, last_checkpoint, start_run
-    from slhf_training.fit.trainer import build_trainer
+    from slhf_training.fit.trainer import trainer_of
     from slhf_training.models.sharding import end_together, from_launcher
-    from slhf_training.preference import preference_of
-    from slhf_training.types import chat_key
 
     overriding = {"algorithm": arguments.algorithm, "output_dir": arguments.output_dir}
     instead = {key: value for key, value in overriding.items() if value is not None}
+    _logs()
     settings = read_config(arguments.config, FitSettings, instead)
     last = last_checkpoint(settings.output_dir)
     if arguments.resume and last is None:
@@ -106,27 +104,24 @@ def _fit(arguments: argparse.Namespace) -> None:
     for line in changed(settings) if last is not None else ():
         sys.stderr.write(f"--resume: {line}\n")
     from_launcher()  # it refuses bad settings before the processes wait for each other
-    rows = [example.chat for example in load(settings.data)]
-    chats = [*{chat_key(chat): chat for chat in rows}.values()]  # HelpSteer2 has two rows of each prompt
-    if len(chats) < len(rows):
-        sys.stderr.write(f"{len(rows)} rows ask {len(chats)} different chats, each of which is taken once\n")
-    drafted = [example for data in (settings.drafts.data if settings.drafts else ()) for example in load(data)]
-    held_out = None
-    if settings.validation is not None:
-        held_out = (
-            [example.chat for example in load(settings.validation.data)],
-            preference_of(settings.validation.preference),
-        )
-    trainer = build_trainer(settings, chats, preference_of(settings.preference), drafted, held_out)
-    if dropped := len(chats) - len(trainer.train_dataset):
-        most = settings.rollout.max_prompt_tokens
-        sys.stderr.write(f"{dropped} of {len(chats)} chats need more than {most} tokens and were dropped\n")
+    trainer = trainer_of(settings)
     given = settings.drafts.per_step if settings.drafts else 0
     step = f"{settings.optimisation.batch_size} chats and {given} given drafts a step"
     sys.stderr.write(f"process {trainer.args.process_index + 1} of {trainer.args.world_size}: {step}\n")
     start_run(settings)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     end_together()
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from slhf_training.config import read_config
+    from slhf_training.fit import FitSettings
+    from slhf_training.fit.check import check
+
+    _logs()
+    for line in check(read_config(arguments.config, FitSettings)):
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
 def _absolute(path: str) -> Path:
@@ -303,6 +298,11 @@ COMMANDS: dict[str, Command] = {
         "write prompts with instructions that a program can check, for the preference source `instructions`",
         _add_instructions_arguments,
         _add_instructions,
+    ),
+    "check": Command(
+        "what a configuration of fit will take: lengths, memory, and one real step that leaves nothing behind",
+        _config("slhf_training.fit.FitSettings; training/examples holds some"),
+        _check,
     ),
     "distill": Command(
         "learn one bundle's Leader and another's Follower in one adapter, which merges",

@@ -5,6 +5,7 @@ are off. What several processes share is in sharding.py.
 """
 
 import contextlib
+import logging
 import math
 import shutil
 import time
@@ -21,6 +22,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from slhf_training.data import Example
+from slhf_training.data.load import load
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.fit import FitSettings, validation
 from slhf_training.fit.algorithms import Completion, Episode
@@ -33,12 +35,12 @@ from slhf_training.models.load import end_ids_of, load_causal
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.roles import DTYPES, Roles
 from slhf_training.models.sharding import this_process
-from slhf_training.preference import Preference
+from slhf_training.preference import Preference, preference_of
 from slhf_training.rollout import Rollout
 from slhf_training.rollout.hf import HFRollout
 from slhf_training.rollout.server import ServerRollout
 from slhf_training.rollout.vllm import VLLMRollout
-from slhf_training.types import Chat
+from slhf_training.types import Chat, chat_key
 
 
 def of_step(context: ChatStepContext, rows: Sequence[Episode], result: StepResult) -> dict[str, float]:
@@ -90,6 +92,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 STAGING = ".unfinished"
+_LOG = logging.getLogger(__name__)
 
 
 class GameTrainer(ResumableTrainer):
@@ -284,6 +287,23 @@ class _Timing(TrainerCallback):  # type: ignore[misc]
 
 def _examples(batch: list[Any]) -> dict[str, list[Any]]:
     return {"examples": batch}
+
+
+def trainer_of(settings: FitSettings) -> GameTrainer:
+    """The trainer with its data and judges. Raises SettingsError, DataError and JudgeError naming what is wrong."""
+    rows = [example.chat for example in load(settings.data)]
+    chats = [*{chat_key(chat): chat for chat in rows}.values()]  # HelpSteer2 has two rows of each prompt
+    if len(chats) < len(rows):
+        _LOG.info("%d rows ask %d different chats, each of which is taken once", len(rows), len(chats))
+    drafted = [example for data in (settings.drafts.data if settings.drafts else ()) for example in load(data)]
+    held_out = None
+    if (validation := settings.validation) is not None:
+        held_out = [example.chat for example in load(validation.data)], preference_of(validation.preference)
+    trainer = build_trainer(settings, chats, preference_of(settings.preference), drafted, held_out)
+    if dropped := len(chats) - len(trainer.train_dataset):
+        most = settings.rollout.max_prompt_tokens
+        _LOG.info("%d of %d chats need more than %d tokens and were dropped", dropped, len(chats), most)
+    return trainer
 
 
 def build_trainer(
