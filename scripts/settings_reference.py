@@ -23,10 +23,12 @@ from slhf_training.fit import FitSettings
 from slhf_training.imitation import ImitateSettings
 from slhf_training.lessons.settings import LessonsSettings
 from slhf_training.preference import SOURCES, SourceSettings
+from slhf_training.recipe import RecipeSettings
 from slhf_training.reward import RewardTraining
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "training-settings.md"
 COMMANDS: dict[str, type[BaseModel]] = {
+    "run": RecipeSettings,
     "fit": FitSettings,
     "evaluate": evaluate_settings(),
     "judge": JudgingSettings,

@@ -14,6 +14,7 @@ from slhf_training.fit import FitSettings
 from slhf_training.fit.run import settings_of, start_run
 from slhf_training.imitation import ImitateSettings
 from slhf_training.lessons.settings import LessonsSettings
+from slhf_training.recipe import RecipeSettings
 from slhf_training.reward import RewardTraining
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "training" / "examples").glob("*.yaml"))
@@ -25,6 +26,7 @@ COMMANDS: dict[str, type[Section]] = {
     "judge": JudgingSettings,
     "lessons": LessonsSettings,
     "preference": RewardTraining,
+    "run": RecipeSettings,
 }
 SERVERS = "rollout: {engine: vllm-server, servers: {urls: ['http://a'], adapters: shared}}"
 GOOD = """

@@ -293,6 +293,18 @@ def _games(arguments: argparse.Namespace) -> None:
     sys.stdout.write(games(as_json=arguments.json, plot=arguments.plot))
 
 
+def _run(arguments: argparse.Namespace) -> None:
+    from slhf_training.config import read_config
+    from slhf_training.recipe import RecipeSettings
+    from slhf_training.recipe.run import run
+
+    _logs()
+    settings = read_config(arguments.config, RecipeSettings)
+    bundle = run(settings, arguments.name or settings.output_dir.name)
+    sys.stdout.write(f"{bundle.name}, revision {bundle.revision}; the report: {settings.output_dir / 'evaluation'}\n")
+    sys.stdout.write(f"scripts/serve --bundle {settings.output_dir / 'bundle'}\n")
+
+
 COMMANDS: dict[str, Command] = {
     "add-instructions": Command(
         "write prompts with instructions that a program can check, for the preference source `instructions`",
@@ -303,6 +315,11 @@ COMMANDS: dict[str, Command] = {
         "what a configuration of fit will take: lengths, memory, and one real step that leaves nothing behind",
         _config("slhf_training.fit.FitSettings; training/examples holds some"),
         _check,
+    ),
+    "run": Command(
+        "from pairs to a measured bundle: two judges, fit, evaluate, export; what is finished is not done again",
+        _named("slhf_training.recipe.RecipeSettings"),
+        _run,
     ),
     "distill": Command(
         "learn one bundle's Leader and another's Follower in one adapter, which merges",

@@ -54,13 +54,20 @@ class Optimisation(Section):
     """Less memory, a third more time."""
 
 
-class Run(Section):
+class Kept(Section):
+    """Settings that lie beside what they made, and what is made goes on only under the same."""
+
+    fixed: ClassVar[frozenset[str]] = frozenset()
+    """Keys that say what it is, so that it does not go on under others."""
+
+    output_dir: RelativePath
+
+
+class Run(Kept):
     """What every training has."""
 
     fixed: ClassVar[frozenset[str]] = frozenset({"model", "weights", "lora"})
-    """Keys that say what its checkpoints hold, so that no run goes on under others."""
 
-    output_dir: RelativePath
     optimisation: Optimisation = Optimisation()
     seed: int = Field(default=0, ge=0)
     save_every: int = Field(default=50, gt=0)

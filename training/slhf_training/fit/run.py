@@ -22,7 +22,7 @@ from slhf.json_text import read_json
 from slhf.weights import difference, logits_of, write_model
 from slhf_training.config import portable, read_config
 from slhf_training.errors import SettingsError
-from slhf_training.fit import FitSettings, Run
+from slhf_training.fit import FitSettings, Kept
 from slhf_training.fit.trainer import build_roles, load_model
 from slhf_training.models.adapters import (
     CONFIG,
@@ -42,7 +42,7 @@ from slhf_training.models.sharding import this_process
 SETTINGS = "settings.json"
 
 
-def start_run(settings: Run) -> None:
+def start_run(settings: Kept) -> None:
     """Write the settings beside the checkpoints, from one process of several."""
     if this_process().is_main_process:
         settings.output_dir.mkdir(parents=True, exist_ok=True)
@@ -57,11 +57,11 @@ def settings_of(run: Path) -> FitSettings:
     return read_config(path, FitSettings)
 
 
-def changed(settings: Run) -> list[str]:
+def changed(settings: Kept) -> list[str]:
     """What differs from the settings that the run in their `output_dir` had before, a line for each key.
 
     The checkpoints of a run that wrote no settings are taken as they are. Raises SettingsError where a key differs
-    that makes it another run (`Run.fixed`).
+    that makes it another run (`Kept.fixed`).
     """
     path = settings.output_dir / SETTINGS
     if not path.is_file():

@@ -1,0 +1,125 @@
+"""The stages, one after the other. What is finished is not done again, and a stage that was cut short goes on."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from slhf import Bundle
+from slhf_training.errors import SettingsError
+from slhf_training.evaluation import evaluate_settings
+from slhf_training.evaluation.run import REPORT, OpenModel, evaluate, open_model
+from slhf_training.fit import FitSettings
+from slhf_training.fit.run import best_step, changed, export, last_checkpoint, start_run
+from slhf_training.fit.trainer import trainer_of
+from slhf_training.recipe import RecipeSettings
+from slhf_training.reward import RewardTraining
+from slhf_training.reward.run import train as train_reward
+
+HEAD = "preferred"
+JUDGE, LEARNT, VALIDATED, MEASURED = (0.0, 0.4), (0.4, 0.8), (0.8, 0.9), (0.9, 1.0)
+"""Parts of the pairs' prompts; the second judge learns from those that the roles learn on, and judges others."""
+_LOG = logging.getLogger(__name__)
+
+
+def run(settings: RecipeSettings, name: str, opened: OpenModel = open_model) -> Bundle:
+    """The bundle, which lies in `bundle` of the output directory, with the report's figures in its card.
+
+    Raises SettingsError, DataError, DivergedError, TrainingError, EngineError and JudgeError; what was finished stays.
+    """
+    changed(settings)
+    fit, target = _fit_settings(settings), settings.output_dir / "bundle"
+    if target.exists():
+        raise SettingsError(f"output_dir: {target} exists already")
+    start_run(settings)
+    for judge, part in (("judge", JUDGE), ("held-out-judge", LEARNT)):
+        _once(settings.output_dir / judge, lambda there, part=part: _judge(settings, part, there))  # type: ignore[misc]
+    _fitted(fit)
+    unmeasured = settings.output_dir / "unmeasured"
+    step = best_step(fit.output_dir)
+    if not unmeasured.exists():
+        export(fit.output_dir, unmeasured, name, step=step)
+    figures = settings.output_dir / "figures.json"
+    figures.write_text(json.dumps(_measured(settings, unmeasured, opened)), encoding="utf-8")
+    return export(fit.output_dir, target, name, step=step, evaluation=figures)
+
+
+def _once(target: Path, make: Callable[[Path], None]) -> None:
+    """Make a directory that is whole as soon as it has its name."""
+    if target.exists():
+        _LOG.info("%s is there", target)
+        return
+    staging = target.with_name(f".{target.name}")
+    shutil.rmtree(staging, ignore_errors=True)
+    make(staging)
+    staging.rename(target)
+
+
+def _judge(settings: RecipeSettings, part: tuple[float, float], target: Path) -> None:
+    _LOG.info("a judge learns from part %s of the pairs", list(part))
+    judges = settings.judges
+    read = (judges.held_out_backbone if part == LEARNT else None) or judges.backbone or settings.model
+    data = settings.data.model_copy(update={"part": part})
+    measured = settings.data.model_copy(update={"part": MEASURED})
+    train_reward(
+        RewardTraining.model_validate(
+            {
+                "backbone": read,
+                "output": target,
+                "layers": judges.layers,
+                "max_tokens": judges.max_tokens,
+                "training": judges.training,
+                "heads": {HEAD: {"data": data, "hold_length": judges.hold_length}},
+                "evaluation": {"pairs that no judge learnt from": measured},
+            }
+        )
+    )
+
+
+def _fit_settings(settings: RecipeSettings) -> FitSettings:
+    given = {
+        **settings.fit,
+        "model": settings.model,
+        "output_dir": settings.output_dir / "fit",
+        "data": settings.data.model_copy(update={"part": LEARNT}),
+        "preference": {"kind": "reward", "model": settings.output_dir / "judge"},
+        "validation": {
+            "data": settings.data.model_copy(update={"part": VALIDATED, "limit": settings.measuring.prompts}),
+            "preference": {"kind": "reward", "model": settings.output_dir / "held-out-judge"},
+            "every": settings.fit.get("save_every", 50),
+        },
+    }
+    return FitSettings.model_validate(given)
+
+
+def _fitted(settings: FitSettings) -> None:
+    finished = settings.output_dir / "finished"
+    if finished.exists():
+        _LOG.info("%s is trained", settings.output_dir)
+        return
+    last = last_checkpoint(settings.output_dir)
+    trainer = trainer_of(settings)
+    start_run(settings)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    finished.touch()
+
+
+def _measured(settings: RecipeSettings, bundle: Path, opened: OpenModel) -> Mapping[str, Any]:
+    """The report's figures; the report itself lies in `evaluation` of the output directory."""
+    how = settings.measuring
+    directory = settings.output_dir / "evaluation"
+    given = {
+        "output_dir": directory,
+        "models": {"trained": {"bundle": str(bundle)}, "base": {"bundle": settings.model}},
+        "prompts": settings.data.model_copy(update={"part": MEASURED, "limit": how.prompts}),
+        "preference": {"kind": "reward", "model": settings.output_dir / "held-out-judge"},
+        "generation": how.generation,
+        "refinement": {"leaders": ["trained", "base"], "followers": ["trained", "base"]},
+        "rounds": {"leaders": ["trained"], "followers": ["trained"], "rounds": how.rounds},
+        "round_robin": {"players": ["base", "trained", "trained > trained"]},
+    }
+    report = evaluate(evaluate_settings().model_validate(given), opened=opened)
+    _LOG.info("the report is %s", directory / REPORT)
+    return {"judge": "a reward model from other pairs than the training's", **report["sections"]}
