@@ -22,7 +22,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from slhf_training.data import Example
-from slhf_training.data.load import load
+from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.fit import FitSettings, validation
 from slhf_training.fit.algorithms import Completion, Episode
@@ -291,19 +291,25 @@ def _examples(batch: list[Any]) -> dict[str, list[Any]]:
 
 def trainer_of(settings: FitSettings) -> GameTrainer:
     """The trainer with its data and judges. Raises SettingsError, DataError and JudgeError naming what is wrong."""
-    rows = [example.chat for example in load(settings.data)]
-    chats = [*{chat_key(chat): chat for chat in rows}.values()]  # HelpSteer2 has two rows of each prompt
-    if len(chats) < len(rows):
-        _LOG.info("%d rows ask %d different chats, each of which is taken once", len(rows), len(chats))
+    chats = _each_once(settings.data)
     drafted = [example for data in (settings.drafts.data if settings.drafts else ()) for example in load(data)]
     held_out = None
     if (validation := settings.validation) is not None:
-        held_out = [example.chat for example in load(validation.data)], preference_of(validation.preference)
+        held_out = _each_once(validation.data), preference_of(validation.preference)
     trainer = build_trainer(settings, chats, preference_of(settings.preference), drafted, held_out)
     if dropped := len(chats) - len(trainer.train_dataset):
         most = settings.rollout.max_prompt_tokens
         _LOG.info("%d of %d chats need more than %d tokens and were dropped", dropped, len(chats), most)
     return trainer
+
+
+def _each_once(data: DataSettings) -> list[Chat]:
+    """The chats, of which HelpSteer2 has two rows each."""
+    rows = [example.chat for example in load(data)]
+    chats = [*{chat_key(chat): chat for chat in rows}.values()]
+    if len(chats) < len(rows):
+        _LOG.info("%d rows ask %d different chats, each of which is taken once", len(rows), len(chats))
+    return chats
 
 
 def build_trainer(
