@@ -125,6 +125,18 @@ def test_chats_that_are_trained_on_are_refused() -> None:
         Validation([HELD_OUT[0], CHATS[0]], fewer_as, CHATS)
 
 
+def test_another_model_of_one_server_is_another_judge_and_the_same_address_of_a_reward_is_not(tmp_path: Path) -> None:
+    def given(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+        settings = tiny.settings(tmp_path).model_dump(mode="json")
+        return settings | {"preference": one, "validation": OTHER | {"preference": other}, "save_every": 1}
+
+    judge = {"kind": "judge", "url": "http://here/v1"}
+    assert FitSettings.model_validate(given(judge | {"model": "a"}, judge | {"model": "b"}))
+    remote = {"kind": "remote-reward", "url": "http://here/score"}
+    with pytest.raises(ValidationError, match="the training asks http://here/score, too"):
+        FitSettings.model_validate(given(remote, remote | {"scale": 2.0}))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -161,6 +161,8 @@ def _judges(preference: SourceSettings) -> Iterator[str]:
 
 def _named(value: Any, key: str = "") -> Iterator[str]:
     if isinstance(value, dict):
+        if value.get("kind") == "remote-reward":
+            yield value["url"]  # a judge's is that of a server that may have several models
         if value.get("kind") not in _PROGRAMS:
             for name, inner in value.items():
                 yield from _named(inner, name)

@@ -107,6 +107,7 @@ SOURCES: Final[Mapping[str, str]] = {
     "attributes": "reward.AttributesSettings",
     "reward": "reward.RewardSettings",
     "sequence-classification": "classification.ClassificationSettings",
+    "remote-reward": "remote.RemoteRewardSettings",
     "fluency": "fluency.FluencySettings",
     "reference": "reference.ReferenceSettings",
     "instructions": "checked.InstructionsSettings",

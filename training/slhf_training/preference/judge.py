@@ -66,7 +66,7 @@ class JudgeSettings(SourceSettings):
         return judge_of(self)
 
 
-class _Failed(Exception):
+class Failed(Exception):
     """This question has no answer; the message says why."""
 
 
@@ -108,7 +108,7 @@ class EndpointJudge:
             for future in as_completed(asked):
                 try:
                     answers[asked[future]] = future.result()
-                except _Failed as exc:
+                except Failed as exc:
                     self._reason = str(exc)
                     continue
                 self._cache.put(asked[future], answers[asked[future]])
@@ -116,20 +116,9 @@ class EndpointJudge:
         return answers
 
     def _ask(self, request: Any) -> float:
-        for attempt in range(self._settings.retries + 1):
-            if attempt:
-                time.sleep(self._settings.backoff_s * 2 ** (attempt - 1))
-            try:
-                answer = self._client.post("chat/completions", json=request)
-            except httpx2.RequestError as exc:
-                reason = f"{type(exc).__name__} {exc}"
-                continue
-            if answer.status_code == 200:
-                return probability_of_a(answer, self._settings.answer_tokens)
-            reason = f"HTTP {answer.status_code}"
-            if answer.status_code not in (408, 409, 429) and answer.status_code < 500:
-                break
-        raise _Failed(reason)
+        how = self._settings
+        answer = answered(self._client, "chat/completions", request, how.retries, how.backoff_s)
+        return probability_of_a(answer, how.answer_tokens)
 
     def _request(self, chat: Chat, a: str, b: str) -> Any:
         slots = {"{chat}": as_text(chat), "{a}": a, "{b}": b}
@@ -143,11 +132,30 @@ class EndpointJudge:
         }
 
 
+def answered(client: httpx2.Client, path: str, request: Any, retries: int, backoff_s: float) -> httpx2.Response:
+    """The answer, of status 200, after as many tries as it takes. Raises Failed, which says why there is none."""
+    reason = ""
+    for attempt in range(retries + 1):
+        if attempt:
+            time.sleep(backoff_s * 2 ** (attempt - 1))
+        try:
+            answer = client.post(path, json=request)
+        except httpx2.RequestError as exc:
+            reason = f"{type(exc).__name__} {exc}"
+            continue
+        if answer.status_code == 200:
+            return answer
+        reason = f"HTTP {answer.status_code}"
+        if answer.status_code not in (408, 409, 429) and answer.status_code < 500:
+            break
+    raise Failed(reason)
+
+
 def probability_of_a(answer: httpx2.Response, tokens: int = 1) -> float:
     """P(A) / (P(A) + P(B)) at the letter, each letter with all its spellings (" A", "a", "[[A").
 
     The letter is the first token, or, where the judge writes several, the first one that spells A or B. A letter that
-    is not among the alternatives counts as 0: less than the least of them. Raises _Failed where there are no log-probs,
+    is not among the alternatives counts as 0: less than the least of them. Raises Failed where there are no log-probs,
     or none of the two letters among them.
     """
     try:
@@ -157,13 +165,13 @@ def probability_of_a(answer: httpx2.Response, tokens: int = 1) -> float:
         )
         if letter is None:
             text = "".join(one["token"] for one in written)
-            raise _Failed(f"neither A nor B among the {len(written)} tokens of {text!r}; answer_tokens allows more")
+            raise Failed(f"neither A nor B among the {len(written)} tokens of {text!r}; answer_tokens allows more")
         found = [(_spelt(one["token"]), math.exp(float(one["logprob"]))) for one in letter["top_logprobs"]]
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as exc:
-        raise _Failed(f"the answer holds no log-probs ({type(exc).__name__} {exc})") from exc
+        raise Failed(f"the answer holds no log-probs ({type(exc).__name__} {exc})") from exc
     a, b = (sum(p for token, p in found if token == letter) for letter in "AB")
     if not 0 < a + b < math.inf:
-        raise _Failed(f"neither A nor B among a token's {len(found)} alternatives; answer_tokens reads later ones")
+        raise Failed(f"neither A nor B among a token's {len(found)} alternatives; answer_tokens reads later ones")
     return a / (a + b)
 
 
