@@ -32,7 +32,7 @@ from slhf_training.evaluation.answers import Answer, Store
 from slhf_training.evaluation.generation import BundlePolicies, Teacher, Wanted
 from slhf_training.evaluation.run import OpenModel, open_model
 from slhf_training.fit.optimisation import checkpoint_gradients
-from slhf_training.fit.run import changed, last_checkpoint, start_run
+from slhf_training.fit.run import goes_on_from, start_run
 from slhf_training.models.adapters import factors_of, mixed, write_factors
 from slhf_training.models.bundles import open_bundle
 from slhf_training.models.load import end_ids_of, fast_dtype
@@ -68,9 +68,7 @@ def distill(settings: DistillSettings, name: str, opened: OpenModel | None = Non
         raise SettingsError("generation.temperature: the distributions that are learnt need one above 0")
     if (target := settings.output_dir / BUNDLE).exists():
         raise SettingsError(f"output_dir: {target} exists already")
-    last = last_checkpoint(settings.output_dir)
-    for line in changed(settings) if last is not None else ():
-        _LOG.warning("going on from %s: %s", last, line)
+    last = goes_on_from(settings)
     teachers = _teachers(settings)
     base = AutoModelForCausalLM.from_pretrained(teachers.follower.weights, dtype=fast_dtype())
     lessons = _lessons(settings, teachers, end_ids_of(base), opened or open_model)

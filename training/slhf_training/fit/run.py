@@ -9,6 +9,7 @@ it (LITI in WARP, arXiv 2406.16768). A lower rank makes adapters smaller: each b
 """
 
 import json
+import logging
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from slhf_training.models.roles import DTYPES, Roles
 from slhf_training.models.sharding import this_process
 
 SETTINGS = "settings.json"
+_LOG = logging.getLogger(__name__)
 
 
 def start_run(settings: Kept) -> None:
@@ -72,6 +74,14 @@ def changed(settings: Kept) -> list[str]:
     if fixed := [line for key, line in zip(keys, lines, strict=True) if key.partition(".")[0] in settings.fixed]:
         raise SettingsError(f"{'; '.join(fixed)}: that is another run; give it an output_dir of its own")
     return lines
+
+
+def goes_on_from(settings: Kept) -> Path | None:
+    """The last checkpoint, if there is one; what changed since is logged. Raises SettingsError as `changed` does."""
+    last = last_checkpoint(settings.output_dir)
+    for line in changed(settings) if last is not None else ():
+        _LOG.warning("going on from %s: %s", last, line)
+    return last
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:

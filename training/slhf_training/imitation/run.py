@@ -31,7 +31,7 @@ from slhf_training.data.rows import checked, read_rows
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.fit import Run
 from slhf_training.fit.optimisation import AdapterTrainer
-from slhf_training.fit.run import changed, last_checkpoint, start_run
+from slhf_training.fit.run import goes_on_from, start_run
 from slhf_training.imitation import ImitateSettings
 from slhf_training.models.adapters import cast, name_base
 from slhf_training.models.load import end_ids_of, load_causal
@@ -189,9 +189,7 @@ def imitate(settings: ImitateSettings, name: str) -> Bundle:
         raise SettingsError(f"imitate runs in one process, and this is one of {processes}")
     if (target := settings.output_dir / BUNDLE).exists():
         raise SettingsError(f"output_dir: {target} exists already")
-    last = last_checkpoint(settings.output_dir)
-    for line in changed(settings) if last is not None else ():
-        _LOG.warning("going on from %s: %s", last, line)
+    last = goes_on_from(settings)
     rows = list(read_lessons(settings.lessons))
     _check_own(rows, settings.own_answers)
     tokenizer, base = load_causal(settings.model, DTYPES[settings.dtype])

@@ -13,13 +13,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final, Protocol
 
+import numpy as np
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError, ValidationInfo
 from pydantic_core import InitErrorDetails
 
 from slhf.bundle import revision_of
 from slhf_training.config import Section
 from slhf_training.errors import SettingsError
-from slhf_training.types import Chat, Probabilities
+from slhf_training.types import Chat, Probabilities, sigmoid
 
 
 class Cache:
@@ -91,6 +92,12 @@ def both_orders(source: Preference) -> Preference:
         return mean
 
     return asked
+
+
+def by_difference(scores: Probabilities, scale: float) -> Probabilities:
+    """(B,): the Bradley-Terry model's p of scores, (2B,), the first answers' before the second ones'."""
+    first, second = np.split(scores, 2)
+    return sigmoid((first - second) / scale)
 
 
 class SourceSettings(Section):

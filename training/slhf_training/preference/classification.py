@@ -18,8 +18,8 @@ from slhf_training.models.bundles import located
 from slhf_training.models.load import fast_dtype
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.sharding import this_process, without_launcher
-from slhf_training.preference import Preference, SourceSettings
-from slhf_training.types import Chat, Ids, Probabilities, sigmoid
+from slhf_training.preference import Preference, SourceSettings, by_difference
+from slhf_training.types import Chat, Ids, Probabilities
 
 
 class ClassificationSettings(SourceSettings):
@@ -47,8 +47,7 @@ class SequenceClassification:
         self._prompts, self._end = Prompts(tokenizer), int(tokenizer.eos_token_id)
 
     def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
-        scores = self.scores([*chats, *chats], [*first, *second])
-        return sigmoid((scores[: len(chats)] - scores[len(chats) :]) / self._settings.scale)
+        return by_difference(self.scores([*chats, *chats], [*first, *second]), self._settings.scale)
 
     def scores(self, chats: Sequence[Chat], answers: Sequence[str]) -> Probabilities:
         """(B,): the model's score of each; NaN where a text is too long. Equal texts are read once."""

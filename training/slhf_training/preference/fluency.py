@@ -17,8 +17,8 @@ from slhf_training.models.load import fast_dtype, load_causal
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.scoring import answer_log_probs, together
 from slhf_training.models.sharding import this_process
-from slhf_training.preference import Preference, SourceSettings
-from slhf_training.types import Chat, Ids, Probabilities, sigmoid
+from slhf_training.preference import Preference, SourceSettings, by_difference
+from slhf_training.types import Chat, Ids, Probabilities
 
 BATCH = 64 if torch.cuda.is_available() else 8
 """Most answers that are read at once."""
@@ -45,8 +45,7 @@ class Fluency:
         self._prompts, self._end = Prompts(tokenizer), int(tokenizer.eos_token_id)
 
     def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
-        scores = self.scores([*chats, *chats], [*first, *second])
-        return sigmoid((scores[: len(chats)] - scores[len(chats) :]) / self._settings.scale)
+        return by_difference(self.scores([*chats, *chats], [*first, *second]), self._settings.scale)
 
     def scores(self, chats: Sequence[Chat], answers: Sequence[str]) -> Probabilities:
         """(B,): f of each, in nats a token; NaN where a text is too long. Equal texts are read once."""
