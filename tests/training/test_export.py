@@ -70,6 +70,51 @@ def test_a_baselines_adapter_plays_both_roles(tmp_path: Path) -> None:
     assert bundle.trained == "rloo"
 
 
+def test_a_run_begins_with_a_bundles_adapters_and_is_exported_without_them(tmp_path: Path) -> None:
+    trained_run(tmp_path / "one", weights="shared")
+    export(tmp_path / "one" / "run", tmp_path / "bundle", "one")
+    still = {"steps": 1, "learning_rate": 1e-30}
+    trained_run(tmp_path / "two", weights="shared", adapter=str(tmp_path / "bundle"), optimisation=still)
+    begun, taken = (
+        load_file(directory / "policy" / "adapter_model.safetensors")
+        for directory in (tmp_path / "bundle", tmp_path / "two" / "run" / "checkpoint-1")
+    )
+    assert begun.keys() == taken.keys()
+    assert all(torch.equal(begun[key], taken[key]) for key in begun)
+    assert any(factor.abs().max() > 0 for key, factor in begun.items() if "lora_B" in key)
+    (tmp_path / "bundle").rename(tmp_path / "gone")
+    second = export(tmp_path / "two" / "run", tmp_path / "second", "two")
+    assert second.training["adapter"] == "bundle"
+    assert str(tmp_path) not in (tmp_path / "second" / "slhf.json").read_text()
+    assert not torch.equal(*(answers(tmp_path / name) for name in ("second", "one/model")))
+
+
+def answers(bundle: Path) -> torch.Tensor:
+    """Logits of a bundle with its adapter, or of a model."""
+    base = AutoModelForCausalLM.from_pretrained(bundle)
+    model = PeftModel.from_pretrained(base, bundle / "policy") if (bundle / "policy").exists() else base
+    with torch.no_grad():
+        return torch.as_tensor(model(input_ids=torch.tensor([[1, 2, 3]])).logits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora": {"r": 4, "alpha": 16}}, "adapter: .*policy has not the rank, alpha, modules and layers of `lora`"),
+        ({"lora": {"r": 8, "alpha": 8}}, "adapter: .*policy has not the rank, alpha"),
+        ({"lora": {"r": 8, "alpha": 16, "layers": [1, 2]}}, "adapter: .*policy has not the rank"),
+        ({"weights": "separate"}, "adapter: .*leader holds no adapter"),
+        ({"adapter": "./nothing"}, "adapter: .*nothing.*policy holds no adapter"),
+    ],
+)
+def test_an_adapter_of_another_shape_or_none_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    trained_run(tmp_path / "one", weights="shared")
+    export(tmp_path / "one" / "run", tmp_path / "bundle", "one")
+    asked = {"weights": "shared", "adapter": str(tmp_path / "bundle")} | changes
+    with pytest.raises(SettingsError, match=message):
+        trained_run(tmp_path / "two", **asked)
+
+
 def test_part_of_the_way_from_the_run_it_started_from(tmp_path: Path) -> None:
     for seed, name in enumerate(("one", "two")):
         trained_run(tmp_path / name, weights="shared", seed=seed)

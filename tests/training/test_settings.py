@@ -87,6 +87,7 @@ def test_defaults_train_as_it_is_served(tmp_path: Path) -> None:
             "weights: full\ndtype: bfloat16",
             "dtype: bfloat16 with weights: full: .*use float32",
         ),
+        ("weights: full\nadapter: ./bundle", "adapter: weights: full has none"),
         (f"weights: full\n{SERVERS}", "rollout.engine: vllm-server takes adapters"),
         ("data: {files: [a], limit: 0}", "data.limit: .*greater than 0"),
         ("data: {}", "data: .*files and hub"),

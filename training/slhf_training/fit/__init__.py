@@ -116,6 +116,9 @@ class FitSettings(Run):
     weights: Literal["separate", "shared", "full"] = "separate"
     """Two adapters, one adapter for both roles, or all weights of the model (both roles; the reference is a copy)."""
     lora: Lora = Lora()
+    adapter: ModelName | None = Field(default=None, min_length=1)
+    """A bundle, built in or a directory, or a checkpoint: training begins with its adapters, whose shape `lora` says.
+    The reference is the base all the same. None: with adapters that change nothing yet."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The dtype of the base model. All weights are trained in float32, in which small steps are not lost: they compute
     in `optimisation.autocast`, and the reference is kept in `rollout.dtype`."""
@@ -145,6 +148,8 @@ class FitSettings(Run):
             asked = [set(_judges(one)) for one in (self.preference, self.validation.preference)]
             if shared := asked[0] & asked[1]:
                 raise ValueError(f"validation.preference: the training asks {', '.join(sorted(shared))}, too")
+        if self.weights == "full" and self.adapter is not None:
+            raise ValueError("adapter: weights: full has none; name the merged bundle as model")
         if self.weights == "full" and self.dtype == "bfloat16":
             lost = "a weight of 0.02 takes no step below 6e-5 in it"
             raise ValueError(f"dtype: bfloat16 with weights: full: {lost}; use float32 and optimisation.autocast")

@@ -283,9 +283,10 @@ def _manifest(
     average: int | None,
 ) -> Bundle:
     facts = settings.model_dump(
-        mode="json", exclude={"output_dir", "model", "data", "drafts", "preference", "validation"}
+        mode="json", exclude={"output_dir", "model", "adapter", "data", "drafts", "preference", "validation"}
     )
     training = {
+        "adapter": None if settings.adapter is None else Path(settings.adapter).name,
         "data": portable(settings.data),
         "preference": portable(settings.preference),
         "drafts": None if settings.drafts is None else portable(settings.drafts),

@@ -31,6 +31,7 @@ from slhf_training.fit.optimisation import Clip, Progress, ResumableTrainer, che
 from slhf_training.fit.step import ChatStepContext, Clock, DraftPool, Environment, drafts_of
 from slhf_training.fit.validation import Validation, arguments_of, patience_of
 from slhf_training.models import sharding
+from slhf_training.models.bundles import directory_of
 from slhf_training.models.load import end_ids_of, load_causal
 from slhf_training.models.prompts import Prompts
 from slhf_training.models.roles import DTYPES, Roles
@@ -326,6 +327,8 @@ def build_trainer(
     tokenizer, base = load_model(settings)
     prompts = Prompts(tokenizer, settings.follower_turn, end_ids_of(base))
     roles = build_roles(settings, base)
+    if settings.adapter is not None:
+        roles.begin_with(directory_of(settings.adapter, "adapter"))
     kept = short_enough(chats, prompts, settings.rollout.max_prompt_tokens)
     draft_pool = None
     if settings.drafts is not None:

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slhf.bundle import BUILTIN_PREFIX
@@ -49,6 +50,11 @@ def located(name: str, key: str) -> str:
     if bundle.adapter("leader") or bundle.adapter("follower"):
         raise SettingsError(f"{key}: {name} is trained already; its base is {bundle.manifest.base_model}")
     return str(bundle.weights)
+
+
+def directory_of(name: str, key: str) -> Path:
+    """Return the directory of a built-in bundle, or the path that was named. Raises SettingsError naming the key."""
+    return open_bundle(key, name).directory if name.startswith(BUILTIN_PREFIX) else Path(name)
 
 
 def _missing(what: str, exc: ModuleNotFoundError) -> SettingsError:

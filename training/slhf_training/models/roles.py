@@ -28,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 from slhf.weights import write_weights
 from slhf_training.errors import SettingsError
 from slhf_training.models import ALL_LINEAR, Lora
+from slhf_training.models.adapters import factors_of
 from slhf_training.models.sharding import like, whole, without_launcher
 from slhf_training.types import ROLES, Role
 
@@ -200,6 +201,21 @@ class Roles:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "adapter_model.safetensors").write_bytes(weights)
         self.model.peft_config[name].save_pretrained(str(directory))
+
+    def begin_with(self, directory: Path) -> None:
+        """Take the adapters of a checkpoint or a bundle. Raises SettingsError, naming `adapter`, for other shapes."""
+        for name in self.trained:
+            try:
+                begun = {key: value.shape for key, value in factors_of(directory / name).items()}
+                alpha = LoraConfig.from_pretrained(str(directory / name)).lora_alpha
+            except (OSError, ValueError) as exc:
+                raise SettingsError(f"adapter: {directory / name} holds no adapter: {exc}") from exc
+            ours = {key: value.shape for key, value in self._adapter(name).items()}
+            if begun != ours or alpha != self.model.peft_config[name].lora_alpha:
+                raise SettingsError(
+                    f"adapter: {directory / name} has not the rank, alpha, modules and layers of `lora`"
+                )
+        self.load(directory)
 
     @torch.no_grad()
     def load(self, directory: Path) -> None:
