@@ -25,22 +25,26 @@ GAME = Game(tau_leader=0.1, tau_follower=0.2, rollout_rounds=2, samples_per_prom
 class RecordingContext:
     """Two chats; an answer is named by player, slot and chat, and the first of two wins with a set probability."""
 
-    def __init__(self, *p: float, given: int = 0) -> None:
+    def __init__(self, *p: float | tuple[float, ...], given: int = 0) -> None:
         self._given = [Completion(CHATS + i, (), Sample((1,), (), True), f"given-{CHATS + i}") for i in range(given)]
         self.asked: list[tuple[str, int, list[str]]] = []
+        self.met: list[tuple[str, str]] = []
         self._p = list(p)
 
-    def answer(self, player: Player, slot: int, drafts: Sequence[Completion] | None = None) -> list[Completion]:
+    def answer(
+        self, player: Player, slot: int, drafts: Sequence[Completion] | None = None, each: int = 1
+    ) -> list[Completion]:
         self.asked.append((player, slot, [d.text for d in drafts or []]))
         sample = Sample((1,), (0.0,), True)
         chats = range(CHATS) if drafts is None else [draft.chat for draft in drafts]
-        return [Completion(chat, (0,), sample, f"{player}{slot}-{chat}") for chat in chats]
+        return [Completion(chat, (0,), sample, f"{player}{slot}-{chat}") for chat in chats for _ in range(each)]
 
     def given(self) -> list[Completion]:
         return self._given
 
     def judge(self, first: Sequence[Completion], second: Sequence[Completion]) -> Probabilities:
-        return np.full(len(first), self._p.pop(0))
+        self.met += [(one.text, other.text) for one, other in zip(first, second, strict=True)]
+        return np.resize(self._p.pop(0), len(first))
 
 
 def test_the_follower_answers_the_leader_and_then_itself() -> None:
@@ -112,15 +116,18 @@ def test_an_answer_and_the_reply_to_it_are_no_baselines_of_each_other() -> None:
 
 
 def test_rloo_scores_its_samples_against_one_answer_of_the_reference() -> None:
-    table = RecordingContext(0.2, 0.4, 0.9)
+    table = RecordingContext((0.2, 0.4, 0.9, 0.1, 0.5, 0.6))
     rows = rloo(table, GAME)
-    assert [player for player, *_ in table.asked] == ["reference", "leader", "leader", "leader"]
-    assert len({slot for _, slot, _ in table.asked}) == 4
-    assert [(row.reward, row.group) for row in rows if row.answer.chat == 0] == [
-        (0.2, ("chat", 0)),
-        (0.4, ("chat", 0)),
-        (0.9, ("chat", 0)),
+    assert table.asked == [("leader", 0, []), ("reference", 1, [])]  # all samples at once: a batch is what costs
+    assert [(row.answer.text, row.reward, row.group) for row in rows] == [
+        ("leader0-0", 0.2, ("chat", 0)),
+        ("leader0-0", 0.4, ("chat", 0)),
+        ("leader0-0", 0.9, ("chat", 0)),
+        ("leader0-1", 0.1, ("chat", 1)),
+        ("leader0-1", 0.5, ("chat", 1)),
+        ("leader0-1", 0.6, ("chat", 1)),
     ]
+    assert table.met == [(text, f"reference1-{text[-1]}") for text in ["leader0-0"] * 3 + ["leader0-1"] * 3]
 
 
 def test_nash_md_plays_against_the_mixture() -> None:

@@ -96,8 +96,11 @@ class Episode:
 class StepContext(Protocol):
     """Where a game is played. `slot` tells apart the answers to one chat in one step."""
 
-    def answer(self, player: Player, slot: int, drafts: Sequence[Completion] | None = None) -> list[Completion]:
-        """One answer for each chat, or to each draft; a draft that stands there several times is answered as often."""
+    def answer(
+        self, player: Player, slot: int, drafts: Sequence[Completion] | None = None, each: int = 1
+    ) -> list[Completion]:
+        """So many answers for each chat, or to each draft, side by side; a draft that stands there several times is
+        answered as often. What is asked at once is sampled in one batch."""
 
     def given(self) -> list[Completion]:
         """Drafts that nobody here wrote."""
@@ -129,12 +132,10 @@ def stackelberg(context: StepContext, game: Game) -> list[Episode]:
 
 
 def rloo(context: StepContext, game: Game) -> list[Episode]:
-    opponents = context.answer("reference", game.samples_per_prompt)
-    rows: list[Episode] = []
-    for slot in range(game.samples_per_prompt):
-        answers = context.answer("leader", slot)
-        rows += _rewarded(answers, context.judge(answers, opponents), game, lambda y: ("chat", y.chat))
-    return rows
+    each = game.samples_per_prompt
+    answers = context.answer("leader", 0, each=each)
+    opponents = [opponent for opponent in context.answer("reference", 1) for _ in range(each)]
+    return _rewarded(answers, context.judge(answers, opponents), game, lambda y: ("chat", y.chat))
 
 
 def nash_md(context: StepContext, game: Game) -> list[Episode]:

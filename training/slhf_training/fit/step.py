@@ -117,13 +117,17 @@ class ChatStepContext:
         self.judged: list[Probabilities] = []
         """The judge's own words, without the penalty for unfinished answers, in the order of the questions."""
 
-    def answer(self, player: Player, slot: int, drafts: Sequence[Completion] | None = None) -> list[Completion]:
+    def answer(
+        self, player: Player, slot: int, drafts: Sequence[Completion] | None = None, each: int = 1
+    ) -> list[Completion]:
         environment = self._environment
-        numbers = self._numbers if drafts is None else [d.chat for d in drafts]
         if drafts is None:
+            numbers = [number for number in self._numbers for _ in range(each)]
             prompts = [environment.prompts.leader(self._chats[number]) for number in numbers]
         else:
-            prompts = [environment.prompts.follower(self._chats[d.chat], d.sample.ids) for d in drafts]
+            refined = [draft for draft in drafts for _ in range(each)]
+            numbers = [draft.chat for draft in refined]
+            prompts = [environment.prompts.follower(self._chats[d.chat], d.sample.ids) for d in refined]
         again: Counter[int] = Counter()
         seeds = []
         for number in numbers:
