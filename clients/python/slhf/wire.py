@@ -187,6 +187,8 @@ class Round(_Answer):
     """Share of words that differ from the text before it, 0 (same) to 1 (nothing kept); None for round 0."""
     tool_calls: list[dict[str, Any]] | None = None
     """OpenAI's tool calls of an upstream Leader; such a turn is returned as it is."""
+    lost: str | None = None
+    """What the Follower's text had lost of the text before it, which then stands in its place."""
 
 
 class RefinementUsage(_Answer):

@@ -9,6 +9,7 @@ from traffic import load, servers, tokens, upstreams
 E2E, FIRST = "slhf_e2e_request_latency_seconds", "slhf_time_to_first_token_seconds"
 ROUND, QUEUE, OVERHEAD = "slhf_round_latency_seconds", "slhf_request_queue_time_seconds", "slhf_overhead_seconds"
 SUCCESS, FAILURE = "slhf_request_success_total", "slhf_request_failure_total"
+LOST = "slhf_rounds_lost_total"
 STOPS, FALLBACKS, ROUNDS = "slhf_stop_reason_total", "slhf_fallback_total", "slhf_rounds_total"
 EDIT, LENGTH = "slhf_draft_edit_ratio", "slhf_draft_length_ratio"
 RUNNING, WAITING = "slhf_num_requests_running", "slhf_num_requests_waiting"
@@ -24,7 +25,7 @@ OUR_ERRORS = (
 OURS = f'error_type=~"{"|".join(OUR_ERRORS)}"'
 NO_TOOLS = 'reason!="tool_calls"'
 FOLLOWER = 'role="follower"'
-UNCHANGED, FINISHED = 'outcome="unchanged"', 'outcome=~"changed|unchanged"'
+UNCHANGED, FINISHED = 'outcome="unchanged"', 'outcome=~"changed|unchanged|lost"'
 
 VARIABLES = [
     Variable("model_name", "Model", "slhf_num_requests_running"),
@@ -35,6 +36,7 @@ VARIABLES = [
     Variable("phase", "Phase", "slhf_prompt_tokens_total"),
     Variable("reason", "Stop reason", STOPS),
     Variable("outcome", "Round outcome", ROUNDS),
+    Variable("part", "Lost", "slhf_rounds_lost_total"),
     Variable("source", "Draft from", "slhf_draft_source_total"),
     Variable("finish_reason", "Finish reason", SUCCESS),
     Variable("error_type", "Error", '{__name__=~"slhf_request_failure_total|slhf_upstream_errors_total"}'),
@@ -204,9 +206,17 @@ def _rounds() -> Section:
             ),
             lines(
                 "Rounds by outcome",
-                "changed and unchanged count; discarded was cut or refused by a limit; error failed.",
+                "changed and unchanged count; lost left the draft; discarded was cut or refused by a limit; error.",
                 "ops",
                 (rate(ROUNDS, "outcome"), "{{outcome}}"),
+                stacked=True,
+            ),
+            lines(
+                "Rounds that lost something",
+                "Share of finished Follower rounds that left their draft, by what they had lost of it. Much of one "
+                "part: the Follower does not suit these drafts.",
+                "percentunit",
+                (f"{rate(LOST, 'part')} / on () group_left () {rate(ROUNDS, '', FINISHED)}", "{{part}}"),
                 stacked=True,
             ),
             lines(

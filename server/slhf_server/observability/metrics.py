@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from functools import partial
-from itertools import pairwise
 from typing import Any, TypeVar
 
 from prometheus_client import (
@@ -95,6 +94,7 @@ class Metrics:
         self.round_latency = histogram("slhf_round_latency_seconds", "One round, seconds.", LATENCY, ("role", "round"))
         self.request_rounds = histogram("slhf_request_rounds", "Follower rounds per request.", _ROUNDS)
         self.rounds = counter("slhf_rounds", "Follower rounds by what came of them.", ("outcome",))
+        self.lost = counter("slhf_rounds_lost", "Rounds that left their draft, by what was lost.", ("part",))
         self.stop_reason = counter("slhf_stop_reason", "Why refinements ended.", ("reason",))
         self.fallback = counter("slhf_fallback", "Refinements ended early with an earlier text.", ("reason",))
         self.prompt_tokens = counter("slhf_prompt_tokens", "Prompt tokens.", ("phase",))
@@ -179,9 +179,13 @@ class Metrics:
 
     def _count_rounds(self, model: str, result: RefinementResult) -> None:
         refinement = result.refinement
-        texts = [result.draft, *(one.text for one in refinement.rounds[1:])]
-        for before, after in pairwise(texts):
-            self.child(self.rounds, model, "unchanged" if after == before else "changed").inc()
+        before = result.draft
+        for one in refinement.rounds[1:]:
+            same = "unchanged" if one.text == before else "changed"
+            self.child(self.rounds, model, same if one.lost is None else "lost").inc()
+            if one.lost is not None:
+                self.child(self.lost, model, one.lost).inc()
+            before = one.text
         cut_off = len(refinement.usage.rounds) - refinement.rounds_run
         self.child(self.rounds, model, "error" if refinement.stop_reason == "error" else "discarded").inc(cut_off)
 

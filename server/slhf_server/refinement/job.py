@@ -10,6 +10,7 @@ from slhf_server.models.base import ChatModel, SamplingParams, Turn
 from slhf_server.models.structured_output.response_format import StructuredOutput
 from slhf_server.refinement.request_log import RequestLog
 from slhf_server.refinement.stops import StopRule
+from slhf_server.settings.server import Kept
 
 Endpoint = Literal["chat", "completions", "refine", "responses"]
 Drafter = Literal["engine", "upstream", "client"]
@@ -66,6 +67,10 @@ class Job:
     fail_on_error: bool = False
     stops: tuple[StopRule, ...] = ()
     structure: StructuredOutput | None = None
+    kept: tuple[Kept, ...] = ()
+    """What a round must not lose."""
+    holds_back: bool = False
+    """Whether the last round is shown once it is known what it has lost; else what was shown is not looked at."""
     deltas: Deltas = "none"
     counts_tokens: bool = False
     """Have chunks sent even when nothing is streamed, so that a round that its deadline cuts is billed exactly."""
@@ -98,4 +103,5 @@ class Job:
 
     def _is_validated_first(self, number: int) -> bool:
         """A structured answer is shown once it is known to be valid; a Leader's, with no round to come, as it is."""
-        return self.structure is not None and number == self.rounds > 0
+        held = self.holds_back and self.endpoint != "refine"  # whose pieces a finished round may take back
+        return (held or self.structure is not None) and number == self.rounds > 0

@@ -13,6 +13,7 @@ from slhf_server.errors import BadRequest, ModelNotFound
 from slhf_server.models.base import ChatModel, Engine, SamplingParams
 from slhf_server.refinement import conversation
 from slhf_server.refinement.job import Deltas, Drafter, Endpoint, Job, RoleBinding
+from slhf_server.refinement.kept import BY_DEFAULT
 from slhf_server.refinement.request_log import RequestLog
 from slhf_server.refinement.stops import asked_for
 from slhf_server.settings.server import ServedModel, Settings
@@ -116,6 +117,8 @@ class Planner:
             fail_on_error=options.on_error == "fail",
             stops=asked_for(options),
             structure=params.sampling.structure,
+            kept=() if options.instruction else BY_DEFAULT if served.keep is None else served.keep,
+            holds_back=bool(served.keep) and not options.instruction,
             deltas=params.deltas,
             counts_tokens=options.timeout_ms is not None,
             cache_salt=params.cache_salt,

@@ -30,8 +30,10 @@ from slhf_server.errors import (
 from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.reasoning import is_blank, refinable
 from slhf_server.refinement.job import Job, RoleBinding
+from slhf_server.refinement.kept import lost
 from slhf_server.refinement.round import RoundState
 from slhf_server.refinement.seeds import seed_of
+from slhf_server.settings.server import Kept
 
 _MOST_ORDERED = 4_000  # words
 
@@ -155,6 +157,8 @@ class RefinementState:
         if self._finished and is_blank(text):
             raise EngineFailed("the Follower wrote nothing")  # an empty text is never better than its draft
         self._cut()
+        if self._finished and (what := self._lost(text)) is not None:
+            return self._keep_draft(running, what)
         return self._accept_running(running, running.last.finish_reason, running.last.tool_calls)
 
     def settle(self, exc: RequestError) -> StopReason:
@@ -179,7 +183,7 @@ class RefinementState:
         duration = time.perf_counter() - self._job.received
         usage = RefinementUsage(draft=self._usages[0], rounds=self._usages[1:])
         refinement = Refinement(
-            applied=best.round > 0,
+            applied=any(one.round and one.lost is None for one in self._finished),
             rounds_requested=self._job.rounds,
             rounds_run=len(self._finished) - 1,
             returned_round=best.round,
@@ -226,9 +230,24 @@ class RefinementState:
         finish_reason: FinishReason,
         tool_calls: tuple[Mapping[str, Any], ...] = (),
     ) -> RoundCompleted:
-        binding, text = self._binding(), running.text
         self._logprobs = running.logprobs
-        finished = RoundCompleted(
+        calls = [dict(call) for call in tool_calls] or None
+        finished = self._round(running, running.text, finish_reason).model_copy(update={"tool_calls": calls})
+        return self._accept(finished, Turn("assistant", running.text, running.token_ids()))
+
+    def _lost(self, text: str) -> Kept | None:
+        """What the running round's text has lost; what was streamed as the answer cannot be taken back."""
+        return None if self._job.answers_with(self.number) else lost(self._job.kept, self._latest.text, text)
+
+    def _keep_draft(self, running: RoundState, what: Kept) -> RoundCompleted:
+        """End a round that has lost something: its text is the one before it."""
+        before = self._finished[-1]
+        finished = self._round(running, self._latest.text, before.finish_reason)
+        return self._accept(finished.model_copy(update={"lost": what}), self._latest)
+
+    def _round(self, running: RoundState, text: str, finish_reason: FinishReason) -> RoundCompleted:
+        binding = self._binding()
+        return RoundCompleted(
             round=self.number,
             role=binding.role,
             model=binding.model.name,
@@ -237,9 +256,7 @@ class RefinementState:
             usage=self._usages[-1],
             latency_ms=running.seconds * 1e3,
             edit_ratio=edit_ratio(self._latest.text, text) if self._finished else None,
-            tool_calls=[dict(call) for call in tool_calls] or None,
         )
-        return self._accept(finished, Turn("assistant", text, running.token_ids()))
 
     def _accept(self, finished: RoundCompleted, turn: Turn) -> RoundCompleted:
         self._draft = self._draft if self._finished else turn.text

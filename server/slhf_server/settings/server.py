@@ -38,6 +38,10 @@ HttpUrl = Annotated[str, AfterValidator(lambda url: str(_ANY_HTTP_URL.validate_p
 _SWITCH = {"true": "on", "yes": "on", "y": "on", "false": "off", "no": "off", "n": "off"}
 
 
+Kept = Literal["code", "language", "numbers", "urls", "quotes", "lists", "json"]
+"""What a round must not lose (refinement/kept.py)."""
+
+
 class ServedModel(Section):
     """A model that clients may name: who drafts, who refines, and how often."""
 
@@ -48,6 +52,9 @@ class ServedModel(Section):
     """Rounds of a request that does not say how many."""
     images: Literal["text", "pass_through"] = "text"
     """For a conversation with images: `text` refines by its text, `pass_through` returns the draft as it is."""
+    keep: tuple[Kept, ...] | None = None
+    """A round that loses one of these leaves its draft as it was. None: code and language, where nothing of the round
+    was streamed as the answer; the last round of a stream has to be whole before it is shown for what is named here."""
     limits: RefineLimits = RefineLimits()
     """The values set here replace the server's."""
 

@@ -17,6 +17,8 @@ from tests.server.models.upstream.faulty import HELLO, USAGE, error, says, upstr
 GOOD = says({**HELLO, "usage": USAGE})
 LISTED = says({"data": []})
 KEPT = "a text that stays"
+CODE = "```python\nprint(1)\n```"
+"""A draft whose block is lost in refinement, since words are put before its fence."""
 
 
 def reply(turns: Sequence[Turn]) -> Said:
@@ -53,6 +55,7 @@ def one_of_each(url: str) -> None:
         chat: dict[str, Any] = {"messages": [{"role": "user", "content": "what is it"}]}
         post("refine", prompt="what is it", rounds=3)
         post("refine", prompt="what is it", draft=KEPT, stop_when_unchanged=False)
+        post("refine", prompt="what is it", draft=CODE)
         post("refine", prompt="fail")
         post("refine", 500, prompt="fail", on_error="fail")
         post("refine", prompt="what is it", stream=True)
