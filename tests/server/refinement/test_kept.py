@@ -1,7 +1,7 @@
 """What a round must not lose: seen part by part, and what becomes of a round that has lost one."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ from slhf.history import Message
 from slhf.wire import RefineOptions, RoundCompleted, RoundDelta
 from slhf_server.errors import DeadlineExceeded
 from slhf_server.models.base import SamplingParams, Turn
-from slhf_server.models.fake import FakeEngine
+from slhf_server.models.fake import FakeEngine, Said
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.kept import BY_DEFAULT, LOST, lost
 from slhf_server.refinement.planner import Planner, RefineParams
@@ -127,7 +127,7 @@ def test_refine_streams_pieces_and_says_at_their_end_that_the_draft_stays() -> N
 
 
 def test_an_error_after_a_lost_round_returns_the_draft() -> None:
-    replies = iter(["gone", DeadlineExceeded("too late")])
+    replies: Iterator[Said] = iter(["gone", DeadlineExceeded("too late")])
     found = outcome(FakeEngine(lambda turns: next(replies)), rounds=2, draft=PYTHON, kept=("code",))
     assert (found.text, found.refinement.stop_reason, found.refinement.applied) == (PYTHON, "deadline", False)
 
