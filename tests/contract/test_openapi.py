@@ -9,7 +9,8 @@ from jsonschema import Draft202012Validator
 from pydantic import SecretStr
 from schemathesis import GenerationMode
 
-from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter
+from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES
+from slhf_server.api.parameter import Parameter
 from slhf_server.app import create_app
 from slhf_server.models.fake import FakeEngine
 from slhf_server.settings.server import Settings

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from slhf.errors import ERRORS
 from slhf.wire import RefineOptions, StopReason
 from slhf_server.access.admission import Admission
-from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter, rows
+from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES
+from slhf_server.api.parameter import Parameter, rows
 from slhf_server.errors import RequestError
 from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.observability.metrics import LATENCY, Metrics

@@ -11,7 +11,7 @@ from slhf_server.models.structured_output.response_format import StructuredOutpu
 from slhf_server.refinement.request_log import RequestLog
 from slhf_server.refinement.stops import StopRule
 
-Endpoint = Literal["chat", "completions", "refine", "responses"]
+Endpoint = Literal["chat", "completions", "messages", "refine", "responses"]
 Drafter = Literal["engine", "upstream", "client"]
 """Who writes the draft of a request."""
 Deltas = Literal["none", "last", "all"]

@@ -17,7 +17,13 @@ from slhf_server.refinement.request_log import RequestLog
 from slhf_server.refinement.stops import asked_for
 from slhf_server.settings.server import ServedModel, Settings
 
-_ID_PREFIX: dict[Endpoint, str] = {"chat": "chatcmpl", "completions": "cmpl", "refine": "refine", "responses": "resp"}
+_ID_PREFIX: dict[Endpoint, str] = {
+    "chat": "chatcmpl",
+    "completions": "cmpl",
+    "messages": "msg",
+    "refine": "refine",
+    "responses": "resp",
+}
 _OWN = ("temperature", "top_p", "max_tokens")
 """Sampling that the `refine` object may set for the Follower alone."""
 
