@@ -28,8 +28,8 @@ class ToolResult(Original):
 
     type: Literal["tool_result"]
     tool_use_id: StrictStr
-    content: Content = ""
-    is_error: StrictBool = False
+    content: Content | None = None
+    is_error: StrictBool | None = None
 
 
 _BLOCKS = {"tool_use": "ToolUse", "tool_result": "ToolResult"}
@@ -47,7 +47,7 @@ Block = Annotated[
 ]
 
 
-class InputMessage(Original):
+class ConversationMessage(Original):
     """One message of the conversation. An answer can be appended to it as it is."""
 
     role: Literal["user", "assistant", "system"]
@@ -80,7 +80,7 @@ def system_as_chat(system: str | list[Any]) -> Placed:
     return Placed({"role": "system", "content": content}, "system")
 
 
-def as_chat(messages: list[InputMessage]) -> Iterator[Placed]:
+def as_chat(messages: list[ConversationMessage]) -> Iterator[Placed]:
     """Yield chat's messages for all of them, in order."""
     for number, message in enumerate(messages):
         place = f"messages.{number}.content"
@@ -92,9 +92,10 @@ def as_chat(messages: list[InputMessage]) -> Iterator[Placed]:
             yield from _others(message, place)
 
 
-def _assistants(message: InputMessage, place: str) -> Placed:
+def _assistants(message: ConversationMessage, place: str) -> Placed:
     """The assistant's words and calls. What it thought, or what a server's tool did for it, is not read."""
-    said = [_part(part) for part in message.sent["content"] if isinstance(part, str) or part.get("type") in SPOKEN]
+    spoken = (None, *SPOKEN)
+    said = [_part(part) for part in message.sent["content"] if isinstance(part, str) or part.get("type") in spoken]
     turn: dict[str, Any] = {"role": "assistant", "content": said or None}
     if calls := [_call(block) for block in message.content if isinstance(block, ToolUse)]:
         turn["tool_calls"] = calls
@@ -105,7 +106,7 @@ def _call(block: ToolUse) -> dict[str, Any]:
     return {"id": block.id, "type": "function", "function": {"name": block.name, "arguments": block.arguments}}
 
 
-def _others(message: InputMessage, place: str) -> Iterator[Placed]:
+def _others(message: ConversationMessage, place: str) -> Iterator[Placed]:
     """Yield a user's or system's message: first the results of tools, which in chat follow their calls."""
     parts: list[tuple[str, Any]] = []
     for at, (block, sent) in enumerate(zip(message.content, message.sent["content"], strict=True)):

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_
 
 from slhf.history import Content, History, Message
 from slhf.wire import RefineOptions, Section, Temperature, TopP
-from slhf_server.api.anthropic.blocks import InputMessage, Placed, as_chat, system_as_chat
+from slhf_server.api.anthropic.blocks import ConversationMessage, Placed, as_chat, system_as_chat
 from slhf_server.api.anthropic.message_parameters import COUNT_TOKENS, EFFORT, MESSAGES
 from slhf_server.api.parameter import check_drafter, document, filter_parameters
 from slhf_server.api.planning import IN_REFINE
@@ -75,7 +75,7 @@ class Prompt(Section):
     """What an answer is asked for: what messages and counting have in common."""
 
     model: StrictStr | None = None
-    messages: Annotated[list[InputMessage], Field(fail_fast=True)]
+    messages: Annotated[list[ConversationMessage], Field(fail_fast=True)]
     system: Content | None = None
     tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None
