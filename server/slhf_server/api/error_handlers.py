@@ -33,6 +33,10 @@ RESPONSES = _STREAMED | errors(*_GENERATING)
 """The answers of the endpoints that generate, for the OpenAPI document."""
 ANTHROPIC_RESPONSES = _STREAMED | errors(*_GENERATING, model=AnthropicErrorResponse)
 """Those of Anthropic's messages."""
+_COUNTING = (400, 401, 404, 408, 413, 415, 429, 431, 500, 503)
+TOKEN_RESPONSES = errors(*_COUNTING)
+"""The answers of the endpoints that show tokens and ask no model."""
+ANTHROPIC_TOKEN_RESPONSES = errors(*_COUNTING, model=AnthropicErrorResponse)
 _ENDPOINTS: dict[str, Endpoint] = {
     "/v1/refine": "refine",
     "/v1/chat/completions": "chat",

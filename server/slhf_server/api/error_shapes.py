@@ -23,6 +23,9 @@ _TYPES = {
 }
 """Anthropic's type by status; any other is an invalid_request_error below 500, and an api_error above."""
 
+_CODES = {"thread": "thread_unsupported_request"}
+"""Anthropic's own codes by parameter: at this one its SDK sends the whole conversation instead."""
+
 
 class AnthropicErrorDetails(BaseModel):
     error_code: str | None = None
@@ -53,7 +56,7 @@ def is_anthropics(scope: Scope) -> bool:
 def anthropic_error(status: int, body: ErrorBody, request_id: str | None) -> AnthropicErrorResponse:
     """The error in Anthropic's shape."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-    told = {"error_code": body.code, "param": body.param}
+    told = {"error_code": body.code or _CODES.get(body.param or ""), "param": body.param}
     details = AnthropicErrorDetails(**told) if any(told.values()) else None
     error = AnthropicErrorBody(type=kind, message=body.message, details=details)
     return AnthropicErrorResponse(error=error, request_id=request_id)

@@ -109,6 +109,29 @@ class ChatModel(Protocol):
         """
 
 
+class Tokenizer(Protocol):
+    """Text as the engine's token ids. A call may take seconds for a long text: make it in a thread."""
+
+    def chat_ids(
+        self, turns: Sequence[Turn], most: int, *, generation_prompt: bool = True, special_tokens: bool = False
+    ) -> list[int]:
+        """The ids of a conversation in the model's chat template, as a round's prompt has them.
+
+        `generation_prompt`: whether it ends where an assistant's next turn begins. `special_tokens`: whether the
+        tokenizer's own come on top of the template's. Raises BadRequest where the template refuses the conversation,
+        and ContextLengthExceeded where one turn alone has more than `most` tokens.
+        """
+
+    def text_ids(self, text: str, most: int, *, special_tokens: bool) -> list[int]:
+        """The ids of a text. Raises ContextLengthExceeded for more than `most` of them."""
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """How the vocabulary spells each token; an empty string where no token has the id."""
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text that the ids stand for, special tokens included."""
+
+
 class Engine(Protocol):
     """Where the Leader and the Follower of one bundle run."""
 
@@ -120,6 +143,9 @@ class Engine(Protocol):
 
     @property
     def follower(self) -> ChatModel: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
 
     @property
     def max_model_len(self) -> int:

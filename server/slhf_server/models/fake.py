@@ -11,6 +11,7 @@ from slhf.bundle import Bundle
 from slhf.wire import FinishReason, TokenLogprob, TopLogprob
 from slhf_server.errors import ContextLengthExceeded, EngineUnavailable, RequestError, TokenBudgetExceeded
 from slhf_server.models.base import Chunk, SamplingParams, Turn
+from slhf_server.models.fake_tokenizer import FakeTokenizer
 from slhf_server.settings.server import Settings
 
 _LONG = 100_000  # characters
@@ -108,6 +109,7 @@ class FakeEngine:
     def __init__(self, reply: Reply = improve, *, token_seconds: float = 0.0, max_model_len: int = 4096) -> None:
         self.manifest = Bundle(name="fake", revision="0", trained="no")
         self.max_model_len = max_model_len
+        self.tokenizer = FakeTokenizer()
         self.leader = FakeModel("fake", reply, token_seconds=token_seconds, max_model_len=max_model_len)
         self.follower = FakeModel("fake", reply, token_seconds=token_seconds, max_model_len=max_model_len)
         self.dead = False

@@ -49,6 +49,7 @@ MESSAGES: dict[str, Parameter] = {
     "workspace_id": Parameter("ignored", "there are no workspaces"),
     "diagnostics": Parameter("ignored", "usage tells what the prefix cache held"),
     "inference_geo": Parameter("rejected", "the server is where it is"),
+    "thread": Parameter("rejected", "nothing is stored: send the conversation in messages"),
     "container": Parameter("rejected", "the server runs no code"),
 }
 COUNT_TOKENS: dict[str, Parameter] = {
