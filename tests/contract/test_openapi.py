@@ -9,9 +9,10 @@ from jsonschema import Draft202012Validator
 from pydantic import SecretStr
 from schemathesis import GenerationMode
 
-from slhf_server.api.anthropic.message_parameters import MESSAGES
+from slhf_server.api.anthropic.message_parameters import COUNT_TOKENS, MESSAGES
 from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES
 from slhf_server.api.parameter import Parameter
+from slhf_server.api.tokens import TOKENIZE
 from slhf_server.app import create_app
 from slhf_server.models.fake import FakeEngine
 from slhf_server.settings.server import Settings
@@ -77,6 +78,8 @@ def test_every_answer_is_as_documented_under_a_prefix_with_a_key(
         ("CompletionRequest", COMPLETIONS),
         ("ResponseRequest", RESPONSES),
         ("MessageRequest", MESSAGES),
+        ("CountRequest", COUNT_TOKENS),
+        ("TokenizeRequest", TOKENIZE),
     ],
 )
 def test_every_parameter_is_shown_and_nothing_else(
