@@ -78,6 +78,18 @@ def test_max_tokens_ends_an_answer(client: anthropic.Anthropic) -> None:
     assert (text_of(answer), answer.stop_reason) == ("better draft", "max_tokens")
 
 
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_a_stop_sequence_that_ended_the_answer_is_named(serve: Serve, rounds: int) -> None:
+    options: dict[str, Any] = {"extra_body": {"refine": {"rounds": rounds}}, "stop_sequences": ["END", " three"]}
+    with connect(serve(FakeEngine(lambda turns: "one two three four"))) as sdk:
+        answer = sdk.messages.create(**SMALL, **options)
+        with sdk.messages.stream(**SMALL, **options) as stream:
+            streamed = stream.get_final_message()
+    assert text_of(answer) == "one two"
+    for message in (answer, streamed):
+        assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", " three")
+
+
 def test_a_system_prompt_is_the_first_turn_as_text_or_in_blocks(
     client: anthropic.Anthropic, engine: FakeEngine
 ) -> None:

@@ -20,6 +20,7 @@ WEATHER: Any = {
     "description": "Tells the weather.",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
+QUESTION: Any = ASK
 AS_CHAT = {
     "type": "function",
     "function": {
@@ -53,7 +54,8 @@ def test_a_turn_that_calls_tools_comes_back_as_tool_use_blocks(serve: Serve) -> 
                 built = stream.get_final_message()
         sent = asked(cloud)
     for message in (answer, built):
-        text, first, second = message.content
+        content: Any = message.content
+        text, first, second = content
         assert text.text == "Let me see."
         assert (first.type, first.id, first.name, first.input) == ("tool_use", "c0", "weather", {"city": "Röm"})
         assert (second.id, second.input) == ("c1", {})
@@ -179,7 +181,7 @@ def test_the_sdks_tool_runner_calls_a_tool_and_gets_the_refined_answer(serve: Se
     with upstream(GOOD, says(calls(ARGUMENTS)), says({**HELLO, "usage": USAGE})) as cloud:
         with connect(serve(FakeEngine(), **settings(cloud))) as sdk:
             final = sdk.beta.messages.tool_runner(
-                model="assistant", max_tokens=99, messages=ASK, tools=[weather]
+                model="assistant", max_tokens=99, messages=QUESTION, tools=[weather]
             ).until_done()
         last = asked(cloud)[-1]["messages"]
     assert seen == ["Röm"]

@@ -172,7 +172,8 @@ def test_a_long_list_of_tokens_is_read_back(serve: Serve) -> None:
 
 @pytest.mark.parametrize("path", ["tokenize", "detokenize", "v1/messages/count_tokens"])
 def test_a_model_whose_leader_is_on_another_server_has_no_tokenizer_here(serve: Serve, path: str) -> None:
-    body = {"tokenize": {"prompt": "a"}, "detokenize": {"tokens": [0]}}.get(path, {"messages": ASK})
+    bodies: dict[str, Any] = {"tokenize": {"prompt": "a"}, "detokenize": {"tokens": [0]}}
+    body: dict[str, Any] = bodies.get(path, {"messages": ASK})
     with upstream(GOOD) as cloud:
         url = serve(**settings(cloud))
         answer = post(url, path, **body)

@@ -77,6 +77,8 @@ class Chunk:
     cached_tokens: int = 0
     """How many of the prompt's tokens the prefix cache held."""
     finish_reason: FinishReason | None = None
+    stop_sequence: str | None = None
+    """On the last chunk: the request's stop string that ended the text; None: none did, or an upstream does not say."""
     accepted_tokens: int = 0
     """On the last chunk: tokens guessed from the prompt (draft as speculation) that the model confirmed."""
     rejected_tokens: int = 0

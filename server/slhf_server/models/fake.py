@@ -5,6 +5,7 @@ It keeps the promises of `ChatModel`: chunks (of one word), token counts (a toke
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from slhf.bundle import Bundle
@@ -55,21 +56,23 @@ class FakeModel:
         reply = self._reply(turns)
         self.running += 1
         try:
-            async for chunk in self._chunks(reply, prompt, room, deltas, sampling.logprobs):
+            async for chunk in self._chunks(reply, prompt, room, deltas, sampling):
                 yield chunk
         finally:
             self.running -= 1
 
     async def _chunks(
-        self, reply: Said, prompt: int, room: int, deltas: bool, logprobs: int | None
+        self, reply: Said, prompt: int, room: int, deltas: bool, sampling: SamplingParams
     ) -> AsyncGenerator[Chunk, None]:
         if isinstance(reply, list):
             yield Chunk("", 1, prompt, finish_reason="tool_calls", tool_calls=tuple(reply))
             return
+        logprobs = sampling.logprobs
         text, error = _taken_apart(reply)
+        text, stop = _stopped(text, sampling.stop)
         words = [word if i == 0 else f" {word}" for i, word in enumerate(text.split(" "))]
         reason: FinishReason = "stop" if len(words) <= room else "length"
-        words = words[:room]
+        words, stop = words[:room], stop if reason == "stop" else None
         if not deltas:
             await asyncio.sleep(self._token_seconds * len(words))
         for word in words if deltas else ():
@@ -78,15 +81,21 @@ class FakeModel:
         if error is not None:
             raise error
         if deltas:
-            yield Chunk("", 0, prompt, finish_reason=reason)
+            yield Chunk("", 0, prompt, finish_reason=reason, stop_sequence=stop)
         else:
-            whole = "".join(words)
-            yield Chunk(whole, len(words), prompt, finish_reason=reason, logprobs=_logprobs(words, logprobs))
+            last = Chunk("".join(words), len(words), prompt, finish_reason=reason, stop_sequence=stop)
+            yield replace(last, logprobs=_logprobs(words, logprobs))
 
 
 def _tokens(text: str) -> int:
     """How many words there are; of a long text about as many, because splitting it would hold the event loop."""
     return len(text.split()) if len(text) < _LONG else text.count(" ") + 1
+
+
+def _stopped(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
+    """The text up to the first of the stop strings, and which one that is."""
+    found = min((stop for stop in stops if stop in text), key=text.index, default=None)
+    return (text, None) if found is None else (text[: text.index(found)], found)
 
 
 def _taken_apart(reply: str | RequestError | tuple[str, RequestError]) -> tuple[str, RequestError | None]:

@@ -203,4 +203,4 @@ def test_version_shows_what_is_public(serve: Serve, spec: str) -> None:
 )
 def test_what_is_refused_below_the_application_is_ours_too(url: str, sent: bytes) -> None:
     answer = exchange(url, sent)
-    check(answer.status, answer.headers, answer.body, "GET", sent[:40])
+    check(answer.status, answer.headers, answer.body, "GET", "", sent[:40])

@@ -70,6 +70,8 @@ def signature(number: int) -> str:
 
 def stop(result: RefinementResult) -> dict[str, Any]:
     """Why the message ended."""
+    if result.finish_reason == "stop" and result.stop_sequence is not None:
+        return {"stop_reason": "stop_sequence", "stop_sequence": result.stop_sequence}
     return {"stop_reason": _STOP_REASONS[result.finish_reason], "stop_sequence": None}
 
 
