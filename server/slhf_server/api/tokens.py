@@ -15,7 +15,6 @@ from slhf_server.api.dependencies import RunningService
 from slhf_server.api.error_handlers import TOKEN_RESPONSES
 from slhf_server.api.parameter import Parameter, document, filter_parameters
 from slhf_server.api.results import json_bytes
-from slhf_server.errors import BadRequest, ContextLengthExceeded
 from slhf_server.models.base import Tokenizer
 from slhf_server.refinement import conversation
 
@@ -69,18 +68,14 @@ class TokenizeRequest(Section):
         if self.prompt is not None:
             return tokenizer.text_ids(self.prompt, most, special_tokens=self.add_special_tokens is not False)
         messages = self.messages or []
-        if not messages:
-            raise BadRequest("the conversation is empty: give at least one message", param="messages")
+        conversation.check_begun(messages)
         conversation.check_parts(messages, "engine")
-        ids = tokenizer.chat_ids(
+        return tokenizer.chat_ids(
             conversation.as_text(messages),
             most,
             generation_prompt=self.add_generation_prompt,
             special_tokens=bool(self.add_special_tokens),
         )
-        if len(ids) > most:
-            raise ContextLengthExceeded(len(ids), most)
-        return ids
 
 
 class TokenizeResponse(BaseModel):
@@ -119,9 +114,6 @@ async def detokenize(body: DetokenizeRequest, request: Request, service: Running
     tokenizer, _ = service.planner().tokenizer(body.model)
 
     def answer() -> bytes:
-        unknown = next((at for at, token in enumerate(tokenizer.tokens(body.tokens)) if not token), None)
-        if unknown is not None:
-            raise BadRequest(f"{body.tokens[unknown]} is the id of no token", param=f"tokens.{unknown}")
         return json_bytes({"prompt": tokenizer.text(body.tokens)})
 
     return Response(await in_turn(answer), media_type="application/json")

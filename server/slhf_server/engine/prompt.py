@@ -13,7 +13,7 @@ from typing import Any
 
 from slhf.chat_template import ChatRefused, ChatTemplate, UnusableTokenizer
 from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT
-from slhf_server.errors import BadRequest, ContextLengthExceeded
+from slhf_server.errors import BadRequest, ContextLengthExceeded, UnknownToken
 from slhf_server.models.base import Turn
 from slhf_server.settings.problem import SettingsError
 
@@ -79,7 +79,12 @@ class PromptEncoder:
     ) -> list[int]:
         template = self._template if generation_prompt else self._template.without_generation_prompt()
         ids = self._encoded(template, turns, most)
+        if len(ids) > most:
+            raise ContextLengthExceeded(len(ids), most)
         return self._with_special_tokens(ids) if special_tokens else ids
+
+    def count(self, turns: Sequence[Turn], most: int) -> int:
+        return len(self._encoded(self._template, turns, most))
 
     def text_ids(self, text: str, most: int, *, special_tokens: bool) -> list[int]:
         self._check_length(text, most)
@@ -89,6 +94,8 @@ class PromptEncoder:
         return [self._tokens.token_of(token_id) for token_id in ids]
 
     def text(self, ids: Sequence[int]) -> str:
+        if "" in (spelled := self.tokens(ids)):
+            raise UnknownToken(ids, spelled)
         return str(self._tokenizer.decode(ids))
 
     def _plainly(self, text: str, special_tokens: bool) -> list[int]:

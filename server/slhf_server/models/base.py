@@ -121,8 +121,11 @@ class Tokenizer(Protocol):
 
         `generation_prompt`: whether it ends where an assistant's next turn begins. `special_tokens`: whether the
         tokenizer's own come on top of the template's. Raises BadRequest where the template refuses the conversation,
-        and ContextLengthExceeded where one turn alone has more than `most` tokens.
+        and ContextLengthExceeded for more than `most` of them.
         """
+
+    def count(self, turns: Sequence[Turn], most: int) -> int:
+        """How many ids a prompt of these turns has. Raises as `chat_ids`, if one turn alone has more than `most`."""
 
     def text_ids(self, text: str, most: int, *, special_tokens: bool) -> list[int]:
         """The ids of a text. Raises ContextLengthExceeded for more than `most` of them."""
@@ -131,7 +134,7 @@ class Tokenizer(Protocol):
         """How the vocabulary spells each token; an empty string where no token has the id."""
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text that the ids stand for, special tokens included."""
+        """The text that the ids stand for, special tokens included. Raises UnknownToken."""
 
 
 class Engine(Protocol):

@@ -4,15 +4,21 @@ It keeps the promises of `ChatModel`: chunks (of one word), token counts (a toke
 """
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from slhf.bundle import Bundle
 from slhf.wire import FinishReason, TokenLogprob, TopLogprob
-from slhf_server.errors import ContextLengthExceeded, EngineUnavailable, RequestError, TokenBudgetExceeded
+from slhf_server.errors import (
+    ContextLengthExceeded,
+    EngineUnavailable,
+    RequestError,
+    TokenBudgetExceeded,
+    UnknownToken,
+)
 from slhf_server.models.base import Chunk, SamplingParams, Turn
-from slhf_server.models.fake_tokenizer import FakeTokenizer
 from slhf_server.settings.server import Settings
 
 _LONG = 100_000  # characters
@@ -110,6 +116,38 @@ def _logprobs(words: Sequence[str], wanted: int | None) -> tuple[TokenLogprob, .
         return ()
     best = [{"token": word, "logprob": -float(len(word)), "bytes": list(word.encode())} for word in words]
     return tuple(TokenLogprob(**one, top_logprobs=[TopLogprob(**one)] * wanted) for one in best)
+
+
+class FakeTokenizer:
+    """Implements `Tokenizer`: a word is a token, with the space before it, and a chat is its turns' words."""
+
+    def __init__(self) -> None:
+        self._ids = {"<s>": 0}
+
+    def chat_ids(
+        self, turns: Sequence[Turn], most: int, *, generation_prompt: bool = True, special_tokens: bool = False
+    ) -> list[int]:
+        return self.text_ids(" ".join(turn.text for turn in turns), most, special_tokens=special_tokens)
+
+    def count(self, turns: Sequence[Turn], most: int) -> int:
+        return sum(len(self.text_ids(turn.text, most, special_tokens=False)) for turn in turns)
+
+    def text_ids(self, text: str, most: int, *, special_tokens: bool) -> list[int]:
+        words = re.findall(r"\s*\S+", text)
+        if len(words) > most:
+            raise ContextLengthExceeded(len(words), most)
+        ids = [self._ids.setdefault(word, len(self._ids)) for word in words]
+        return [0, *ids] if special_tokens else ids
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        words = list(self._ids)
+        return [words[token_id] if token_id < len(words) else "" for token_id in ids]
+
+    def text(self, ids: Sequence[int]) -> str:
+        words = self.tokens(ids)
+        if "" in words:
+            raise UnknownToken(ids, words)
+        return "".join(words)
 
 
 class FakeEngine:

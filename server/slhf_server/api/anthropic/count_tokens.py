@@ -23,6 +23,6 @@ async def count_tokens(body: CountRequest, request: Request, service: RunningSer
         messages = body.chat()
         conversation.check(messages)
         conversation.check_parts(messages, "engine")
-        return len(tokenizer.chat_ids(conversation.as_text(messages), most))
+        return tokenizer.count(conversation.as_text(messages), most)
 
     return TokenCount(input_tokens=await in_turn(count))
