@@ -20,7 +20,7 @@ MOST_LINES = 500
 FLOORS = [
     ["cli"],
     ["app"],
-    ["api/openai"],
+    ["api/openai", "api/anthropic"],
     ["api"],
     ["service", "loading"],
     ["engine", "builtin", "observability"],

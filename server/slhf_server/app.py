@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from slhf_server.access.keys import Keyring
-from slhf_server.api import error_handlers, operations, refine
+from slhf_server.api import error_handlers, operations, refine, tokens
+from slhf_server.api.anthropic import count_tokens, messages
 from slhf_server.api.authentication import Authentication
 from slhf_server.api.middleware import BodyLimit, Envelope, HeaderLimit, LastResort
 from slhf_server.api.openai import chat, completions, responses
@@ -19,6 +20,7 @@ from slhf_server.settings.server import Settings
 
 _EXPOSED = (
     "X-Request-Id",
+    "Request-Id",
     "Retry-After",
     "X-SLHF-Applied",
     "X-SLHF-Rounds",
@@ -57,7 +59,7 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
     service.metrics.build(version("slhf-server"))
     _wrap(app, settings, keyring)
     error_handlers.install(app)
-    for part in (refine, chat, completions, responses, operations):
+    for part in (refine, chat, completions, responses, messages, count_tokens, tokens, operations):
         app.include_router(part.router)
     return app
 

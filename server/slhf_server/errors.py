@@ -2,6 +2,7 @@
 
 RequestError                      status, type, code, param: becomes OpenAI's error object (api/error_handlers.py)
 ├── BadRequest               400  invalid_request_error
+│   ├── UnknownToken                     an id that stands for no token
 │   └── ContextLengthExceeded   400  context_length_exceeded
 │       └── UpstreamContextExceeded      the same, said by an upstream, which keeps the lengths to itself
 ├── InvalidAPIKey            401  invalid_api_key (WWW-Authenticate)
@@ -23,7 +24,7 @@ RequestError                      status, type, code, param: becomes OpenAI's er
     └── InvalidStructure          a Follower round that response_format does not admit: discarded
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from slhf.errors import ERRORS
@@ -75,6 +76,12 @@ class UpstreamContextExceeded(ContextLengthExceeded):
     def __init__(self) -> None:
         message = "The conversation is longer than the context of the upstream's model. Shorten the messages."
         BadRequest.__init__(self, message, param="messages")
+
+
+class UnknownToken(BadRequest):
+    def __init__(self, ids: Sequence[int], spelled: Sequence[str]) -> None:
+        place = [*spelled].index("")
+        super().__init__(f"{ids[place]} is the id of no token", param=f"tokens.{place}")
 
 
 class InvalidAPIKey(RequestError):

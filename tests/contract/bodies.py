@@ -67,10 +67,42 @@ BODIES: dict[str, dict[str, Any]] = {
         "stream_options": {"include_obfuscation": False},
         "refine": {**REFINE, "draft": "a draft"},
     },
+    "/v1/messages": {
+        "model": "fake",
+        "system": [{"type": "text", "text": "Be brief."}],
+        "messages": [
+            {"role": "user", "content": "hello"},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "hm", "signature": "s"},
+                    {"type": "text", "text": "Let me see."},
+                    {"type": "tool_use", "id": "t", "name": "f", "input": {"a": "x"}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "t", "content": PARTS, "is_error": False},
+                    {"type": "text", "text": "what is it"},
+                ],
+            },
+        ],
+        "max_tokens": 100,
+        "temperature": 0.5,
+        "top_k": 5,
+        "stop_sequences": ["END"],
+        "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object"}}],
+        "tool_choice": {"type": "none"},
+        "thinking": {"type": "disabled"},
+        "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
+        "metadata": {"user_id": "u"},
+        "refine": {**REFINE, "draft": "a draft"},
+    },
 }
 
 Path = tuple[str | int, ...]
-_OTHERS = ("schema", "parameters", "metadata", "tools")
+_OTHERS = ("schema", "parameters", "metadata", "tools", "input")
 """What lies under these is for others to read: a schema's null is a null."""
 
 
@@ -82,6 +114,12 @@ def paths(value: Any, path: Path = ()) -> Iterator[Path]:
     steps: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for step, inner in steps:
         yield from paths(inner, (*path, step))
+
+
+def param_of(error: dict[str, Any]) -> str | None:
+    """The place that an error names, in OpenAI's shape or in Anthropic's."""
+    param: str | None = error.get("param") or error.get("details", {}).get("param")
+    return param
 
 
 def at(body: Any, path: Path) -> Any:

@@ -26,6 +26,10 @@ OPERATIONS = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
     ("POST", "/v1/responses"),
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/messages/count_tokens"),
+    ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/{name}"),
     ("GET", "/health"),
@@ -55,7 +59,7 @@ def every_answer_is_as_documented(
     def hold(case: Case[Any]) -> None:
         change(case)
         answer = case.call_and_validate(session=session, checks=CHECKS, timeout=60)
-        late = answer.status_code == 504 and answer.json()["error"]["code"] == "deadline_exceeded"
+        late = answer.status_code == 504 and "deadline_exceeded" in answer.text
         assert answer.status_code < 500 or late, answer.text
 
     with requests.Session() as session:

@@ -342,7 +342,8 @@ def test_nothing_is_configured_over_http(serve: Serve) -> None:
     assert {method for path in paths.values() for method in path} <= {"get", "post"}
     assert {path for path, methods in paths.items() if "post" in methods} <= {
         *(CHAT, REFINE),
-        *("/v1/completions", "/v1/responses"),
+        *("/v1/completions", "/v1/responses", "/v1/messages"),
+        *("/v1/messages/count_tokens", "/tokenize", "/detokenize"),
     }
     for method in ("PUT", "PATCH", "DELETE"):
         assert httpx2.request(method, f"{url}/v1/models/fake").status_code == 405

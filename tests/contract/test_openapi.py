@@ -9,7 +9,10 @@ from jsonschema import Draft202012Validator
 from pydantic import SecretStr
 from schemathesis import GenerationMode
 
-from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter
+from slhf_server.api.anthropic.message_parameters import COUNT_TOKENS, MESSAGES
+from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES
+from slhf_server.api.parameter import Parameter
+from slhf_server.api.tokens import TOKENIZE
 from slhf_server.app import create_app
 from slhf_server.models.fake import FakeEngine
 from slhf_server.settings.server import Settings
@@ -18,7 +21,7 @@ from tests.contract.bodies import BODIES
 from tests.contract.histories import HISTORIES
 from tests.contract.openapi import OPERATIONS, every_answer_is_as_documented
 
-REQUESTS = ["RefineRequest", "ChatRequest", "CompletionRequest", "ResponseRequest"]
+REQUESTS = ["RefineRequest", "ChatRequest", "CompletionRequest", "ResponseRequest", "MessageRequest"]
 KEY = "right"
 
 
@@ -70,7 +73,14 @@ def test_every_answer_is_as_documented_under_a_prefix_with_a_key(
 
 @pytest.mark.parametrize(
     ("request_", "table"),
-    [("ChatRequest", CHAT), ("CompletionRequest", COMPLETIONS), ("ResponseRequest", RESPONSES)],
+    [
+        ("ChatRequest", CHAT),
+        ("CompletionRequest", COMPLETIONS),
+        ("ResponseRequest", RESPONSES),
+        ("MessageRequest", MESSAGES),
+        ("CountRequest", COUNT_TOKENS),
+        ("TokenizeRequest", TOKENIZE),
+    ],
 )
 def test_every_parameter_is_shown_and_nothing_else(
     document: dict[str, Any], request_: str, table: dict[str, Parameter]
@@ -84,8 +94,9 @@ def test_every_parameter_is_shown_and_nothing_else(
     ("sections", "open_"),
     [
         (("Message", "TextPart", "RefusalPart", "OtherPart", "ToolCall", "FunctionCall", "InputMessage"), True),
-        (("InputCall", "InputResult", "OtherItem"), True),
+        (("InputCall", "InputResult", "OtherItem", "ConversationMessage", "ToolUse", "ToolResult", "Tool"), True),
         (("RefineRequest", "RefineOptions", "StreamOptions", "Text", "TextFormat"), False),
+        (("ToolChoice", "OutputConfig", "JsonFormat"), False),
     ],
 )
 def test_histories_are_documented_as_open_and_everything_else_as_closed(
@@ -104,15 +115,24 @@ def test_the_document_admits_what_the_server_takes(document: dict[str, Any], req
             admits.validate({"messages": history.messages})
 
 
-@pytest.mark.parametrize("path", ["/v1/refine", "/v1/chat/completions"])
-def test_every_answer_of_the_endpoints_that_generate_is_documented(document: dict[str, Any], path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("/v1/refine", "ErrorResponse"),
+        ("/v1/chat/completions", "ErrorResponse"),
+        ("/v1/messages", "AnthropicErrorResponse"),
+    ],
+)
+def test_every_answer_of_the_endpoints_that_generate_is_documented(
+    document: dict[str, Any], path: str, error: str
+) -> None:
     responses = document["paths"][path]["post"]["responses"]
     assert set(responses) == {"200", "400", "401", "404", "408", "413", "415", "429", "431", "500", "502", "503", "504"}
     assert set(responses["200"]["content"]) == {"application/json", "text/event-stream"}
     assert responses["200"]["content"]["application/json"]["schema"]["$ref"]
     for status in set(responses) - {"200"}:
         schema = responses[status]["content"]["application/json"]["schema"]
-        assert schema == {"$ref": "#/components/schemas/ErrorResponse"}, status
+        assert schema == {"$ref": f"#/components/schemas/{error}"}, status
 
 
 def test_a_field_of_our_own_cannot_be_set(url: str) -> None:

@@ -13,7 +13,7 @@ from slhf_server.app import create_app
 from slhf_server.models.fake import FakeEngine
 from slhf_server.settings.server import Settings
 from tests.conftest import running
-from tests.contract.bodies import BODIES, at, paths
+from tests.contract.bodies import BODIES, at, param_of, paths
 
 each_endpoint = pytest.mark.parametrize("endpoint", BODIES)
 WRONG: list[Any] = [
@@ -60,7 +60,7 @@ def test_what_is_wrong_is_named_as_the_client_wrote_it_and_not_repeated(url: str
             if answer.status_code != 200:
                 error = answer.json()["error"]
                 neither = "exactly one" in error["message"]
-                assert neither or (error["param"] and is_in(body, error["param"])), (place, wrong, error)
+                assert neither or ((param := param_of(error)) and is_in(body, param)), (place, wrong, error)
                 assert len(answer.content) < 3_000
 
 
@@ -108,6 +108,8 @@ def read(answer: tuple[int, Any]) -> str:
     return json.dumps([status, shown])
 
 
+MESSAGE: dict[str, Any] = {"max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
+FORMAT: dict[str, Any] = {"type": "json_schema", "schema": {"type": "x"}}
 LATER: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/refine", {"prompt": "word " * 5_000}, "prompt"),
     ("/v1/refine", {"messages": [{"role": "user", "content": "word " * 5_000}]}, "messages"),
@@ -135,6 +137,18 @@ LATER: list[tuple[str, dict[str, Any], str]] = [
         {"input": "x", "text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "objekt"}}}},
         "text.format",
     ),
+    ("/v1/messages", MESSAGE | {"messages": [{"role": "user", "content": "word " * 5_000}]}, "messages"),
+    ("/v1/messages", MESSAGE | {"messages": []}, "messages"),
+    (
+        "/v1/messages",
+        MESSAGE | {"output_config": {"format": FORMAT}},
+        "output_config.format",
+    ),
+    ("/v1/messages", MESSAGE | {"output_config": {"effort": "low"}}, "output_config.effort"),
+    ("/v1/messages", MESSAGE | {"tools": [{"name": "f"}]}, "tools"),
+    ("/v1/messages", MESSAGE | {"tool_choice": {"type": "any"}}, "tool_choice"),
+    ("/v1/messages", MESSAGE | {"thinking": {"type": "enabled", "budget_tokens": 9}}, "thinking"),
+    *(("/v1/messages", MESSAGE | {"refine": {name: 10**9}}, f"refine.{name}") for name in ("rounds", "timeout_ms")),
     *(
         (endpoint, {key: "x", "refine": {name: 10**9}}, f"refine.{name}")
         for endpoint, key in (("/v1/completions", "prompt"), ("/v1/responses", "input"))
@@ -173,8 +187,8 @@ def test_what_is_found_later_is_named_as_the_client_wrote_it(
     answer = httpx2.post(url + endpoint, json=body | {"stream": stream})
     error = answer.json()["error"]
     assert answer.status_code == 400
-    assert error["param"].startswith(param)
-    assert "response_format" not in error["message"] or "/v1/responses" != endpoint
+    assert str(param_of(error)).startswith(param)
+    assert "response_format" not in error["message"] or endpoint not in ("/v1/responses", "/v1/messages")
 
 
 def test_what_is_found_in_a_stream_that_has_begun_is_named_so_too(url: str) -> None:

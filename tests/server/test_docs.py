@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from anthropic.resources.messages import Messages
 from openai.resources.chat.completions import Completions as Chat
 from openai.resources.completions import Completions
 from openai.resources.responses import Responses
@@ -16,7 +17,9 @@ from pydantic import BaseModel
 from slhf.errors import ERRORS
 from slhf.wire import RefineOptions, StopReason
 from slhf_server.access.admission import Admission
-from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES, Parameter, rows
+from slhf_server.api.anthropic.message_parameters import COUNT_TOKENS, MESSAGES
+from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES
+from slhf_server.api.parameter import Parameter, rows
 from slhf_server.errors import RequestError
 from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.observability.metrics import LATENCY, Metrics
@@ -64,7 +67,14 @@ def left_out(names: Iterable[str], text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "table"), [("parameters", CHAT), ("completions", COMPLETIONS), ("responses", RESPONSES)]
+    ("name", "table"),
+    [
+        ("parameters", CHAT),
+        ("completions", COMPLETIONS),
+        ("responses", RESPONSES),
+        ("messages", MESSAGES),
+        ("count_tokens", COUNT_TOKENS),
+    ],
 )
 def test_the_parameter_tables_are_the_codes(api: str, name: str, table: dict[str, Parameter]) -> None:
     shown = api.split(f"<!-- {name}:begin -->\n")[1].split(f"<!-- {name}:end -->")[0]
@@ -77,12 +87,15 @@ def test_the_parameter_tables_are_the_codes(api: str, name: str, table: dict[str
         (Chat.create, CHAT),
         (Completions.create, COMPLETIONS),
         (Responses.create, RESPONSES),
+        (Messages.create, MESSAGES),
+        (Messages.count_tokens, COUNT_TOKENS),
     ],
 )
 def test_every_parameter_that_the_sdk_knows_has_a_row(
     create: Callable[..., object], table: dict[str, Parameter]
 ) -> None:
     of_the_sdk_itself = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
+    of_the_sdk_itself |= {"output_format"}  # Anthropic's, which it sends as output_config
     assert set(inspect.signature(create).parameters) - of_the_sdk_itself - set(table) == set()
 
 

@@ -15,6 +15,7 @@ whether it keeps them. This module imports no tokenizer and no jinja: it takes a
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from itertools import groupby
 from typing import Any
 
@@ -48,6 +49,7 @@ class ChatTemplate:
         nonce = secrets.randbits(64)  # digits: a template may change the case of letters
         self._fence = f"\ue000{nonce}.{{}}\ue001"
         self._fences = re.compile(rf"\ue000{nonce}\.(\d+)\ue001")
+        self._generation_prompt = True
         self._takes_parts = False
         self._takes_parts = self._keeps(parts=False) < self._keeps(parts=True)
         probes = [roles for roles in _NEEDED + _WELCOME if self._loss(roles) is None]
@@ -76,6 +78,12 @@ class ChatTemplate:
             if len(joined) == len(turns):
                 raise
             return self._encode(joined)
+
+    def without_generation_prompt(self) -> "ChatTemplate":
+        """The same template, for chats that end with their last turn and not where the next one begins."""
+        other = copy(self)
+        other._generation_prompt = False
+        return other
 
     def _encode(self, turns: Sequence[Turn]) -> list[int]:
         plain = self._render(turns, _as_it_is)
@@ -166,7 +174,8 @@ class ChatTemplate:
             in_parts = self._takes_parts if parts is None else parts
             messages.append({"role": role, "content": [{"type": "text", "text": text}] if in_parts else text})
         try:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            apply = self._tokenizer.apply_chat_template
+            return str(apply(messages, tokenize=False, add_generation_prompt=self._generation_prompt))
         except Exception as exc:  # a template is a program: it raises what it likes
             raise ChatRefused(str(exc)) from exc
 

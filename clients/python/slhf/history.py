@@ -89,7 +89,7 @@ def _kind_of(part: Any) -> str:
     if not isinstance(part, dict):
         return "OtherPart"
     kind = part.get("type") or "text"
-    if not isinstance(kind, str) or part.get(SPOKEN.get(kind, "")) is None:
+    if not isinstance(kind, str) or kind not in SPOKEN or part.get(SPOKEN[kind]) is None:
         return "OtherPart"
     return "RefusalPart" if kind == "refusal" else "TextPart"
 

@@ -110,14 +110,14 @@ class Keyring:
             return None
         return hmac.new(self._salt_secret, name.encode(), "sha256").hexdigest()
 
-    def key_of(self, authorization: bytes) -> Key:
-        """The key that the Authorization header's value holds. Raises InvalidAPIKey.
+    def key_of(self, authorization: bytes, x_api_key: bytes = b"") -> Key:
+        """The key that a request's headers hold, of which `Authorization` is read first. Raises InvalidAPIKey.
 
         Every key is compared, so that timing reveals nothing.
         """
-        scheme, _, presented = authorization.partition(b" ")
+        scheme, _, presented = authorization.partition(b" ") if authorization else (b"bearer", b"", x_api_key)
         if scheme.lower() != b"bearer" or not presented.strip():
-            raise InvalidAPIKey("no API key: send 'Authorization: Bearer KEY'")
+            raise InvalidAPIKey("no API key: send 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
         digest = hashlib.sha256(presented.strip()).hexdigest()
         found = [key for key in self._keys.values() if secrets.compare_digest(key.entry.sha256, digest)]
         if not found:

@@ -27,9 +27,14 @@ class Authentication:
             return await self._app(scope, receive, send)
         with ExitStack() as held:
             try:
-                key = self._keyring.key_of(Headers(scope=scope).get("authorization", "").encode("latin-1"))
+                key = self._keyring.key_of(*_presented(Headers(scope=scope)))
                 scope["state"]["log"]["key"] = key.entry.name
                 held.enter_context(key.place())
             except RequestError as exc:
                 return await error_response(Request(scope), exc)(scope, receive, send)
             await self._app(scope, receive, send)
+
+
+def _presented(headers: Headers) -> tuple[bytes, ...]:
+    """OpenAI's way to send a key, and Anthropic's, which is read on every path too."""
+    return tuple(headers.get(name, "").encode("latin-1") for name in ("authorization", "x-api-key"))

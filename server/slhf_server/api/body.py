@@ -20,7 +20,7 @@ from slhf_server.errors import BadRequest
 _MOST_VALUES = 20_480  # of one body; docs/api.md states these limits
 _MOST_CHECKED = 8_192  # of these, outside of what is passed on as it came
 _MOST_MESSAGES = 2_048
-_PASSED_ON = ("response_format", "text", "tools")  # a schema may list thousands of values
+_PASSED_ON = ("response_format", "text", "tools", "output_config", "tokens")  # lists of thousands of values
 _SMALL = 64 << 10  # bytes that are read in a millisecond or two
 _QUICK = 16 << 10  # bytes that are validated in one
 _SLICE = 64 << 10  # bytes, between which others have their turn

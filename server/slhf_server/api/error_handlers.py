@@ -1,4 +1,4 @@
-"""Makes OpenAI's error object of every error. This is the outermost boundary: nothing internal leaves the server."""
+"""Makes an error object of every error. This is the outermost boundary: nothing internal leaves the server."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -6,11 +6,13 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from slhf.wire import ErrorBody, ErrorResponse
+from slhf_server.api.error_shapes import AnthropicErrorResponse, error_bytes
 from slhf_server.api.route import route_path
 from slhf_server.errors import BadRequest, BodyTooLarge, InternalError, RequestError
 from slhf_server.refinement.job import Endpoint
@@ -20,19 +22,27 @@ Names = Callable[[], Mapping[str, str]]
 """The client's names of the parameters that errors name, made when there is an error."""
 
 
-def errors(*statuses: int) -> Responses:
+def errors(*statuses: int, model: type[BaseModel] = ErrorResponse) -> Responses:
     """The statuses that are answered with the error object, for the OpenAPI document."""
-    return {status: {"model": ErrorResponse} for status in statuses}
+    return {status: {"model": model} for status in statuses}
 
 
 _STREAMED: Responses = {200: {"content": {"text/event-stream": {}}}}
-RESPONSES = _STREAMED | errors(400, 401, 404, 408, 413, 415, 429, 431, 500, 502, 503, 504)
+_GENERATING = (400, 401, 404, 408, 413, 415, 429, 431, 500, 502, 503, 504)
+RESPONSES = _STREAMED | errors(*_GENERATING)
 """The answers of the endpoints that generate, for the OpenAPI document."""
+ANTHROPIC_RESPONSES = _STREAMED | errors(*_GENERATING, model=AnthropicErrorResponse)
+"""Those of Anthropic's messages."""
+_COUNTING = (400, 401, 404, 408, 413, 415, 429, 431, 500, 503)
+TOKEN_RESPONSES = errors(*_COUNTING)
+"""The answers of the endpoints that show tokens and ask no model."""
+ANTHROPIC_TOKEN_RESPONSES = errors(*_COUNTING, model=AnthropicErrorResponse)
 _ENDPOINTS: dict[str, Endpoint] = {
     "/v1/refine": "refine",
     "/v1/chat/completions": "chat",
     "/v1/completions": "completions",
     "/v1/responses": "responses",
+    "/v1/messages": "messages",
 }
 _LONGEST_MESSAGE = 2_000  # characters; the list of a server's models fits
 _logger = logging.getLogger(__name__)
@@ -85,11 +95,6 @@ def _bounded(text: str, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def error_bytes(body: ErrorBody) -> bytes:
-    """The error object as bytes, for places where no route and no handler is at work."""
-    return ErrorResponse(error=body).model_dump_json().encode()
-
-
 def error_type(status: int) -> str:
     """OpenAI's type of an error that has no class of ours."""
     return "invalid_request_error" if status < 500 else "server_error"
@@ -122,7 +127,7 @@ def _path(error: Any, body: Any) -> list[str]:
     return path
 
 
-def error_response(request: Request, exc: RequestError) -> JSONResponse:
+def error_response(request: Request, exc: RequestError) -> Response:
     """The error as JSON, for handlers and for middleware. Errors of the endpoints that generate are counted."""
     path = route_path(request.scope)  # not request.url, which is made of the Host header too
     if path in _ENDPOINTS:
@@ -130,24 +135,25 @@ def error_response(request: Request, exc: RequestError) -> JSONResponse:
         request.app.state.service.metrics.request_failed(model, _ENDPOINTS[path], exc)
     headers = dict(exc.headers) if exc.retry_after is None else {"Retry-After": str(exc.retry_after)}
     names: Names = getattr(request.state, "names", dict)  # set by the endpoint once the body is read
-    return _response(exc.status, body_of(exc, names()), headers)
+    return _response(request, exc.status, body_of(exc, names()), headers)
 
 
-def _response(status: int, body: ErrorBody, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(ErrorResponse(error=body).model_dump(), status, headers)
+def _response(request: Request, status: int, body: ErrorBody, headers: dict[str, str]) -> Response:
+    content = error_bytes(request.scope, status, body, request.state.request_id)
+    return Response(content, status, headers, "application/json")
 
 
-async def _request_error(request: Request, exc: Exception) -> JSONResponse:
+async def _request_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestError)
     return error_response(request, exc)
 
 
-async def _validation_error(request: Request, exc: Exception) -> JSONResponse:
+async def _validation_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
     return error_response(request, bad_request(list(exc.errors()), exc.body))
 
 
-async def _http_error(request: Request, exc: Exception) -> JSONResponse:
+async def _http_error(request: Request, exc: Exception) -> Response:
     """Answer Starlette's own errors: no such route, a wrong method, a body over the limit."""
     assert isinstance(exc, HTTPException)
     if exc.status_code == BodyTooLarge.status:
@@ -157,14 +163,14 @@ async def _http_error(request: Request, exc: Exception) -> JSONResponse:
     headers = dict(exc.headers or {})
     if "GET" in (allowed := headers.get("Allow", "").split(", ")):
         headers["Allow"] = ", ".join(sorted({*allowed, "HEAD"}))  # the router does not know what middleware answers
-    return _response(exc.status_code, body, headers)
+    return _response(request, exc.status_code, body, headers)
 
 
 async def _nobody_listens(request: Request, exc: Exception) -> Response:
     return Response(status_code=499)  # nginx's "client closed request", which no client reads
 
 
-def bug(request: Request) -> JSONResponse:
+def bug(request: Request) -> Response:
     """The answer to an unexpected exception; the client learns only the request's id."""
     request_id = request.scope["state"]["request_id"]
     _logger.error("request %s failed unexpectedly", request_id)

@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slhf.wire import ErrorBody
-from slhf_server.api.error_handlers import bug, error_bytes, error_response, error_type
+from slhf_server.api.error_handlers import bug, error_response, error_type
+from slhf_server.api.error_shapes import error_bytes, is_anthropics
 from slhf_server.api.route import is_open
 from slhf_server.errors import EncodedBody, HeadersTooLarge
 from slhf_server.refinement.request_log import RequestLog
@@ -47,7 +48,7 @@ class Envelope:
         started = time.perf_counter()
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
-        response = _Response(send, request_id, without_body=scope["method"] == "HEAD")
+        response = _Response(scope, send, request_id)
         state = {**scope.get("state", {}), "request_id": request_id, "log": RequestLog(), "response": response}
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         try:
@@ -82,14 +83,15 @@ class Envelope:
 class _Response:
     """One response on its way out, and what the log tells of it."""
 
-    def __init__(self, send: Send, request_id: str, *, without_body: bool) -> None:
+    def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
         self.bytes = 0
         self.stream = False
         self.started = False
         self.failed = False
+        self._scope = scope
         self._send = send
         self._request_id = request_id
-        self._without_body = without_body
+        self._without_body = scope["method"] == "HEAD"
         self._foreign: Message | None = None
         self._status = 499
         self._complete = False
@@ -113,6 +115,8 @@ class _Response:
     async def _send_start(self, message: Message) -> None:
         headers = MutableHeaders(scope=message)
         headers["X-Request-Id"] = self._request_id
+        if is_anthropics(self._scope):
+            headers["Request-Id"] = self._request_id  # the name by which Anthropic's SDKs read it
         kind = headers.get("content-type", "")
         self.started = True
         self.stream = kind.startswith("text/event-stream")
@@ -136,7 +140,8 @@ class _Response:
     async def _send_translated(self, start: Message, text: bytes) -> None:
         self._foreign = None
         said = text.decode("utf-8", "replace")[:_MOST_OF_A_TEXT] or "the request cannot be answered"
-        body = error_bytes(ErrorBody(message=said, type=error_type(start["status"])))
+        told = ErrorBody(message=said, type=error_type(start["status"]))
+        body = error_bytes(self._scope, start["status"], told, self._request_id)
         headers = MutableHeaders(raw=list(start["headers"]))
         headers["Content-Type"] = "application/json"
         headers["Content-Length"] = str(len(body))
@@ -148,7 +153,8 @@ async def _refuse_websocket(scope: Scope, send: Send) -> None:
     """Refuse a WebSocket, which no route is: over HTTP where the ASGI server can do that, else it answers 403."""
     if "websocket.http.response" not in scope.get("extensions", {}):
         return await send({"type": "websocket.close", "code": 1008, "reason": "no WebSocket here"})
-    body = error_bytes(ErrorBody(message="no WebSocket here: use HTTP", type="invalid_request_error"))
+    told = ErrorBody(message="no WebSocket here: use HTTP", type="invalid_request_error")
+    body = error_bytes(scope, 400, told)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "websocket.http.response.start", "status": 400, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})

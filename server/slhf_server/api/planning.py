@@ -13,6 +13,9 @@ from slhf_server.refinement.job import Job
 from slhf_server.refinement.planner import RefineParams
 from slhf_server.service import Service
 
+IN_REFINE = {name: f"refine.{name}" for name in ("rounds", "draft", "timeout_ms", "max_total_tokens")}
+"""Where OpenAI's endpoints and Anthropic's have what stands at the top of `/v1/refine`."""
+
 
 async def planned(
     request: Request,

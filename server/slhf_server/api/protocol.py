@@ -22,7 +22,8 @@ import httptools
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from slhf_server.api.error_handlers import body_of, error_bytes
+from slhf_server.api.error_handlers import body_of
+from slhf_server.api.error_shapes import error_bytes
 from slhf_server.api.middleware import MOST_HEADER_BYTES, MOST_HEADERS
 from slhf_server.errors import BadRequest, HeadersTooLarge, RequestError, RequestTimeout
 
@@ -284,9 +285,10 @@ class HttpProtocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def _write_last(self, exc: RequestError) -> None:
         """Write the error and close later: a client that still sends would lose it otherwise (RFC 9112, 9.6)."""
-        body = error_bytes(body_of(exc))
+        request_id, scope = uuid.uuid4().hex, {**self.scope} if self._head_bytes is None else None
+        body = error_bytes(scope, exc.status, body_of(exc), request_id)
         head = b"content-type: application/json\r\nconnection: close\r\nx-request-id: %b\r\ncontent-length: %d\r\n\r\n"
-        self.transport.write(STATUS_LINE[exc.status] + head % (uuid.uuid4().hex.encode(), len(body)) + body)
+        self.transport.write(STATUS_LINE[exc.status] + head % (request_id.encode(), len(body)) + body)
         self.transport.write_eof()
         self.flow.resume_reading()
         self._deadline = self.loop.call_later(_LINGER_S, self.transport.close)

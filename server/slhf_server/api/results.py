@@ -1,9 +1,11 @@
 """Runs a request's chains to their end, and reports their results as one."""
 
+import json
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from itertools import zip_longest
+from typing import Any
 
 from slhf.wire import Refinement, RefinementUsage, StopReason, Usage
 from slhf_server.errors import RequestError
@@ -52,3 +54,8 @@ def _added(usages: Iterable[RefinementUsage]) -> RefinementUsage:
     each = list(usages)
     rounds = [sum(column, Usage()) for column in zip_longest(*(one.rounds for one in each), fillvalue=Usage())]
     return RefinementUsage(draft=sum((one.draft for one in each), Usage()), rounds=rounds)
+
+
+def json_bytes(answer: dict[str, Any]) -> bytes:
+    """The answer as JSON in UTF-8. Half of a surrogate pair, which a text may hold, is escaped as in JSON."""
+    return json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace")

@@ -30,10 +30,10 @@ class Renderer(Protocol):
     def error(self, exc: RequestError) -> bytes: ...
 
 
-async def stream(service: Service, jobs: Sequence[Job], renderer: Renderer) -> EventStream:
+async def stream(service: Service, jobs: Sequence[Job], renderer: Renderer, *, ping: bytes = PING) -> EventStream:
     """The answer to a streamed request. Raises what refuses it at once, before any byte is sent."""
     peekable = await _await_first_event(service.run(jobs))
-    return EventStream(_frames(service, jobs[0], peekable, renderer), peekable, service.settings.write_timeout_s)
+    return EventStream(_frames(service, jobs[0], peekable, renderer, ping), peekable, service.settings.write_timeout_s)
 
 
 async def _await_first_event(events: Events) -> Peekable[tuple[int, RefinementEvent]]:
@@ -49,7 +49,7 @@ async def _await_first_event(events: Events) -> Peekable[tuple[int, RefinementEv
 
 
 async def _frames(
-    service: Service, job: Job, events: Peekable[tuple[int, RefinementEvent]], renderer: Renderer
+    service: Service, job: Job, events: Peekable[tuple[int, RefinementEvent]], renderer: Renderer, ping: bytes
 ) -> AsyncGenerator[bytes, None]:
     """Yield each event's frames, and a ping whenever nothing was sent for the ping interval.
 
@@ -63,7 +63,7 @@ async def _frames(
                 numbered = await events.next_within(last_sent + service.settings.ping_interval_s - clock())
             except StopAsyncIteration:
                 break
-            parts = [PING] if numbered is None else renderer.event(*numbered)
+            parts = [ping] if numbered is None else renderer.event(*numbered)
             for part in parts:
                 yield part
             if parts:

@@ -13,7 +13,7 @@ from typing import Any
 
 from slhf.chat_template import ChatRefused, ChatTemplate, UnusableTokenizer
 from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT
-from slhf_server.errors import BadRequest, ContextLengthExceeded
+from slhf_server.errors import BadRequest, ContextLengthExceeded, UnknownToken
 from slhf_server.models.base import Turn
 from slhf_server.settings.problem import SettingsError
 
@@ -57,13 +57,57 @@ class PromptEncoder:
         Raises BadRequest where the model's template refuses the order or kind of turns, and ContextLengthExceeded where
         one turn alone has more than `most` tokens: to make a list of millions of ids would stop every other thread.
         """
+        return self._encoded(self._template, turns, most)
+
+    def _encoded(self, template: ChatTemplate, turns: Sequence[Turn], most: float) -> list[int]:
         for turn in turns:
-            if turn.token_ids is None and len(turn.text) > most and (tokens := self._tokens.count(turn.text)) > most:
-                raise ContextLengthExceeded(tokens, int(most))
+            if turn.token_ids is None:
+                self._check_length(turn.text, most)
         try:
-            return self._template.encode([(turn.role, turn.token_ids or turn.text) for turn in turns])
+            return template.encode([(turn.role, turn.token_ids or turn.text) for turn in turns])
         except ChatRefused as exc:
             raise BadRequest(f"the model's chat template refuses this conversation: {exc}", param="messages") from exc
+
+    def _check_length(self, text: str, most: float) -> None:
+        if len(text) > most and (tokens := self._tokens.count(text)) > most:
+            raise ContextLengthExceeded(tokens, int(most))
+
+    # What follows implements `Tokenizer` (models/base.py).
+
+    def chat_ids(
+        self, turns: Sequence[Turn], most: int, *, generation_prompt: bool = True, special_tokens: bool = False
+    ) -> list[int]:
+        template = self._template if generation_prompt else self._template.without_generation_prompt()
+        ids = self._encoded(template, turns, most)
+        if len(ids) > most:
+            raise ContextLengthExceeded(len(ids), most)
+        return self._with_special_tokens(ids) if special_tokens else ids
+
+    def count(self, turns: Sequence[Turn], most: int) -> int:
+        return len(self._encoded(self._template, turns, most))
+
+    def text_ids(self, text: str, most: int, *, special_tokens: bool) -> list[int]:
+        self._check_length(text, most)
+        return self._plainly(text, special_tokens)
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        return [self._tokens.token_of(token_id) for token_id in ids]
+
+    def text(self, ids: Sequence[int]) -> str:
+        if "" in (spelled := self.tokens(ids)):
+            raise UnknownToken(ids, spelled)
+        return str(self._tokenizer.decode(ids))
+
+    def _plainly(self, text: str, special_tokens: bool) -> list[int]:
+        """The ids of a text as transformers and vLLM encode it; control tokens in it are read as such."""
+        backend = self._tokenizer.backend_tokenizer
+        return list(backend.encode_batch([text], add_special_tokens=special_tokens)[0].ids)
+
+    def _with_special_tokens(self, ids: list[int]) -> list[int]:
+        """The ids with what the tokenizer puts around every text, which a sample shows."""
+        core, whole = self._plainly("a", False), self._plainly("a", True)
+        start = next(at for at in range(len(whole)) if whole[at : at + len(core)] == core)
+        return [*whole[:start], *ids, *whole[start + len(core) :]]
 
     @property
     def most_characters_per_token(self) -> float:

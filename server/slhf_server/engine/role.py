@@ -133,6 +133,7 @@ class _Completion:
             prompt_tokens=len(output.prompt_token_ids or ()),
             cached_tokens=output.num_cached_tokens or 0,
             finish_reason=None if piece.finish_reason is None else self._finish_reason(piece.finish_reason, whole),
+            stop_sequence=piece.stop_reason if isinstance(piece.stop_reason, str) else None,
             accepted_tokens=accepted,
             rejected_tokens=rejected,
             token_ids=None if whole is None else self.encoder.faithful(self._shown(piece, self.ids), whole),

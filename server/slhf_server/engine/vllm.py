@@ -56,6 +56,7 @@ class VLLMEngine:
     def __init__(self, llm: AsyncLLM, bundle: OpenBundle, encoder: PromptEncoder) -> None:
         self._llm = llm
         self.manifest = bundle.manifest
+        self.tokenizer = encoder
         self.max_model_len = llm.model_config.max_model_len
         defaults = llm.model_config.get_diff_sampling_param() | bundle.manifest.sampling.model_dump(exclude_none=True)
         adapters = _adapters(bundle)

@@ -77,6 +77,8 @@ class Chunk:
     cached_tokens: int = 0
     """How many of the prompt's tokens the prefix cache held."""
     finish_reason: FinishReason | None = None
+    stop_sequence: str | None = None
+    """On the last chunk: the request's stop string that ended the text; None: none did, or an upstream does not say."""
     accepted_tokens: int = 0
     """On the last chunk: tokens guessed from the prompt (draft as speculation) that the model confirmed."""
     rejected_tokens: int = 0
@@ -109,6 +111,32 @@ class ChatModel(Protocol):
         """
 
 
+class Tokenizer(Protocol):
+    """Text as the engine's token ids. A call may take seconds for a long text: make it in a thread."""
+
+    def chat_ids(
+        self, turns: Sequence[Turn], most: int, *, generation_prompt: bool = True, special_tokens: bool = False
+    ) -> list[int]:
+        """The ids of a conversation in the model's chat template, as a round's prompt has them.
+
+        `generation_prompt`: whether it ends where an assistant's next turn begins. `special_tokens`: whether the
+        tokenizer's own come on top of the template's. Raises BadRequest where the template refuses the conversation,
+        and ContextLengthExceeded for more than `most` of them.
+        """
+
+    def count(self, turns: Sequence[Turn], most: int) -> int:
+        """How many ids a prompt of these turns has. Raises as `chat_ids`, if one turn alone has more than `most`."""
+
+    def text_ids(self, text: str, most: int, *, special_tokens: bool) -> list[int]:
+        """The ids of a text. Raises ContextLengthExceeded for more than `most` of them."""
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """How the vocabulary spells each token; an empty string where no token has the id."""
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text that the ids stand for, special tokens included. Raises UnknownToken."""
+
+
 class Engine(Protocol):
     """Where the Leader and the Follower of one bundle run."""
 
@@ -120,6 +148,9 @@ class Engine(Protocol):
 
     @property
     def follower(self) -> ChatModel: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
 
     @property
     def max_model_len(self) -> int:

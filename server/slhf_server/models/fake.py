@@ -4,12 +4,20 @@ It keeps the promises of `ChatModel`: chunks (of one word), token counts (a toke
 """
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from slhf.bundle import Bundle
 from slhf.wire import FinishReason, TokenLogprob, TopLogprob
-from slhf_server.errors import ContextLengthExceeded, EngineUnavailable, RequestError, TokenBudgetExceeded
+from slhf_server.errors import (
+    ContextLengthExceeded,
+    EngineUnavailable,
+    RequestError,
+    TokenBudgetExceeded,
+    UnknownToken,
+)
 from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.settings.server import Settings
 
@@ -54,21 +62,23 @@ class FakeModel:
         reply = self._reply(turns)
         self.running += 1
         try:
-            async for chunk in self._chunks(reply, prompt, room, deltas, sampling.logprobs):
+            async for chunk in self._chunks(reply, prompt, room, deltas, sampling):
                 yield chunk
         finally:
             self.running -= 1
 
     async def _chunks(
-        self, reply: Said, prompt: int, room: int, deltas: bool, logprobs: int | None
+        self, reply: Said, prompt: int, room: int, deltas: bool, sampling: SamplingParams
     ) -> AsyncGenerator[Chunk, None]:
         if isinstance(reply, list):
             yield Chunk("", 1, prompt, finish_reason="tool_calls", tool_calls=tuple(reply))
             return
+        logprobs = sampling.logprobs
         text, error = _taken_apart(reply)
+        text, stop = _stopped(text, sampling.stop)
         words = [word if i == 0 else f" {word}" for i, word in enumerate(text.split(" "))]
         reason: FinishReason = "stop" if len(words) <= room else "length"
-        words = words[:room]
+        words, stop = words[:room], stop if reason == "stop" else None
         if not deltas:
             await asyncio.sleep(self._token_seconds * len(words))
         for word in words if deltas else ():
@@ -77,15 +87,21 @@ class FakeModel:
         if error is not None:
             raise error
         if deltas:
-            yield Chunk("", 0, prompt, finish_reason=reason)
+            yield Chunk("", 0, prompt, finish_reason=reason, stop_sequence=stop)
         else:
-            whole = "".join(words)
-            yield Chunk(whole, len(words), prompt, finish_reason=reason, logprobs=_logprobs(words, logprobs))
+            last = Chunk("".join(words), len(words), prompt, finish_reason=reason, stop_sequence=stop)
+            yield replace(last, logprobs=_logprobs(words, logprobs))
 
 
 def _tokens(text: str) -> int:
     """How many words there are; of a long text about as many, because splitting it would hold the event loop."""
     return len(text.split()) if len(text) < _LONG else text.count(" ") + 1
+
+
+def _stopped(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
+    """The text up to the first of the stop strings, and which one that is."""
+    found = min((stop for stop in stops if stop in text), key=text.index, default=None)
+    return (text, None) if found is None else (text[: text.index(found)], found)
 
 
 def _taken_apart(reply: str | RequestError | tuple[str, RequestError]) -> tuple[str, RequestError | None]:
@@ -102,12 +118,45 @@ def _logprobs(words: Sequence[str], wanted: int | None) -> tuple[TokenLogprob, .
     return tuple(TokenLogprob(**one, top_logprobs=[TopLogprob(**one)] * wanted) for one in best)
 
 
+class FakeTokenizer:
+    """Implements `Tokenizer`: a word is a token, with the space before it, and a chat is its turns' words."""
+
+    def __init__(self) -> None:
+        self._ids = {"<s>": 0}
+
+    def chat_ids(
+        self, turns: Sequence[Turn], most: int, *, generation_prompt: bool = True, special_tokens: bool = False
+    ) -> list[int]:
+        return self.text_ids(" ".join(turn.text for turn in turns), most, special_tokens=special_tokens)
+
+    def count(self, turns: Sequence[Turn], most: int) -> int:
+        return sum(len(self.text_ids(turn.text, most, special_tokens=False)) for turn in turns)
+
+    def text_ids(self, text: str, most: int, *, special_tokens: bool) -> list[int]:
+        words = re.findall(r"\s*\S+", text)
+        if len(words) > most:
+            raise ContextLengthExceeded(len(words), most)
+        ids = [self._ids.setdefault(word, len(self._ids)) for word in words]
+        return [0, *ids] if special_tokens else ids
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        words = list(self._ids)
+        return [words[token_id] if token_id < len(words) else "" for token_id in ids]
+
+    def text(self, ids: Sequence[int]) -> str:
+        words = self.tokens(ids)
+        if "" in words:
+            raise UnknownToken(ids, words)
+        return "".join(words)
+
+
 class FakeEngine:
     """Implements `Engine`."""
 
     def __init__(self, reply: Reply = improve, *, token_seconds: float = 0.0, max_model_len: int = 4096) -> None:
         self.manifest = Bundle(name="fake", revision="0", trained="no")
         self.max_model_len = max_model_len
+        self.tokenizer = FakeTokenizer()
         self.leader = FakeModel("fake", reply, token_seconds=token_seconds, max_model_len=max_model_len)
         self.follower = FakeModel("fake", reply, token_seconds=token_seconds, max_model_len=max_model_len)
         self.dead = False

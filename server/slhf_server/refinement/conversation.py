@@ -14,8 +14,7 @@ _logger = logging.getLogger(__name__)
 
 def check(messages: Sequence[Message]) -> None:
     """Raises BadRequest unless the conversation ends where an assistant's answer is due."""
-    if not messages:
-        raise BadRequest("the conversation is empty: give at least one user turn", param="messages")
+    check_begun(messages)
     if messages[-1].role == "assistant":
         raise BadRequest(
             "the last message is an assistant's. To have it refined, pass its text as 'draft' "
@@ -24,6 +23,12 @@ def check(messages: Sequence[Message]) -> None:
         )
     if messages[-1].role != "user" and not messages[-1].is_result:
         raise BadRequest("the last message must be a user's, or a tool's result", param="messages")
+
+
+def check_begun(messages: Sequence[Message]) -> None:
+    """Raises BadRequest for a conversation in which nobody says anything."""
+    if not messages:
+        raise BadRequest("the conversation is empty: give at least one user turn", param="messages")
 
 
 def check_parts(messages: Sequence[Message], drafter: str) -> None:

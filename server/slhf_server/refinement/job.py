@@ -12,7 +12,7 @@ from slhf_server.refinement.request_log import RequestLog
 from slhf_server.refinement.stops import StopRule
 from slhf_server.settings.server import Kept
 
-Endpoint = Literal["chat", "completions", "refine", "responses"]
+Endpoint = Literal["chat", "completions", "messages", "refine", "responses"]
 Drafter = Literal["engine", "upstream", "client"]
 """Who writes the draft of a request."""
 Deltas = Literal["none", "last", "all"]

@@ -10,7 +10,7 @@ from slhf.turns import follower_turn
 from slhf.wire import ModelCard, RefineOptions
 from slhf_server.deadline import Deadline
 from slhf_server.errors import BadRequest, ModelNotFound
-from slhf_server.models.base import ChatModel, Engine, SamplingParams
+from slhf_server.models.base import ChatModel, Engine, SamplingParams, Tokenizer
 from slhf_server.refinement import conversation
 from slhf_server.refinement.job import Deltas, Drafter, Endpoint, Job, RoleBinding
 from slhf_server.refinement.kept import BY_DEFAULT
@@ -18,7 +18,13 @@ from slhf_server.refinement.request_log import RequestLog
 from slhf_server.refinement.stops import asked_for
 from slhf_server.settings.server import ServedModel, Settings
 
-_ID_PREFIX: dict[Endpoint, str] = {"chat": "chatcmpl", "completions": "cmpl", "refine": "refine", "responses": "resp"}
+_ID_PREFIX: dict[Endpoint, str] = {
+    "chat": "chatcmpl",
+    "completions": "cmpl",
+    "messages": "msg",
+    "refine": "refine",
+    "responses": "resp",
+}
 _OWN = ("temperature", "top_p", "max_tokens")
 """Sampling that the `refine` object may set for the Follower alone."""
 
@@ -78,6 +84,16 @@ class Planner:
             max_model_len=self._engine.max_model_len,
             card=manifest.card(),
         )
+
+    def tokenizer(self, model: str | None) -> tuple[Tokenizer, int]:
+        """What makes the tokens of a served model's prompts, and how many fit into its context.
+
+        Raises ModelNotFound, and BadRequest for a model whose Leader is an upstream, which has a tokenizer of its own.
+        """
+        name, served = self._find(model)
+        if served.leader in self._upstreams:
+            raise BadRequest(f"model {name!r}: its Leader, and so its tokenizer, is on another server", param="model")
+        return self._engine.tokenizer, self._engine.max_model_len
 
     def _find(self, model: str | None) -> tuple[str, ServedModel]:
         name = next(iter(self.served)) if model is None else model

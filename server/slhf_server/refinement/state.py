@@ -52,6 +52,8 @@ class RefinementResult:
     """Round 0's text as the Follower saw it."""
     logprobs: tuple[TokenLogprob, ...]
     """Those of the returned round's tokens, where the request asked for them; a client's draft has none."""
+    stop_sequence: str | None = None
+    """The stop string that ended the returned round, where its model says so."""
 
     @property
     def tool_calls(self) -> list[dict[str, Any]] | None:
@@ -70,6 +72,7 @@ class RefinementState:
         self._job = job
         self._finished: list[RoundCompleted] = []
         self._logprobs: list[TokenLogprob] = []  # of the latest finished round
+        self._stop_sequence: str | None = None  # of the latest finished round
         self._latest = Turn("assistant", "")
         self._draft = ""  # as the Follower saw it
         self._running: RoundState | None = None
@@ -194,8 +197,16 @@ class RefinementState:
             rounds=[*self._finished],
         )
         overhead = (duration - self._model_seconds) * 1e3
-        tokens = tuple(self._logprobs)
-        return RefinementResult(best.text, best.finish_reason, refinement, usage.total(), overhead, self._draft, tokens)
+        return RefinementResult(
+            best.text,
+            best.finish_reason,
+            refinement,
+            usage.total(),
+            overhead,
+            self._draft,
+            tuple(self._logprobs),
+            self._stop_sequence,
+        )
 
     def _binding(self) -> RoleBinding:
         """Who plays the round that runs or comes next."""
@@ -231,6 +242,7 @@ class RefinementState:
         tool_calls: tuple[Mapping[str, Any], ...] = (),
     ) -> RoundCompleted:
         self._logprobs = running.logprobs
+        self._stop_sequence = None if running.last is None else running.last.stop_sequence
         calls = [dict(call) for call in tool_calls] or None
         finished = self._round(running, running.text, finish_reason).model_copy(update={"tool_calls": calls})
         return self._accept(finished, Turn("assistant", running.text, running.token_ids()))

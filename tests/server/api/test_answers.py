@@ -1,6 +1,7 @@
 """Every answer is ours, whoever makes it: all routes, methods and refusals, on a real socket.
 
-An error is OpenAI's object, each answer has an id, and no answer sends a client to an address made of its own words.
+An error is OpenAI's object, or Anthropic's on its paths. Each answer has an id, and none sends a client to an address
+made of its own words.
 """
 
 import json
@@ -70,13 +71,15 @@ def test_every_answer_on_every_path_is_ours(app: FastAPI, url: str) -> None:
     for method, path, headers, body in walks(app):
         connection.request(method, path, body or None, {"Host": "evil.example", **headers})
         answer = connection.getresponse()
-        check(answer.status, dict(answer.getheaders()), answer.read(), method, (method, path, headers))
+        check(answer.status, dict(answer.getheaders()), answer.read(), method, path, (method, path, headers))
     connection.close()
 
 
-def check(status: int, headers: dict[str, str], body: bytes, method: str, asked: Any) -> None:
+def check(status: int, headers: dict[str, str], body: bytes, method: str, path: str, asked: Any) -> None:
     named = {name.lower(): value for name, value in headers.items()}
+    anthropics = path.startswith("/v1/messages")
     assert named["x-request-id"], asked
+    assert named.get("request-id") == (named["x-request-id"] if anthropics else None), asked
     assert "location" not in named, asked
     if status < 400:
         return
@@ -84,6 +87,8 @@ def check(status: int, headers: dict[str, str], body: bytes, method: str, asked:
     assert status != 405 or named["allow"], asked
     if method == "HEAD":
         assert body == b"", asked
+    elif anthropics:
+        check_anthropics(json.loads(body), named["request-id"], status, asked)
     else:
         error = json.loads(body)["error"]
         assert set(error) == {"message", "type", "param", "code"}, asked
@@ -92,7 +97,17 @@ def check(status: int, headers: dict[str, str], body: bytes, method: str, asked:
     assert status < 500, asked
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready", "/version", "/metrics", "/v1/models", "/docs", "/openapi.json"])
+def check_anthropics(body: Any, request_id: str, status: int, asked: Any) -> None:
+    assert (body["type"], body["request_id"]) == ("error", request_id), asked
+    assert {"type", "message"} <= set(body["error"]) <= {"type", "message", "details"}, asked
+    kinds = {401: "authentication_error", 404: "not_found_error", 413: "request_too_large"}
+    assert body["error"]["type"] == kinds.get(status, "invalid_request_error"), asked
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/health", "/ready", "/version", "/metrics", "/v1/models", "/v1/models/fake", "/docs", "/openapi.json"],
+)
 def test_head_is_get_without_the_body(serve: Serve, path: str) -> None:
     url = serve()
     whole, head = httpx2.get(url + path), httpx2.head(url + path)
@@ -188,4 +203,4 @@ def test_version_shows_what_is_public(serve: Serve, spec: str) -> None:
 )
 def test_what_is_refused_below_the_application_is_ours_too(url: str, sent: bytes) -> None:
     answer = exchange(url, sent)
-    check(answer.status, answer.headers, answer.body, "GET", sent[:40])
+    check(answer.status, answer.headers, answer.body, "GET", "", sent[:40])

@@ -31,7 +31,7 @@ def test_every_route_asks_for_a_key(serve: Serve, method: str, path: str) -> Non
     assert answer.headers["x-request-id"]
     if method != "HEAD":
         assert answer.json()["error"] == {
-            "message": "no API key: send 'Authorization: Bearer KEY'",
+            "message": "no API key: send 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
             "type": "invalid_request_error",
             "param": None,
             "code": "invalid_api_key",
@@ -55,6 +55,22 @@ def test_the_right_key_gets_its_answer(serve: Serve) -> None:
     wrong = httpx2.post(f"{url}/v1/refine", json={"prompt": "x"}, headers={"Authorization": "Bearer nobodys"})
     assert wrong.status_code == 401
     assert "nobodys" not in wrong.text
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/fake", "/openapi.json"])
+def test_a_key_may_come_as_anthropics_clients_send_it(serve: Serve, path: str) -> None:
+    url = serve(**KEYS)
+    assert httpx2.get(url + path, headers={"x-api-key": "right"}).status_code == 200
+    assert httpx2.get(f"{url}/v1/models", headers={"x-api-key": "nobodys"}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("authorization", "x_api_key", "status"),
+    [("Bearer right", "nobodys", 200), ("Bearer nobodys", "right", 401), ("Basic x", "right", 401)],
+)
+def test_authorization_is_read_first(serve: Serve, authorization: str, x_api_key: str, status: int) -> None:
+    headers = {"Authorization": authorization, "x-api-key": x_api_key}
+    assert httpx2.get(f"{serve(**KEYS)}/v1/models", headers=headers).status_code == status
 
 
 def test_a_request_is_refused_before_its_body_has_come(serve: Serve) -> None:

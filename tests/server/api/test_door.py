@@ -19,6 +19,7 @@ from tests.server.api.asgi import Answer, Loop
 OPEN = ["/health", "/ready", "/metrics", "/version", "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"]
 """The whole list: a route that is added needs a key unless it is added here too."""
 GUARDED = ["/v1/models", "/v1/models/fake", "/v1/refine", "/v1/chat/completions", "/v1/completions", "/v1/responses"]
+GUARDED += ["/v1/messages", "/v1/messages/count_tokens", "/tokenize", "/detokenize"]
 UNKNOWN = ["", "/", "/v1", "/v2/models", "/nothing", "/health/more", "/v1/unknown", "/readyz", "/v1/metrics"]
 MINE = {"authorization": "Bearer right"}
 PREFIXES = ["", "/small", "/tulu-8b", "/a/b", "/v1", "/health", "/v1/refine", "/docs", "/sm%41ll", "/klein-größe"]
@@ -101,7 +102,11 @@ def test_nothing_but_the_open_routes_answers_without_a_key(loop: Loop, request: 
         assert answer.status in (200, 405) or (path.endswith("\n") and answer.status == 401), request
     else:
         assert (answer.status, answer.headers.get("www-authenticate")) == (401, "Bearer"), request
-        assert method == "HEAD" or answer.error["code"] == "invalid_api_key"
+        assert (
+            method == "HEAD"
+            or "authentication_error" in answer.error["type"]
+            or answer.error["code"] == "invalid_api_key"
+        )
 
 
 @pytest.mark.parametrize("prefix", ["/small", "/v1/refine", "/health", "/a/b"])

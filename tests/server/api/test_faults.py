@@ -29,6 +29,7 @@ from tests.server.refinement.verdict import Answer, Wish, verdict
 PATHS: dict[Endpoint, str] = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
+    "messages": "/v1/messages",
     "refine": "/v1/refine",
     "responses": "/v1/responses",
 }
@@ -88,6 +89,8 @@ class Asked:
         form = {"type": "json_object"} if self.structured else {"type": "text"}
         if self.endpoint == "responses":
             return {"input": "what is it", "stream": self.stream, "refine": options, "text": {"format": form}}
+        if self.endpoint == "messages":
+            return self._message(options)
         body = {"stream": self.stream, "n": self.choices, "refine": options, "seed": SEED}
         if self.stream:
             body["stream_options"] = {"include_usage": True}
@@ -96,14 +99,18 @@ class Asked:
         options["show_rounds"] = self.show_rounds
         return body | {"messages": [{"role": "user", "content": "what is it"}], "response_format": form}
 
+    def _message(self, options: dict[str, Any]) -> dict[str, Any]:
+        body = {"stream": self.stream, "refine": options | {"show_rounds": self.show_rounds}, "max_tokens": 10**6}
+        return body | {"messages": [{"role": "user", "content": "what is it"}]}
+
 
 def shaped(asked: Asked) -> Asked:
     """What the endpoint does not know is not asked for."""
-    if asked.endpoint in ("refine", "responses"):
+    if asked.endpoint in ("messages", "refine", "responses"):
         asked.choices = 1
-    if asked.endpoint in ("refine", "completions"):
+    if asked.endpoint in ("refine", "completions", "messages"):  # a message's structure needs a process for its schema
         asked.structured = False
-    if asked.endpoint != "chat":
+    if asked.endpoint not in ("chat", "messages"):
         asked.show_rounds = False
     asked.acts = [asked.acts[number % len(asked.acts)] for number in range(asked.choices)]
     return asked
@@ -195,12 +202,16 @@ async def exchange(app: Any, asked: Asked) -> Seen:
 
 def read(seen: Seen, asked: Asked) -> None:
     if seen.status != 200:
-        error = json.loads(seen.body)["error"]
-        seen.error = error["code"] or error["type"]
+        seen.error = _code(json.loads(seen.body)["error"], asked)
     elif asked.stream:
         _read_stream(seen, asked)
     else:
         _read_json(seen, asked, json.loads(seen.body))
+
+
+def _code(error: Mapping[str, Any], asked: Asked) -> str:
+    code = error.get("details", {}).get("error_code") if asked.endpoint == "messages" else error["code"]
+    return str(code or error["type"])
 
 
 def _read_json(seen: Seen, asked: Asked, answer: Mapping[str, Any]) -> None:
@@ -208,6 +219,8 @@ def _read_json(seen: Seen, asked: Asked, answer: Mapping[str, Any]) -> None:
         return seen.choice(0, answer["output"], answer["finish_reason"], answer["refinement"])
     if asked.endpoint == "responses":
         return _read_response(seen, answer)
+    if asked.endpoint == "messages":
+        return _read_message(seen, answer)
     for choice in answer["choices"]:
         text = choice["text"] if asked.endpoint == "completions" else choice["message"]["content"]
         report = choice["refinement"] if len(answer["choices"]) > 1 else answer["refinement"]
@@ -219,6 +232,29 @@ def _read_response(seen: Seen, response: Mapping[str, Any]) -> None:
     seen.choice(0, text, {"completed": "stop", "incomplete": "length"}[response["status"]], response["refinement"])
 
 
+def _read_message(seen: Seen, message: Mapping[str, Any]) -> None:
+    text = "".join(block["text"] for block in message["content"] if block["type"] == "text")
+    reasons = {"end_turn": "stop", "max_tokens": "length", "tool_use": "tool_calls"}
+    seen.choice(0, text, reasons[message["stop_reason"]], message["refinement"])
+
+
+def _streamed_message(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The message that its events build; they come in Anthropic's order."""
+    blocks: list[dict[str, Any]] = []
+    kinds = [one["type"] for one in events]
+    assert (kinds[0], kinds[-2:]) == ("message_start", ["message_delta", "message_stop"])
+    for before, one in zip(events, events[1:-2], strict=False):
+        assert one["index"] == len(blocks) - (one["type"] != "content_block_start")
+        opens = before["type"] in ("message_start", "content_block_stop")
+        assert (one["type"] == "content_block_start") == opens
+        if one["type"] == "content_block_start":
+            blocks.append(one["content_block"])
+        elif one["type"] == "content_block_delta" and one["delta"]["type"] == "text_delta":
+            blocks[-1]["text"] += one["delta"]["text"]
+    assert events[-3]["type"] == "content_block_stop"
+    return {"content": blocks, **events[-2]["delta"], "refinement": events[-2]["refinement"]}
+
+
 def _read_stream(seen: Seen, asked: Asked) -> None:
     frames = [part for part in seen.body.decode().split("\n\n") if part and not part.startswith(":")]
     datas = [part[part.index("data: ") + 6 :] for part in frames]
@@ -226,7 +262,7 @@ def _read_stream(seen: Seen, asked: Asked) -> None:
     events = [json.loads(data) for data in (datas[:-1] if done else datas)]
     last = events[-1]
     if "error" in last and last.get("type") != "response.completed" and last.get("error"):
-        seen.error = last["error"]["code"] or last["error"]["type"]
+        seen.error = _code(last["error"], asked)
     elif last.get("type") == "error":
         seen.error = last["code"]
     if asked.endpoint in ("chat", "completions"):
@@ -234,6 +270,8 @@ def _read_stream(seen: Seen, asked: Asked) -> None:
         _read_chunks(seen, asked, events)
     elif seen.error is None and asked.endpoint == "refine":
         _read_json(seen, asked, last)
+    elif seen.error is None and asked.endpoint == "messages":
+        _read_message(seen, _streamed_message(events))
     elif seen.error is None:
         _read_response(seen, last["response"])
         deltas = "".join(one["delta"] for one in events if one["type"] == "response.output_text.delta")

@@ -10,15 +10,9 @@ from pydantic_core import PydanticCustomError
 
 from slhf.history import STRING_OR_LIST, Message
 from slhf.wire import RefineOptions, Section, Temperature, TopP, given
-from slhf_server.api.openai.parameters import (
-    CHAT,
-    OF_THE_ENGINE,
-    Support,
-    asks_for_nothing,
-    document,
-    filter_parameters,
-)
-from slhf_server.errors import BadRequest
+from slhf_server.api.openai.parameters import CHAT, OF_THE_ENGINE
+from slhf_server.api.parameter import check_drafter, document, filter_parameters
+from slhf_server.api.planning import IN_REFINE
 from slhf_server.models.base import SamplingParams
 from slhf_server.refinement.job import Drafter, Endpoint
 from slhf_server.refinement.planner import RefineParams
@@ -96,11 +90,8 @@ class GenerationRequest(Section):
 
     def check_supported(self, drafter: Drafter) -> None:
         """Raises BadRequest for a parameter that whoever writes the draft cannot take."""
-        support, why = _NOT_FOR[drafter]
         asked = {**self.upstream_params, **{name: getattr(self, name) for name in OF_THE_ENGINE}}
-        for name, value in asked.items():
-            if CHAT[name].support == support and not asks_for_nothing(CHAT[name], value, self.upstream_params):
-                raise BadRequest(f"'{name}' {why}", param=name)
+        check_drafter(CHAT, asked, drafter)
 
     def names(self) -> dict[str, str]:
         """The client's names of parameters that a later error names as chat or `/v1/refine` does."""
@@ -152,18 +143,6 @@ class ChatRequest(GenerationRequest):
         return IN_REFINE | ({} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"})
 
 
-_NOT_FOR: dict[Drafter, tuple[Support, str]] = {
-    "engine": (
-        "upstream",
-        "is for a Leader on another server, and this model's is not: leave it out (or ask a served model whose Leader "
-        'is an upstream). Beside tool_choice "none", tools are accepted and not used',
-    ),
-    "client": ("upstream", "is for a Leader, and a request with a draft has none: leave it out"),
-    "upstream": ("engine", "holds token ids, and this model's Leader has other ones than its Follower: leave it out"),
-}
-"""Which parameters a request cannot have, by the writer of its draft."""
-IN_REFINE = {name: f"refine.{name}" for name in ("rounds", "draft", "timeout_ms", "max_total_tokens")}
-"""Where OpenAI's endpoints have what stands at the top of `/v1/refine`."""
 _TRANSLATED = {"stop", "bad_words", "stop_token_ids", "allowed_token_ids"}
 _SHARED = tuple(set(SamplingParams.__dataclass_fields__) & set(GenerationRequest.model_fields) - _TRANSLATED)
 """Parameters that `SamplingParams` has under the same name and type."""

@@ -6,8 +6,10 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, StrictInt, StrictStr, Tag, model_validator
 
 from slhf.history import STRING_OR_LIST
-from slhf_server.api.openai.chat_request import IN_REFINE, GenerationRequest, hide_earlier_rounds
-from slhf_server.api.openai.parameters import COMPLETIONS, document, filter_parameters
+from slhf_server.api.openai.chat_request import GenerationRequest, hide_earlier_rounds
+from slhf_server.api.openai.parameters import COMPLETIONS
+from slhf_server.api.parameter import document, filter_parameters
+from slhf_server.api.planning import IN_REFINE
 from slhf_server.models.base import SamplingParams
 
 _OPENAIS_DEFAULT = 16  # tokens

@@ -1,6 +1,5 @@
 """OpenAI's whole answers, as chat and completions have them in common."""
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +8,7 @@ from fastapi import Response
 
 from slhf_server.api.headers import refinement_headers
 from slhf_server.api.openai.chat_request import GenerationRequest
-from slhf_server.api.results import combined
+from slhf_server.api.results import combined, json_bytes
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.state import RefinementResult
 
@@ -33,8 +32,3 @@ def answered(
         "refinement": whole.report(with_rounds).model_dump(),
     }
     return Response(json_bytes(answer), media_type="application/json", headers=refinement_headers(whole))
-
-
-def json_bytes(answer: dict[str, Any]) -> bytes:
-    """The answer as JSON in UTF-8. Half of a surrogate pair, which a text may hold, is escaped as in JSON."""
-    return json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace")

@@ -8,8 +8,10 @@ from pydantic_core import PydanticCustomError
 
 from slhf.history import SPOKEN, STRING_OR_LIST, AnyOf, Content, FunctionCall, History, Message, Original
 from slhf.wire import RefineOptions, Section, Temperature, TopP, given
-from slhf_server.api.openai.chat_request import IN_REFINE, Count, hide_earlier_rounds
-from slhf_server.api.openai.parameters import RESPONSES, document, filter_parameters
+from slhf_server.api.openai.chat_request import Count, hide_earlier_rounds
+from slhf_server.api.openai.parameters import RESPONSES
+from slhf_server.api.parameter import document, filter_parameters
+from slhf_server.api.planning import IN_REFINE
 from slhf_server.models.base import SamplingParams
 from slhf_server.refinement.planner import RefineParams
 

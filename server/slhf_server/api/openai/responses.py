@@ -15,10 +15,9 @@ from slhf_server.api.disconnect import unless_disconnected
 from slhf_server.api.error_handlers import RESPONSES as FAILURES
 from slhf_server.api.error_handlers import body_of
 from slhf_server.api.headers import refinement_headers
-from slhf_server.api.openai.generation import json_bytes
 from slhf_server.api.openai.response_request import ResponseRequest
 from slhf_server.api.planning import planned
-from slhf_server.api.results import collect_results
+from slhf_server.api.results import collect_results, json_bytes
 from slhf_server.api.sse import frame
 from slhf_server.api.streaming import stream
 from slhf_server.errors import RequestError
