@@ -45,6 +45,8 @@ FLAGS = (
     "--enable-prompt-tokens-details --scheduling-policy priority"
 ).split()
 """Without chunked prefill, because vLLM 0.32 on a CPU dies of a seed beside it. Details: else no cached tokens."""
+GRAMMARS = ["--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}']
+"""As the engine in process has them; a server's own are its operator's choice."""
 SAME: dict[str, Any] = {
     "dtype": "float32",
     "max_model_len": 1024,
@@ -74,7 +76,7 @@ class VLLMServer:
         address = ["--host", "127.0.0.1", "--port", str(self.port)]
         with self.log.open("ab") as file:
             self.process = subprocess.Popen(
-                [*command, *address, *FLAGS],
+                [*command, *address, *FLAGS, *GRAMMARS],
                 env=os.environ | ENVIRONMENT,
                 stdout=file,
                 stderr=subprocess.STDOUT,
