@@ -179,7 +179,7 @@ async def _chunks(
         async with aclosing(json_values(response, progress)) as events:
             async for values in events:
                 for piece in answer.pieces(values):
-                    progress.begun = True
+                    progress.begun = progress.begun or bool(piece.token_ids)
                     yield completion.chunk(piece)
     except httpx2.HTTPError:
         if not answer.finished:
