@@ -62,6 +62,11 @@ def test_where_one_server_dies_its_refinements_go_on_at_another(play: Play, enco
             for _ in range(3):
                 assert (await stage.ask(run="other"))[0].text == "5"
             assert len(dead.asked) == 2
+            open_now = [
+                stage.metrics.get_sample_value("slhf_upstream_breaker_open", {"upstream": f"gpu/{number}"})
+                for number in (0, 1)
+            ]
+            assert open_now == [1.0, 0.0]
             stage.now += 31.0
             dead.answers = [writes(encoder, "4")]
             assert (await stage.ask(run="third"))[0].text == "4"  # it is tried again, and is back

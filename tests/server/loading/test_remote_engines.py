@@ -21,7 +21,7 @@ from slhf_server.settings.server import Settings
 from tests.conftest import running, until
 from tests.server.conftest import Play, Run
 from tests.server.engine.vllm_stub import VLLMStub, always, events, in_a_thread, serving, writes
-from tests.server.models.upstream.faulty import breaks_off, error, free_port, reset, says
+from tests.server.models.upstream.faulty import HELLO, breaks_off, error, free_port, reset, says, upstream
 from tests.zoo import FAMILIES
 
 MESSAGES: list[Any] = [{"role": "user", "content": "What is 2 + 2?"}]
@@ -105,6 +105,21 @@ def test_it_stands_beside_an_engine_in_this_process_and_an_upstream(stub: VLLMSt
         assert refine(url, draft="It is 5.", model="there")["output"] == "It is 4."
         answer = httpx2.post(f"{url}/v1/refine", json={"messages": MESSAGES, "model": "draftless"})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "draft")
+
+
+def test_an_upstream_may_lead_and_a_remote_engine_refine(stub: VLLMStub, tokenizer_at: Path) -> None:
+    """As where the Leader calls tools: it is asked by chat, the Follower by ids."""
+    with upstream(says(HELLO)) as cloud:
+        settings = Settings(
+            remote_engines=remote(stub, tokenizer_at),
+            upstreams={"cloud": {"base_url": cloud.url, "model": "big"}},
+            models={"both": {"leader": "cloud", "follower": "gpu"}},
+        )
+        with running(create_app(settings, no_engine)) as url:
+            result = refine(url)
+    assert [one["model"] for one in result["refinement"]["rounds"]] == ["big", "tiny"]
+    assert [one["text"] for one in result["refinement"]["rounds"]] == ["Hello you", "It is 4."]
+    assert cloud.asked[-1].body["messages"] == MESSAGES
 
 
 def test_keys_have_a_prefix_cache_of_their_own_over_there(stub: VLLMStub, tokenizer_at: Path) -> None:
@@ -215,3 +230,20 @@ def test_a_leader_whose_weights_have_no_name_over_there_is_refused(
     else:
         with pytest.raises(SettingsError, match=r"remote_engines\.gpu\.adapter: None cannot be the bundle's Leader"):
             opened(settings, play)
+
+
+def test_a_built_in_tokenizer_that_cannot_be_made_here_is_said_with_a_remedy(python: Run, tmp_path: Path) -> None:
+    program = f"""
+import asyncio, sys
+sys.modules["transformers"] = None  # as where it is not installed
+from prometheus_client import CollectorRegistry
+from slhf_server.loading.remote_engines import open_remote_engines
+from slhf_server.models.upstream.counters import UpstreamMetrics
+from slhf_server.settings.server import Settings
+engine = {{"base_url": "http://127.0.0.1:9/v1", "model": "m", "tokenizer": "builtin:smollm2-135m"}}
+settings = Settings(remote_engines={{"gpu": engine}}, cache_dir={str(tmp_path / "cache")!r})
+asyncio.run(open_remote_engines(settings, UpstreamMetrics(CollectorRegistry(), [1.0])))
+"""
+    last = python(program).stderr.strip().splitlines()[-1]
+    assert "remote_engines.gpu.tokenizer: 'builtin:smollm2-135m' is made with transformers" in last
+    assert last.endswith("which is not installed: give a directory or a hub id")
