@@ -1,7 +1,8 @@
-# The server's images. Both run as a user without rights, need no writable root (only /cache and /tmp), and hold no key.
+# The server's images. All run as a user without rights, need no writable root (only /cache and /tmp), and hold no key.
 #   docker build --target gpu -t slhf-server:0.1.0-gpu .      docker build --target cpu -t slhf-server:0.1.0-cpu .
 #   docker run --gpus all -p 8000:8000 slhf-server:0.1.0-gpu --bundle owner/name
-# The third, ray, is gpu with Ray Serve. --build-arg BUILTIN=qwen2.5-coder-1.5b puts a built-in model's file into any of them.
+# The third, gateway, has no engine: every Follower is on a vLLM server that is there already (remote_engines).
+# The fourth, ray, is gpu with Ray Serve. --build-arg BUILTIN=qwen2.5-coder-1.5b puts a built-in model's file into any of them.
 # docs/deployment.md says the rest: volumes, shared memory, tensor parallelism, mirrors.
 
 # The bases by their tags; name a mirror, or a digest, with --build-arg.
@@ -22,6 +23,13 @@ RUN --mount=type=bind,target=/src --mount=type=cache,target=/root/.cache/uv \
     /src/scripts/environment image && \
     /opt/slhf/bin/python -m pip uninstall --quiet --yes uv pip && \
     rm -r /opt/slhf/lib/python3*/site-packages/torch/include /opt/slhf/lib/python3*/site-packages/torch/test
+
+FROM ${PYTHON_IMAGE} AS installed_gateway
+ENV SLHF_EXTRA=gateway SLHF_VENV=/opt/slhf PYTHON=python3 UV_LINK_MODE=copy
+RUN --mount=type=bind,target=/src --mount=type=cache,target=/root/.cache/uv \
+    --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    /src/scripts/environment image && \
+    /opt/slhf/bin/python -m pip uninstall --quiet --yes uv pip
 
 FROM ${PYTHON_IMAGE} AS weights
 ARG BUILTIN
@@ -81,6 +89,25 @@ ENV PYTHONPATH=/usr/local/lib/slhf-ray
 USER 10001:0
 HEALTHCHECK NONE
 ENTRYPOINT []
+
+FROM ${PYTHON_IMAGE} AS gateway
+LABEL org.opencontainers.image.title="slhf-server (gateway)" \
+      org.opencontainers.image.description="Refinement server in front of vLLM servers" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.1.0"
+RUN python3 -m pip uninstall --quiet --yes --root-user-action ignore pip setuptools wheel && \
+    install --directory --owner=10001 --group=0 --mode=2775 /cache
+COPY --from=installed_gateway /opt/slhf /opt/slhf
+COPY LICENSE /usr/share/slhf/
+# /cache holds tokenizers from the hub.
+ENV PATH=/opt/slhf/bin:$PATH SLHF_HOST=0.0.0.0 HOME=/cache XDG_CACHE_HOME=/cache USER=slhf
+USER 10001:0
+WORKDIR /cache
+VOLUME /cache
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=1m --retries=3 \
+    CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('SLHF_PORT', '8000') + '/ready', timeout=4)"]
+ENTRYPOINT ["slhf-server"]
 
 FROM ${PYTHON_IMAGE} AS cpu
 LABEL org.opencontainers.image.title="slhf-server (cpu)" \

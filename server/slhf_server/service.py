@@ -4,15 +4,16 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import TYPE_CHECKING
 
+from slhf import Bundle
 from slhf.wire import RoundCompleted, RoundDelta
 from slhf_server.access.admission import Admission
 from slhf_server.bundles.abandoning import may_be_abandoned
 from slhf_server.errors import EngineUnavailable, InternalError, RequestError, UpstreamUnavailable
-from slhf_server.models.base import Engine
+from slhf_server.models.base import Engine, RemoteEngine
 from slhf_server.models.structured_output.workers import Workers
 from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.observability.metrics import LATENCY, Metrics
@@ -22,6 +23,8 @@ from slhf_server.refinement.loop import RefinementEvent, refine
 from slhf_server.refinement.planner import Planner
 from slhf_server.refinement.request_log import record_result
 from slhf_server.refinement.state import RefinementResult
+from slhf_server.settings.endpoints import OWN_ENGINE
+from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from slhf_server.observability.tracing import Tracing
 
 OpenEngine = Callable[[Settings], Awaitable[Engine]]
+OpenRemoteEngines = Callable[[Settings, UpstreamMetrics], Awaitable[Mapping[str, RemoteEngine]]]
 
 _LIFE_SIGN_S = 0.5
 _ANSWERING_S = 1.0  # of the grace period: time to send what the shortened deadlines produce
@@ -36,17 +40,21 @@ _logger = logging.getLogger(__name__)
 
 
 class Service:
-    """Opens the engine in the background, runs refinements, and ends both in good order."""
+    """Opens the engines in the background, runs refinements, and ends both in good order."""
 
-    def __init__(self, settings: Settings, open_engine: OpenEngine) -> None:
+    def __init__(self, settings: Settings, open_engine: OpenEngine, open_remote_engines: OpenRemoteEngines) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.admission = Admission(settings.limits.running, settings.limits.waiting)
-        self.upstreams = _upstreams(settings, UpstreamMetrics(self.metrics.registry, LATENCY))
+        self._others_metrics = UpstreamMetrics(self.metrics.registry, LATENCY)
+        self.upstreams = _upstreams(settings, self._others_metrics)
         self.workers = Workers(grammars=_writes_guidance(settings))
         self.engine: Engine | None = None
+        """The one in this process; None while it is loading, and where no served model needs it."""
+        self.remote_engines: Mapping[str, RemoteEngine] = {}
         self._planner: Planner | None = None
         self._open_engine = open_engine
+        self._open_remote_engines = open_remote_engines
         self._tracing = _tracing(settings)
         self._jobs: set[Job] = set()
         self._ends: float | None = None  # when a shutdown makes every deadline pass
@@ -55,17 +63,17 @@ class Service:
         self._probes: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
         self.failure: Exception | None = None
-        """What kept the engine from being loaded, or the error that it has died."""
+        """What kept an engine from being loaded, or the error that it has died."""
         self.on_failure: Callable[[], None] = lambda: None
 
     def start(self) -> None:
-        """Begin to load the engine, and to ask the upstreams whether they are there."""
+        """Begin to load the engines, and to ask the upstreams whether they are there."""
         self._abandoned = may_be_abandoned()
         self._loading = asyncio.create_task(self._load())
         self._probes = [asyncio.create_task(upstream.await_answer()) for upstream in self.upstreams.values()]
 
     async def loading(self) -> None:
-        """Wait until the engine is loaded, or has failed to."""
+        """Wait until the engine is loaded, or has failed to. A remote one may not have answered by then."""
         assert self._loading is not None  # after start
         await self._loading
 
@@ -76,14 +84,16 @@ class Service:
         stops.
         """
         self._abandoned.set()
+        await self.loading()
         for probe in self._probes:
             probe.cancel()
         if self._probes:
             await asyncio.wait(self._probes)
         for upstream in self.upstreams.values():
             await upstream.close()
+        for remote in self.remote_engines.values():
+            await remote.close()
         await self.workers.close()
-        await self.loading()
         if self._watching is not None:
             self._watching.cancel()
         if self.engine is not None:
@@ -101,23 +111,37 @@ class Service:
             job.deadline.bring_forward(ends)
 
     def planner(self) -> Planner:
-        """The planner of the loaded engine.
+        """The planner of the loaded engines.
 
-        Raises EngineUnavailable until the engine is loaded, when it has died, and when the server is shutting down.
+        Raises EngineUnavailable until they are loaded, when the one in this process has died, and when the server is
+        shutting down.
         """
         if self._ends is not None:
             raise EngineUnavailable("the server is shutting down")
-        if self.engine is None or self._planner is None:
+        if self._planner is None:
             raise EngineUnavailable("the engine could not be loaded" if self.failure else "the engine is still loading")
-        self.engine.check()
+        if self.engine is not None:
+            self.engine.check()
         return self._planner
 
     def ready(self) -> None:
-        """Raises what `planner` does, and UpstreamUnavailable until each upstream has answered once."""
+        """Raises what `planner` does, EngineUnavailable until each remote engine has answered once, and
+        UpstreamUnavailable until each upstream has."""
         self.planner()
+        for remote in self.remote_engines.values():
+            remote.check()
         for name, upstream in self.upstreams.items():
             if not upstream.answered:
                 raise UpstreamUnavailable(f"the upstream {name!r} has not answered yet")
+
+    @property
+    def bundle(self) -> tuple[str, Bundle | None]:
+        """Where the default model's bundle comes from, as the settings say, and its manifest once it is read."""
+        name = self.settings.engine_names[0]
+        if name == OWN_ENGINE:
+            return self.settings.bundle, None if self.engine is None else self.engine.manifest
+        remote = self.remote_engines.get(name)
+        return self.settings.remote_engines[name].tokenizer, None if remote is None else remote.manifest
 
     async def run(self, jobs: Sequence[Job]) -> AsyncGenerator[tuple[int, RefinementEvent], None]:
         """Queue a request, count and time it, and yield the events of its chains, each with its chain's number.
@@ -193,23 +217,38 @@ class Service:
     async def _load(self) -> None:
         started = time.perf_counter()
         try:
-            engine = await self._open_engine(self.settings)
+            engines = await self._opened()
         except Exception as exc:  # noqa: BLE001  kept in `failure`: the command that serves decides what it means
-            self.failure = exc
-            self.on_failure()
-            return
-        planner = Planner(self.settings, engine, self.upstreams)
+            return self._fail(exc)
+        planner = Planner(self.settings, engines, self.upstreams)
         names = list(planner.served)
         self.metrics.watch(self.admission, names)
-        self.metrics.loaded(engine.manifest.revision or "unknown")
-        self._planner, self.engine = planner, engine
-        self._watching = asyncio.create_task(self._watch(engine))
-        _logger.info(
-            "ready after %.1f s: %s; context %d tokens",
-            time.perf_counter() - started,
-            ", ".join(names),
-            engine.max_model_len,
-        )
+        for engine in engines.values():
+            self.metrics.loaded(engine.manifest.revision or "unknown")
+        self._planner, self.engine = planner, engines.get(OWN_ENGINE)
+        context = "" if self.engine is None else f"; context {self.engine.max_model_len} tokens"
+        _logger.info("ready after %.1f s: %s%s", time.perf_counter() - started, ", ".join(names), context)
+        if self.engine is not None:
+            self._watching = asyncio.create_task(self._watch(self.engine))
+
+    async def _opened(self) -> dict[str, Engine]:
+        """Every engine that the served models need, and the remote ones that are configured."""
+        self.remote_engines = await self._open_remote_engines(self.settings, self._others_metrics)
+        self._probes += [asyncio.create_task(self._await_answer(remote)) for remote in self.remote_engines.values()]
+        engines: dict[str, Engine] = dict(self.remote_engines)
+        if OWN_ENGINE in self.settings.engine_names:
+            engines[OWN_ENGINE] = await self._open_engine(self.settings)
+        return engines
+
+    async def _await_answer(self, remote: RemoteEngine) -> None:
+        try:
+            await remote.await_answer()
+        except SettingsError as exc:
+            self._fail(exc)
+
+    def _fail(self, exc: Exception) -> None:
+        self.failure = exc
+        self.on_failure()
 
     async def _watch(self, engine: Engine) -> None:
         """Notice the engine's death although no request asks: this process is of no use without the engine."""
@@ -217,8 +256,7 @@ class Service:
             try:
                 engine.check()
             except EngineUnavailable as exc:
-                self.failure = exc
-                return self.on_failure()
+                return self._fail(exc)
             await asyncio.sleep(_LIFE_SIGN_S)
 
 
@@ -231,7 +269,10 @@ def _upstreams(settings: Settings, metrics: UpstreamMetrics) -> "dict[str, Upstr
 
 
 def _writes_guidance(settings: Settings) -> bool:
-    """Whether the engine's grammars are llguidance's, unless the operator has chosen other ones."""
+    """Whether the engine's grammars are llguidance's, unless the operator has chosen other ones. A remote engine's are
+    its own affair."""
+    if OWN_ENGINE not in settings.engine_names:
+        return False
     chosen = settings.engine.get("structured_outputs_config")
     return chosen is None or (isinstance(chosen, dict) and chosen.get("backend") == "guidance")
 

@@ -49,6 +49,17 @@ def test_a_profile_adds_a_server_with_an_upstream() -> None:
     assert services["with-upstream"]["environment"]["SLHF_UPSTREAMS__DRAFTER__BASE_URL"] == "http://server:8000/v1"
 
 
+def test_a_profile_adds_a_gateway_whose_engine_is_a_vllm_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = compose("--profile", "gateway", VLLM_BASE_URL="http://a/v1,http://b/v1")["services"]["gateway"]
+    assert (gateway["image"], gateway["build"]["target"]) == ("slhf-server:0.1.0-gateway", "gateway")
+    for name, value in gateway["environment"].items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    settings = load_settings([])
+    assert settings.engine_names == ["vllm"]
+    assert len(settings.remote_engines["vllm"].base_url) == 2
+
+
 def test_the_gpu_file_gives_the_server_the_gpus_and_keeps_the_rest() -> None:
     plain, gpu = compose()["services"], compose(*GPU)["services"]
     server = gpu["server"]

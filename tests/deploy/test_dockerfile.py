@@ -8,7 +8,8 @@ import pytest
 
 from tests.deploy.programs import ROOT, run
 
-TARGETS = ("gpu", "cpu")
+WITH_ENGINE = ("gpu", "cpu")
+TARGETS = (*WITH_ENGINE, "gateway")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,12 @@ def test_every_argument_of_a_build_is_explained(dockerfile: str) -> None:
     assert [name for name in names if f"--build-arg {name}=" not in explained] == []
 
 
-@pytest.mark.parametrize("target", TARGETS)
+def test_the_gateway_is_installed_without_an_engine(stages: dict[str, str]) -> None:
+    assert "SLHF_EXTRA=gateway" in stages["installed_gateway"]
+    assert "COPY --from=installed_gateway /opt/slhf /opt/slhf" in stages["gateway"]
+
+
+@pytest.mark.parametrize("target", WITH_ENGINE)
 def test_an_image_finds_the_weights_that_are_built_into_it(stages: dict[str, str], target: str) -> None:
     """Without any, the variable is empty, which is not set: a file's weights_dir counts then."""
     (folder,) = re.findall(r"^COPY --from=weights /weights (\S+)$", stages[target], re.MULTILINE)

@@ -145,8 +145,8 @@ class ExactEngine:
 
 @contextlib.contextmanager
 def exact_engine(**changes: Any) -> Iterator[ExactEngine]:
-    """The untrained built-in model on an engine with EXACT's arguments; keyword arguments are further settings."""
-    settings = Settings(bundle="builtin:smollm2-135m", engine=EXACT, **changes)
+    """The untrained built-in model on an engine with EXACT's arguments; keyword arguments are other settings."""
+    settings = Settings(**{"bundle": "builtin:smollm2-135m", "engine": EXACT} | changes)
     bundle = quantized(open_bundle(settings), settings, int8_obstacle(settings))
     encoder = PromptEncoder.open(bundle.weights)
     runner = asyncio.Runner()

@@ -150,7 +150,7 @@ def test_emptying_keeps_the_lock_and_follows_no_links(environment: ModuleType, t
 
 def test_the_extra_can_be_forced(environment: ModuleType) -> None:
     assert environment.chosen_extra({"SLHF_EXTRA": "gpu"}) == "gpu"
-    with pytest.raises(environment.Failure, match="SLHF_EXTRA=tpu: say cpu or gpu"):
+    with pytest.raises(environment.Failure, match="SLHF_EXTRA=tpu: say cpu, gpu, gateway"):
         environment.chosen_extra({"SLHF_EXTRA": "tpu"})
 
 
@@ -196,3 +196,64 @@ def test_help_names_every_variable(root: Path) -> None:
     variables = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
     text = subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout
     assert all(name in text for name in ("PYTHON", "SLHF_VENV", "SLHF_EXTRA"))
+
+
+def test_a_gateway_is_served_by_every_environment_and_becomes_any(stamp: Any) -> None:
+    gateway = replace(stamp, extra="gateway")
+    for extra in ("cpu", "gpu", "gateway"):
+        assert replace(stamp, extra=extra, purpose="test").serves(gateway)
+        assert gateway.can_become(replace(stamp, extra=extra))
+    assert not gateway.serves(stamp)
+    assert not stamp.can_become(gateway)
+
+
+def test_a_gateway_installs_no_engine(environment: ModuleType) -> None:
+    assert environment.requirements("serve", "gateway") == ["-e", "clients/python", "-e", "server[gateway]"]
+    assert environment.requirements("image", "gateway") == ["./clients/python", "./server[gateway]"]
+
+
+ENGINE = '{"gpu": {"base_url": "http://127.0.0.1:9/v1", "model": "m", "tokenizer": "t"}}'
+
+
+@pytest.mark.parametrize(
+    ("environ", "flags", "named"),
+    [
+        ({}, [], False),
+        ({"SLHF_BUNDLE": "builtin:x"}, ["--port", "9000", "--config", "none.yaml"], False),
+        ({"SLHF_REMOTE_ENGINES__GPU__MODEL": "m"}, [], True),
+        ({"slhf_remote_engines": ENGINE}, [], True),
+        ({}, ["--remote-engines", ENGINE], True),
+        ({}, [f"--remote-engines.gpu={ENGINE}"], True),
+        ({}, ["--config", "slhf.yaml"], True),
+        ({}, ["--config=slhf.yaml"], True),
+        ({"SLHF_CONFIG": "slhf.yaml"}, [], True),
+    ],
+)
+def test_remote_engines_are_found_wherever_settings_are(
+    environment: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environ: dict[str, str],
+    flags: list[str],
+    named: bool,
+) -> None:
+    (tmp_path / "slhf.yaml").write_text(f"remote_engines: {ENGINE}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert environment.names_remote_engines(environ, flags) is named
+
+
+@pytest.mark.parametrize(
+    ("models", "needed"),
+    [
+        ("{}", False),
+        ('{"m": {"follower": "gpu"}}', False),
+        ('{"m": {"follower": "gpu"}, "n": {}}', True),
+        ('{"m": {"follower": "no such"}}', False),
+    ],
+)
+def test_the_servers_own_code_says_whether_an_engine_is_needed(
+    environment: ModuleType, models: str, needed: bool
+) -> None:
+    """Wrong settings need none: the server says what is wrong at once, and nothing is installed before."""
+    place = Path(sys.executable).parents[1]
+    assert environment.needs_engine(place, ["--remote-engines", ENGINE, "--models", models]) is needed

@@ -23,7 +23,7 @@ from slhf_server.api.parameter import Parameter, rows
 from slhf_server.errors import RequestError
 from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.observability.metrics import LATENCY, Metrics
-from slhf_server.settings.endpoints import UpstreamSettings
+from slhf_server.settings.endpoints import RemoteEngineSettings, UpstreamSettings
 from slhf_server.settings.reading import load_settings
 from slhf_server.settings.server import ServedModel, Settings
 
@@ -131,8 +131,9 @@ def test_every_setting_stands_in_the_table_with_its_default(configuration: str) 
     assert [row for row in setting_rows(Settings) if not any(line.startswith(row) for line in lines)] == []
 
 
-def test_every_key_of_a_model_and_of_an_upstream_is_explained(configuration: str) -> None:
-    assert left_out([*ServedModel.model_fields, *UpstreamSettings.model_fields], configuration) == []
+def test_every_key_of_a_model_and_of_another_server_is_explained(configuration: str) -> None:
+    sections = (ServedModel, UpstreamSettings, RemoteEngineSettings)
+    assert left_out([name for section in sections for name in section.model_fields], configuration) == []
 
 
 def test_the_example_configurations_are_read(
@@ -140,10 +141,12 @@ def test_the_example_configurations_are_read(
 ) -> None:
     monkeypatch.setenv("SLHF_UPSTREAMS__OPENAI__API_KEY", "sk-1")
     file = tmp_path / "slhf.yaml"
-    upstream, whole = re.findall(r"```yaml\n(.*?)```", configuration, re.DOTALL)
+    upstream, remote, whole = re.findall(r"```yaml\n(.*?)```", configuration, re.DOTALL)
     file.write_text(upstream, encoding="utf-8")
     assert load_settings(["--config", str(file)]).upstreams["openai"].key() is not None
     monkeypatch.undo()
+    file.write_text(remote, encoding="utf-8")
+    assert load_settings(["--config", str(file)]).engine_names == ["gpu"]
     file.write_text(whole, encoding="utf-8")
     settings = load_settings(["--config", str(file)])
     assert len(settings.models) == 2

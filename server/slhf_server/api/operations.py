@@ -52,10 +52,10 @@ async def ready(service: RunningService) -> dict[str, str]:
 
 @router.get("/version")
 async def build(service: RunningService) -> dict[str, str | None]:
-    manifest = None if service.engine is None else service.engine.manifest
+    spec, manifest = service.bundle
     return {
         "version": version("slhf-server"),
-        "bundle": _bundle_name(service.settings.bundle, manifest),
+        "bundle": _bundle_name(spec, manifest),
         "revision": None if manifest is None else manifest.revision,
     }
 

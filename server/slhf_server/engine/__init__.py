@@ -1,4 +1,5 @@
-"""vLLM in this process, and prompts as token ids. No other package imports vLLM, which takes seconds.
+"""The bundle's two roles on vLLM: in this process (vllm.py, role.py) or on another server (remote.py).
 
-`loading/` alone imports this room, and late.
+Only the room `loading/` imports it. vLLM itself is imported by what runs it here, and late: a server without an engine
+of its own needs none (tests/server/engine/test_tokenizer.py).
 """

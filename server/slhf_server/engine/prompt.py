@@ -4,20 +4,27 @@
 that carries token ids is spliced in as it is, because the prefix cache holds what the engine generated.
 """
 
+import asyncio
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from slhf.chat_template import ChatRefused, ChatTemplate, UnusableTokenizer
+from slhf.special_tokens import Piece
 from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT
 from slhf_server.errors import BadRequest, ContextLengthExceeded, UnknownToken
 from slhf_server.models.base import Turn
 from slhf_server.settings.problem import SettingsError
 
+_SMALL, _FEW = 8 << 10, 32  # characters and turns that are encoded in a millisecond or two
+_LONG = 64 << 10
+_LONG_PROMPTS = ThreadPoolExecutor(1, "long-prompts")  # each may take seconds, and they wait for each other alone
 _OPENING_IDS = 8  # enough ids to hold the opening tag, spelled out, and a line break
+_REPLACED = "\ufffd"  # how a part of a character is decoded
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
     chr(0x100 + i): byte for i, byte in enumerate(sorted({*range(0x100)} - {*_PRINTABLE}))
@@ -38,18 +45,21 @@ class PromptEncoder:
         self._tokens = self._template.tokens
         self._special_ids = frozenset(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)
         self._bytes: dict[int, bytes] = {}
+        self._widest_token = self.most_characters_per_token
 
     @classmethod
     def open(cls, weights: Path) -> "PromptEncoder":
-        """The encoder of a model's directory. Raises SettingsError where its tokenizer cannot be used."""
+        """The encoder of a model's directory, by transformers. Raises SettingsError where it cannot be used."""
         from transformers import AutoTokenizer  # imported here, because it takes seconds
 
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(weights)
-        except Exception as exc:  # sentencepiece, tokenizers, json and the tokenizer's own code raise many kinds
-            said = " ".join(str(exc).split())
-            raise SettingsError(f"bundle: the tokenizer in {str(weights)!r} cannot be read: {said}") from exc
-        return cls(tokenizer)
+        return cls(_read(AutoTokenizer.from_pretrained, weights))
+
+    @classmethod
+    def open_light(cls, weights: Path) -> "PromptEncoder":
+        """As `open`, without transformers."""
+        from slhf_server.engine.tokenizer import FastTokenizer  # imported here, because it needs jinja2
+
+        return cls(_read(FastTokenizer, weights))
 
     def encode(self, turns: Sequence[Turn], most: float = math.inf) -> list[int]:
         """Token ids of the chat, ending where the assistant's next turn begins.
@@ -109,6 +119,27 @@ class PromptEncoder:
         start = next(at for at in range(len(whole)) if whole[at : at + len(core)] == core)
         return [*whole[:start], *ids, *whole[start + len(core) :]]
 
+    async def encode_beside(self, turns: Sequence[Turn], limit: int) -> list[int]:
+        """As `encode`, for a context of `limit` tokens. A prompt that is not small is encoded in a thread; one that can
+        never fit is refused."""
+        texts = [turn.text for turn in turns if turn.token_ids is None]
+        least = sum(len(text.strip()) for text in texts)  # a template may trim
+        if least > limit * self._widest_token:
+            raise ContextLengthExceeded(math.ceil(least / self._widest_token), limit)
+        characters = sum(map(len, texts))
+        if characters <= _SMALL and len(turns) <= _FEW:
+            return self.encode(turns, limit)
+        pool = None if characters <= _LONG else _LONG_PROMPTS
+        return await asyncio.get_running_loop().run_in_executor(pool, self.encode, turns, limit)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text by itself, without special tokens around it."""
+        return self._tokens.encode([Piece(text)])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of the ids, special tokens included."""
+        return str(self._tokenizer.decode(token_ids))
+
     @property
     def most_characters_per_token(self) -> float:
         """A bound: a text of n times as many characters has at least n tokens. Infinite where no bound is known."""
@@ -145,6 +176,19 @@ class PromptEncoder:
             self._bytes[token_id] = self._spelled(token_id)
         return self._bytes[token_id]
 
+    def token_text(self, token_id: int, before: Sequence[int]) -> str:
+        """What the token says after those `before` it, as vLLM decodes it: what it completes of a character that they
+        have begun, and nothing where it leaves one unfinished."""
+        text = self.decode([token_id])
+        for first in range(len(before) - 1, -1, -1) if text.endswith(_REPLACED) else ():
+            context = list(before[first:])
+            said = self.decode([*context, token_id])
+            if not said.endswith(_REPLACED):
+                while context and self.decode(context[-1:]).endswith(_REPLACED):
+                    context.pop()
+                return said.removeprefix(self.decode(context) if context else "")
+        return "" if text.endswith(_REPLACED) else text
+
     def _spelled(self, token_id: int) -> bytes:
         """The token's bytes as byte-level or byte-fallback tokenizers spell them, if the tokenizer decodes the same."""
         text = str(self._tokenizer.decode([token_id]))
@@ -156,3 +200,11 @@ class PromptEncoder:
             if spelled.decode(errors="replace") == text:
                 return spelled
         return text.encode()
+
+
+def _read(make: Callable[[Path], Any], weights: Path) -> Any:
+    try:
+        return make(weights)
+    except Exception as exc:  # sentencepiece, tokenizers, json and the tokenizer's own code raise many kinds
+        said = " ".join(str(exc).split())
+        raise SettingsError(f"bundle: the tokenizer in {str(weights)!r} cannot be read: {said}") from exc

@@ -1,12 +1,9 @@
 """One role of the bundle on vLLM, which turns a conversation into chunks of text."""
 
-import asyncio
 import logging
-import math
 from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from vllm.exceptions import QueueOverflowError, VLLMClientError
@@ -17,26 +14,16 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from slhf.turns import OPEN_THOUGHT
-from slhf.wire import FinishReason, TokenLogprob
+from slhf.wire import TokenLogprob
+from slhf_server.engine.completion import Completion, Piece
 from slhf_server.engine.logprobs import token_logprobs
+from slhf_server.engine.options import room_for
 from slhf_server.engine.prompt import PromptEncoder
-from slhf_server.engine.sampling import EngineParams, engine_params, refusal
-from slhf_server.errors import (
-    BadRequest,
-    ContextLengthExceeded,
-    EngineFailed,
-    EngineUnavailable,
-    QueueFull,
-    TokenBudgetExceeded,
-)
+from slhf_server.engine.sampling import engine_params, refusal
+from slhf_server.errors import EngineFailed, EngineUnavailable, QueueFull
 from slhf_server.models.base import Chunk, SamplingParams, Turn
 
 _logger = logging.getLogger(__name__)
-_SMALL, _FEW = 8 << 10, 32  # characters and turns that are encoded in a millisecond or two
-_LONG = 64 << 10
-_LONG_PROMPTS = ThreadPoolExecutor(1, "long-prompts")  # each may take seconds, and they wait for each other alone
-_FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +35,21 @@ class VLLMRole:
     encoder: PromptEncoder
     defaults: dict[str, Any]
     adapter: LoRARequest | None
-    widest_token: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "widest_token", self.encoder.most_characters_per_token)
 
     async def stream(
         self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
     ) -> AsyncGenerator[Chunk, None]:
-        ids = await self._encoded(turns)
-        params = self._params(sampling, len(ids), deltas)
-        completion = _Completion(self.encoder, sampling, self.encoder.opens_thought(ids))
+        limit = self.llm.model_config.max_model_len
+        ids = await self.encoder.encode_beside(turns, limit)
+        kind = RequestOutputKind.DELTA if deltas else RequestOutputKind.FINAL_ONLY
+        params = engine_params(sampling, self.defaults, room_for(len(ids), sampling, limit), kind)
+        completion = Completion(self.encoder, sampling, self.encoder.opens_thought(ids))
         prompt = tokens_input(ids, cache_salt=sampling.cache_salt)
         outputs = self.llm.generate(prompt, params, request_id=request_id, lora_request=self.adapter)
         try:
             async with aclosing(outputs):
                 async for output in outputs:
-                    yield completion.chunk(output)
+                    yield completion.chunk(_piece(output, sampling, self.encoder))
         except EngineFailed as exc:
             _logger.error("request %s: %s", request_id, exc.message)
             raise
@@ -81,86 +66,25 @@ class VLLMRole:
         except EngineDeadError as exc:
             raise EngineUnavailable("the engine has died") from exc
 
-    async def _encoded(self, turns: Sequence[Turn]) -> list[int]:
-        """The prompt's ids. A prompt that is not small is encoded in a thread; one that can never fit is refused."""
-        limit, widest = self.llm.model_config.max_model_len, self.widest_token
-        texts = [turn.text for turn in turns if turn.token_ids is None]
-        least = sum(len(text.strip()) for text in texts)  # a template may trim
-        if least > limit * widest:
-            raise ContextLengthExceeded(math.ceil(least / widest), limit)
-        characters = sum(map(len, texts))
-        if characters <= _SMALL and len(turns) <= _FEW:
-            return self.encoder.encode(turns, limit)
-        pool = None if characters <= _LONG else _LONG_PROMPTS
-        return await asyncio.get_running_loop().run_in_executor(pool, self.encoder.encode, turns, limit)
 
-    def _params(self, sampling: SamplingParams, prompt_tokens: int, deltas: bool) -> EngineParams:
-        """vLLM's parameters. Raises where no token would fit, and for values that vLLM refuses."""
-        room = self.llm.model_config.max_model_len - prompt_tokens
-        if room < 1:
-            raise ContextLengthExceeded(prompt_tokens, self.llm.model_config.max_model_len)
-        if sampling.max_total_tokens is not None:
-            room = min(room, sampling.max_total_tokens - prompt_tokens)
-        if room < 1:
-            raise TokenBudgetExceeded(
-                f"max_total_tokens leaves {sampling.max_total_tokens} tokens; the next prompt alone has {prompt_tokens}"
-            )
-        kind = RequestOutputKind.DELTA if deltas else RequestOutputKind.FINAL_ONLY
-        return engine_params(sampling, self.defaults, room, kind)
-
-
-@dataclass(slots=True)
-class _Completion:
-    """What one completion has said so far."""
-
-    encoder: PromptEncoder
-    sampling: SamplingParams
-    opened: bool
-    """Whether the template has already opened `<think>`, which is then put back in front of the text."""
-    text: list[str] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-
-    def chunk(self, output: RequestOutput) -> Chunk:
-        piece = output.outputs[0]
-        text = OPEN_THOUGHT + piece.text if self.opened and not self.text else piece.text
-        self.text.append(text)
-        self.ids += piece.token_ids
-        accepted, rejected = _guesses(piece)
-        whole = "".join(self.text) if output.finished else None
-        return Chunk(
-            text=text,
-            completion_tokens=len(piece.token_ids),
-            prompt_tokens=len(output.prompt_token_ids or ()),
-            cached_tokens=output.num_cached_tokens or 0,
-            finish_reason=None if piece.finish_reason is None else self._finish_reason(piece.finish_reason, whole),
-            stop_sequence=piece.stop_reason if isinstance(piece.stop_reason, str) else None,
-            accepted_tokens=accepted,
-            rejected_tokens=rejected,
-            token_ids=None if whole is None else self.encoder.faithful(self._shown(piece, self.ids), whole),
-            reasoning_tokens=0 if whole is None else self.encoder.reasoning_tokens(self.ids, whole),
-            logprobs=self._logprobs(piece),
-        )
-
-    def _logprobs(self, piece: CompletionOutput) -> tuple[TokenLogprob, ...]:
-        """Log-probabilities of the text's tokens; OpenAI does not list the token that ends it."""
-        if self.sampling.logprobs is None or piece.logprobs is None:
-            return ()
-        shown = self._shown(piece, list(piece.token_ids))
-        return tuple(token_logprobs(shown, piece.logprobs[: len(shown)], self.sampling.logprobs, self.encoder))
-
-    def _shown(self, piece: CompletionOutput, ids: list[int]) -> list[int]:
-        """The ids without the token that ended the completion, if one did and the text does not include it."""
-        ended_by_token = piece.finish_reason == "stop" and not isinstance(piece.stop_reason, str)
-        return ids[:-1] if ended_by_token and not self.sampling.include_stop_str_in_output else ids
-
-    def _finish_reason(self, reason: str, text: str | None) -> FinishReason:
-        if reason == "abort":
-            raise EngineUnavailable("the engine is shutting down")
-        if self.sampling.structure is not None and (reason == "error" or (reason == "stop" and not text)):
-            raise BadRequest("response_format: no text can be written under this schema", param="response_format")
-        if reason not in _FINISHED:
-            raise EngineFailed(f"the engine ended this completion with {reason!r}")
-        return _FINISHED[reason]
+def _piece(output: RequestOutput, sampling: SamplingParams, encoder: PromptEncoder) -> Piece:
+    said = output.outputs[0]
+    ids = list(said.token_ids)
+    accepted, rejected = _guesses(said)
+    logprobs: tuple[TokenLogprob, ...] = ()
+    if sampling.logprobs is not None and said.logprobs is not None:
+        logprobs = tuple(token_logprobs(ids, said.logprobs[: len(ids)], sampling.logprobs, encoder))
+    return Piece(
+        text=said.text,
+        token_ids=ids,
+        prompt_tokens=len(output.prompt_token_ids or ()),
+        cached_tokens=output.num_cached_tokens or 0,
+        finish_reason=said.finish_reason,
+        stop_reason=said.stop_reason,
+        logprobs=logprobs,
+        accepted_tokens=accepted,
+        rejected_tokens=rejected,
+    )
 
 
 def _guesses(piece: CompletionOutput) -> tuple[int, int]:

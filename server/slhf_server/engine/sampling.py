@@ -1,4 +1,4 @@
-"""Translates `SamplingParams` (models/base.py) into vLLM's parameters, and vLLM's refusals into ours."""
+"""Translates options (options.py) into vLLM's parameters, and vLLM's refusals into ours."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +8,9 @@ from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
+from slhf_server.engine.options import grammar, sampling_options
 from slhf_server.errors import BadRequest
 from slhf_server.models.base import SamplingParams
-from slhf_server.models.structured_output.response_format import StructuredOutput
-
-_LISTS = ("stop", "bad_words", "stop_token_ids", "allowed_token_ids")  # vLLM takes no tuple
-_ELSEWHERE = ("max_total_tokens", "structure", "logit_bias", "cache_salt", "upstream_params")
-_PASSED_ON = tuple(name for name in SamplingParams.__dataclass_fields__ if name not in (*_LISTS, *_ELSEWHERE))
 
 
 class EngineParams(VLLMParams):  # type: ignore[misc]
@@ -54,19 +50,12 @@ def engine_params(
     sampling: SamplingParams, defaults: Mapping[str, Any], room: int, kind: RequestOutputKind
 ) -> EngineParams:
     """vLLM's parameters for at most `room` tokens. Raises BadRequest for values that vLLM refuses."""
-    wishes = {name: value for name in _PASSED_ON if (value := getattr(sampling, name)) is not None}
-    options = {**defaults, **wishes}
-    options["max_tokens"] = min(options.get("max_tokens") or room, room)
-    if options["max_tokens"] == room:  # there may be less room than min_tokens asks for
-        options["min_tokens"] = min(options.get("min_tokens", 0), room)
-    options |= {name: list(value) for name in _LISTS if (value := getattr(sampling, name)) is not None}
+    options = sampling_options(sampling, defaults, room)
     try:
         if sampling.logit_bias:
             options["logit_bias"] = _biases(sampling.logit_bias)
         if sampling.structure is not None:
-            options["structured_outputs"] = _grammar(sampling.structure)
-            if sampling.ignore_eos:  # vLLM would write on after the JSON's end, without the grammar
-                raise VLLMValidationError("ignore_eos does not go with response_format", parameter="ignore_eos")
+            options["structured_outputs"] = StructuredOutputsParams(**grammar(sampling.structure))
         return EngineParams(**options, output_kind=kind)
     except (ValueError, TypeError, VLLMValidationError) as exc:
         raise refusal(exc) from exc
@@ -77,12 +66,6 @@ def refusal(exc: Exception, param: str | None = None) -> BadRequest:
     named = exc.parameter if isinstance(exc, VLLMValidationError) else None
     message = str(exc.args[0]) if isinstance(exc, VLLMClientError) and exc.args else str(exc)
     return BadRequest(f"{param}: {message}" if param and not named else message, param=named or param)
-
-
-def _grammar(structure: StructuredOutput) -> StructuredOutputsParams:
-    if structure.schema is None:
-        return StructuredOutputsParams(json_object=True)
-    return StructuredOutputsParams(json=structure.text)  # as text: msgpack has no integers above 64 bits
 
 
 def _biases(logit_bias: Mapping[str, float]) -> dict[int, float]:

@@ -105,6 +105,8 @@ class ChatModel(Protocol):
     ) -> AsyncGenerator[Chunk, None]:
         """Complete `turns`, whose last one is a user's. Closing the generator aborts the completion.
 
+        `request_id` is the refinement's id, a dash, and what tells its completions apart.
+
         `deltas` says whether the pieces are needed as they come; if not, one chunk at the end is enough and cheaper.
         Raises BadRequest, ContextLengthExceeded and TokenBudgetExceeded before the first token; EngineFailed and
         EngineUnavailable, or an upstream's UpstreamFailed and UpstreamUnavailable, at any time.
@@ -161,3 +163,16 @@ class Engine(Protocol):
 
     def shutdown(self) -> None:
         """End the engine and every process it started."""
+
+
+class RemoteEngine(Engine, Protocol):
+    """An engine on other servers, which may be there or not."""
+
+    def check(self) -> None:
+        """Raises EngineUnavailable until a server has answered."""
+
+    async def await_answer(self) -> None:
+        """Ask each server until it has answered. Raises SettingsError where it cannot be this engine's."""
+
+    async def close(self) -> None:
+        """Close every connection."""

@@ -16,6 +16,7 @@ from slhf_server.refinement.job import Deltas, Drafter, Endpoint, Job, RoleBindi
 from slhf_server.refinement.kept import BY_DEFAULT
 from slhf_server.refinement.request_log import RequestLog
 from slhf_server.refinement.stops import asked_for
+from slhf_server.settings.endpoints import OWN_ENGINE
 from slhf_server.settings.server import ServedModel, Settings
 
 _ID_PREFIX: dict[Endpoint, str] = {
@@ -55,16 +56,19 @@ class RefineParams:
 class Planner:
     """Knows the served models and their limits."""
 
-    def __init__(self, settings: Settings, engine: Engine, upstreams: Mapping[str, ChatModel]) -> None:
+    def __init__(self, settings: Settings, engines: Mapping[str, Engine], upstreams: Mapping[str, ChatModel]) -> None:
+        """`engines` by the names of `ServedModel.follower`."""
         self._settings = settings
-        self._engine = engine
+        self._engines = engines
         self._upstreams = upstreams
-        self.served = settings.served(engine.manifest.name)
+        own = engines.get(OWN_ENGINE)
+        self.served = settings.served(settings.bundle if own is None else own.manifest.name)
         self._limits = {name: settings.limits_of(model) for name, model in self.served.items()}
 
     def plan(self, params: RefineParams) -> list[Job]:
-        """A job for each choice. Raises ModelNotFound and BadRequest, naming the parameter."""
+        """A job for each choice. Raises ModelNotFound and BadRequest, naming the parameter, and EngineUnavailable."""
         name, served = self._find(params.model)
+        self._engines[served.follower].check()
         drafter = self._drafter(served, params.options)
         params.check_supported(drafter)
         conversation.check(params.messages)
@@ -74,26 +78,29 @@ class Planner:
         return [shared, *(_another(shared, number) for number in range(1, choices))]
 
     def card(self, name: str, *, created: int) -> ModelCard:
-        """A served model as `GET /v1/models` shows it. Raises ModelNotFound."""
-        self._find(name)
-        manifest = self._engine.manifest
+        """A served model as `GET /v1/models` shows it. Raises ModelNotFound and EngineUnavailable."""
+        _, served = self._find(name)
+        engine = self._engines[served.follower]
+        manifest = engine.manifest
         return ModelCard(
             id=name,
             created=created,
             root=manifest.root,
-            max_model_len=self._engine.max_model_len,
+            max_model_len=engine.max_model_len,
             card=manifest.card(),
         )
 
     def tokenizer(self, model: str | None) -> tuple[Tokenizer, int]:
         """What makes the tokens of a served model's prompts, and how many fit into its context.
 
-        Raises ModelNotFound, and BadRequest for a model whose Leader is an upstream, which has a tokenizer of its own.
+        Raises ModelNotFound, EngineUnavailable, and BadRequest for a model whose Leader is an upstream, which has a
+        tokenizer of its own.
         """
         name, served = self._find(model)
         if served.leader in self._upstreams:
             raise BadRequest(f"model {name!r}: its Leader, and so its tokenizer, is on another server", param="model")
-        return self._engine.tokenizer, self._engine.max_model_len
+        engine = self._engines[served.follower]
+        return engine.tokenizer, engine.max_model_len
 
     def _find(self, model: str | None) -> tuple[str, ServedModel]:
         name = next(iter(self.served)) if model is None else model
@@ -108,7 +115,8 @@ class Planner:
         return "upstream" if served.leader in self._upstreams else "engine"
 
     def _job(self, name: str, served: ServedModel, params: RefineParams, drafter: Drafter) -> Job:
-        options, limits, manifest = params.options, self._limits[name], self._engine.manifest
+        options, limits, engine = params.options, self._limits[name], self._engines[served.follower]
+        manifest = engine.manifest
         rounds = _limited("rounds", options.rounds, served.rounds, limits.rounds)
         conversation.check_parts(params.messages, drafter)
         if served.images == "pass_through" and any(message.others for message in params.messages):
@@ -125,7 +133,7 @@ class Planner:
             draft_source="leader" if drafter == "engine" else drafter,
             rounds=rounds,
             leader=self._leader(name, served, params, drafter),
-            follower=RoleBinding("follower", self._engine.follower, _followers(params), manifest.keeps_by_silence),
+            follower=RoleBinding("follower", engine.follower, _followers(params), manifest.keeps_by_silence),
             follower_turn=follower_turn(manifest.follower_turn, options.instruction),
             received=time.perf_counter(),
             deadline=Deadline.after(_limited("timeout_ms", options.timeout_ms, None, limits.timeout_ms) / 1e3),
@@ -147,7 +155,7 @@ class Planner:
             return None
         if served.leader == "none":
             raise BadRequest(f"model {name!r} has no Leader: give a draft", param="draft")
-        model = self._upstreams[served.leader] if drafter == "upstream" else self._engine.leader
+        model = self._upstreams[served.leader] if drafter == "upstream" else self._engines[served.follower].leader
         return RoleBinding("leader", model, params.sampling)
 
 

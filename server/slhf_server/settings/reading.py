@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError as SourceError
 
-from slhf_server.settings.endpoints import UpstreamSettings
+from slhf_server.settings.endpoints import RemoteEngineSettings, UpstreamSettings
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.redaction import is_secret, without_secrets
 from slhf_server.settings.server import Settings
@@ -19,8 +19,12 @@ _MOST_SHOWN = 200
 """Characters of a refused value."""
 _KEYS = ("api_keys", "api_keys_file", "api_key", "api_key_file", "cache_salt_secret")
 """Settings that hold keys. An empty variable must not leave the server open, or without its key, by accident."""
-_SHOWN_OF_UPSTREAMS = UpstreamSettings.model_fields.keys() - {"api_key", "base_url", "extra_body", "extra_headers"}
-"""Settings of an upstream whose values an error may show."""
+_HIDDEN = {"api_key", "base_url", "extra_body", "extra_headers"}
+_SHOWN = {
+    "upstreams": UpstreamSettings.model_fields.keys() - _HIDDEN,
+    "remote_engines": RemoteEngineSettings.model_fields.keys() - _HIDDEN,
+}
+"""Settings of other servers whose values an error may show."""
 
 
 def load_settings(argv: Sequence[str]) -> Settings:
@@ -41,7 +45,7 @@ def _check(variable: str, text: str) -> None:
     if not name.startswith(PREFIX) or name in OTHERS or is_service_link(name, text):
         return
     setting, *nested = name.removeprefix(PREFIX).lower().split("__")
-    mappings = ("models", "upstreams", "limits", "engine")
+    mappings = ("models", *_SHOWN, "limits", "engine")
     if setting not in Settings.model_fields or (nested and setting not in mappings) or "" in nested:
         raise SettingsError(f"environment variable {variable}: no such setting")
     if [setting, *nested][-1] in _KEYS and setting != "engine" and not text.strip():
@@ -66,8 +70,8 @@ def _problem(error: ErrorDetails) -> str:
 def _may_be_shown(where: list[str], error: ErrorDetails) -> bool:
     """Whether a value is known to be no secret; the value of a mistyped key may be one."""
     value = error["input"]
-    if where[0] == "upstreams":
-        return len(where) == 3 and where[2] in _SHOWN_OF_UPSTREAMS and not isinstance(value, dict | list)
+    if where[0] in _SHOWN:
+        return len(where) == 3 and where[2] in _SHOWN[where[0]] and not isinstance(value, dict | list)
     if error["type"] == "extra_forbidden":
         return not isinstance(number(str(value)), str)
     return not is_secret(where[-1])

@@ -18,7 +18,14 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from slhf_server.settings.endpoints import NO_UPSTREAM, UpstreamSettings, upstream_name
+from slhf_server.settings.endpoints import (
+    NO_UPSTREAM,
+    OWN_ENGINE,
+    RemoteEngineSettings,
+    UpstreamSettings,
+    engine_name,
+    upstream_name,
+)
 from slhf_server.settings.limits import RefineLimits, ServerLimits
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.redaction import without_secrets
@@ -46,8 +53,10 @@ class ServedModel(Section):
     """A model that clients may name: who drafts, who refines, and how often."""
 
     leader: str = "follower-engine"
-    """`follower-engine` is the bundle's Leader; with `none` every request brings a draft; else it names an upstream."""
-    follower: Literal["engine"] = "engine"
+    """`follower-engine` is the Leader of the Follower's bundle, on the same engine; with `none` every request brings a
+    draft; else it names an upstream."""
+    follower: str = OWN_ENGINE
+    """`engine` is the bundle's Follower in this process; else it names a remote engine."""
     rounds: int = Field(default=1, ge=0)
     """Rounds of a request that does not say how many."""
     images: Literal["text", "pass_through"] = "text"
@@ -88,6 +97,9 @@ class Settings(BaseSettings):
     )
     upstreams: dict[Annotated[str, AfterValidator(upstream_name)], UpstreamSettings] = Field(
         default={}, description="OpenAI-compatible endpoints by name, which models may name as their leader"
+    )
+    remote_engines: dict[Annotated[str, AfterValidator(engine_name)], RemoteEngineSettings] = Field(
+        default={}, description="vLLM servers by name, which models may name as their follower"
     )
     limits: ServerLimits = Field(default=ServerLimits(), description="limits of every request")
     speculation: Literal["auto", "on", "off"] = Field(
@@ -137,8 +149,17 @@ class Settings(BaseSettings):
         return shown
 
     def served(self, bundle_name: str) -> dict[str, ServedModel]:
-        """The served models, the default one first."""
-        return self.models or {bundle_name: ServedModel(rounds=min(ServedModel().rounds, self.limits.rounds))}
+        """The served models, the default one first. `bundle_name` is that of the bundle in this process."""
+        if self.models:
+            return self.models
+        rounds = min(ServedModel().rounds, self.limits.rounds)
+        remote = {name: ServedModel(follower=name, rounds=rounds) for name in self.remote_engines}
+        return remote or {bundle_name: ServedModel(rounds=rounds)}
+
+    @property
+    def engine_names(self) -> list[str]:
+        """The engines of the served models' Followers, the default one's first; `engine` is in this process."""
+        return list(dict.fromkeys(model.follower for model in self.served(self.bundle).values()))
 
     def limits_of(self, model: ServedModel) -> RefineLimits:
         """The server's limits with the model's own in their place."""
@@ -184,6 +205,16 @@ class Settings(BaseSettings):
         for name, model in self.models.items():
             if model.leader not in leaders:
                 raise SettingsError(f"models.{name}.leader: {model.leader!r} is none of {', '.join(leaders)}")
+        return self
+
+    @model_validator(mode="after")
+    def _followers_exist(self) -> "Settings":
+        engines = (OWN_ENGINE, *self.remote_engines)
+        for name, model in self.models.items():
+            if model.follower not in engines:
+                raise SettingsError(f"models.{name}.follower: {model.follower!r} is none of {', '.join(engines)}")
+        if both := self.upstreams.keys() & self.remote_engines.keys():  # metrics tell them apart by their names alone
+            raise SettingsError(f"remote_engines.{min(both)}: an upstream has this name, too")
         return self
 
     @classmethod

@@ -86,6 +86,14 @@ def test_a_wrong_value_is_refused(render: Render, wrong: str) -> None:
         render("smallest", wrong)
 
 
+def test_a_gateway_has_its_own_image_and_no_gpu(render: Render) -> None:
+    pod = render("gateway")["Deployment", "r-slhf"]["spec"]["template"]["spec"]
+    (only,) = pod["containers"]
+    assert only["image"].endswith("-gateway")
+    assert only["resources"]["limits"] == {"memory": "1Gi"}
+    assert "runtimeClassName" not in pod
+
+
 def test_new_settings_make_new_pods(render: Render) -> None:
     def annotations(*values: str) -> Any:
         deployment = render("smallest", *values)["Deployment", "r-slhf"]

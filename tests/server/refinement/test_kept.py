@@ -16,6 +16,7 @@ from slhf_server.refinement.job import Job
 from slhf_server.refinement.kept import BY_DEFAULT, LOST, lost
 from slhf_server.refinement.planner import Planner, RefineParams
 from slhf_server.refinement.state import RefinementResult
+from slhf_server.settings.endpoints import OWN_ENGINE
 from slhf_server.settings.server import Kept, ServedModel, Settings
 from tests.server.refinement.test_refinement import outcome, play
 
@@ -150,7 +151,7 @@ def test_a_served_model_says_what_is_kept(
 
 
 async def planned(served: ServedModel, instruction: str | None) -> Job:
-    planner = Planner(Settings(models={"m": served}), FakeEngine(), {})
+    planner = Planner(Settings(models={"m": served}), {OWN_ENGINE: FakeEngine()}, {})
     options = RefineOptions(draft="a draft", instruction=instruction)
     (job,) = planner.plan(RefineParams("refine", "1", None, [QUESTION], options, SamplingParams(), "none"))
     return job

@@ -61,7 +61,7 @@ def played(
 
     async def run() -> list[int | None]:
         seeds: list[int | None] = []
-        for job in Planner(Settings(), engine, {}).plan(
+        for job in Planner(Settings(), {"engine": engine}, {}).plan(
             RefineParams("chat", "x", None, messages, options, sampling, "none", choices)
         ):
             calls = engine.leader.calls, engine.follower.calls

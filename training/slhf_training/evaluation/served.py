@@ -75,7 +75,7 @@ class Served:
     async def _all(self, tasks: Sequence[Task], keep: Keep) -> None:
         from slhf_server.refinement.planner import Planner
 
-        planner = Planner(self._settings, self._engine, {})
+        planner = Planner(self._settings, {"engine": self._engine}, {})
         numbered = iter(enumerate(tasks))
         await asyncio.gather(*(self._work(planner, numbered, keep) for _ in range(self._how.batch_size)))
 

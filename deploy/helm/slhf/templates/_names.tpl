@@ -17,6 +17,6 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "slhf.image" -}}
-{{- $target := ternary "gpu" "cpu" (gt (int .Values.gpu.count) 0) -}}
+{{- $target := .Values.gateway | ternary "gateway" (ternary "gpu" "cpu" (gt (int .Values.gpu.count) 0)) -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default (printf "%s-%s" .Chart.AppVersion $target) }}
 {{- end }}

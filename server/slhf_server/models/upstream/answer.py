@@ -39,6 +39,10 @@ class UnusableAnswer(Exception):
     """The upstream's answer cannot be used, or is not whole."""
 
 
+class Unfinished(UnusableAnswer):
+    """The answer ended without saying that it was whole."""
+
+
 class ErrorInAnswer(UnusableAnswer):
     """An error object where an answer was due, after the status line had said 200."""
 
@@ -132,7 +136,7 @@ class Completion:
         """OpenAI's word for why the completion ended; an unknown word means a stop."""
         said = self._finish_reason.lower()
         if not said or said in _BROKEN:
-            raise UnusableAnswer("not finished")
+            raise Unfinished("not finished")
         reason = _MEANT.get(said, "stop")
         if reason in ("stop", "tool_calls"):  # an answer calls tools where it has calls, whatever it says
             return "tool_calls" if self._tool_calls else "stop"

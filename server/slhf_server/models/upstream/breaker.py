@@ -21,6 +21,11 @@ class CircuitBreaker:
     def is_open(self) -> bool:
         return self._failures >= self._most_failures
 
+    @property
+    def refuses(self) -> bool:
+        """Whether it would admit no attempt now."""
+        return self.is_open and self._next_attempt > self._clock()
+
     def admit(self) -> float:
         """Seconds until an attempt may be admitted; 0: this one is."""
         if not self.is_open:

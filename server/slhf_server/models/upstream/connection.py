@@ -1,4 +1,7 @@
-"""The HTTP client of one upstream. The way to it, through proxies and TLS, is read as the client library reads it."""
+"""The HTTP client of one address: an upstream's, or a remote engine's.
+
+The way to it, through proxies and TLS, is read as the client library reads it.
+"""
 
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
@@ -6,20 +9,20 @@ import httpx2
 
 from slhf.connection import CONNECT_TIMEOUT, route
 from slhf.errors import ConfigurationError
-from slhf_server.settings.endpoints import UpstreamSettings
+from slhf_server.settings.endpoints import EndpointSettings
 from slhf_server.settings.problem import SettingsError
 
 
-def connect(label: str, settings: UpstreamSettings) -> httpx2.AsyncClient:
-    """A client that sends to this upstream alone, and only what is configured.
+def connect(setting: str, base_url: str, settings: EndpointSettings) -> httpx2.AsyncClient:
+    """A client that sends to this address alone, and only what is configured.
 
-    Raises SettingsError naming the variable of the environment that cannot work.
+    Raises SettingsError naming the setting and the variable of the environment that cannot work.
     """
-    url = httpx2.URL(str(settings.base_url))
+    url = httpx2.URL(base_url)
     try:
         way = route(url)
     except ConfigurationError as exc:
-        raise SettingsError(f"upstreams.{label}: {exc}") from exc
+        raise SettingsError(f"{setting}: {exc}") from exc
     return httpx2.AsyncClient(
         base_url=url,
         headers=_headers(settings),
@@ -32,7 +35,7 @@ def connect(label: str, settings: UpstreamSettings) -> httpx2.AsyncClient:
     )
 
 
-def _headers(settings: UpstreamSettings) -> httpx2.Headers:
+def _headers(settings: EndpointSettings) -> httpx2.Headers:
     headers = httpx2.Headers({"Accept": "application/json", "Content-Type": "application/json"})
     headers["User-Agent"] = "slhf-server"
     headers["Accept-Encoding"] = "identity"  # a compressed stream comes late, and may be a bomb

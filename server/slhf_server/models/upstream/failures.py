@@ -59,10 +59,9 @@ class Failure(Exception):
         """Which fields of the request are to blame, where it was refused."""
 
 
-def failure(label: str, exc: Exception, request: Request, operators: Collection[str], *, begun: bool) -> Failure:
-    """The Failure that an exception means. `begun` says that the upstream had said 200 by then; `operators` are the
-    fields of the request that the settings gave."""
-    who = f"the upstream {label!r}"
+def failure(who: str, exc: Exception, request: Request, operators: Collection[str], *, begun: bool) -> Failure:
+    """The Failure that an exception means, in the words for a client. `who` names the upstream, `begun` says that its
+    answer had begun by then; `operators` are the fields of the request that the settings gave."""
     match exc:
         case StatusError():
             return _by_status(who, exc, request, operators)

@@ -17,7 +17,8 @@ URL = "http://llm.example.org/v1"
 
 
 def connection(url: str = URL) -> httpx2.AsyncClient:
-    return connect("cloud", UpstreamSettings.model_validate({"base_url": url, "model": "big"}))
+    settings = UpstreamSettings.model_validate({"base_url": url, "model": "big"})
+    return connect("upstreams.cloud", str(settings.base_url), settings)
 
 
 def refusal(url: str = URL) -> str:
