@@ -32,7 +32,7 @@ from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.observability.metrics import LATENCY
 from slhf_server.service import OpenEngine
 from slhf_server.settings.server import Settings
-from tests.conftest import running
+from tests.conftest import running, until
 from tests.engine.conftest import Ask, exact_engine
 from tests.server.models.upstream.faulty import free_port
 
@@ -235,14 +235,16 @@ def test_the_next_round_finds_the_answer_in_the_prefix_cache_and_keys_do_not_see
 def test_a_completion_that_nobody_wants_any_more_is_aborted_over_there(server: VLLMServer) -> None:
     async def scenario() -> None:
         engine = await opened(server)
-        story = ([Turn("user", "Tell a very long story.")], SamplingParams(temperature=0.0, min_tokens=900))
+        story = (
+            [Turn("user", "Tell a very long story.")],
+            SamplingParams(temperature=0.0, min_tokens=900, max_tokens=900),
+        )
         stream = engine.follower.stream(*story, request_id="r-1")
         await anext(stream)
-        assert server.metric("vllm:num_requests_running") == 1
-        await stream.aclose()
-        async with asyncio.timeout(60):
-            while server.metric("vllm:num_requests_running"):  # noqa: ASYNC110  another process's metric
-                await asyncio.sleep(0.05)
+        async with asyncio.timeout(120):
+            await until(lambda: server.metric("vllm:num_requests_running") == 1, 0.05)
+            await stream.aclose()
+            await until(lambda: server.metric("vllm:num_requests_running") == 0, 0.05)
         await engine.close()
 
     asyncio.run(scenario())
