@@ -59,6 +59,9 @@ class Planner:
         self._engine = engine
         self._upstreams = upstreams
         self.served = settings.served(engine.manifest.name)
+        self.names = {name: name for name in self.served}
+        """Every name that a client may ask for, with the served model's own; that one is counted and answered."""
+        self.names |= {alias: name for name, model in self.served.items() for alias in model.aliases}
         self._limits = {name: settings.limits_of(model) for name, model in self.served.items()}
 
     def plan(self, params: RefineParams) -> list[Job]:
@@ -73,13 +76,14 @@ class Planner:
         return [shared, *(_another(shared, number) for number in range(1, choices))]
 
     def card(self, name: str, *, created: int) -> ModelCard:
-        """A served model as `GET /v1/models` shows it. Raises ModelNotFound."""
-        self._find(name)
+        """A served model as `GET /v1/models` shows it under a name or an alias. Raises ModelNotFound."""
+        own, _ = self._find(name)
         manifest = self._engine.manifest
         return ModelCard(
             id=name,
             created=created,
             root=manifest.root,
+            parent=None if name == own else own,
             max_model_len=self._engine.max_model_len,
             card=manifest.card(),
         )
@@ -95,10 +99,11 @@ class Planner:
         return self._engine.tokenizer, self._engine.max_model_len
 
     def _find(self, model: str | None) -> tuple[str, ServedModel]:
-        name = next(iter(self.served)) if model is None else model
-        if name not in self.served:
-            served = ", ".join(self.served)
-            raise ModelNotFound(f"The model {name[:200]!r} does not exist; served: {served}", param="model")
+        asked = next(iter(self.served)) if model is None else model
+        if asked not in self.names:
+            served = ", ".join(self.names)
+            raise ModelNotFound(f"The model {asked[:200]!r} does not exist; served: {served}", param="model")
+        name = self.names[asked]
         return name, self.served[name]
 
     def _drafter(self, served: ServedModel, options: RefineOptions) -> Drafter:

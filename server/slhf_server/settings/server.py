@@ -50,6 +50,8 @@ class ServedModel(Section):
     """For a conversation with images: `text` refines by its text, `pass_through` returns the draft as it is."""
     limits: RefineLimits = RefineLimits()
     """The values set here replace the server's."""
+    aliases: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Further names by which clients may ask for it."""
 
 
 class Settings(BaseSettings):
@@ -169,6 +171,16 @@ class Settings(BaseSettings):
                 raise SettingsError(
                     f"models.{name}.rounds: {model.rounds} is above the model's limit of {limit} rounds"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_one_models(self) -> "Settings":
+        taken = {*self.models}
+        for name, model in self.models.items():
+            for alias in model.aliases:
+                if alias in taken:
+                    raise SettingsError(f"models.{name}.aliases: {alias!r} is the name of a served model already")
+                taken.add(alias)
         return self
 
     @model_validator(mode="after")
