@@ -36,7 +36,8 @@ from slhf_server.settings.server import Settings
 
 PREFIX = "/small"
 KEY = "right"
-POSTS = ["/v1/refine", "/v1/chat/completions", "/v1/completions", "/v1/responses"]
+POSTS = ["/v1/refine", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"]
+POSTS += ["/v1/messages/count_tokens", "/tokenize", "/detokenize"]
 GETS = ["/v1/models", "/v1/models/{name}", "/health", "/ready", "/version", "/metrics"]
 GENERATED, VARIANTS = 50, 10
 ASK = [{"role": "user", "content": "what is it"}]
@@ -45,6 +46,10 @@ ORDINARY: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": ASK, "refine": {"rounds": 1}},
     "/v1/completions": {"prompt": "x"},
     "/v1/responses": {"input": "x"},
+    "/v1/messages": {"max_tokens": 9, "messages": ASK, "refine": {"rounds": 1}},
+    "/v1/messages/count_tokens": {"messages": ASK},
+    "/tokenize": {"prompt": "x"},
+    "/detokenize": {"tokens": [0]},
 }
 ODD: list[Any] = [
     *(None, True, 0, -1, 2**63, -(2**63) - 1, 2**64, 10**400, 1e308, 1e-320, "", " ", "\0", "\ud800", "a" * 10_000),

@@ -59,6 +59,12 @@ def test_errors_are_the_sdks_typed_exceptions(
     assert param is None or error.body["error"]["details"]["param"] == param
 
 
+def test_a_thread_is_refused_by_the_code_at_which_the_sdk_sends_the_whole_conversation(serve: Serve) -> None:
+    answer = httpx2.post(f"{serve()}/v1/messages", json=SMALL | {"thread": {"type": "create"}})
+    details = {"error_code": "thread_unsupported_request", "param": "thread"}
+    assert (answer.status_code, answer.json()["error"]["details"]) == (400, details)
+
+
 def test_max_tokens_is_required(serve: Serve) -> None:
     answer = httpx2.post(f"{serve()}/v1/messages", json={"messages": ASK})
     assert (answer.status_code, answer.json()["error"]["details"]) == (400, {"param": "max_tokens"})

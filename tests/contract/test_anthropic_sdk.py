@@ -199,6 +199,27 @@ def test_a_streams_last_delta_has_the_usage_and_the_report(client: anthropic.Ant
     assert last.model_extra["refinement"]["rounds_run"] == 1
 
 
+def test_a_stream_begins_with_an_empty_message_and_no_tokens(client: anthropic.Anthropic) -> None:
+    first = next(iter(client.messages.create(**SMALL, stream=True)))
+    assert first.type == "message_start"
+    message = first.message
+    assert (message.content, message.stop_reason, message.role) == ([], None, "assistant")
+    assert (message.usage.input_tokens, message.usage.output_tokens) == (0, 0)
+
+
+def test_the_reports_main_facts_are_headers(client: anthropic.Anthropic) -> None:
+    raw = client.messages.with_raw_response.create(**SMALL)
+    assert (raw.headers["x-slhf-rounds"], raw.headers["x-slhf-stop-reason"]) == ("1", "rounds_done")
+    assert raw.parse().id == f"msg-{raw.headers['request-id']}"
+
+
+def test_a_clients_own_draft_is_no_shown_round(client: anthropic.Anthropic) -> None:
+    options: dict[str, Any] = {"refine": {"draft": "mine", "show_rounds": True}}
+    assert text_of(client.messages.create(**SMALL, extra_body=options)) == "better mine"
+    with client.messages.stream(**SMALL, extra_body=options) as stream:
+        assert [block.type for block in stream.get_final_message().content] == ["text"]
+
+
 def test_shown_rounds_stream_as_one_thinking_block_each_with_its_signature(client: anthropic.Anthropic) -> None:
     extra_body = {"refine": {"rounds": 2, "show_rounds": True}}
     events = list(client.messages.create(**SMALL, stream=True, extra_body=extra_body))

@@ -21,6 +21,7 @@ WEATHER: Any = {
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
 QUESTION: Any = ASK
+DOCUMENT = {"type": "text", "media_type": "text/plain", "data": "a text"}
 AS_CHAT = {
     "type": "function",
     "function": {
@@ -196,7 +197,7 @@ def test_images_and_documents_reach_an_upstream_in_chats_form(led: str, cloud: F
     blocks = [
         {"type": "image", "source": source},
         {"type": "image", "source": {"type": "url", "url": "https://x/y.png"}},
-        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "a text"}},
+        {"type": "document", "source": DOCUMENT},
         {"type": "document", "source": source | {"media_type": "application/pdf"}, "title": "a.pdf"},
         {"type": "text", "text": "What is it?"},
     ]
@@ -209,6 +210,24 @@ def test_images_and_documents_reach_an_upstream_in_chats_form(led: str, cloud: F
         {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA"}},
         {"type": "text", "text": "What is it?"},
     ]
+
+
+def test_results_come_before_what_the_user_says_beside_them(serve: Serve) -> None:
+    engine = FakeEngine()
+    turn = conversation()[-1]
+    beside = [*turn["content"][2:], *turn["content"][:2], {"type": "document", "source": DOCUMENT}]
+    with connect(serve(engine)) as sdk:
+        messages: Any = [*conversation()[:-1], turn | {"content": beside}]
+        sdk.messages.create(model="fake", max_tokens=99, messages=messages)
+    told = "Result of weather:\nsunny\n\nResult of weather:\nError: no such city\n\nAnd now?\na text"
+    assert engine.leader.calls[0][0][-1].text == told
+
+
+def test_an_answer_that_a_filter_cut_is_a_refusal(serve: Serve) -> None:
+    choice = {**HELLO["choices"][0], "finish_reason": "content_filter"}
+    with upstream(says({**HELLO, "choices": [choice], "usage": USAGE})) as cloud:
+        with connect(serve(FakeEngine(), **settings(cloud, rounds=0))) as sdk:
+            assert ask(sdk).stop_reason == "refusal"
 
 
 def test_what_only_an_upstream_takes_reaches_it(led: str, cloud: Faulty) -> None:

@@ -116,7 +116,8 @@ class PromptEncoder:
     def _with_special_tokens(self, ids: list[int]) -> list[int]:
         """The ids with what the tokenizer puts around every text, which a sample shows."""
         core, whole = self._plainly("a", False), self._plainly("a", True)
-        start = next(at for at in range(len(whole)) if whole[at : at + len(core)] == core)
+        added = len(whole) - len(core)  # in front, unless the sample is found elsewhere
+        start = next((at for at in range(added) if whole[at : at + len(core)] == core), added)
         return [*whole[:start], *ids, *whole[start + len(core) :]]
 
     async def encode_beside(self, turns: Sequence[Turn], limit: int) -> list[int]:

@@ -63,6 +63,9 @@ class Planner:
         self._upstreams = upstreams
         own = engines.get(OWN_ENGINE)
         self.served = settings.served(settings.bundle if own is None else own.manifest.name)
+        self.names = {name: name for name in self.served}
+        """Every name that a client may ask for, with the served model's own; that one is counted and answered."""
+        self.names |= {alias: name for name, model in self.served.items() for alias in model.aliases}
         self._limits = {name: settings.limits_of(model) for name, model in self.served.items()}
 
     def plan(self, params: RefineParams) -> list[Job]:
@@ -78,14 +81,18 @@ class Planner:
         return [shared, *(_another(shared, number) for number in range(1, choices))]
 
     def card(self, name: str, *, created: int) -> ModelCard:
-        """A served model as `GET /v1/models` shows it. Raises ModelNotFound and EngineUnavailable."""
-        _, served = self._find(name)
+        """A served model as `GET /v1/models` shows it under a name or an alias.
+
+        Raises ModelNotFound and EngineUnavailable.
+        """
+        own, served = self._find(name)
         engine = self._engines[served.follower]
         manifest = engine.manifest
         return ModelCard(
             id=name,
             created=created,
             root=manifest.root,
+            parent=None if name == own else own,
             max_model_len=engine.max_model_len,
             card=manifest.card(),
         )
@@ -103,10 +110,11 @@ class Planner:
         return engine.tokenizer, engine.max_model_len
 
     def _find(self, model: str | None) -> tuple[str, ServedModel]:
-        name = next(iter(self.served)) if model is None else model
-        if name not in self.served:
-            served = ", ".join(self.served)
-            raise ModelNotFound(f"The model {name[:200]!r} does not exist; served: {served}", param="model")
+        asked = next(iter(self.served)) if model is None else model
+        if asked not in self.names:
+            served = ", ".join(self.names)
+            raise ModelNotFound(f"The model {asked[:200]!r} does not exist; served: {served}", param="model")
+        name = self.names[asked]
         return name, self.served[name]
 
     def _drafter(self, served: ServedModel, options: RefineOptions) -> Drafter:

@@ -66,6 +66,8 @@ class ServedModel(Section):
     was streamed as the answer; the last round of a stream has to be whole before it is shown for what is named here."""
     limits: RefineLimits = RefineLimits()
     """The values set here replace the server's."""
+    aliases: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Further names by which clients may ask for it."""
 
 
 class Settings(BaseSettings):
@@ -197,6 +199,16 @@ class Settings(BaseSettings):
                 raise SettingsError(
                     f"models.{name}.rounds: {model.rounds} is above the model's limit of {limit} rounds"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_one_models(self) -> "Settings":
+        taken = {*self.models}
+        for name, model in self.models.items():
+            for alias in model.aliases:
+                if alias in taken:
+                    raise SettingsError(f"models.{name}.aliases: {alias!r} is the name of a served model already")
+                taken.add(alias)
         return self
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ import threading
 import time
 
 import httpx2
+import pytest
 
 from slhf_server.app import create_app
 from slhf_server.models.fake import FakeEngine
@@ -22,6 +23,45 @@ def test_models_are_listed_with_the_bundles_card(serve: Serve) -> None:
     assert (card["object"], card["root"], card["max_model_len"]) == ("model", "fake", 4096)
     assert card["card"]["trained"] == "no"
     assert httpx2.get(f"{url}/v1/models/third").status_code == 404
+
+
+def test_a_model_answers_to_its_aliases_and_is_counted_under_its_own_name(serve: Serve) -> None:
+    url = serve(models={"first": ServedModel(aliases=("gpt-4o", "claude-x")), "second": ServedModel()})
+    listed = httpx2.get(f"{url}/v1/models").json()["data"]
+    assert [(card["id"], card["parent"]) for card in listed] == [
+        ("first", None),
+        ("second", None),
+        ("gpt-4o", "first"),
+        ("claude-x", "first"),
+    ]
+    assert httpx2.get(f"{url}/v1/models/claude-x").json()["parent"] == "first"
+    messages = [{"role": "user", "content": "x"}]
+    for path, body in (
+        ("refine", {"prompt": "x"}),
+        ("chat/completions", {"messages": messages}),
+        ("messages", {"messages": messages, "max_tokens": 9}),
+    ):
+        assert httpx2.post(f"{url}/v1/{path}", json=body | {"model": "gpt-4o"}).json()["model"] == "first"
+    assert httpx2.post(f"{url}/tokenize", json={"prompt": "x", "model": "claude-x"}).status_code == 200
+    page = httpx2.get(f"{url}/metrics").text
+    assert 'endpoint="messages",finish_reason="stop",model_name="first"} 1.0' in page
+    assert "gpt-4o" not in page
+    unknown = httpx2.post(f"{url}/v1/refine", json={"prompt": "x", "model": "third"}).json()["error"]["message"]
+    assert unknown.endswith("served: first, second, gpt-4o, claude-x")
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        {"first": {"aliases": ["second"]}, "second": {}},
+        {"first": {"aliases": ["first"]}},
+        {"first": {"aliases": ["x"]}, "second": {"aliases": ["x"]}},
+        {"first": {"aliases": ["x", "x"]}},
+    ],
+)
+def test_a_name_is_one_models_alone(models: dict[str, dict[str, list[str]]]) -> None:
+    with pytest.raises(SettingsError, match=r"models\.(first|second)\.aliases: '\w+' is the name of a served model"):
+        Settings(models=models)
 
 
 def test_a_model_without_leader_needs_a_draft(serve: Serve) -> None:
