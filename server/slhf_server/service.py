@@ -198,7 +198,7 @@ class Service:
             self.failure = exc
             self.on_failure()
             return
-        planner = Planner(self.settings, engine, self.upstreams)
+        planner = Planner(self.settings, engine, self.upstreams, self.workers)
         names = list(planner.served)
         self.metrics.watch(self.admission, names)
         self.metrics.loaded(engine.manifest.revision or "unknown")

@@ -7,11 +7,12 @@ that carries token ids is spliced in as it is, because the prefix cache holds wh
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from slhf.chat_template import ChatRefused, ChatTemplate, UnusableTokenizer
+from slhf.chats import Turn as TemplateTurn
 from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT
 from slhf_server.errors import BadRequest, ContextLengthExceeded
 from slhf_server.models.base import Turn
@@ -51,9 +52,16 @@ class PromptEncoder:
             raise SettingsError(f"bundle: the tokenizer in {str(weights)!r} cannot be read: {said}") from exc
         return cls(tokenizer)
 
-    def encode(self, turns: Sequence[Turn], most: float = math.inf) -> list[int]:
+    def encode(
+        self,
+        turns: Sequence[Turn],
+        most: float = math.inf,
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """Token ids of the chat, ending where the assistant's next turn begins.
 
+        Tool calls and results are told in the template's own turns where it has them and takes these, else in words.
         Raises BadRequest where the model's template refuses the order or kind of turns, and ContextLengthExceeded where
         one turn alone has more than `most` tokens: to make a list of millions of ids would stop every other thread.
         """
@@ -61,9 +69,30 @@ class PromptEncoder:
             if turn.token_ids is None and len(turn.text) > most and (tokens := self._tokens.count(turn.text)) > most:
                 raise ContextLengthExceeded(tokens, int(most))
         try:
-            return self._template.encode([(turn.role, turn.token_ids or turn.text) for turn in turns])
+            if self._template.has_tool_turns and any(turn.tool_turns for turn in turns):
+                try:
+                    return self._template.encode(_with_tool_turns(turns), tools, options)
+                except ChatRefused:  # Llama 3's takes one call in a turn, Mistral's none without its result
+                    pass
+            return self._template.encode([_as_text(turn) for turn in turns], tools, options)
         except ChatRefused as exc:
             raise BadRequest(f"the model's chat template refuses this conversation: {exc}", param="messages") from exc
+
+    @property
+    def shows_tools(self) -> bool:
+        """Whether the template tells the model of tools that it may call."""
+        return self._template.shows_tools
+
+    @property
+    def template_text(self) -> str:
+        """The template that chats with tools are rendered by."""
+        template = self._tokenizer.chat_template
+        return str(template.get("tool_use", template["default"])) if isinstance(template, dict) else str(template)
+
+    @property
+    def tokenizer(self) -> Any:
+        """transformers' tokenizer, for vLLM's parsers."""
+        return self._tokenizer
 
     @property
     def most_characters_per_token(self) -> float:
@@ -112,3 +141,11 @@ class PromptEncoder:
             if spelled.decode(errors="replace") == text:
                 return spelled
         return text.encode()
+
+
+def _as_text(turn: Turn) -> TemplateTurn:
+    return turn.role, turn.token_ids or turn.text
+
+
+def _with_tool_turns(turns: Sequence[Turn]) -> list[TemplateTurn]:
+    return [told for turn in turns for told in (turn.tool_turns or [_as_text(turn)])]

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from vllm.exceptions import QueueOverflowError, VLLMClientError
@@ -20,6 +21,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from slhf.turns import OPEN_THOUGHT
 from slhf.wire import FinishReason, TokenLogprob
 from slhf_server.engine.logprobs import token_logprobs
+from slhf_server.engine.parsing import OutputParsers, Reading, Said
 from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.engine.sampling import EngineParams, engine_params, refusal
 from slhf_server.errors import (
@@ -48,6 +50,7 @@ class VLLMRole:
     encoder: PromptEncoder
     defaults: dict[str, Any]
     adapter: LoRARequest | None
+    parsers: OutputParsers
     widest_token: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,9 +59,13 @@ class VLLMRole:
     async def stream(
         self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
     ) -> AsyncGenerator[Chunk, None]:
-        ids = await self._encoded(turns)
+        ids = await self._encoded(turns, sampling)
+        reading = self.parsers.reading(sampling, ids)
+        if reading is not None and reading.shows_special_tokens:
+            sampling = replace(sampling, skip_special_tokens=False)
         params = self._params(sampling, len(ids), deltas)
-        completion = _Completion(self.encoder, sampling, self.encoder.opens_thought(ids))
+        opened = self.encoder.opens_thought(ids) and self.parsers.reasoning_parser is None
+        completion = _Completion(self.encoder, sampling, opened, reading, deltas)
         prompt = tokens_input(ids, cache_salt=sampling.cache_salt)
         outputs = self.llm.generate(prompt, params, request_id=request_id, lora_request=self.adapter)
         try:
@@ -71,7 +78,7 @@ class VLLMRole:
         except QueueOverflowError as exc:
             raise QueueFull("the engine's queue is full") from exc
         except VLLMClientError as exc:  # a grammar's error names no parameter
-            raise refusal(exc, None if sampling.structure is None else "response_format") from exc
+            raise refusal(exc, None if sampling.structure is None else sampling.structure.param) from exc
         except EngineGenerateError as exc:
             if isinstance(exc.__cause__, ValueError | TypeError | OverflowError):  # no tokenizer or message holds it
                 raise refusal(exc.__cause__) from exc
@@ -81,18 +88,20 @@ class VLLMRole:
         except EngineDeadError as exc:
             raise EngineUnavailable("the engine has died") from exc
 
-    async def _encoded(self, turns: Sequence[Turn]) -> list[int]:
+    async def _encoded(self, turns: Sequence[Turn], sampling: SamplingParams) -> list[int]:
         """The prompt's ids. A prompt that is not small is encoded in a thread; one that can never fit is refused."""
         limit, widest = self.llm.model_config.max_model_len, self.widest_token
         texts = [turn.text for turn in turns if turn.token_ids is None]
         least = sum(len(text.strip()) for text in texts)  # a template may trim
         if least > limit * widest:
             raise ContextLengthExceeded(math.ceil(least / widest), limit)
-        characters = sum(map(len, texts))
+        tools = () if sampling.tools is None else sampling.tools.offered
+        encode = partial(self.encoder.encode, turns, limit, tools, sampling.template_options)
+        characters = sum(map(len, texts)) + sum(map(len, map(str, tools)))
         if characters <= _SMALL and len(turns) <= _FEW:
-            return self.encoder.encode(turns, limit)
+            return encode()
         pool = None if characters <= _LONG else _LONG_PROMPTS
-        return await asyncio.get_running_loop().run_in_executor(pool, self.encoder.encode, turns, limit)
+        return await asyncio.get_running_loop().run_in_executor(pool, encode)
 
     def _params(self, sampling: SamplingParams, prompt_tokens: int, deltas: bool) -> EngineParams:
         """vLLM's parameters. Raises where no token would fit, and for values that vLLM refuses."""
@@ -117,12 +126,18 @@ class _Completion:
     sampling: SamplingParams
     opened: bool
     """Whether the template has already opened `<think>`, which is then put back in front of the text."""
+    reading: Reading | None = None
+    """What reads tool calls, and thoughts of other families."""
+    deltas: bool = True
     text: list[str] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
+    calls: list[Mapping[str, Any]] = field(default_factory=list)
+    """OpenAI's calls: whole ones, or the pieces that were said."""
 
     def chunk(self, output: RequestOutput) -> Chunk:
         piece = output.outputs[0]
-        text = OPEN_THOUGHT + piece.text if self.opened and not self.text else piece.text
+        said = self._said(piece, finished=output.finished)
+        text = OPEN_THOUGHT + said.text if self.opened and not self.text else said.text
         self.text.append(text)
         self.ids += piece.token_ids
         accepted, rejected = _guesses(piece)
@@ -132,13 +147,24 @@ class _Completion:
             completion_tokens=len(piece.token_ids),
             prompt_tokens=len(output.prompt_token_ids or ()),
             cached_tokens=output.num_cached_tokens or 0,
-            finish_reason=None if piece.finish_reason is None else self._finish_reason(piece.finish_reason, whole),
+            finish_reason=None if piece.finish_reason is None else self._finish_reason(piece, whole),
             accepted_tokens=accepted,
             rejected_tokens=rejected,
             token_ids=None if whole is None else self.encoder.faithful(self._shown(piece, self.ids), whole),
             reasoning_tokens=0 if whole is None else self.encoder.reasoning_tokens(self.ids, whole),
             logprobs=self._logprobs(piece),
+            tool_calls=() if self.deltas else tuple(map(_without_index, said.calls)),
+            call_deltas=said.calls if self.deltas else (),
         )
+
+    def _said(self, piece: CompletionOutput, *, finished: bool) -> Said:
+        """The piece's text and calls."""
+        if self.reading is None:
+            return Said(piece.text)
+        read = partial(self.reading.piece, finished=finished) if self.deltas else self.reading.whole
+        said = read(piece.text, piece.token_ids)
+        self.calls += said.calls
+        return said
 
     def _logprobs(self, piece: CompletionOutput) -> tuple[TokenLogprob, ...]:
         """Log-probabilities of the text's tokens; OpenAI does not list the token that ends it."""
@@ -152,14 +178,20 @@ class _Completion:
         ended_by_token = piece.finish_reason == "stop" and not isinstance(piece.stop_reason, str)
         return ids[:-1] if ended_by_token and not self.sampling.include_stop_str_in_output else ids
 
-    def _finish_reason(self, reason: str, text: str | None) -> FinishReason:
+    def _finish_reason(self, piece: CompletionOutput, text: str | None) -> FinishReason:
+        reason = str(piece.finish_reason)
         if reason == "abort":
             raise EngineUnavailable("the engine is shutting down")
-        if self.sampling.structure is not None and (reason == "error" or (reason == "stop" and not text)):
-            raise BadRequest("response_format: no text can be written under this schema", param="response_format")
+        structure, nothing = self.sampling.structure, not text and not self.calls
+        if structure is not None and (reason == "error" or (reason == "stop" and nothing)):
+            raise BadRequest(f"{structure.param}: no text can be written under this schema", param=structure.param)
         if reason not in _FINISHED:
             raise EngineFailed(f"the engine ended this completion with {reason!r}")
-        return _FINISHED[reason]
+        return "tool_calls" if reason == "stop" and self.calls else _FINISHED[reason]
+
+
+def _without_index(call: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in call.items() if key != "index"}
 
 
 def _guesses(piece: CompletionOutput) -> tuple[int, int]:

@@ -4,7 +4,8 @@ It keeps the promises of `ChatModel`: chunks (of one word), token counts (a toke
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+import re
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from slhf.bundle import Bundle
@@ -14,7 +15,8 @@ from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.settings.server import Settings
 
 _LONG = 100_000  # characters
-Said = str | RequestError | tuple[str, RequestError] | list[dict[str, Any]]
+Text = str | RequestError | tuple[str, RequestError]
+Said = Text | list[dict[str, Any]]
 """A text, an error, an error after a text has begun, or tool calls."""
 Reply = Callable[[Sequence[Turn]], Said]
 """A function that says what to answer to these turns."""
@@ -54,17 +56,18 @@ class FakeModel:
         reply = self._reply(turns)
         self.running += 1
         try:
+            if isinstance(reply, list):
+                for chunk in _calling(reply, prompt, deltas and sampling.tools is not None):
+                    yield chunk
+                return
             async for chunk in self._chunks(reply, prompt, room, deltas, sampling.logprobs):
                 yield chunk
         finally:
             self.running -= 1
 
     async def _chunks(
-        self, reply: Said, prompt: int, room: int, deltas: bool, logprobs: int | None
+        self, reply: Text, prompt: int, room: int, deltas: bool, logprobs: int | None
     ) -> AsyncGenerator[Chunk, None]:
-        if isinstance(reply, list):
-            yield Chunk("", 1, prompt, finish_reason="tool_calls", tool_calls=tuple(reply))
-            return
         text, error = _taken_apart(reply)
         words = [word if i == 0 else f" {word}" for i, word in enumerate(text.split(" "))]
         reason: FinishReason = "stop" if len(words) <= room else "length"
@@ -83,12 +86,25 @@ class FakeModel:
             yield Chunk(whole, len(words), prompt, finish_reason=reason, logprobs=_logprobs(words, logprobs))
 
 
+def _calling(calls: Sequence[dict[str, Any]], prompt: int, deltas: bool) -> Iterator[Chunk]:
+    """The calls whole, or in pieces: id and name first, then the arguments, word by word."""
+    if not deltas:
+        yield Chunk("", 1, prompt, finish_reason="tool_calls", tool_calls=tuple(calls))
+        return
+    for index, call in enumerate(calls):
+        function = call["function"] | {"arguments": ""}
+        yield Chunk("", 1, prompt, call_deltas=({"index": index, **call, "function": function},))
+        for word in re.findall(r"\s*\S+", call["function"]["arguments"]):
+            yield Chunk("", 1, prompt, call_deltas=({"index": index, "function": {"arguments": word}},))
+    yield Chunk("", 0, prompt, finish_reason="tool_calls")
+
+
 def _tokens(text: str) -> int:
     """How many words there are; of a long text about as many, because splitting it would hold the event loop."""
     return len(text.split()) if len(text) < _LONG else text.count(" ") + 1
 
 
-def _taken_apart(reply: str | RequestError | tuple[str, RequestError]) -> tuple[str, RequestError | None]:
+def _taken_apart(reply: Text) -> tuple[str, RequestError | None]:
     if isinstance(reply, tuple):
         return reply
     return (reply, None) if isinstance(reply, str) else ("", reply)
@@ -105,7 +121,17 @@ def _logprobs(words: Sequence[str], wanted: int | None) -> tuple[TokenLogprob, .
 class FakeEngine:
     """Implements `Engine`."""
 
-    def __init__(self, reply: Reply = improve, *, token_seconds: float = 0.0, max_model_len: int = 4096) -> None:
+    def __init__(
+        self,
+        reply: Reply = improve,
+        *,
+        token_seconds: float = 0.0,
+        max_model_len: int = 4096,
+        calls_tools: bool = False,
+        template_options: Collection[str] = (),
+    ) -> None:
+        self.calls_tools = calls_tools
+        self.template_options = template_options
         self.manifest = Bundle(name="fake", revision="0", trained="no")
         self.max_model_len = max_model_len
         self.leader = FakeModel("fake", reply, token_seconds=token_seconds, max_model_len=max_model_len)

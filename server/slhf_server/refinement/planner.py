@@ -11,8 +11,10 @@ from slhf.wire import ModelCard, RefineOptions
 from slhf_server.deadline import Deadline
 from slhf_server.errors import BadRequest, ModelNotFound
 from slhf_server.models.base import ChatModel, Engine, SamplingParams
+from slhf_server.models.structured_output.workers import Workers
 from slhf_server.refinement import conversation
 from slhf_server.refinement.job import Deltas, Drafter, Endpoint, Job, RoleBinding
+from slhf_server.refinement.own_leader import callable_tools, template_options
 from slhf_server.refinement.request_log import RequestLog
 from slhf_server.refinement.stops import asked_for
 from slhf_server.settings.server import ServedModel, Settings
@@ -48,10 +50,14 @@ class RefineParams:
 class Planner:
     """Knows the served models and their limits."""
 
-    def __init__(self, settings: Settings, engine: Engine, upstreams: Mapping[str, ChatModel]) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, upstreams: Mapping[str, ChatModel], workers: Workers | None = None
+    ) -> None:
+        """`workers` check the grammar of a call that is demanded."""
         self._settings = settings
         self._engine = engine
         self._upstreams = upstreams
+        self._workers = workers or Workers()
         self.served = settings.served(engine.manifest.name)
         self._limits = {name: settings.limits_of(model) for name, model in self.served.items()}
 
@@ -97,6 +103,7 @@ class Planner:
         if served.images == "pass_through" and any(message.others for message in params.messages):
             rounds = 0
         turns = conversation.as_text(params.messages)
+        leading, following, ignored = self._sampling(params, drafter, rounds)
         return Job(
             run_id=_run_id(),
             id=f"{_ID_PREFIX[params.endpoint]}-{params.request_id}",
@@ -107,8 +114,8 @@ class Planner:
             draft=options.draft,
             draft_source="leader" if drafter == "engine" else drafter,
             rounds=rounds,
-            leader=self._leader(name, served, params, drafter),
-            follower=RoleBinding("follower", self._engine.follower, _followers(params), manifest.keeps_by_silence),
+            leader=self._leader(name, served, leading, drafter),
+            follower=RoleBinding("follower", self._engine.follower, following, manifest.keeps_by_silence),
             follower_turn=follower_turn(manifest.follower_turn, options.instruction),
             received=time.perf_counter(),
             deadline=Deadline.after(_limited("timeout_ms", options.timeout_ms, None, limits.timeout_ms) / 1e3),
@@ -117,19 +124,34 @@ class Planner:
             stops=asked_for(options),
             structure=params.sampling.structure,
             deltas=params.deltas,
+            tools_ignored=ignored,
             counts_tokens=options.timeout_ms is not None,
             cache_salt=params.cache_salt,
             log=params.log,
             trace=params.trace,
         )
 
-    def _leader(self, name: str, served: ServedModel, params: RefineParams, drafter: Drafter) -> RoleBinding | None:
+    def _sampling(
+        self, params: RefineParams, drafter: Drafter, rounds: int
+    ) -> tuple[SamplingParams, SamplingParams, bool]:
+        """The Leader's sampling, the Follower's, and whether tools were left out."""
+        asked, following = params.sampling.upstream_params, _followers(params)
+        if drafter != "engine":
+            return params.sampling, following, False
+        tools, ignored = callable_tools(asked, self._engine, self._settings.tools)
+        options = template_options(asked, self._engine)
+        leading = replace(params.sampling, tools=tools, upstream_params={}, template_options=options)
+        if tools is not None and (rounds or tools.forced):  # an answer is bound, a turn that may call is not
+            leading = replace(leading, structure=tools.structure(self._workers))
+        return leading, replace(following, template_options=options), ignored
+
+    def _leader(self, name: str, served: ServedModel, sampling: SamplingParams, drafter: Drafter) -> RoleBinding | None:
         if drafter == "client":
             return None
         if served.leader == "none":
             raise BadRequest(f"model {name!r} has no Leader: give a draft", param="draft")
         model = self._upstreams[served.leader] if drafter == "upstream" else self._engine.leader
-        return RoleBinding("leader", model, params.sampling)
+        return RoleBinding("leader", model, sampling)
 
 
 def _run_id() -> str:

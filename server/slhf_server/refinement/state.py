@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,6 +131,10 @@ class RefinementState:
         running = self._live()
         known = len(running.logprobs)
         shown = running.take(chunk)
+        if chunk.call_deltas and self._job.streams_calls(self.number):
+            return self._call_deltas(running, chunk, shown)
+        if running.calls_shown and shown:
+            return RoundDelta(round=self.number, delta=shown, logprobs=running.logprobs[known:])
         if not running.begun or not self._job.streams(self.number):
             return None
         if not shown and len(running.logprobs) == known:
@@ -155,7 +158,7 @@ class RefinementState:
         if self._finished and is_blank(text):
             raise EngineFailed("the Follower wrote nothing")  # an empty text is never better than its draft
         self._cut()
-        return self._accept_running(running, running.last.finish_reason, running.last.tool_calls)
+        return self._accept_running(running, running.last.finish_reason)
 
     def settle(self, exc: RequestError) -> StopReason:
         """Decide what an early end means: the reason beside the best finished text, or the error itself.
@@ -164,7 +167,8 @@ class RefinementState:
         (finish_reason "length"); cut by an error, there is no honest way on but the error.
         """
         running = self._cut()
-        answered = running is not None and running.begun and self._job.answers_with(self.number)
+        answers = running is not None and running.begun and self._job.answers_with(self.number)
+        answered = running is not None and (answers or running.calls_shown)
         if running is not None and answered and isinstance(exc, Stopped):
             self._accept_running(running, "length")
             return exc.stop_reason
@@ -185,6 +189,7 @@ class RefinementState:
             returned_round=best.round,
             stop_reason=reason,
             draft_source=self._job.draft_source,
+            tools_ignored=self._job.tools_ignored,
             duration_ms=duration * 1e3,
             usage=usage,
             rounds=[*self._finished],
@@ -220,12 +225,14 @@ class RefinementState:
             self._spent += usage.total_tokens
         return running
 
-    def _accept_running(
-        self,
-        running: RoundState,
-        finish_reason: FinishReason,
-        tool_calls: tuple[Mapping[str, Any], ...] = (),
-    ) -> RoundCompleted:
+    def _call_deltas(self, running: RoundState, chunk: Chunk, shown: str) -> RoundDelta:
+        """Pieces of tool calls. With the first ones comes the text before them, which nobody refines any more."""
+        if not running.calls_shown and not self._job.answers_with(self.number):
+            shown = "" if is_blank(running.text) else running.text
+        running.calls_shown = True
+        return RoundDelta(round=self.number, delta=shown, tool_calls=[dict(call) for call in chunk.call_deltas])
+
+    def _accept_running(self, running: RoundState, finish_reason: FinishReason) -> RoundCompleted:
         binding, text = self._binding(), running.text
         self._logprobs = running.logprobs
         finished = RoundCompleted(
@@ -237,7 +244,7 @@ class RefinementState:
             usage=self._usages[-1],
             latency_ms=running.seconds * 1e3,
             edit_ratio=edit_ratio(self._latest.text, text) if self._finished else None,
-            tool_calls=[dict(call) for call in tool_calls] or None,
+            tool_calls=[dict(call) for call in running.tool_calls] or None,
         )
         return self._accept(finished, Turn("assistant", text, running.token_ids()))
 

@@ -89,6 +89,15 @@ class Settings(BaseSettings):
     cpu_quantization: Literal["auto", "none", "int8"] = Field(
         default="auto", description="weights of a bundle on a CPU; auto: int8 from 0.5B up, where the CPU multiplies it"
     )
+    tools: Literal["ignore", "reject"] = Field(
+        default="ignore", description="tools offered to a bundle whose Leader cannot call any: left out, or a 400"
+    )
+    tool_parser: str = Field(
+        default="auto", min_length=1, description="vLLM's parser of tool calls; auto: the bundle's or its template's"
+    )
+    reasoning_parser: str = Field(
+        default="auto", min_length=1, description="vLLM's parser of thoughts; auto: the bundle's; none: <think> alone"
+    )
     engine: dict[str, Any] = Field(default={}, description="vLLM engine arguments by vLLM's names, passed through")
     grace_period_s: float = Field(default=30.0, ge=0, description="time for running requests after SIGTERM, seconds")
     ping_interval_s: float = Field(default=10.0, gt=0, le=10, description="comment in silent streams, seconds")

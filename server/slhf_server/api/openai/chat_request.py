@@ -1,6 +1,6 @@
 """OpenAI's chat request. The table in parameters.py decides what becomes of each of its parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
@@ -68,7 +68,7 @@ class GenerationRequest(Section):
     include_stop_str_in_output: StrictBool | None = None
     skip_special_tokens: StrictBool | None = None
     upstream_params: SkipJsonSchema[dict[str, Any]] = Field(default_factory=dict)
-    """What only an upstream takes, by name, as it came: chat alone has such parameters."""
+    """What an upstream takes, by name, as it came: chat alone has such parameters."""
 
     def params(self, endpoint: Endpoint, request_id: str, messages: Sequence[Message]) -> RefineParams:
         """What is asked for, whatever the endpoint."""
@@ -99,7 +99,7 @@ class GenerationRequest(Section):
         support, why = _NOT_FOR[drafter]
         asked = {**self.upstream_params, **{name: getattr(self, name) for name in OF_THE_ENGINE}}
         for name, value in asked.items():
-            if CHAT[name].support == support and not asks_for_nothing(CHAT[name], value, self.upstream_params):
+            if CHAT[name].support in support and not asks_for_nothing(CHAT[name], value, self.upstream_params):
                 raise BadRequest(f"'{name}' {why}", param=name)
 
     def names(self) -> dict[str, str]:
@@ -132,7 +132,8 @@ class ChatRequest(GenerationRequest):
         if "max_tokens" in kept and "max_completion_tokens" in kept:
             message = "give max_tokens or max_completion_tokens, not both"
             raise PydanticCustomError("two_names", message, {"param": "max_tokens"})
-        upstream_params = {name: kept.pop(name) for name in list(kept) if CHAT[name].support == "upstream"}
+        passed_on = [name for name in kept if CHAT[name].support in ("leader", "upstream")]
+        upstream_params = {name: kept.pop(name) for name in passed_on}
         return kept | {"upstream_params": upstream_params}
 
     @model_validator(mode="after")
@@ -152,14 +153,18 @@ class ChatRequest(GenerationRequest):
         return IN_REFINE | ({} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"})
 
 
-_NOT_FOR: dict[Drafter, tuple[Support, str]] = {
+_NOT_FOR: dict[Drafter, tuple[Collection[Support], str]] = {
     "engine": (
-        "upstream",
+        ["upstream"],
         "is for a Leader on another server, and this model's is not: leave it out (or ask a served model whose Leader "
-        'is an upstream). Beside tool_choice "none", tools are accepted and not used',
+        "is an upstream)",
     ),
-    "client": ("upstream", "is for a Leader, and a request with a draft has none: leave it out"),
-    "upstream": ("engine", "holds token ids, and this model's Leader has other ones than its Follower: leave it out"),
+    "client": (
+        ["leader", "upstream"],
+        "is for a Leader, and a request with a draft has none: leave it out. "
+        'Beside tool_choice "none", tools are accepted and not used',
+    ),
+    "upstream": (["engine"], "holds token ids, and this model's Leader has other ones than its Follower: leave it out"),
 }
 """Which parameters a request cannot have, by the writer of its draft."""
 IN_REFINE = {name: f"refine.{name}" for name in ("rounds", "draft", "timeout_ms", "max_total_tokens")}

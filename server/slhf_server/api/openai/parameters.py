@@ -13,11 +13,12 @@ from pydantic_core import PydanticCustomError
 
 from slhf.wire import given
 
-Support = Literal["used", "both", "engine", "upstream", "ignored", "rejected"]
+Support = Literal["used", "both", "engine", "leader", "upstream", "ignored", "rejected"]
 _WORDING: dict[Support, str] = {
     "used": "used by the server",
     "both": "Leader and Follower",
     "engine": "Leader and Follower; 400 where an upstream leads",
+    "leader": "the Leader; 400 beside a draft",
     "upstream": "an upstream Leader; 400 without one",
     "ignored": "ignored",
     "rejected": "400",
@@ -80,7 +81,7 @@ _FOREIGN = {
 }
 """Parameters that clients of vLLM and other servers send to any endpoint that generates."""
 _UPSTREAMS = {
-    "chat_template_kwargs": Parameter("upstream", "vLLM", ({},)),
+    "chat_template_kwargs": Parameter("leader", "vLLM; a bundle's Follower too, and 400 for unknown ones", ({},)),
     "documents": Parameter("upstream", "vLLM", ([],)),
     "mm_processor_kwargs": Parameter("upstream", "vLLM", ({},)),
     "media_io_kwargs": Parameter("upstream", "vLLM", ({},)),
@@ -133,10 +134,10 @@ CHAT: dict[str, Parameter] = {
     "logprobs": Parameter("both", "those of the returned round"),
     "top_logprobs": Parameter("both", "needs logprobs"),
     **_VLLM,
-    "tools": Parameter("upstream", "a turn that calls tools is returned as it is", ([],), ("tool_choice", "none")),
-    "tool_choice": Parameter("upstream", "", ("none", "auto")),
-    "parallel_tool_calls": Parameter("upstream", "", (True, False)),
-    "reasoning_effort": Parameter("upstream", "", ("none",)),
+    "tools": Parameter("leader", "a turn that calls tools is returned as it is", ([],), ("tool_choice", "none")),
+    "tool_choice": Parameter("leader", "a demanded call is a 400 where the Leader can call none", ("none", "auto")),
+    "parallel_tool_calls": Parameter("leader", "false: at most one call", (True, False)),
+    "reasoning_effort": Parameter("leader", "400 where the bundle's chat template does not know it", ("none",)),
     "verbosity": Parameter("upstream", "for the Follower, say it in refine.instruction", ("medium",)),
     **_UPSTREAMS,
     **_STATELESS,
@@ -248,7 +249,7 @@ def document(table: Mapping[str, Parameter]) -> Callable[[dict[str, Any]], None]
 
     def add(schema: dict[str, Any]) -> None:
         for name, parameter in table.items():
-            if parameter.support in ("upstream", "ignored", "rejected"):
+            if parameter.support in ("leader", "upstream", "ignored", "rejected"):
                 closed = parameter.support == "rejected" and parameter.moot is None
                 accepted = {"enum": [None, *parameter.neutral]} if closed else {}
                 schema["properties"][name] = accepted | {"description": parameter.wording}
@@ -261,7 +262,7 @@ def rows(table: Mapping[str, Parameter]) -> Iterator[str]:
     yield "| parameter | what becomes of it | note | accepted nevertheless |"
     yield "|---|---|---|---|"
     for name, parameter in table.items():
-        refused_somewhere = parameter.support in ("rejected", "upstream", "engine")
+        refused_somewhere = parameter.support in ("rejected", "leader", "upstream", "engine")
         neutral = (None, *parameter.neutral) if refused_somewhere else ()
         values = ", ".join(f"`{json.dumps(value)}`" for value in neutral)
         if parameter.moot is not None:
