@@ -1,4 +1,4 @@
-"""A random model of a few layers in the layout of a published family with tools, for what vLLM and its parsers decide."""
+"""A random model of two layers in the layout of a published family with tools, for what vLLM and its parsers decide."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,12 @@ from tests.zoo import byte_level, ordinary, special
 CONTROL = special("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TAGS = ordinary("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
 QWEN = (
-    "{% if tools %}<|im_start|>system\n{% if messages[0].role == 'system' %}{{ messages[0].content + '\n\n' }}{% endif %}"
+    "{% if tools %}<|im_start|>system\n"
+    "{% if messages[0].role == 'system' %}{{ messages[0].content + '\n\n' }}{% endif %}"
     "# Tools\n<tools>{% for tool in tools %}\n{{ tool | tojson }}{% endfor %}\n</tools>\nFor each call return "
     '<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call><|im_end|>\n'
-    "{% elif messages[0].role == 'system' %}{{ '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}{% endif %}"
+    "{% elif messages[0].role == 'system' %}"
+    "{{ '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}{% endif %}"
     "{% for m in messages %}"
     "{% if m.role == 'tool' %}"
     "{% if loop.first or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user{% endif %}"
@@ -29,7 +31,8 @@ QWEN = (
     "{% elif m.role != 'system' or not loop.first %}"
     "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
-    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{% endif %}"
 )
 """As Qwen 2.5 and 3 tell tools, calls and results."""
 

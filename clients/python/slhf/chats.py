@@ -133,7 +133,9 @@ CALLING = Chat([("user", "Hello"), *_CALLED])
 def saying(chat: Chat, text: str) -> Chat:
     """The chat with this text in the place of every content, those of tools and calls included."""
     turns = [
-        ToolTurn(turn.role, text, filled(turn.more, lambda _: text)) if isinstance(turn, ToolTurn) else (turn[0], text)
+        ToolTurn(turn.role, turn.text and text, filled(turn.more, lambda _: text))
+        if isinstance(turn, ToolTurn)
+        else (turn[0], text)
         for turn in chat.turns
     ]
     return replace(chat, turns=turns, tools=[filled(tool, lambda _: text) for tool in chat.tools])
