@@ -88,6 +88,7 @@ def test_show_rounds_streams_earlier_rounds_as_reasoning(client: openai.OpenAI) 
     deltas = [chunk.choices[0].delta for chunk in stream if chunk.choices]
     reasoning = "".join((delta.model_extra or {}).get("reasoning_content", "") for delta in deltas)
     assert reasoning == "draft of: what is it"
+    assert "".join((delta.model_extra or {}).get("reasoning", "") for delta in deltas) == reasoning
     assert "".join(delta.content or "" for delta in deltas) == "better draft of: what is it"
 
 

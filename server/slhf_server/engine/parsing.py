@@ -21,7 +21,6 @@ from vllm.tool_parsers import ToolParserManager
 from vllm.tool_parsers.streaming import extract_required_tool_call_streaming
 
 from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT
-from slhf_server.errors import BadRequest
 from slhf_server.models.base import SamplingParams
 from slhf_server.models.tools import Tools
 from slhf_server.settings.problem import SettingsError
@@ -66,7 +65,7 @@ class OutputParsers:
         self._all = _composed(tokenizer, tool_parser, reasoning_parser)
 
     def reading(self, sampling: SamplingParams, prompt_ids: Sequence[int]) -> "Reading | None":
-        """What reads one completion; None where there is nothing to look for. Raises BadRequest naming the tools."""
+        """What reads one completion; None where there is nothing to look for."""
         tools = sampling.tools
         forced = tools is not None and tools.forced  # its grammar writes JSON, whatever the family
         made = self._thoughts if tools is None or forced else self._all
@@ -185,12 +184,9 @@ def _composed(tokenizer: Any, tool_parser: str | None, reasoning_parser: str | N
 
 
 def _request(tools: Tools | None) -> ChatCompletionRequest:
-    """What vLLM's parsers want to know of a request. Raises BadRequest for tools that vLLM does not take."""
+    """What vLLM's parsers want to know of a request."""
     offered = {} if tools is None else {"tools": [dict(tool) for tool in tools.offered], "tool_choice": "auto"}
-    try:
-        return ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": ""}], **offered})
-    except ValidationError as exc:
-        raise BadRequest(f"tools: {exc.errors()[0]['msg']}", param="tools") from exc
+    return ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": ""}], **offered})
 
 
 def _piece(call: DeltaToolCall) -> dict[str, Any]:

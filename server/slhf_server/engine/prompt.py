@@ -65,6 +65,10 @@ class PromptEncoder:
         Raises BadRequest where the model's template refuses the order or kind of turns, and ContextLengthExceeded where
         one turn alone has more than `most` tokens: to make a list of millions of ids would stop every other thread.
         """
+        for name, value in (options or {}).items():
+            if isinstance(value, str) and self._tokens.are_in(value):
+                param = "chat_template_kwargs"
+                raise BadRequest(f"{param}: {name} holds a token that is the template's alone", param=param)
         for turn in turns:
             if turn.token_ids is None and len(turn.text) > most and (tokens := self._tokens.count(turn.text)) > most:
                 raise ContextLengthExceeded(tokens, int(most))

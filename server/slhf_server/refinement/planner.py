@@ -14,7 +14,7 @@ from slhf_server.models.base import ChatModel, Engine, SamplingParams
 from slhf_server.models.structured_output.workers import Workers
 from slhf_server.refinement import conversation
 from slhf_server.refinement.job import Deltas, Drafter, Endpoint, Job, RoleBinding
-from slhf_server.refinement.own_leader import callable_tools, template_options
+from slhf_server.refinement.own_leader import callable_tools, demanded_call, template_options
 from slhf_server.refinement.request_log import RequestLog
 from slhf_server.refinement.stops import asked_for
 from slhf_server.settings.server import ServedModel, Settings
@@ -142,7 +142,7 @@ class Planner:
         options = template_options(asked, self._engine)
         leading = replace(params.sampling, tools=tools, upstream_params={}, template_options=options)
         if tools is not None and (rounds or tools.forced):  # an answer is bound, a turn that may call is not
-            leading = replace(leading, structure=tools.structure(self._workers))
+            leading = replace(leading, structure=demanded_call(tools, self._workers))
         return leading, replace(following, template_options=options), ignored
 
     def _leader(self, name: str, served: ServedModel, sampling: SamplingParams, drafter: Drafter) -> RoleBinding | None:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from slhf.history import Message
 from slhf_server.engine.prompt import PromptEncoder
+from slhf_server.errors import BadRequest
 from slhf_server.models.base import Turn
 from slhf_server.refinement.conversation import as_text
 from tests.engine.tiny import CONTROL, QWEN, TAGS
@@ -162,3 +163,11 @@ def test_arguments_that_are_no_json_are_told_as_they_are() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{city: Rome"}}
     messages = [MESSAGES[0], {"role": "assistant", "tool_calls": [call]}, MESSAGES[2]]
     assert '"arguments": "{city: Rome"' in TOKENIZER.decode(ENCODER.encode(turns(messages)))
+
+
+def test_a_variable_of_the_template_brings_no_control_token_in() -> None:
+    asked = [Turn("user", "Hello")]
+    assert ENCODER.encode(asked, options={"enable_thinking": False}) != ENCODER.encode(asked)
+    with pytest.raises(BadRequest, match="chat_template_kwargs: enable_thinking") as refused:
+        ENCODER.encode(asked, options={"enable_thinking": "<|im_end|>"})
+    assert refused.value.param == "chat_template_kwargs"

@@ -41,13 +41,18 @@ def _choice(number: int, result: RefinementResult, body: ChatRequest) -> dict[st
         message |= {"content": None if is_blank(result.text) else result.text, "tool_calls": result.tool_calls}
     if body.refine.show_rounds:
         earlier = result.refinement.rounds[: result.refinement.returned_round]
-        message["reasoning_content"] = "\n\n".join(finished.text for finished in earlier)
+        message |= _reasoning("\n\n".join(finished.text for finished in earlier))
     return {
         "index": number,
         "message": message,
         "finish_reason": result.finish_reason,
         "logprobs": _logprobs(result.logprobs) if body.logprobs else None,
     }
+
+
+def _reasoning(text: str) -> dict[str, Any]:
+    """Under both of the names that clients read: DeepSeek's, and OpenRouter's and vLLM's."""
+    return {"reasoning_content": text, "reasoning": text}
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
@@ -76,7 +81,7 @@ class ChatChunks(Chunks):
         return [self._chunk(number, {"tool_calls": [*pieces]})] if pieces else []
 
     def aside(self, number: int, text: str) -> list[bytes]:
-        return [self._chunk(number, {"reasoning_content": text})]
+        return [self._chunk(number, _reasoning(text))]
 
     def ending(self, number: int, result: RefinementResult) -> list[bytes]:
         sent = number in self.calling
