@@ -8,6 +8,8 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageFunctionToolCall
+from openai.types.chat.chat_completion import Choice
 
 from tests.engine.conftest import LiveServer, live_server
 from tests.engine.tiny import write_tiny_qwen
@@ -47,6 +49,14 @@ def sdk(server: LiveServer) -> Iterator[openai.OpenAI]:
         yield client
 
 
+def called(choice: Choice) -> ChatCompletionMessageFunctionToolCall:
+    """The one function that the answer calls."""
+    calls = choice.message.tool_calls or []
+    assert len(calls) == 1
+    assert isinstance(calls[0], ChatCompletionMessageFunctionToolCall)
+    return calls[0]
+
+
 def is_call(name: str, arguments: str) -> bool:
     said = json.loads(arguments)
     if name == "clock":
@@ -58,8 +68,7 @@ def test_a_named_function_is_called_with_arguments_of_its_schema(sdk: openai.Ope
     answer = sdk.chat.completions.create(model="tiny", messages=ASK, tools=TOOLS, tool_choice=NAMED, seed=1)
     (choice,) = answer.choices
     assert choice.finish_reason == "tool_calls"
-    (call,) = choice.message.tool_calls or ()
-    assert call.type == "function"
+    call = called(choice)
     assert call.function.name == "weather"
     assert is_call(call.function.name, call.function.arguments)
     assert call.id
@@ -76,8 +85,7 @@ def test_a_streamed_call_is_the_same_as_a_whole_one(sdk: openai.OpenAI, choice: 
     whole = sdk.chat.completions.create(model="tiny", messages=ASK, **asked).choices[0]
     chunks = list(sdk.chat.completions.create(model="tiny", messages=ASK, stream=True, **asked))
     pieces = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
-    (expected,) = whole.message.tool_calls or ()
-    assert expected.type == "function"
+    expected = called(whole)
     assert pieces[0].id
     assert {piece.index for piece in pieces} == {0}
     functions = [piece.function for piece in pieces if piece.function]

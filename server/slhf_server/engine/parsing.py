@@ -64,6 +64,12 @@ class OutputParsers:
         self._thoughts = _composed(tokenizer, None, reasoning_parser)
         self._all = _composed(tokenizer, tool_parser, reasoning_parser)
 
+    def engine_options(self, sampling: SamplingParams) -> dict[str, Any]:
+        """What vLLM's engine wants to know to begin a grammar where the thoughts have ended."""
+        if self.reasoning_parser is None:
+            return {}
+        return {"reasoning_parser_kwargs": {"chat_template_kwargs": dict(sampling.template_options)}}
+
     def reading(self, sampling: SamplingParams, prompt_ids: Sequence[int]) -> "Reading | None":
         """What reads one completion; None where there is nothing to look for."""
         tools = sampling.tools

@@ -67,7 +67,8 @@ class VLLMRole:
         opened = self.encoder.opens_thought(ids) and self.parsers.reasoning_parser is None
         completion = _Completion(self.encoder, sampling, opened, reading, deltas)
         prompt = tokens_input(ids, cache_salt=sampling.cache_salt)
-        outputs = self.llm.generate(prompt, params, request_id=request_id, lora_request=self.adapter)
+        thinking = self.parsers.engine_options(sampling)
+        outputs = self.llm.generate(prompt, params, request_id=request_id, lora_request=self.adapter, **thinking)
         try:
             async with aclosing(outputs):
                 async for output in outputs:

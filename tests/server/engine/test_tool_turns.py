@@ -109,7 +109,7 @@ def test_control_tokens_in_any_text_of_tools_stay_text(place: str, hostile: str)
 
         arguments = json.dumps({at("key", "city"): at("argument", "Rome")})
         call = {"id": "c1", "type": "function", "function": {"name": at("name", "weather"), "arguments": arguments}}
-        messages = [
+        messages: list[dict[str, Any]] = [
             {"role": "user", "content": at("question", "How?")},
             {"role": "assistant", "content": "I look.", "tool_calls": [call]},
             {"role": "tool", "tool_call_id": "c1", "content": at("result", "sunny")},
@@ -127,7 +127,7 @@ def test_control_tokens_in_any_text_of_tools_stay_text(place: str, hostile: str)
 @given(text=st.text(max_size=30))
 def test_any_result_and_argument_get_the_ordinary_ids(text: str) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": json.dumps({"a": text})}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "q"},
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c1", "content": f"r{text}r"},
