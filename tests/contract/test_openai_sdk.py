@@ -133,7 +133,11 @@ def test_content_parts_and_developer_turns_are_understood(client: openai.OpenAI,
         ({"extra_body": {"refine": {"roundz": 1}}}, openai.BadRequestError, None),
         ({"messages": [*ASK, {"role": "assistant", "content": "x"}]}, openai.BadRequestError, None),
         ({"messages": [{"role": "user", "content": "x " * 5000}]}, openai.BadRequestError, "context_length_exceeded"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, None),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"},
+            openai.BadRequestError,
+            None,
+        ),
     ],
 )
 def test_errors_are_the_sdks_typed_exceptions(
