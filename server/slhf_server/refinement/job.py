@@ -66,6 +66,8 @@ class Job:
     fail_on_error: bool = False
     stops: tuple[StopRule, ...] = ()
     structure: StructuredOutput | None = None
+    draft_thinks: bool = False
+    """Whether the client's draft may begin with thoughts."""
     deltas: Deltas = "none"
     tools_ignored: bool = False
     """Whether the request offered tools to a Leader that cannot call any."""

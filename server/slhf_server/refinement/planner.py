@@ -125,6 +125,7 @@ class Planner:
             structure=params.sampling.structure,
             deltas=params.deltas,
             tools_ignored=ignored,
+            draft_thinks=served.draft_thinks,
             counts_tokens=options.timeout_ms is not None,
             cache_salt=params.cache_salt,
             log=params.log,

@@ -98,7 +98,7 @@ class RefinementState:
                 usage=usage,
                 latency_ms=0.0,
             ),
-            Turn("assistant", refinable(draft)),
+            Turn("assistant", refinable(draft) if self._job.draft_thinks else draft),
         )
 
     def stop_reason(self) -> StopReason | None:
@@ -111,7 +111,8 @@ class RefinementState:
             return "rounds_done" if self._job.rounds else "disabled"
         if self._left() <= 0:
             return "token_budget"
-        return next((reason for rule in self._job.stops if (reason := rule(self._finished))), None)
+        seen = [self._finished[0].model_copy(update={"text": self._draft}), *self._finished[1:]]
+        return next((reason for rule in self._job.stops if (reason := rule(seen))), None)
 
     def next_round(self) -> tuple[RoleBinding, tuple[Turn, ...], SamplingParams]:
         """Begin a round: who plays it, on which turns, and how it is sampled.

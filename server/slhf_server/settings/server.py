@@ -48,6 +48,8 @@ class ServedModel(Section):
     """Rounds of a request that does not say how many."""
     images: Literal["text", "pass_through"] = "text"
     """For a conversation with images: `text` refines by its text, `pass_through` returns the draft as it is."""
+    draft_thinks: bool = False
+    """Whether clients' drafts come from a model that writes `<think>...</think>` first: the Follower does not see that."""
     limits: RefineLimits = RefineLimits()
     """The values set here replace the server's."""
 
