@@ -49,7 +49,8 @@ class ServedModel(Section):
     images: Literal["text", "pass_through"] = "text"
     """For a conversation with images: `text` refines by its text, `pass_through` returns the draft as it is."""
     draft_thinks: bool = False
-    """Whether clients' drafts come from a model that writes `<think>...</think>` first: the Follower does not see that."""
+    """Whether clients' drafts come from a model that writes `<think>...</think>` first, which the Follower then does
+    not see."""
     limits: RefineLimits = RefineLimits()
     """The values set here replace the server's."""
 
