@@ -106,16 +106,15 @@ def test_a_call_that_tokens_cut_short_says_so(sdk: openai.OpenAI) -> None:
     assert last.choices[0].finish_reason == "length"
 
 
-def test_words_are_refined_though_tools_are_offered(sdk: openai.OpenAI) -> None:
-    messages: list[Any] = [
-        *ASK,
-        {
-            "role": "assistant",
-            "tool_calls": [{"id": "c", "type": "function", "function": {"name": "weather", "arguments": "{}"}}],
-        },
-        {"role": "tool", "tool_call_id": "c", "content": "sun"},
-    ]
-    answer = sdk.chat.completions.create(model="tiny", messages=messages, tools=TOOLS, max_tokens=8, seed=1)
+def test_an_agents_loop_ends_in_words_that_are_refined(sdk: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "tools": TOOLS, "seed": 1}
+    first = sdk.chat.completions.create(
+        messages=ASK, tool_choice="required", parallel_tool_calls=False, max_tokens=200, **asked
+    )
+    call = called(first.choices[0])
+    result = {"role": "tool", "tool_call_id": call.id, "content": "sun"}
+    messages: list[Any] = [*ASK, first.choices[0].message.model_dump(exclude_none=True), result]
+    answer = sdk.chat.completions.create(messages=messages, max_tokens=8, **asked)
     report = (answer.model_extra or {})["refinement"]
     assert (report["stop_reason"], report["applied"]) == ("rounds_done", True)
     assert not answer.choices[0].message.tool_calls
