@@ -220,7 +220,7 @@ class Service:
             engines = await self._opened()
         except Exception as exc:  # noqa: BLE001  kept in `failure`: the command that serves decides what it means
             return self._fail(exc)
-        planner = Planner(self.settings, engines, self.upstreams)
+        planner = Planner(self.settings, engines, self.upstreams, self.workers)
         names = list(planner.served)
         self.metrics.watch(self.admission, names)
         for engine in engines.values():

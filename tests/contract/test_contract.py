@@ -136,10 +136,21 @@ def test_no_rounds_return_the_draft_byte_for_byte_in_chat_too(serve: Serve, stre
     assert told == draft
 
 
-def test_a_clients_draft_loses_its_thoughts_before_the_follower_sees_it(serve: Serve) -> None:
+def test_a_clients_draft_is_seen_as_it_was_sent(serve: Serve) -> None:
+    """Its tags may be what it is about."""
+    engine = FakeEngine(lambda turns: turns[-2].text)
+    draft = "<think>hm</think>\n\nmine"
+    options = {"draft": draft, "rounds": 3, "stop_when_unchanged": True}
+    answer = chat(serve(engine), options).json()
+    assert engine.follower.calls[0][0][-2] == Turn("assistant", draft)
+    assert answer["refinement"]["stop_reason"] == "unchanged"
+
+
+def test_where_drafts_come_from_a_model_that_thinks_the_follower_does_not_see_the_thoughts(serve: Serve) -> None:
     engine = FakeEngine()
     draft = "<think>hm</think>\n\nmine"
-    answer = chat(serve(engine), {"draft": draft, "return_rounds": True}).json()
+    url = serve(engine, models={"fake": {"draft_thinks": True}})
+    answer = chat(url, {"draft": draft, "return_rounds": True}).json()
     assert engine.follower.calls[0][0][-2] == Turn("assistant", "mine")
     assert answer["choices"][0]["message"]["content"] == "better mine"
     assert answer["refinement"]["rounds"][0]["text"] == draft  # which is the client's: it comes back as it was sent
@@ -159,7 +170,7 @@ def test_an_answer_has_openais_fields_and_refinement(serve: Serve) -> None:
     told = set(answer["refinement"])
     assert told == {
         *("applied", "rounds_requested", "rounds_run", "returned_round", "stop_reason"),
-        *("draft_source", "duration_ms", "usage", "rounds"),
+        *("draft_source", "duration_ms", "usage", "tools_ignored", "rounds"),
     }
     finished = set(answer["refinement"]["rounds"][1]) - {"tool_calls"}
     assert finished == {"round", "role", "model", "text", "finish_reason", "usage", "latency_ms", "edit_ratio"}

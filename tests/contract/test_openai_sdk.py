@@ -88,6 +88,7 @@ def test_show_rounds_streams_earlier_rounds_as_reasoning(client: openai.OpenAI) 
     deltas = [chunk.choices[0].delta for chunk in stream if chunk.choices]
     reasoning = "".join((delta.model_extra or {}).get("reasoning_content", "") for delta in deltas)
     assert reasoning == "draft of: what is it"
+    assert "".join((delta.model_extra or {}).get("reasoning", "") for delta in deltas) == reasoning
     assert "".join(delta.content or "" for delta in deltas) == "better draft of: what is it"
 
 
@@ -132,7 +133,11 @@ def test_content_parts_and_developer_turns_are_understood(client: openai.OpenAI,
         ({"extra_body": {"refine": {"roundz": 1}}}, openai.BadRequestError, None),
         ({"messages": [*ASK, {"role": "assistant", "content": "x"}]}, openai.BadRequestError, None),
         ({"messages": [{"role": "user", "content": "x " * 5000}]}, openai.BadRequestError, "context_length_exceeded"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, None),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"},
+            openai.BadRequestError,
+            None,
+        ),
     ],
 )
 def test_errors_are_the_sdks_typed_exceptions(

@@ -3,9 +3,8 @@
 import asyncio
 import json
 import logging
-import math
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +13,7 @@ from transformers import AutoTokenizer
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineGenerateError
 
+from slhf_server.engine.parsing import OutputParsers
 from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.engine.role import VLLMRole
 from slhf_server.engine.sampling import engine_params
@@ -47,7 +47,7 @@ def encoder(builtin: Any) -> PromptEncoder:
 
 def ask(encoder: PromptEncoder, engine: Broken, *turns: Turn) -> None:
     async def play() -> None:
-        role = VLLMRole("m", engine, encoder, {}, None)
+        role = VLLMRole("m", engine, encoder, {}, None, OutputParsers(encoder.tokenizer))
         async for _ in role.stream(turns, SamplingParams(max_tokens=1), request_id="r-17"):
             pass
 
@@ -96,9 +96,9 @@ def test_a_prompt_that_is_not_small_is_encoded_in_another_thread(encoder: Prompt
     readers: list[int] = []
 
     class Watched(PromptEncoder):
-        def encode(self, turns: Sequence[Turn], most: float = math.inf) -> list[int]:
+        def encode(self, *args: Any, **options: Any) -> list[int]:
             readers.append(threading.get_ident())
-            return super().encode(turns, most)
+            return super().encode(*args, **options)
 
     watched = Watched(encoder._tokenizer)
     with pytest.raises((ContextLengthExceeded, EngineFailed)):

@@ -77,6 +77,11 @@ class Bundle(_Strict):
     Without it, saying nothing is a failure."""
     own_answers: OwnAnswers | None = None
     """What the Follower writes for itself before each round; None: nothing, it sees the draft alone."""
+    tool_parser: str | None = Field(default=None, min_length=1)
+    """vLLM's parser of the tool calls that the Leader writes (`hermes`, `llama3_json`, ...); None: the one that the
+    chat template tells."""
+    reasoning_parser: str | None = Field(default=None, min_length=1)
+    """vLLM's parser of the models' thoughts (`qwen3`, `mistral`, ...); None: they stand in `<think>...</think>`."""
     sampling: SamplingDefaults = SamplingDefaults()
     revision: str | None = None
     """`revision_of` the bundle's other files when it was written; None: not recorded."""

@@ -186,7 +186,7 @@ class Round(_Answer):
     edit_ratio: float | None = None
     """Share of words that differ from the text before it, 0 (same) to 1 (nothing kept); None for round 0."""
     tool_calls: list[dict[str, Any]] | None = None
-    """OpenAI's tool calls of an upstream Leader; such a turn is returned as it is."""
+    """OpenAI's tool calls of a Leader; such a turn is returned as it is."""
     lost: str | None = None
     """What the Follower's text had lost of the text before it, which then stands in its place."""
 
@@ -214,6 +214,8 @@ class Refinement(_Answer):
     draft_source: DraftSource
     duration_ms: float
     usage: RefinementUsage
+    tools_ignored: bool = False
+    """Whether the request offered tools to a Leader that cannot call any, so that they were left out."""
     rounds: list[Round] = []
     """Every finished round, the draft as round 0; empty unless `return_rounds`."""
 
@@ -259,6 +261,8 @@ class RoundDelta(_Answer):
     delta: str
     logprobs: Annotated[list[TokenLogprob], Field(exclude=True)] = []
     """Log-probabilities of the piece's tokens, where the request asked for them; chat shows them."""
+    tool_calls: Annotated[list[dict[str, Any]], Field(exclude=True)] = []
+    """OpenAI's pieces of tool calls, which chat shows: a turn of the Leader that calls tools is the answer."""
 
 
 class RoundCompleted(Round):

@@ -27,6 +27,7 @@ SLHF_LABELS = {
     "slhf_draft_edit_ratio": ("model_name",),
     "slhf_draft_length_ratio": ("model_name",),
     "slhf_draft_source_total": ("model_name", "source"),
+    "slhf_tools_ignored_total": ("model_name",),
     "slhf_upstream_request_latency_seconds": ("upstream",),
     "slhf_upstream_errors_total": ("upstream", "error_type"),
     "slhf_upstream_breaker_open": ("upstream",),

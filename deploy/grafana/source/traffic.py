@@ -34,6 +34,12 @@ def load() -> Section:
                 (rate(FAILURE, "error_type"), "{{error_type}}"),
                 stacked=True,
             ),
+            lines(
+                "Tools left out",
+                "Refinements that offered tools to a Leader that can call none: users may believe that it can.",
+                "reqps",
+                (rate("slhf_tools_ignored_total", "model_name"), "{{model_name}}"),
+            ),
         ],
     )
 

@@ -1,7 +1,7 @@
 """What becomes of the parameters of an endpoint that generates: its table, which it enforces and docs/api.md shows."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,11 +11,12 @@ from slhf.wire import given
 from slhf_server.errors import BadRequest
 from slhf_server.refinement.job import Drafter
 
-Support = Literal["used", "both", "engine", "upstream", "ignored", "rejected"]
+Support = Literal["used", "both", "engine", "leader", "upstream", "ignored", "rejected"]
 _WORDING: dict[Support, str] = {
     "used": "used by the server",
     "both": "Leader and Follower",
     "engine": "Leader and Follower; 400 where an upstream leads",
+    "leader": "the Leader; 400 beside a draft",
     "upstream": "an upstream Leader; 400 without one",
     "ignored": "ignored",
     "rejected": "400",
@@ -40,14 +41,18 @@ class Parameter:
         return f"{_WORDING[self.support]}: {self.note}" if self.note else _WORDING[self.support]
 
 
-_NOT_FOR: dict[Drafter, tuple[Support, str]] = {
+_NOT_FOR: dict[Drafter, tuple[Collection[Support], str]] = {
     "engine": (
-        "upstream",
+        ["upstream"],
         "is for a Leader on another server, and this model's is not: leave it out (or ask a served model whose Leader "
-        'is an upstream). Beside tool_choice "none", tools are accepted and not used',
+        "is an upstream)",
     ),
-    "client": ("upstream", "is for a Leader, and a request with a draft has none: leave it out"),
-    "upstream": ("engine", "holds token ids, and this model's Leader has other ones than its Follower: leave it out"),
+    "client": (
+        ["leader", "upstream"],
+        "is for a Leader, and a request with a draft has none: leave it out. "
+        'Beside tool_choice "none", tools are accepted and not used',
+    ),
+    "upstream": (["engine"], "holds token ids, and this model's Leader has other ones than its Follower: leave it out"),
 }
 """Which parameters a request cannot have, by the writer of its draft."""
 
@@ -56,7 +61,7 @@ def check_drafter(table: Mapping[str, Parameter], asked: Mapping[str, Any], draf
     """Raises BadRequest for a parameter in `asked` that whoever writes the draft cannot take."""
     support, why = _NOT_FOR[drafter]
     for name, value in asked.items():
-        if table[name].support == support and not asks_for_nothing(table[name], value, asked):
+        if table[name].support in support and not asks_for_nothing(table[name], value, asked):
             raise BadRequest(f"'{name}' {why}", param=name)
 
 
@@ -99,7 +104,7 @@ def document(table: Mapping[str, Parameter]) -> Callable[[dict[str, Any]], None]
 
     def add(schema: dict[str, Any]) -> None:
         for name, parameter in table.items():
-            if parameter.support in ("upstream", "ignored", "rejected"):
+            if parameter.support in ("leader", "upstream", "ignored", "rejected"):
                 closed = parameter.support == "rejected" and parameter.moot is None
                 accepted = {"enum": [None, *parameter.neutral]} if closed else {}
                 schema["properties"][name] = accepted | {"description": parameter.wording}
@@ -112,7 +117,7 @@ def rows(table: Mapping[str, Parameter]) -> Iterator[str]:
     yield "| parameter | what becomes of it | note | accepted nevertheless |"
     yield "|---|---|---|---|"
     for name, parameter in table.items():
-        refused_somewhere = parameter.support in ("rejected", "upstream", "engine")
+        refused_somewhere = parameter.support in ("rejected", "leader", "upstream", "engine")
         neutral = (None, *parameter.neutral) if refused_somewhere else ()
         values = ", ".join(f"`{json.dumps(value)}`" for value in neutral)
         if parameter.moot is not None:

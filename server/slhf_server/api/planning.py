@@ -42,6 +42,10 @@ async def planned(
     )
     jobs = planner.plan(whole)
     request.state.model = jobs[0].model
+    job = jobs[0]
     if structure is not None:
-        await jobs[0].deadline.wait_for(structure.check(grammar=jobs[0].engine_plays))
+        await job.deadline.wait_for(structure.check(grammar=job.engine_plays))
+    call = None if job.leader is None else job.leader.sampling.structure
+    if call is not None and call is not structure:  # tool_choice demands one
+        await job.deadline.wait_for(call.check(grammar=True))
     return jobs

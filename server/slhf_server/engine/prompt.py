@@ -8,12 +8,14 @@ import asyncio
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from slhf.chat_template import ChatRefused, ChatTemplate, UnusableTokenizer
+from slhf.chats import Turn as TemplateTurn
 from slhf.special_tokens import Piece
 from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT
 from slhf_server.errors import BadRequest, ContextLengthExceeded, UnknownToken
@@ -61,22 +63,48 @@ class PromptEncoder:
 
         return cls(_read(FastTokenizer, weights))
 
-    def encode(self, turns: Sequence[Turn], most: float = math.inf) -> list[int]:
+    def encode(
+        self,
+        turns: Sequence[Turn],
+        most: float = math.inf,
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """Token ids of the chat, ending where the assistant's next turn begins.
 
+        Tool calls and results are told in the template's own turns where it has them and takes these, else in words.
         Raises BadRequest where the model's template refuses the order or kind of turns, and ContextLengthExceeded where
         one turn alone has more than `most` tokens: to make a list of millions of ids would stop every other thread.
         """
-        return self._encoded(self._template, turns, most)
+        self._check_options(options or {})
+        return self._encoded(self._template, turns, most, tools, options)
 
-    def _encoded(self, template: ChatTemplate, turns: Sequence[Turn], most: float) -> list[int]:
+    def _encoded(
+        self,
+        template: ChatTemplate,
+        turns: Sequence[Turn],
+        most: float,
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         for turn in turns:
             if turn.token_ids is None:
                 self._check_length(turn.text, most)
         try:
-            return template.encode([(turn.role, turn.token_ids or turn.text) for turn in turns])
+            if template.has_tool_turns and any(turn.tool_turns for turn in turns):
+                try:
+                    return template.encode(_with_tool_turns(turns), tools, options)
+                except ChatRefused:  # Llama 3's takes one call in a turn, Mistral's none without its result
+                    pass
+            return template.encode([_as_text(turn) for turn in turns], tools, options)
         except ChatRefused as exc:
             raise BadRequest(f"the model's chat template refuses this conversation: {exc}", param="messages") from exc
+
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        for name, value in options.items():
+            if isinstance(value, str) and self._tokens.are_in(value):
+                param = "chat_template_kwargs"
+                raise BadRequest(f"{param}: {name} holds a token that is the template's alone", param=param)
 
     def _check_length(self, text: str, most: float) -> None:
         if len(text) > most and (tokens := self._tokens.count(text)) > most:
@@ -120,18 +148,25 @@ class PromptEncoder:
         start = next((at for at in range(added) if whole[at : at + len(core)] == core), added)
         return [*whole[:start], *ids, *whole[start + len(core) :]]
 
-    async def encode_beside(self, turns: Sequence[Turn], limit: int) -> list[int]:
+    async def encode_beside(
+        self,
+        turns: Sequence[Turn],
+        limit: int,
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """As `encode`, for a context of `limit` tokens. A prompt that is not small is encoded in a thread; one that can
         never fit is refused."""
         texts = [turn.text for turn in turns if turn.token_ids is None]
         least = sum(len(text.strip()) for text in texts)  # a template may trim
         if least > limit * self._widest_token:
             raise ContextLengthExceeded(math.ceil(least / self._widest_token), limit)
-        characters = sum(map(len, texts))
+        encode = partial(self.encode, turns, limit, tools, options)
+        characters = sum(map(len, texts)) + sum(map(len, map(str, tools)))
         if characters <= _SMALL and len(turns) <= _FEW:
-            return self.encode(turns, limit)
+            return encode()
         pool = None if characters <= _LONG else _LONG_PROMPTS
-        return await asyncio.get_running_loop().run_in_executor(pool, self.encode, turns, limit)
+        return await asyncio.get_running_loop().run_in_executor(pool, encode)
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a text by itself, without special tokens around it."""
@@ -140,6 +175,22 @@ class PromptEncoder:
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of the ids, special tokens included."""
         return str(self._tokenizer.decode(token_ids))
+
+    @property
+    def shows_tools(self) -> bool:
+        """Whether the template tells the model of tools that it may call."""
+        return self._template.shows_tools
+
+    @property
+    def template_text(self) -> str:
+        """The template that chats with tools are rendered by."""
+        template = self._tokenizer.chat_template
+        return str(template.get("tool_use", template["default"])) if isinstance(template, dict) else str(template)
+
+    @property
+    def tokenizer(self) -> Any:
+        """transformers' tokenizer, for vLLM's parsers."""
+        return self._tokenizer
 
     @property
     def most_characters_per_token(self) -> float:
@@ -209,3 +260,11 @@ def _read(make: Callable[[Path], Any], weights: Path) -> Any:
     except Exception as exc:  # sentencepiece, tokenizers, json and the tokenizer's own code raise many kinds
         said = " ".join(str(exc).split())
         raise SettingsError(f"bundle: the tokenizer in {str(weights)!r} cannot be read: {said}") from exc
+
+
+def _as_text(turn: Turn) -> TemplateTurn:
+    return turn.role, turn.token_ids or turn.text
+
+
+def _with_tool_turns(turns: Sequence[Turn]) -> list[TemplateTurn]:
+    return [told for turn in turns for told in (turn.tool_turns or [_as_text(turn)])]

@@ -59,6 +59,7 @@ class RemoteEngine:
     ) -> None:
         """`label` is its name in the settings. Raises SettingsError."""
         self.manifest = manifest
+        self.calls_tools, self.template_options = False, ()
         self._label = label
         self._settings = settings
         self.tokenizer = self._encoder = encoder

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vllm.exceptions import QueueOverflowError, VLLMClientError
@@ -18,6 +18,7 @@ from slhf.wire import TokenLogprob
 from slhf_server.engine.completion import Completion, Piece
 from slhf_server.engine.logprobs import token_logprobs
 from slhf_server.engine.options import room_for
+from slhf_server.engine.parsing import OutputParsers
 from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.engine.sampling import engine_params, refusal
 from slhf_server.errors import EngineFailed, EngineUnavailable, QueueFull
@@ -35,17 +36,24 @@ class VLLMRole:
     encoder: PromptEncoder
     defaults: dict[str, Any]
     adapter: LoRARequest | None
+    parsers: OutputParsers
 
     async def stream(
         self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
     ) -> AsyncGenerator[Chunk, None]:
         limit = self.llm.model_config.max_model_len
-        ids = await self.encoder.encode_beside(turns, limit)
+        tools = () if sampling.tools is None else sampling.tools.offered
+        ids = await self.encoder.encode_beside(turns, limit, tools, sampling.template_options)
+        reading = self.parsers.reading(sampling, ids)
+        if reading is not None and reading.shows_special_tokens:
+            sampling = replace(sampling, skip_special_tokens=False)
         kind = RequestOutputKind.DELTA if deltas else RequestOutputKind.FINAL_ONLY
         params = engine_params(sampling, self.defaults, room_for(len(ids), sampling, limit), kind)
-        completion = Completion(self.encoder, sampling, self.encoder.opens_thought(ids))
+        opened = self.encoder.opens_thought(ids) and self.parsers.reasoning_parser is None
+        completion = Completion(self.encoder, sampling, opened, reading, deltas)
         prompt = tokens_input(ids, cache_salt=sampling.cache_salt)
-        outputs = self.llm.generate(prompt, params, request_id=request_id, lora_request=self.adapter)
+        thinking = self.parsers.engine_options(sampling)
+        outputs = self.llm.generate(prompt, params, request_id=request_id, lora_request=self.adapter, **thinking)
         try:
             async with aclosing(outputs):
                 async for output in outputs:
@@ -56,7 +64,7 @@ class VLLMRole:
         except QueueOverflowError as exc:
             raise QueueFull("the engine's queue is full") from exc
         except VLLMClientError as exc:  # a grammar's error names no parameter
-            raise refusal(exc, None if sampling.structure is None else "response_format") from exc
+            raise refusal(exc, None if sampling.structure is None else sampling.structure.param) from exc
         except EngineGenerateError as exc:
             if isinstance(exc.__cause__, ValueError | TypeError | OverflowError):  # no tokenizer or message holds it
                 raise refusal(exc.__cause__) from exc

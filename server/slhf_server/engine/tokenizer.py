@@ -55,15 +55,16 @@ class FastTokenizer:
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         tokenize: bool = True,
         add_generation_prompt: bool = False,
         return_dict: bool = False,
+        **options: Any,
     ) -> str | list[int]:
         """As transformers' method, for one chat: its text, or its ids."""
         assert not return_dict
-        rendered = self._compiled.render(
-            messages=messages, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **self._named
-        )
+        shown = {"documents": None, "add_generation_prompt": add_generation_prompt, **self._named, **options}
+        rendered = self._compiled.render(messages=messages, tools=tools, **shown)
         return list(self.backend_tokenizer.encode(rendered, add_special_tokens=False).ids) if tokenize else rendered
 
     def decode(self, token_ids: Sequence[int]) -> str:

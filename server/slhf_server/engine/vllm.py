@@ -5,6 +5,7 @@ Prompts are given as token ids (prompt.py). Closing a completion's generator abo
 """
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -19,14 +20,17 @@ from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from slhf_server.bundles.opened import OpenBundle
+from slhf_server.engine.parsing import OutputParsers, detected_tool_parser
 from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.engine.role import VLLMRole
+from slhf_server.engine.template_options import template_options
 from slhf_server.errors import EngineUnavailable
 from slhf_server.models.base import SamplingParams, Turn
 from slhf_server.models.comparing import comparing
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 
+_logger = logging.getLogger(__name__)
 _CPU_DEFAULTS: dict[str, Any] = {
     "block_size": 32,  # vLLM's 128 for CPUs caches nothing of a short chat; CPU kernels want multiples of 32
     "enforce_eager": True,  # compiling gains a tenth and costs 45 s of every start
@@ -53,30 +57,33 @@ DRAFT_SPECULATION: dict[str, Any] = {
 class VLLMEngine:
     """Implements `Engine` (models/base.py)."""
 
-    def __init__(self, llm: AsyncLLM, bundle: OpenBundle, encoder: PromptEncoder) -> None:
+    def __init__(self, llm: AsyncLLM, bundle: OpenBundle, encoder: PromptEncoder, parsers: OutputParsers) -> None:
         self._llm = llm
         self.manifest = bundle.manifest
         self.tokenizer = encoder
         self.max_model_len = llm.model_config.max_model_len
+        self.calls_tools = parsers.calls_tools
+        self.template_options = template_options(encoder.template_text)
         defaults = llm.model_config.get_diff_sampling_param() | bundle.manifest.sampling.model_dump(exclude_none=True)
         adapters = _adapters(bundle)
-        self.leader = VLLMRole(bundle.manifest.name, llm, encoder, defaults, adapters["leader"])
-        self._follower = VLLMRole(bundle.manifest.name, llm, encoder, defaults, adapters["follower"])
+        self.leader = VLLMRole(bundle.manifest.name, llm, encoder, defaults, adapters["leader"], parsers)
+        self._follower = VLLMRole(bundle.manifest.name, llm, encoder, defaults, adapters["follower"], parsers)
         self.follower = comparing(self.leader, self._follower, bundle.manifest)
 
     @classmethod
     def load(cls, bundle: OpenBundle, settings: Settings, encoder: PromptEncoder) -> "VLLMEngine":
         """Start the engine's processes and load the weights. This blocks, so call it in a thread.
 
-        Raises SettingsError for engine arguments that vLLM refuses.
+        Raises SettingsError for engine arguments and parsers that vLLM refuses.
         """
+        parsers = output_parsers(bundle, settings, encoder)
         if current_platform.is_cpu():
             set_cpu_environment()
         try:
             config = AsyncEngineArgs(**engine_arguments(bundle, settings)).create_engine_config()
         except (TypeError, ValueError) as exc:  # an unknown argument, or a value that pydantic refuses
             raise SettingsError(f"engine: {exc}") from exc
-        return cls(AsyncLLM.from_vllm_config(config, disable_log_stats=False), bundle, encoder)
+        return cls(AsyncLLM.from_vllm_config(config, disable_log_stats=False), bundle, encoder, parsers)
 
     async def warm_up(self) -> None:
         """Load the adapters, since a missing one would kill the engine in a request, and have each role answer once."""
@@ -129,6 +136,30 @@ def cpu_obstacle(features: Mapping[str, Any], dtype: str) -> str | None:
     return None
 
 
+def output_parsers(bundle: OpenBundle, settings: Settings, encoder: PromptEncoder) -> OutputParsers:
+    """The parsers of the bundle's output. Raises SettingsError for one that vLLM does not have, or that cannot be used.
+
+    A detected one that cannot be used is none: nobody asked for it.
+    """
+    thoughts = _chosen(settings.reasoning_parser, bundle.manifest.reasoning_parser)
+    named = _chosen(settings.tool_parser, bundle.manifest.tool_parser)
+    if named is not None and not encoder.shows_tools:
+        raise SettingsError(f"tool_parser {named!r}: the bundle's chat template does not tell the model of tools")
+    if named is not None or settings.tool_parser == "none" or not encoder.shows_tools:
+        return OutputParsers(encoder.tokenizer, named, thoughts)
+    detected = detected_tool_parser(encoder.template_text)
+    try:
+        return OutputParsers(encoder.tokenizer, detected, thoughts)
+    except SettingsError as exc:
+        _logger.warning("tools are not called: the template looks like that of %s, but %s", detected, exc)
+        return OutputParsers(encoder.tokenizer, None, thoughts)
+
+
+def _chosen(setting: str, manifest: str | None) -> str | None:
+    """The operator's parser, or the manifest's where the setting leaves it to the bundle."""
+    return {"auto": manifest, "none": None}.get(setting, setting)
+
+
 def engine_arguments(bundle: OpenBundle, settings: Settings) -> dict[str, Any]:
     """vLLM's engine arguments: what the bundle needs, our defaults where vLLM's do not fit, and last the operator's."""
     arguments: dict[str, Any] = {
@@ -136,6 +167,8 @@ def engine_arguments(bundle: OpenBundle, settings: Settings) -> dict[str, Any]:
         "served_model_name": bundle.manifest.name,
         "structured_outputs_config": _STRUCTURED_OUTPUTS,
     }
+    if (parser := _chosen(settings.reasoning_parser, bundle.manifest.reasoning_parser)) is not None:
+        arguments["structured_outputs_config"] = _STRUCTURED_OUTPUTS | {"reasoning_parser": parser}
     if current_platform.is_cpu():
         arguments |= _CPU_DEFAULTS
     adapters = {path for role in ("leader", "follower") if (path := bundle.adapter(role))}

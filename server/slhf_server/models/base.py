@@ -4,13 +4,15 @@ The vLLM engine's two roles (engine/), an upstream (upstream/) and the fake (fak
 loop knows nothing else.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from slhf.bundle import Bundle
+from slhf.chats import ToolTurn
 from slhf.wire import FinishReason, TokenLogprob
 from slhf_server.models.structured_output.response_format import StructuredOutput
+from slhf_server.models.tools import Tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Turn:
     """
     message: Mapping[str, Any] | None = None
     """The message as the client sent it, with images and tool calls, for an upstream. None: role and text are all."""
+    tool_turns: tuple[ToolTurn, ...] = ()
+    """Where the text tells tool calls or results in words: the same as a chat template that knows tools has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,10 @@ class SamplingParams:
     """The engine's prefix cache is shared among completions of the same salt alone. An upstream never gets it."""
     upstream_params: Mapping[str, Any] = field(default_factory=dict)
     """Parameters that an upstream alone understands (tools and the like), as the client sent them."""
+    tools: Tools | None = None
+    """What the bundle's own Leader may call; an upstream's are in `upstream_params`."""
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the chat template (`enable_thinking` and the like), for the bundle's models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +98,9 @@ class Chunk:
     logprobs: tuple[TokenLogprob, ...] = ()
     """Log-probabilities of this piece's tokens, where they were asked for."""
     tool_calls: tuple[Mapping[str, Any], ...] = ()
-    """On the last chunk, from an upstream: OpenAI's tool calls, whole."""
+    """On the last chunk: OpenAI's tool calls, whole. Empty where they have come as `call_deltas`."""
+    call_deltas: tuple[Mapping[str, Any], ...] = ()
+    """OpenAI's pieces of tool calls, each with the `index` of its call, as an own Leader writes them."""
 
 
 class ChatModel(Protocol):
@@ -157,6 +167,14 @@ class Engine(Protocol):
     @property
     def max_model_len(self) -> int:
         """Tokens of prompt and completion together."""
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether the Leader's template shows tools and its calls can be read."""
+
+    @property
+    def template_options(self) -> Collection[str]:
+        """The variables of the chat template that a request may set."""
 
     def check(self) -> None:
         """Raises EngineUnavailable when the engine has died."""

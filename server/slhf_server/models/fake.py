@@ -5,7 +5,7 @@ It keeps the promises of `ChatModel`: chunks (of one word), token counts (a toke
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,8 @@ from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.settings.server import Settings
 
 _LONG = 100_000  # characters
-Said = str | RequestError | tuple[str, RequestError] | list[dict[str, Any]]
+Text = str | RequestError | tuple[str, RequestError]
+Said = Text | list[dict[str, Any]]
 """A text, an error, an error after a text has begun, or tool calls."""
 Reply = Callable[[Sequence[Turn]], Said]
 """A function that says what to answer to these turns."""
@@ -62,17 +63,18 @@ class FakeModel:
         reply = self._reply(turns)
         self.running += 1
         try:
+            if isinstance(reply, list):
+                for chunk in _calling(reply, prompt, deltas and sampling.tools is not None):
+                    yield chunk
+                return
             async for chunk in self._chunks(reply, prompt, room, deltas, sampling):
                 yield chunk
         finally:
             self.running -= 1
 
     async def _chunks(
-        self, reply: Said, prompt: int, room: int, deltas: bool, sampling: SamplingParams
+        self, reply: Text, prompt: int, room: int, deltas: bool, sampling: SamplingParams
     ) -> AsyncGenerator[Chunk, None]:
-        if isinstance(reply, list):
-            yield Chunk("", 1, prompt, finish_reason="tool_calls", tool_calls=tuple(reply))
-            return
         logprobs = sampling.logprobs
         text, error = _taken_apart(reply)
         text, stop = _stopped(text, sampling.stop)
@@ -93,6 +95,19 @@ class FakeModel:
             yield replace(last, logprobs=_logprobs(words, logprobs))
 
 
+def _calling(calls: Sequence[dict[str, Any]], prompt: int, deltas: bool) -> Iterator[Chunk]:
+    """The calls whole, or in pieces: id and name first, then the arguments, word by word."""
+    if not deltas:
+        yield Chunk("", 1, prompt, finish_reason="tool_calls", tool_calls=tuple(calls))
+        return
+    for index, call in enumerate(calls):
+        function = call["function"] | {"arguments": ""}
+        yield Chunk("", 1, prompt, call_deltas=({"index": index, **call, "function": function},))
+        for word in re.findall(r"\s*\S+", call["function"]["arguments"]):
+            yield Chunk("", 1, prompt, call_deltas=({"index": index, "function": {"arguments": word}},))
+    yield Chunk("", 0, prompt, finish_reason="tool_calls")
+
+
 def _tokens(text: str) -> int:
     """How many words there are; of a long text about as many, because splitting it would hold the event loop."""
     return len(text.split()) if len(text) < _LONG else text.count(" ") + 1
@@ -104,7 +119,7 @@ def _stopped(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
     return (text, None) if found is None else (text[: text.index(found)], found)
 
 
-def _taken_apart(reply: str | RequestError | tuple[str, RequestError]) -> tuple[str, RequestError | None]:
+def _taken_apart(reply: Text) -> tuple[str, RequestError | None]:
     if isinstance(reply, tuple):
         return reply
     return (reply, None) if isinstance(reply, str) else ("", reply)
@@ -153,7 +168,17 @@ class FakeTokenizer:
 class FakeEngine:
     """Implements `Engine`."""
 
-    def __init__(self, reply: Reply = improve, *, token_seconds: float = 0.0, max_model_len: int = 4096) -> None:
+    def __init__(
+        self,
+        reply: Reply = improve,
+        *,
+        token_seconds: float = 0.0,
+        max_model_len: int = 4096,
+        calls_tools: bool = False,
+        template_options: Collection[str] = (),
+    ) -> None:
+        self.calls_tools = calls_tools
+        self.template_options = template_options
         self.manifest = Bundle(name="fake", revision="0", trained="no")
         self.max_model_len = max_model_len
         self.tokenizer = FakeTokenizer()

@@ -103,6 +103,7 @@ class Metrics:
         self.edit_ratio = histogram("slhf_draft_edit_ratio", "Share of words changed, draft to answer.", _SHARE)
         self.length_ratio = histogram("slhf_draft_length_ratio", "Words of answer / words of draft.", _LENGTH_RATIO)
         self.draft_source = counter("slhf_draft_source", "Who wrote the draft.", ("source",))
+        self.tools_ignored = counter("slhf_tools_ignored", "Refinements whose Leader could not call the tools.")
         self._children: dict[tuple[object, tuple[str, ...]], Any] = {}
         self._build = Gauge("slhf_build_info", "Versions.", ("version",), registry=registry)
         self._model = Gauge("slhf_model_info", "Loaded weights.", ("role", "revision"), registry=registry)
@@ -161,6 +162,8 @@ class Metrics:
         self.child(self.overhead, model).observe(result.overhead_ms / 1e3)
         if refinement.stop_reason not in ("rounds_done", "disabled", *RULES):
             self.child(self.fallback, model, refinement.stop_reason).inc()
+        if refinement.tools_ignored:
+            self.child(self.tools_ignored, model).inc()
         self._count_tokens(model, result)
         self._count_rounds(model, result)
         self._compare(model, result)

@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
+from slhf.chats import ToolTurn
 from slhf.history import SPOKEN, Message
 from slhf_server.errors import BadRequest
 from slhf_server.models.base import Turn
 from slhf_server.models.reasoning import strip_reasoning
+from slhf_server.models.tools import arguments_of
 
 _MEDIA = ("image_url", "input_audio", "file", "video_url")
 _logger = logging.getLogger(__name__)
@@ -69,20 +71,43 @@ def as_text(messages: Sequence[Message]) -> tuple[Turn, ...]:
     """Turns of text alone, which every chat template takes; tool calls and their results are told in words.
 
     Results and the user's next message become one turn, because many templates want user and assistant to alternate.
+    Beside the words, such a turn has the same as tool turns, for a template that knows them.
     """
     names = {id: call.name for m in messages for id, call in m.calls if id is not None}
+    numbers = {id: f"call{number:05}" for number, id in enumerate(names)}
     runs: list[list[Message]] = []
     for message in messages:
         if runs and runs[-1][-1].is_result and (message.is_result or message.role == "user"):
             runs[-1].append(message)
         else:
             runs.append([message])
-    return tuple(_turn(run, names) for run in runs)
+    return tuple(_turn(run, names, numbers) for run in runs)
 
 
-def _turn(run: Sequence[Message], names: Mapping[str, str]) -> Turn:
+def _turn(run: Sequence[Message], names: Mapping[str, str], numbers: Mapping[str, str]) -> Turn:
     role = "user" if run[0].is_result else "system" if run[0].role == "developer" else run[0].role
-    return Turn(role, "\n\n".join(_text(message, names) for message in run))
+    has_tools = run[0].is_result or bool(run[0].calls)
+    tool_turns = tuple(_tool_turn(message, names, numbers) for message in run) if has_tools else ()
+    return Turn(role, "\n\n".join(_text(message, names) for message in run), tool_turns=tool_turns)
+
+
+def _tool_turn(message: Message, names: Mapping[str, str], numbers: Mapping[str, str]) -> ToolTurn:
+    """The message as a chat template with tools has it. Ids are numbered anew, because Mistral's wants nine letters."""
+    if message.is_result:
+        told = message.tool_call_id or ""
+        name = names.get(told, message.tool or "tool")
+        return ToolTurn("tool", message.text, {"name": name, "tool_call_id": numbers.get(told, "call99999")})
+    if message.role != "assistant":
+        return ToolTurn(message.role, message.text, {})
+    calls = [
+        {
+            "id": numbers.get(id or "", "call99999"),
+            "type": "function",
+            "function": {"name": call.name, "arguments": arguments_of(call.arguments)},
+        }
+        for id, call in message.calls
+    ]
+    return ToolTurn("assistant", strip_reasoning(message.text), {"tool_calls": calls})
 
 
 def _text(message: Message, names: Mapping[str, str]) -> str:

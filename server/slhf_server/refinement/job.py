@@ -71,7 +71,11 @@ class Job:
     """What a round must not lose."""
     holds_back: bool = False
     """Whether the last round is shown once it is known what it has lost; else what was shown is not looked at."""
+    draft_thinks: bool = False
+    """Whether the client's draft may begin with thoughts."""
     deltas: Deltas = "none"
+    tools_ignored: bool = False
+    """Whether the request offered tools to a Leader that cannot call any."""
     counts_tokens: bool = False
     """Have chunks sent even when nothing is streamed, so that a round that its deadline cuts is billed exactly."""
 
@@ -92,7 +96,12 @@ class Job:
 
     def wants_pieces(self, number: int) -> bool:
         """Whether this round's model should yield pieces, and not only the whole."""
-        return self.counts_tokens or self.streams(number)
+        return self.counts_tokens or self.streams(number) or self.streams_calls(number)
+
+    def streams_calls(self, number: int) -> bool:
+        """Whether the client reads this round's tool calls while they are written: a turn that calls is the answer."""
+        calls = number == 0 and self.leader is not None and self.leader.sampling.tools is not None
+        return calls and self.deltas != "none"
 
     def answers_with(self, number: int) -> bool:
         """Whether this round's pieces reach the client as the answer itself, so that they cannot be taken back.

@@ -11,9 +11,11 @@ from slhf.wire import ModelCard, RefineOptions
 from slhf_server.deadline import Deadline
 from slhf_server.errors import BadRequest, ModelNotFound
 from slhf_server.models.base import ChatModel, Engine, SamplingParams, Tokenizer
+from slhf_server.models.structured_output.workers import Workers
 from slhf_server.refinement import conversation
 from slhf_server.refinement.job import Deltas, Drafter, Endpoint, Job, RoleBinding
 from slhf_server.refinement.kept import BY_DEFAULT
+from slhf_server.refinement.own_leader import callable_tools, demanded_call, template_options
 from slhf_server.refinement.request_log import RequestLog
 from slhf_server.refinement.stops import asked_for
 from slhf_server.settings.endpoints import OWN_ENGINE
@@ -56,11 +58,18 @@ class RefineParams:
 class Planner:
     """Knows the served models and their limits."""
 
-    def __init__(self, settings: Settings, engines: Mapping[str, Engine], upstreams: Mapping[str, ChatModel]) -> None:
-        """`engines` by the names of `ServedModel.follower`."""
+    def __init__(
+        self,
+        settings: Settings,
+        engines: Mapping[str, Engine],
+        upstreams: Mapping[str, ChatModel],
+        workers: Workers | None = None,
+    ) -> None:
+        """`engines` by the names of `ServedModel.follower`. `workers` check the grammar of a call that is demanded."""
         self._settings = settings
         self._engines = engines
         self._upstreams = upstreams
+        self._workers = workers or Workers()
         own = engines.get(OWN_ENGINE)
         self.served = settings.served(settings.bundle if own is None else own.manifest.name)
         self.names = {name: name for name in self.served}
@@ -130,6 +139,7 @@ class Planner:
         if served.images == "pass_through" and any(message.others for message in params.messages):
             rounds = 0
         turns = conversation.as_text(params.messages)
+        leading, following, ignored = self._sampling(params, engine, drafter, rounds)
         return Job(
             run_id=_run_id(),
             id=f"{_ID_PREFIX[params.endpoint]}-{params.request_id}",
@@ -140,8 +150,8 @@ class Planner:
             draft=options.draft,
             draft_source="leader" if drafter == "engine" else drafter,
             rounds=rounds,
-            leader=self._leader(name, served, params, drafter),
-            follower=RoleBinding("follower", engine.follower, _followers(params), manifest.keeps_by_silence),
+            leader=self._leader(name, served, leading, drafter),
+            follower=RoleBinding("follower", engine.follower, following, manifest.keeps_by_silence),
             follower_turn=follower_turn(manifest.follower_turn, options.instruction),
             received=time.perf_counter(),
             deadline=Deadline.after(_limited("timeout_ms", options.timeout_ms, None, limits.timeout_ms) / 1e3),
@@ -152,19 +162,35 @@ class Planner:
             kept=() if options.instruction else BY_DEFAULT if served.keep is None else served.keep,
             holds_back=bool(served.keep) and not options.instruction,
             deltas=params.deltas,
+            tools_ignored=ignored,
+            draft_thinks=served.draft_thinks,
             counts_tokens=options.timeout_ms is not None,
             cache_salt=params.cache_salt,
             log=params.log,
             trace=params.trace,
         )
 
-    def _leader(self, name: str, served: ServedModel, params: RefineParams, drafter: Drafter) -> RoleBinding | None:
+    def _sampling(
+        self, params: RefineParams, engine: Engine, drafter: Drafter, rounds: int
+    ) -> tuple[SamplingParams, SamplingParams, bool]:
+        """The Leader's sampling, the Follower's, and whether tools were left out."""
+        asked, following = params.sampling.upstream_params, _followers(params)
+        if drafter != "engine":
+            return params.sampling, following, False
+        tools, ignored = callable_tools(asked, engine, self._settings.tools)
+        options = template_options(asked, engine)
+        leading = replace(params.sampling, tools=tools, upstream_params={}, template_options=options)
+        if tools is not None and (rounds or tools.forced):  # an answer is bound, a turn that may call is not
+            leading = replace(leading, structure=demanded_call(tools, self._workers))
+        return leading, replace(following, template_options=options), ignored
+
+    def _leader(self, name: str, served: ServedModel, sampling: SamplingParams, drafter: Drafter) -> RoleBinding | None:
         if drafter == "client":
             return None
         if served.leader == "none":
             raise BadRequest(f"model {name!r} has no Leader: give a draft", param="draft")
         model = self._upstreams[served.leader] if drafter == "upstream" else self._engines[served.follower].leader
-        return RoleBinding("leader", model, params.sampling)
+        return RoleBinding("leader", model, sampling)
 
 
 def _run_id() -> str:

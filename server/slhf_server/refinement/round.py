@@ -1,8 +1,9 @@
 """The round that runs: its text so far, and what it has cost."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from slhf.wire import TokenLogprob, Usage
 from slhf_server.models.base import Chunk
@@ -20,6 +21,10 @@ class RoundState:
     begun: bool = False
     """Whether there is something to see. Blank text before it is held back: if nothing follows, it is no answer."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    calls_shown: bool = False
+    """Whether pieces of tool calls have reached the client: then the round is the answer, whatever follows."""
+    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """The tool calls so far, by index."""
     _pieces: list[str] = field(default_factory=list)
     _held: list[TokenLogprob] = field(default_factory=list)
     """Log-probabilities of tokens that are not yet known to be text."""
@@ -30,6 +35,8 @@ class RoundState:
         """Add a chunk and return what of it can be shown."""
         self.last = chunk
         self._completion += chunk.completion_tokens
+        for call in chunk.call_deltas:
+            _grow(self.calls.setdefault(call["index"], {}), call)
         if not self.begun:
             return self._begin(chunk)
         self._pieces.append(chunk.text)
@@ -65,6 +72,13 @@ class RoundState:
         """Whether the model has said that this was all."""
         return self.last is not None and self.last.finish_reason is not None
 
+    @property
+    def tool_calls(self) -> tuple[Mapping[str, Any], ...]:
+        """OpenAI's tool calls, as far as they are written."""
+        if self.last is not None and self.last.tool_calls:
+            return self.last.tool_calls
+        return tuple(self.calls[index] for index in sorted(self.calls))
+
     def token_ids(self) -> tuple[int, ...] | None:
         """The ids of the finished text, if it is exactly what was generated."""
         return None if self._reasoning.found or self.last is None else self.last.token_ids
@@ -89,6 +103,14 @@ class RoundState:
             accepted=self.last.accepted_tokens,
             rejected=self.last.rejected_tokens,
         )
+
+
+def _grow(call: dict[str, Any], piece: Mapping[str, Any]) -> None:
+    """Add a piece of a call to what is known of it: arguments are appended, all else is said once."""
+    if not call:
+        call |= {"id": piece.get("id"), "type": "function", "function": {"name": "", "arguments": ""}}
+    for key, text in piece["function"].items():
+        call["function"][key] += text
 
 
 def _last(tokens: Sequence[TokenLogprob], text: str) -> list[TokenLogprob]:

@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,7 +103,7 @@ class RefinementState:
                 usage=usage,
                 latency_ms=0.0,
             ),
-            Turn("assistant", refinable(draft)),
+            Turn("assistant", refinable(draft) if self._job.draft_thinks else draft),
         )
 
     def stop_reason(self) -> StopReason | None:
@@ -117,7 +116,8 @@ class RefinementState:
             return "rounds_done" if self._job.rounds else "disabled"
         if self._left() <= 0:
             return "token_budget"
-        return next((reason for rule in self._job.stops if (reason := rule(self._finished))), None)
+        seen = [self._finished[0].model_copy(update={"text": self._draft}), *self._finished[1:]]
+        return next((reason for rule in self._job.stops if (reason := rule(seen))), None)
 
     def next_round(self) -> tuple[RoleBinding, tuple[Turn, ...], SamplingParams]:
         """Begin a round: who plays it, on which turns, and how it is sampled.
@@ -137,6 +137,10 @@ class RefinementState:
         running = self._live()
         known = len(running.logprobs)
         shown = running.take(chunk)
+        if chunk.call_deltas and self._job.streams_calls(self.number):
+            return self._call_deltas(running, chunk, shown)
+        if running.calls_shown and shown:
+            return RoundDelta(round=self.number, delta=shown, logprobs=running.logprobs[known:])
         if not running.begun or not self._job.streams(self.number):
             return None
         if not shown and len(running.logprobs) == known:
@@ -162,7 +166,7 @@ class RefinementState:
         self._cut()
         if self._finished and (what := self._lost(text)) is not None:
             return self._keep_draft(running, what)
-        return self._accept_running(running, running.last.finish_reason, running.last.tool_calls)
+        return self._accept_running(running, running.last.finish_reason)
 
     def settle(self, exc: RequestError) -> StopReason:
         """Decide what an early end means: the reason beside the best finished text, or the error itself.
@@ -171,7 +175,8 @@ class RefinementState:
         (finish_reason "length"); cut by an error, there is no honest way on but the error.
         """
         running = self._cut()
-        answered = running is not None and running.begun and self._job.answers_with(self.number)
+        answers = running is not None and running.begun and self._job.answers_with(self.number)
+        answered = running is not None and (answers or running.calls_shown)
         if running is not None and answered and isinstance(exc, Stopped):
             self._accept_running(running, "length")
             return exc.stop_reason
@@ -192,6 +197,7 @@ class RefinementState:
             returned_round=best.round,
             stop_reason=reason,
             draft_source=self._job.draft_source,
+            tools_ignored=self._job.tools_ignored,
             duration_ms=duration * 1e3,
             usage=usage,
             rounds=[*self._finished],
@@ -235,15 +241,17 @@ class RefinementState:
             self._spent += usage.total_tokens
         return running
 
-    def _accept_running(
-        self,
-        running: RoundState,
-        finish_reason: FinishReason,
-        tool_calls: tuple[Mapping[str, Any], ...] = (),
-    ) -> RoundCompleted:
+    def _call_deltas(self, running: RoundState, chunk: Chunk, shown: str) -> RoundDelta:
+        """Pieces of tool calls. With the first ones comes the text before them, which nobody refines any more."""
+        if not running.calls_shown and not self._job.answers_with(self.number):
+            shown = "" if is_blank(running.text) else running.text
+        running.calls_shown = True
+        return RoundDelta(round=self.number, delta=shown, tool_calls=[dict(call) for call in chunk.call_deltas])
+
+    def _accept_running(self, running: RoundState, finish_reason: FinishReason) -> RoundCompleted:
         self._logprobs = running.logprobs
         self._stop_sequence = None if running.last is None else running.last.stop_sequence
-        calls = [dict(call) for call in tool_calls] or None
+        calls = [dict(call) for call in running.tool_calls] or None
         finished = self._round(running, running.text, finish_reason).model_copy(update={"tool_calls": calls})
         return self._accept(finished, Turn("assistant", running.text, running.token_ids()))
 

@@ -64,6 +64,9 @@ class ServedModel(Section):
     keep: tuple[Kept, ...] | None = None
     """A round that loses one of these leaves its draft as it was. None: code and language, where nothing of the round
     was streamed as the answer; the last round of a stream has to be whole before it is shown for what is named here."""
+    draft_thinks: bool = False
+    """Whether clients' drafts come from a model that writes `<think>...</think>` first, which the Follower then does
+    not see."""
     limits: RefineLimits = RefineLimits()
     """The values set here replace the server's."""
     aliases: tuple[Annotated[str, Field(min_length=1)], ...] = ()
@@ -109,6 +112,15 @@ class Settings(BaseSettings):
     )
     cpu_quantization: Literal["auto", "none", "int8"] = Field(
         default="auto", description="weights of a bundle on a CPU; auto: int8 from 0.5B up, where the CPU multiplies it"
+    )
+    tools: Literal["ignore", "reject"] = Field(
+        default="ignore", description="tools offered to a bundle whose Leader cannot call any: left out, or a 400"
+    )
+    tool_parser: str = Field(
+        default="auto", min_length=1, description="vLLM's parser of tool calls; auto: the bundle's or its template's"
+    )
+    reasoning_parser: str = Field(
+        default="auto", min_length=1, description="vLLM's parser of thoughts; auto: the bundle's; none: <think> alone"
     )
     engine: dict[str, Any] = Field(default={}, description="vLLM engine arguments by vLLM's names, passed through")
     grace_period_s: float = Field(default=30.0, ge=0, description="time for running requests after SIGTERM, seconds")

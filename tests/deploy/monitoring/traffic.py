@@ -61,6 +61,7 @@ def one_of_each(url: str) -> None:
         post("refine", prompt="what is it", stream=True)
         post("chat/completions", **chat)
         post("chat/completions", **chat, stream=True)
+        post("chat/completions", **chat, tools=[{"type": "function", "function": {"name": "look_up"}}])
         post("chat/completions", **chat, model="cloud")
         for _ in range(3):  # two failed attempts, and one that the breaker turns away
             http.post("/v1/chat/completions", json={**chat, "model": "broken"})

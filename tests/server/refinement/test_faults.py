@@ -119,7 +119,15 @@ class Chained:
         job = self.job
         structured, fails, unchanged_ends = job.structure is not None, job.fail_on_error, unchanged in job.stops
         return Wish(
-            job.endpoint, job.deltas, job.rounds, job.draft, structured, fails, unchanged_ends, job.max_total_tokens
+            job.endpoint,
+            job.deltas,
+            job.rounds,
+            job.draft,
+            structured,
+            fails,
+            unchanged_ends,
+            job.max_total_tokens,
+            job.draft is not None and job.draft_thinks,
         )
 
     @property
@@ -144,6 +152,7 @@ OPTIONS = st.fixed_dictionaries(
     {
         "endpoint": st.sampled_from(get_args(Endpoint)),
         "draft": st.none() | DRAFTS,
+        "draft_thinks": st.booleans(),
         "rounds": st.integers(0, 4),
         "max_total_tokens": st.sampled_from([1, 17, 40, 200, *[100_000] * 6]),
         "fail_on_error": st.booleans(),
@@ -233,7 +242,8 @@ def nobody_sees_thoughts(chain: Chained) -> None:
             assert SECRET not in turn.text
             assert turn.token_ids is None or "".join(map(chr, turn.token_ids)) == turn.text
     if chain.job.draft is not None and chain.model.seen:
-        assert chain.model.seen[0][-2].text == read_by_the_follower(chain.job.draft)
+        draft = chain.job.draft
+        assert chain.model.seen[0][-2].text == (read_by_the_follower(draft) if chain.job.draft_thinks else draft)
     assert SECRET not in str(chain.steps)
 
 

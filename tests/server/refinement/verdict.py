@@ -33,6 +33,8 @@ class Wish:
     """`on_error` is "fail"."""
     stops_when_unchanged: bool
     max_total_tokens: int
+    draft_thinks: bool = False
+    """The client's draft comes from a model that thinks."""
 
     def answers_while_it_runs(self, number: int) -> bool:
         """The last round of a stream cannot be taken back. A structured answer comes whole; and in `/v1/refine` a piece
@@ -141,7 +143,7 @@ def _end(
     if len(texts) > wish.rounds:
         return Answer(texts, finish_reason, {"rounds_done" if wish.rounds else "disabled"})
     blank_draft = wish.draft is None and len(texts) == 1 and blank(texts[0])
-    before = read_by_the_follower(texts[-2]) if len(texts) == 2 and wish.draft is not None else texts[-2:][0]
+    before = read_by_the_follower(texts[-2]) if len(texts) == 2 and wish.draft_thinks else texts[-2:][0]
     truths = {
         "token_budget": spent >= wish.max_total_tokens,
         "error": blank_draft and not wish.fails,

@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 from slhf import FOLLOWER_TURN, follower_turn
-from slhf.chat_template import ChatRefused, ChatTemplate, Turn, UnusableTokenizer
+from slhf.chat_template import ChatRefused, ChatTemplate, UnusableTokenizer
+from slhf.chats import Turn
 from slhf.special_tokens import Piece
 from slhf.turns import with_own_answers
 from slhf_training.errors import DataError, SettingsError

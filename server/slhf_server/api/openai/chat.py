@@ -17,6 +17,7 @@ from slhf_server.api.openai.generation import answered
 from slhf_server.api.planning import planned
 from slhf_server.api.results import collect_results
 from slhf_server.api.streaming import stream
+from slhf_server.models.reasoning import is_blank
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.state import RefinementResult
 
@@ -37,16 +38,21 @@ async def chat_completions(body: ChatRequest, request: Request, service: Running
 def _choice(number: int, result: RefinementResult, body: ChatRequest) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": result.text, "refusal": None}
     if result.tool_calls:
-        message |= {"content": result.text or None, "tool_calls": result.tool_calls}
+        message |= {"content": None if is_blank(result.text) else result.text, "tool_calls": result.tool_calls}
     if body.refine.show_rounds:
         earlier = result.refinement.rounds[: result.refinement.returned_round]
-        message["reasoning_content"] = "\n\n".join(finished.text for finished in earlier)
+        message |= _reasoning("\n\n".join(finished.text for finished in earlier))
     return {
         "index": number,
         "message": message,
         "finish_reason": result.finish_reason,
         "logprobs": _logprobs(result.logprobs) if body.logprobs else None,
     }
+
+
+def _reasoning(text: str) -> dict[str, Any]:
+    """Under both of the names that clients read: DeepSeek's, and OpenRouter's and vLLM's."""
+    return {"reasoning_content": text, "reasoning": text}
 
 
 def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
@@ -71,11 +77,15 @@ class ChatChunks(Chunks):
     def piece(self, number: int, text: str, logprobs: Sequence[TokenLogprob]) -> bytes:
         return self._chunk(number, {"content": text}, logprobs=_logprobs(logprobs) if logprobs else None)
 
+    def calls(self, number: int, pieces: Sequence[dict[str, Any]]) -> list[bytes]:
+        return [self._chunk(number, {"tool_calls": [*pieces]})] if pieces else []
+
     def aside(self, number: int, text: str) -> list[bytes]:
-        return [self._chunk(number, {"reasoning_content": text})]
+        return [self._chunk(number, _reasoning(text))]
 
     def ending(self, number: int, result: RefinementResult) -> list[bytes]:
-        calls = [{"index": index, **call} for index, call in enumerate(result.tool_calls or ())]
+        sent = number in self.calling
+        calls = [] if sent else [{"index": index, **call} for index, call in enumerate(result.tool_calls or ())]
         parts = [self._chunk(number, {"tool_calls": calls})] if calls else []
         return [*parts, self._chunk(number, {}, finish_reason=result.finish_reason)]
 

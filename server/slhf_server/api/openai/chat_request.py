@@ -62,7 +62,7 @@ class GenerationRequest(Section):
     include_stop_str_in_output: StrictBool | None = None
     skip_special_tokens: StrictBool | None = None
     upstream_params: SkipJsonSchema[dict[str, Any]] = Field(default_factory=dict)
-    """What only an upstream takes, by name, as it came: chat alone has such parameters."""
+    """What an upstream takes, by name, as it came: chat alone has such parameters."""
 
     def params(self, endpoint: Endpoint, request_id: str, messages: Sequence[Message]) -> RefineParams:
         """What is asked for, whatever the endpoint."""
@@ -123,7 +123,8 @@ class ChatRequest(GenerationRequest):
         if "max_tokens" in kept and "max_completion_tokens" in kept:
             message = "give max_tokens or max_completion_tokens, not both"
             raise PydanticCustomError("two_names", message, {"param": "max_tokens"})
-        upstream_params = {name: kept.pop(name) for name in list(kept) if CHAT[name].support == "upstream"}
+        passed_on = [name for name in kept if CHAT[name].support in ("leader", "upstream")]
+        upstream_params = {name: kept.pop(name) for name in passed_on}
         return kept | {"upstream_params": upstream_params}
 
     @model_validator(mode="after")

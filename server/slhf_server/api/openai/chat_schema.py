@@ -14,6 +14,8 @@ class ChatMessage(BaseModel):
     tool_calls: list[dict[str, Any]] | None = None
     reasoning_content: str | None = None
     """The earlier rounds, with `show_rounds`."""
+    reasoning: str | None = None
+    """The same under OpenRouter's and vLLM's name."""
 
 
 class ChatLogprobs(BaseModel):

@@ -29,6 +29,7 @@ class Chunks:
         self.body = body
         self._head = {"id": job.id, "object": self.object, "created": int(time.time()), "model": job.model}
         self._answered: set[int] = set()  # choices of whose answering round a piece was sent
+        self.calling: set[int] = set()  # choices of which pieces of tool calls were sent
         self._ended: dict[int, RefinementResult] = {}
 
     def opening(self, number: int) -> list[bytes]:
@@ -38,6 +39,10 @@ class Chunks:
     def piece(self, number: int, text: str, logprobs: Sequence[TokenLogprob]) -> bytes:
         """A piece of the answer."""
         raise NotImplementedError
+
+    def calls(self, number: int, pieces: Sequence[dict[str, Any]]) -> list[bytes]:
+        """Pieces of tool calls, which chat alone has."""
+        return []
 
     def aside(self, number: int, text: str) -> list[bytes]:
         """A piece of an earlier round."""
@@ -68,6 +73,11 @@ class Chunks:
         return frame(json.dumps(body | {"usage": None} if self.body.with_usage else body))
 
     def _delta(self, number: int, event: RoundDelta) -> list[bytes]:
+        if event.tool_calls or number in self.calling:
+            self.calling.add(number)
+            self._answered.add(number)
+            text = [self.piece(number, event.delta, event.logprobs)] if event.delta else []
+            return text + self.calls(number, event.tool_calls)
         if not self.job.answers_with(event.round):
             return self.aside(number, event.delta)
         self._answered.add(number)

@@ -45,7 +45,7 @@ _FOREIGN = {
 }
 """Parameters that clients of vLLM and other servers send to any endpoint that generates."""
 _UPSTREAMS = {
-    "chat_template_kwargs": Parameter("upstream", "vLLM", ({},)),
+    "chat_template_kwargs": Parameter("leader", "vLLM; a bundle's Follower too, and 400 for unknown ones", ({},)),
     "documents": Parameter("upstream", "vLLM", ([],)),
     "mm_processor_kwargs": Parameter("upstream", "vLLM", ({},)),
     "media_io_kwargs": Parameter("upstream", "vLLM", ({},)),
@@ -98,10 +98,10 @@ CHAT: dict[str, Parameter] = {
     "logprobs": Parameter("both", "those of the returned round"),
     "top_logprobs": Parameter("both", "needs logprobs"),
     **_VLLM,
-    "tools": Parameter("upstream", "a turn that calls tools is returned as it is", ([],), ("tool_choice", "none")),
-    "tool_choice": Parameter("upstream", "", ("none", "auto")),
-    "parallel_tool_calls": Parameter("upstream", "", (True, False)),
-    "reasoning_effort": Parameter("upstream", "", ("none",)),
+    "tools": Parameter("leader", "a turn that calls tools is returned as it is", ([],), ("tool_choice", "none")),
+    "tool_choice": Parameter("leader", "a demanded call is a 400 where the Leader can call none", ("none", "auto")),
+    "parallel_tool_calls": Parameter("leader", "false: at most one call", (True, False)),
+    "reasoning_effort": Parameter("leader", "400 where the bundle's chat template does not know it", ("none",)),
     "verbosity": Parameter("upstream", "for the Follower, say it in refine.instruction", ("medium",)),
     **_UPSTREAMS,
     **_STATELESS,

@@ -28,6 +28,8 @@ class StructuredOutput:
     """The processes that read the schema. Without a schema they have nothing to do."""
     text: str = ""
     """The schema as JSON. `check` spells its patterns out, so that the engine reads them as ECMA 262 does."""
+    param: str = "response_format"
+    """The parameter that asks for it, which errors name."""
 
     async def check(self, *, grammar: bool) -> None:
         """Raises BadRequest for a schema that is not valid or takes too long, and QueueFull.
@@ -39,9 +41,9 @@ class StructuredOutput:
         try:
             answer = await self.workers.ask(self.text.encode(), grammar=grammar)
         except TookTooLong as exc:
-            raise _bad("the schema takes too long to check, or too much memory") from exc
+            raise _bad("the schema takes too long to check, or too much memory", self.param) from exc
         if "refused" in answer:
-            raise _bad(answer["refused"])
+            raise _bad(answer["refused"], self.param)
         self.text = answer["schema"]
 
     async def admits(self, text: str) -> bool:
@@ -56,10 +58,12 @@ class StructuredOutput:
             return False
 
 
-def structured_output_of(response_format: Mapping[str, Any], workers: Workers) -> StructuredOutput | None:
+def structured_output_of(
+    response_format: Mapping[str, Any], workers: Workers, param: str = "response_format"
+) -> StructuredOutput | None:
     """The structure that a `response_format` asks for; None for plain text. The caller has to call its `check`.
 
-    Raises BadRequest naming what is wrong.
+    Raises BadRequest naming what is wrong, and `param`.
     """
     match dict(response_format):
         case {"type": "text"}:
@@ -67,11 +71,11 @@ def structured_output_of(response_format: Mapping[str, Any], workers: Workers) -
         case {"type": "json_object"}:
             return StructuredOutput(response_format, workers=workers)
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
-            _check_size(schema)
+            check_size(schema, param)
             text = json.dumps(schema, ensure_ascii=False)
             if len(text.encode()) > _MOST_BYTES:
-                raise _too_large(f"{_MOST_BYTES} bytes of JSON")
-            return StructuredOutput(response_format, schema, workers, text)
+                raise _too_large(f"{_MOST_BYTES} bytes of JSON", param)
+            return StructuredOutput(response_format, schema, workers, text, param)
         case {"type": "json_schema"}:
             raise _bad("json_schema.schema must be a JSON schema (an object)")
         case {"type": other}:
@@ -79,7 +83,7 @@ def structured_output_of(response_format: Mapping[str, Any], workers: Workers) -
     raise _bad("needs a type: text, json_object or json_schema")
 
 
-def _check_size(schema: dict[str, Any]) -> None:
+def check_size(schema: dict[str, Any], param: str) -> None:
     """Raises BadRequest for a schema that is too large, and stops at the limit: later steps take time by its size."""
     values, characters, level = 1, 0, [schema]
     for _ in range(_MOST_DEPTH):
@@ -95,13 +99,13 @@ def _check_size(schema: dict[str, Any]) -> None:
             elif isinstance(node, int):
                 characters += node.bit_length() // 4  # about its digits
             if values + len(inner) > _MOST_VALUES:
-                raise _too_large(f"{_MOST_VALUES} values")
+                raise _too_large(f"{_MOST_VALUES} values", param)
             if characters > _MOST_BYTES:
-                raise _too_large(f"{_MOST_BYTES} bytes of JSON")
+                raise _too_large(f"{_MOST_BYTES} bytes of JSON", param)
         if not inner:
             return
         values, level = values + len(inner), inner
-    raise _too_large(f"{_MOST_DEPTH} levels of nesting")
+    raise _too_large(f"{_MOST_DEPTH} levels of nesting", param)
 
 
 def _is_object(text: str) -> bool:
@@ -111,9 +115,9 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def _too_large(limit: str) -> BadRequest:
-    return _bad(f"the schema is too large: at most {limit}")
+def _too_large(limit: str, param: str) -> BadRequest:
+    return _bad(f"the schema is too large: at most {limit}", param)
 
 
-def _bad(message: str) -> BadRequest:
-    return BadRequest(f"response_format: {message}", param="response_format")
+def _bad(message: str, param: str = "response_format") -> BadRequest:
+    return BadRequest(f"{param}: {message}", param=param)

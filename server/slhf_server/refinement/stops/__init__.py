@@ -12,7 +12,7 @@ from slhf_server.refinement.stops.unchanged import unchanged
 StopRule = Callable[[Sequence[Round]], StopReason | None]
 """Gets the finished rounds, the draft first, the latest last; returns a reason to stop, or None to go on.
 
-A client's draft is there as it was sent; `refinable` makes of it what the Follower saw.
+The draft is there as the Follower saw it.
 """
 
 RULES: Mapping[StopReason, StopRule] = {"unchanged": unchanged}

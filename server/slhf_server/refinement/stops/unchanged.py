@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from slhf.wire import Round, StopReason
-from slhf_server.models.reasoning import refinable
 
 
 def unchanged(rounds: Sequence[Round]) -> StopReason | None:
     latest = rounds[-1]
-    return "unchanged" if latest.round > 0 and latest.text == refinable(rounds[-2].text) else None
+    return "unchanged" if latest.round > 0 and latest.text == rounds[-2].text else None

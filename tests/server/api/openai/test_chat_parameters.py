@@ -55,14 +55,14 @@ SENSIBLE: dict[str, Any] = {
     "session_id": "s",
     "include_reasoning": True,
     "usage": {"include": True},
+    "tools": [{"type": "function", "function": {"name": "look_up"}}],
+    "parallel_tool_calls": False,
 }
 
 REFUSED: dict[str, Any] = {
-    "tools": [{"type": "function", "function": {"name": "look_up"}}],
     "tool_choice": "required",
     "functions": [{"name": "look_up"}],
     "function_call": {"name": "look_up"},
-    "parallel_tool_calls": None,
     "moderation": {},
     "modalities": ["text", "audio"],
     "audio": {"voice": "alloy", "format": "wav"},
@@ -137,7 +137,8 @@ def url(serve: Serve, engine: FakeEngine) -> str:
 
 
 def test_every_row_is_tried_here() -> None:
-    refused = {name for name, parameter in CHAT.items() if parameter.support in ("rejected", "upstream")}
+    refused = {name for name, parameter in CHAT.items() if parameter.support in ("rejected", "leader", "upstream")}
+    refused -= {"tools", "parallel_tool_calls"}
     assert set(REFUSED) == refused
     assert set(SENSIBLE) == set(CHAT) - refused
 
@@ -150,7 +151,7 @@ def test_every_field_has_a_row_and_every_row_in_use_has_a_field() -> None:
 def test_what_is_ignored_or_rejected_says_why() -> None:
     for name, parameter in CHAT.items():
         assert parameter.support not in ("ignored", "rejected") or parameter.note, name
-        assert parameter.support in ("rejected", "upstream", "engine") or not parameter.neutral, name
+        assert parameter.support in ("rejected", "leader", "upstream", "engine") or not parameter.neutral, name
 
 
 def test_what_is_used_or_ignored_is_accepted_with_a_sensible_value(url: str) -> None:
@@ -166,8 +167,9 @@ def test_what_is_rejected_is_refused_with_its_note(url: str, engine: FakeEngine)
         answer = httpx2.post(url, json=ASK | {name: value})
         error = answer.json()["error"]
         assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", name)
-        rejected = CHAT[name].support == "rejected"
-        assert (CHAT[name].note if rejected else "a Leader on another server") in error["message"], name
+        if CHAT[name].support != "leader":  # these say what this Leader lacks
+            rejected = CHAT[name].support == "rejected"
+            assert (CHAT[name].note if rejected else "a Leader on another server") in error["message"], name
     assert engine.leader.calls == []
 
 
@@ -179,7 +181,7 @@ def test_a_rejected_parameter_that_asks_for_nothing_is_accepted(url: str) -> Non
 
 
 def test_what_is_for_a_leader_elsewhere_is_refused_where_a_draft_is_given(url: str) -> None:
-    answer = httpx2.post(url, json=ASK | {"refine": {"draft": "d"}, "tools": REFUSED["tools"]})
+    answer = httpx2.post(url, json=ASK | {"refine": {"draft": "d"}, "tools": SENSIBLE["tools"]})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tools")
 
 
@@ -187,8 +189,8 @@ def test_what_is_for_a_leader_elsewhere_is_refused_where_a_draft_is_given(url: s
 @pytest.mark.parametrize(
     "unused",
     [
-        {"tools": REFUSED["tools"], "tool_choice": "none"},
-        {"tools": REFUSED["tools"], "tool_choice": "none", "parallel_tool_calls": False},
+        {"tools": SENSIBLE["tools"], "tool_choice": "none"},
+        {"tools": SENSIBLE["tools"], "tool_choice": "none", "parallel_tool_calls": False},
         {"functions": REFUSED["functions"], "function_call": "none"},
         {"tools": [], "tool_choice": "auto"},
         {"tools": None, "tool_choice": None},
@@ -204,11 +206,12 @@ def test_tools_that_may_not_be_called_ask_for_nothing(
 
 
 @pytest.mark.parametrize("choice", [None, "auto", "required", {"type": "function", "function": {"name": "look_up"}}])
-def test_tools_that_may_be_called_are_refused_with_what_to_do(url: str, choice: Any) -> None:
-    answer = httpx2.post(url, json=ASK | {"tools": REFUSED["tools"], "tool_choice": choice, "stream": True})
+def test_tools_that_may_be_called_are_refused_beside_a_draft_with_what_to_do(url: str, choice: Any) -> None:
+    asked = {"tools": SENSIBLE["tools"], "tool_choice": choice, "stream": True, "refine": {"draft": "d"}}
+    answer = httpx2.post(url, json=ASK | asked)
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, "tools")
-    for way in ("leave it out", "upstream", '"none"'):
+    for way in ("leave it out", '"none"'):
         assert way in error["message"]
 
 
