@@ -115,7 +115,7 @@ def _tokens(text: str) -> int:
 
 def _stopped(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
     """The text up to the first of the stop strings, and which one that is."""
-    found = min((stop for stop in stops if stop in text), key=text.index, default=None)
+    found = min((stop for stop in stops if stop and stop in text), key=text.index, default=None)
     return (text, None) if found is None else (text[: text.index(found)], found)
 
 
