@@ -220,7 +220,11 @@ def test_the_chat_templates_variables_go_to_both_roles_where_it_knows_them(serve
     unknown = post(url, chat_template_kwargs={"thinking_budget": 5})
     assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "chat_template_kwargs")
     assert "enable_thinking" in unknown.json()["error"]["message"]
-    assert post(url, chat_template_kwargs={"enable_thinking": {}}).status_code == 400
+    wrong: list[Any] = [{}, "x" * 201]
+    for value in wrong:
+        assert post(url, chat_template_kwargs={"enable_thinking": value}).status_code == 400
+    assert post(url, chat_template_kwargs={"enable_thinking": True}, reasoning_effort="none").status_code == 200
+    assert engine.leader.calls[-1][1].template_options == {"enable_thinking": True}
 
 
 @pytest.mark.parametrize(
