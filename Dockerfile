@@ -2,7 +2,8 @@
 #   docker build --target gpu -t slhf-server:0.1.0-gpu .      docker build --target cpu -t slhf-server:0.1.0-cpu .
 #   docker run --gpus all -p 8000:8000 slhf-server:0.1.0-gpu --bundle owner/name
 # The third, gateway, has no engine: every Follower is on a vLLM server that is there already (remote_engines).
-# The fourth, ray, is gpu with Ray Serve. --build-arg BUILTIN=qwen2.5-coder-1.5b puts a built-in model's file into any of them.
+# The fourth, ray, is gpu with Ray Serve, and the fifth, training, gpu with slhf-train. --build-arg BUILTIN=qwen2.5-coder-1.5b puts a
+# built-in model's file into any of them but gateway.
 # docs/deployment.md says the rest: volumes, shared memory, tensor parallelism, mirrors.
 
 # The bases by their tags; name a mirror, or a digest, with --build-arg.
@@ -108,6 +109,23 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=1m --retries=3 \
     CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('SLHF_PORT', '8000') + '/ready', timeout=4)"]
 ENTRYPOINT ["slhf-server"]
+
+# slhf-train, beside the engine that samples and evaluates. Several processes on one machine: --entrypoint accelerate.
+FROM gpu AS training
+LABEL org.opencontainers.image.title="slhf-training" \
+      org.opencontainers.image.description="Trains the Leader/Follower bundles that slhf-server loads"
+USER 0
+RUN --mount=type=bind,target=/src --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml \
+    uv pip install --system --no-cache --compile-bytecode \
+        --constraint /src/constraints.txt --build-constraint /src/constraints.txt \
+        /src/clients/python /src/server "/src/training[evaluate]" && \
+    install --directory --owner=10001 --group=0 --mode=2775 /runs
+USER 10001:0
+# Configurations and data are mounted here, and what they make stays here.
+WORKDIR /runs
+VOLUME /runs
+HEALTHCHECK NONE
+ENTRYPOINT ["slhf-train"]
 
 FROM ${PYTHON_IMAGE} AS cpu
 LABEL org.opencontainers.image.title="slhf-server (cpu)" \

@@ -41,8 +41,8 @@ HEAD = """# Settings of training
 
 Written from the code by `python scripts/settings_reference.py`; a test compares. An unknown key or a bad value stops a
 command and is named. Relative paths start at the configuration's own folder. Null means "not given".
-[training/README.md](../training/README.md) says what the commands do, and [training/examples](../training/examples) has
-configurations.
+[training-commands.md](training-commands.md) says what the commands do, and [training/examples](../training/examples)
+has configurations.
 """
 _LIMITS = {
     "exclusiveMinimum": "above {}",

@@ -3,9 +3,11 @@
 import re
 import tomllib
 from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 
+from tests.deploy.containers import copy_context
 from tests.deploy.programs import ROOT, run
 
 WITH_ENGINE = ("gpu", "cpu")
@@ -52,6 +54,35 @@ def test_an_image_runs_without_rights_and_says_whether_it_is_ready(stages: dict[
     assert "VOLUME /cache" in text
     instructions = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert instructions[-1] == 'ENTRYPOINT ["slhf-server"]'
+
+
+def test_the_training_image_is_the_gpus_with_slhf_train(dockerfile: str, stages: dict[str, str]) -> None:
+    """Its engine, its user and what runs without rights are those of the base."""
+    assert "\nFROM gpu AS training\n" in dockerfile
+    text = stages["training"]
+    assert re.findall(r"^USER (.*)$", text, re.MULTILINE) == ["0", "10001:0"]
+    instructions = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert instructions[-1] == 'ENTRYPOINT ["slhf-train"]'
+    assert "HEALTHCHECK NONE" in instructions  # it serves nothing that could be asked
+    assert '"/src/training[evaluate]"' in text
+
+
+def test_what_a_training_makes_stays_in_a_volume_for_any_user_of_the_group(stages: dict[str, str]) -> None:
+    text = stages["training"]
+    assert re.findall(r"^(WORKDIR|VOLUME) (.*)$", text, re.MULTILINE) == [("WORKDIR", "/runs"), ("VOLUME", "/runs")]
+    assert "install --directory --owner=10001 --group=0 --mode=2775 /runs" in text
+
+
+def test_what_the_images_install_can_be_built_from_the_context(dockerfile: str, tmp_path: Path) -> None:
+    """Each package that a stage installs is there with what its pyproject.toml names: its code and its README."""
+    copy_context(tmp_path)
+    installed = {name for name in re.findall(r'["\s]/src/([\w/]+)(?=[\s"\[])', dockerfile) if "environment" not in name}
+    assert installed == {"clients/python", "server", "training"}
+    for name in installed:
+        project = tomllib.loads((tmp_path / name / "pyproject.toml").read_text())
+        packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+        named = [project["project"].get("readme"), *(f"{package}/__init__.py" for package in packages)]
+        assert [file for file in named if file and not (tmp_path / name / file).is_file()] == []
 
 
 def test_weights_are_built_in_only_where_they_are_asked_for(dockerfile: str) -> None:

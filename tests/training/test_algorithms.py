@@ -19,7 +19,7 @@ from slhf_training.fit.algorithms import (
 from slhf_training.types import Player, Probabilities, Sample
 
 CHATS = 2
-GAME = Game(tau_leader=0.1, tau_follower=0.2, rollout_rounds=2, samples_per_prompt=3)
+GAME = Game(tau_leader=0.1, tau_follower=0.2, rollout_rounds=2, samples_per_prompt=3, replies_per_draft=1)
 
 
 class RecordingContext:

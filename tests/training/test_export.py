@@ -39,6 +39,7 @@ def trained_run(directory: Path, **changes: object) -> FitSettings:
 
 def test_separate_adapters_lie_beside_a_copy_of_the_base(tmp_path: Path) -> None:
     trained_run(tmp_path, drafts={"data": [{"files": [tmp_path / "drafts.jsonl"]}], "per_step": 2})
+    (tmp_path / "model" / "README.md").write_text("# The base's card")
     (tmp_path / "evaluation.json").write_text('{"follower_vs_leader": 0.7}')
     command = [
         "export",
@@ -57,6 +58,7 @@ def test_separate_adapters_lie_beside_a_copy_of_the_base(tmp_path: Path) -> None
     assert bundle.training["data"] == {"files": ["chats.jsonl"]}
     assert bundle.training["drafts"] == {"data": [{"files": ["drafts.jsonl"]}], "per_step": 2}
     assert "leader/reward" in bundle.training["metrics"]
+    assert not (tmp_path / "bundle" / "README.md").exists()
     for file in ("config.json", "tokenizer.json", "leader/adapter_model.safetensors"):
         assert (tmp_path / "bundle" / file).is_file()
     everything = "".join(p.read_text() for p in (tmp_path / "bundle").rglob("*.json"))

@@ -7,7 +7,7 @@ import slhf_server
 from slhf import read_bundle
 from slhf_training.config import read_config
 from slhf_training.fit import FitSettings
-from slhf_training.fit.run import checkpoint_of, last_checkpoint, settings_of
+from slhf_training.fit.run import changed, checkpoint_of, last_checkpoint, settings_of
 from slhf_training.models.bundles import open_bundle
 from slhf_training.preference.checked import CheckedSettings
 from slhf_training.preference.mixture import MixtureSettings, PanelSettings
@@ -17,13 +17,15 @@ TRAINED = Path(slhf_server.__path__[0]) / "builtin" / "trained" / "smollm2-135m-
 
 
 def test_a_configuration_is_read_and_so_is_the_run_directory_that_came_of_it() -> None:
-    """`settings.json` is what 0.1.0 made of the YAML file beside it. Keys that came later are written as not given."""
-    settings = read_config(OLDER / "fit.yaml", FitSettings)
-    assert settings_of(OLDER / "run") == settings
+    """`settings.json` is what 0.1.0 made of the YAML file beside it. Keys that came later are written as not given; of
+    defaults that are others now, a run keeps those that it began with, and one that goes on is told."""
+    settings = read_config(OLDER / "fit.yaml", FitSettings, {"output_dir": OLDER / "run"})
+    assert changed(settings) == ["game.leader_update_every: 1 before, 2 now"]
     then = json.loads((OLDER / "run" / "settings.json").read_text(encoding="utf-8"))
-    now = json.loads(settings.model_dump_json())
-    assert then == {key: now[key] for key in then}
-    assert {key: now[key] for key in now.keys() - then.keys()} == {"validation": None}
+    read = json.loads(settings_of(OLDER / "run").model_dump_json())
+    assert read.pop("game") == then.pop("game") | {"preset": "default"}
+    assert then == {key: read[key] for key in then}
+    assert {key: read[key] for key in read.keys() - then.keys()} == {"adapter": None, "validation": None}
     assert checkpoint_of(OLDER / "run", 25) == last_checkpoint(OLDER / "run") == OLDER / "run" / "checkpoint-25"
 
 

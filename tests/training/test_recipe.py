@@ -31,7 +31,7 @@ RECIPE: dict[str, Any] = {
     "data": {"files": ["pairs.jsonl"]},
     "model": "./model",
     "fit": FIT,
-    "measuring": {"prompts": 5, "generation": {"generator": "hf", "max_new_tokens": 4}},
+    "measuring": {"prompts": 5, "generation": {"generator": "hf"}},
 }
 
 
@@ -68,6 +68,9 @@ def test_pairs_become_a_bundle_that_says_how_good_it_is(tmp_path: Path, capsys: 
     assert (bundle.name, bundle.trained) == ("mine", "stackelberg")
     assert {duel["follower"] for duel in bundle.evaluation["refinement"]["duels"]} == {"trained", "base"}
     assert (tmp_path / "mine" / "evaluation" / "report.md").is_file()
+    report = json.loads((tmp_path / "mine" / "evaluation" / "report.json").read_text(encoding="utf-8"))
+    sampling = {key: report["settings"]["generation"][key] for key in ("temperature", "max_new_tokens")}
+    assert sampling == {"temperature": 0.9, "max_new_tokens": 4}  # as it was trained, and so validated
     assert main(["run", str(file)]) == 1
     assert "exists already" in capsys.readouterr().err
 

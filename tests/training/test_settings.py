@@ -59,6 +59,38 @@ def test_defaults_train_as_it_is_served(tmp_path: Path) -> None:
     assert settings.game.importance_cap == 2.0
 
 
+def test_defaults_are_what_the_experiments_taught(tmp_path: Path) -> None:
+    """docs/experiments/what-works.md, The game."""
+    (tmp_path / "fit.yaml").write_text(GOOD)
+    game = read(tmp_path / "fit.yaml").game
+    assert (game.preset, game.baseline, game.replies_per_draft, game.leader_update_every) == (
+        "default",
+        "leave_one_out",
+        2,
+        2,
+    )
+
+
+def test_the_papers_preset_is_published_codes_and_what_is_given_wins(tmp_path: Path) -> None:
+    (tmp_path / "fit.yaml").write_text(GOOD + "game: {preset: paper, baseline: null, leader_update_every: 3}")
+    game = read(tmp_path / "fit.yaml").game
+    assert (game.kl, game.kl_estimator, game.baseline) == ("token", "k3", "half")
+    assert (game.replies_per_draft, game.leader_update_every) == (1, 3)
+    assert game.kappa == 5.0
+    (tmp_path / "fit.yaml").write_text(GOOD + "game: {preset: paper, kl: to_go}")
+    unbiased = read(tmp_path / "fit.yaml").game
+    assert (unbiased.kl, unbiased.kl_estimator, unbiased.baseline) == ("to_go", "k1", "half")
+
+
+@pytest.mark.parametrize("name", ["fit-qwen2.5-0.5b.yaml", "fit-full-8b.yaml"])
+def test_the_papers_recipes_say_what_they_differ_in_themselves(name: str) -> None:
+    """They keep their meaning whatever the defaults become."""
+    path = next(path for path in EXAMPLES if path.name == name)
+    game = read(path).game
+    assert (game.kl, game.baseline, game.replies_per_draft, game.leader_update_every) == ("to_go", "half", 1, 1)
+    assert {"kl", "baseline", "replies_per_draft", "leader_update_every"} <= game.model_fields_set
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -74,6 +106,7 @@ def test_defaults_train_as_it_is_served(tmp_path: Path) -> None:
             "lora: {layers: [0, 1], target_modules: '.*_proj'}",
             "lora: .*layers: needs target_modules: all-linear or a list",
         ),
+        ("game: {preset: published}", "game.preset: Input should be 'default' or 'paper'"),
         ("game: {kl_estimator: k3}", "kl_estimator: 'k3' needs kl: token"),
         ("rollout: {vllm: {max_model_len: 9}}", "rollout: .*vllm: needs engine: vllm, not hf"),
         ("rollout: {engine: vllm, vllm: {dtype: half}}", "rollout: .*vllm.dtype: follows from other settings"),

@@ -106,6 +106,7 @@ def settings(directory: Path, **changes: Any) -> FitSettings:
         "preference": {"kind": "callable", "function": "judges:best"},
         "follower_turn": "improve it",
         "lora": {"r": 8, "alpha": 16},
+        "game": {"baseline": "half", "replies_per_draft": 1, "leader_update_every": 1},
         "rollout": {"max_new_tokens": 4, "dtype": "float32", "temperature": 1.0},
         "optimisation": {"steps": 2, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-2},
         "report_to": [],

@@ -282,6 +282,19 @@ def _export(arguments: argparse.Namespace) -> None:
     sys.stdout.write(f"{arguments.bundle}: {bundle.name}, {bundle.trained}, revision {bundle.revision}\n")
 
 
+def _push_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a directory with slhf.json")
+    parser.add_argument("repo", metavar="REPO", help="OWNER/NAME on the hub; it is made where it is not there")
+    parser.add_argument("--public", action="store_true", help="a new repository is for all to see (default: private)")
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from slhf_training.models.hub import push
+
+    repo = push(arguments.bundle, arguments.repo, public=arguments.public)
+    sys.stdout.write(f"scripts/serve --bundle {repo}\n")
+
+
 def _games_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON instead of tables")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw how soon users see their favourite answer")
@@ -350,6 +363,11 @@ COMMANDS: dict[str, Command] = {
         "write lessons for both roles: right drafts stay, wrong ones become what passes",
         _config("slhf_training.lessons.settings.LessonsSettings"),
         _lessons,
+    ),
+    "push": Command(
+        "put a bundle on the Hugging Face hub, private unless --public is said, with a model card",
+        _push_arguments,
+        _push,
     ),
     "reward": Command(
         "train and evaluate the reward models that judge answers",

@@ -15,7 +15,7 @@ from typing import Any
 from slhf.bundle import MANIFEST
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.index.json")
-_OURS = (MANIFEST, "adapter_config.json")
+_OURS = (MANIFEST, "adapter_config.json", "README.md")
 _TEMPLATES = "additional_chat_templates"
 _PROMPT = 16  # tokens of the prompt that is compared
 # How much logits may differ, relative to their size: by float32's arithmetic, and by rounding merged weights to 16 bits
@@ -55,7 +55,7 @@ def write_model(model: Any, base: Path, directory: Path, *, untied: bool = False
 
 
 def copy_all_but_weights(base: Path, directory: Path) -> None:
-    """Copy a model's files to a directory: all but weights, a bundle's manifest and an adapter's settings."""
+    """Copy a model's files to a directory: all but weights, its card, a bundle's manifest and an adapter's settings."""
     for path in base.iterdir():
         if path.is_file() and path.name not in _OURS and not any(path.match(pattern) for pattern in _WEIGHTS):
             shutil.copyfile(path, directory / path.name)

@@ -21,10 +21,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from slhf_training.config import Section
 from slhf_training.types import Ids, Player, Probabilities, Role, Sample
@@ -35,15 +35,33 @@ KL = Literal["to_go", "sequence", "token"]
 Estimator = Literal["k1", "k2", "k3"]
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "kl": "token",
+        "kl_estimator": "k3",
+        "baseline": "half",
+        "replies_per_draft": 1,
+        "leader_update_every": 1,
+    },
+}
+"""Defaults by name. `default` is what the experiments taught (docs/experiments/what-works.md); `paper` is the estimator
+of published code, which is biased, and an update of both roles at each step."""
+
+
 class Game(Section):
     """The objective and its estimator; slhf_training.fit.algorithms and slhf_training.fit.loss say what each means."""
 
+    preset: Literal["default", "paper"] = "default"
+    """Where the defaults of the other keys are from: those that stand here, or `paper`, which has kl token with k3,
+    baseline half, one reply to each draft, and the Leader's update at each step. What is given wins over either."""
     tau_leader: float = Field(default=1e-3, ge=0)
     tau_follower: float = Field(default=1e-3, ge=0)
     kappa: float = Field(default=5.0, gt=0)
     """How much faster the Follower learns: its learning rate (separate adapters) or its loss (shared weights)."""
-    baseline: Literal["half", "leave_one_out"] = "half"
-    """What is taken off a reward: 0.5, or the other chats' mean (rloo: always the prompt's other samples)."""
+    baseline: Literal["half", "leave_one_out"] = "leave_one_out"
+    """What is taken off a reward: 0.5, or the mean of the others: of a draft's other replies, else of the other chats'
+    answers (rloo: always of the prompt's other samples)."""
     kl: KL = "to_go"
     """`token` is what published code does; it is biased and here for comparison alone."""
     kl_estimator: Estimator = "k1"
@@ -52,10 +70,10 @@ class Game(Section):
     """Taken off the preference for an answer that did not end, given to one that met such an opponent."""
     rollout_rounds: int = Field(default=1, gt=0)
     """The Follower answers the Leader, then its own answers: how many answers of the Follower are trained per chat."""
-    replies_per_draft: int = Field(default=1, gt=0)
+    replies_per_draft: int = Field(default=2, gt=0)
     """The Follower's answers to each draft; of several, each is the others' baseline (`leave_one_out`)."""
-    leader_update_every: int = Field(default=1, gt=0)
-    """Steps of the Follower for each step of the Leader."""
+    leader_update_every: int = Field(default=2, gt=0)
+    """Steps of the Follower for each step of the Leader, which has the easier task and learns first."""
     importance_cap: float | None = Field(default=2.0, gt=0)
     """A token counts by min(its probability here / when sampled, this cap): 1 where the sampler is the trainer, and a
     correction where it is not quite (rollout.dtype bfloat16, vLLM); fit/loss.py says what stays biased. None: every
@@ -64,6 +82,17 @@ class Game(Section):
     """rloo: answers per chat; each is the others' baseline."""
     mixture: float = Field(default=0.125, ge=0, le=1)
     """nash-md: the reference's share in the opponent, a geometric mixture token by token."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_preset(cls, data: Any) -> Any:
+        """Fill in what is not given. A KL that is given needs no estimator of the preset's."""
+        if not isinstance(data, dict) or data.get("preset") not in [*PRESETS]:
+            return data
+        preset = PRESETS[data["preset"]]
+        if data.get("kl") not in (None, preset.get("kl")):
+            preset = {key: value for key, value in preset.items() if key != "kl_estimator"}
+        return data | {key: value for key, value in preset.items() if data.get(key) is None}
 
 
 BaselineGroup = tuple[str | int, ...]

@@ -251,7 +251,9 @@ def _weights(
     parts: dict[str, Any] = {role: RoleWeights(adapter=adapter) for role, adapter in roles.adapter_of.items()}
     if not Path(settings.model).is_dir():
         return parts | {"base_model": settings.model}
-    shutil.copytree(settings.model, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns("slhf.json"))
+    shutil.copytree(
+        settings.model, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns("slhf.json", "README.md")
+    )
     return parts | {"base_model": "."}
 
 

@@ -232,7 +232,9 @@ def _bundle(settings: ImitateSettings, name: str, model: Any, target: Path, *, k
     name_base(staging / ADAPTER, settings.model)
     is_here = Path(settings.model).is_dir()
     if is_here:
-        shutil.copytree(settings.model, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns("slhf.json"))
+        shutil.copytree(
+            settings.model, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns("slhf.json", "README.md")
+        )
     role = RoleWeights(adapter=ADAPTER)
     manifest = Bundle(
         name=name,

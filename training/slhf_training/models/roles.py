@@ -123,6 +123,11 @@ class Roles:
         """Return a model without adapters that speaks as this role, for sampling, until the next call or update.
 
         Where the model is sharded, it is whole, and all processes must ask for it.
+
+        Sampling with the adapter on, and nothing merged, is cheaper for very short answers alone. On a CPU with 135M
+        parameters and rank 16, merging takes 0.2 CPU seconds, and one answer of 4, 8, 16, 64 tokens takes unmerged
+        .87, .96, 1.05, 1.15 times the CPU time in float32 and .72, .85, .94, 1.28 in bfloat16; two at once are alike
+        (2026-11-29, other work ran beside). Answers of 64 tokens and more are what is trained on.
         """
         if self.weights == "full":
             return self._gathered() if self.is_sharded else self.model

@@ -54,6 +54,7 @@ class MeasuringSettings(Section):
     prompts: int = Field(default=100, gt=0)
     rounds: int = Field(default=2, gt=0)
     generation: GenerationSettings = GenerationSettings()
+    """`temperature` and `max_new_tokens`, where they are not given: those of the fit's `rollout`."""
 
 
 class RecipeSettings(Kept):

@@ -9,7 +9,7 @@ from typing import Any
 
 from slhf import Bundle
 from slhf_training.errors import SettingsError
-from slhf_training.evaluation import evaluate_settings
+from slhf_training.evaluation import GenerationSettings, evaluate_settings
 from slhf_training.evaluation.run import REPORT, OpenModel, evaluate, open_model
 from slhf_training.fit import FitSettings
 from slhf_training.fit.run import best_step, changed, export, last_checkpoint, start_run
@@ -42,7 +42,7 @@ def run(settings: RecipeSettings, name: str, opened: OpenModel = open_model) -> 
     if not unmeasured.exists():
         export(fit.output_dir, unmeasured, name, step=step)
     figures = settings.output_dir / "figures.json"
-    figures.write_text(json.dumps(_measured(settings, unmeasured, opened)), encoding="utf-8")
+    figures.write_text(json.dumps(_measured(settings, fit, unmeasured, opened)), encoding="utf-8")
     return export(fit.output_dir, target, name, step=step, evaluation=figures)
 
 
@@ -106,7 +106,7 @@ def _fitted(settings: FitSettings) -> None:
     finished.touch()
 
 
-def _measured(settings: RecipeSettings, bundle: Path, opened: OpenModel) -> Mapping[str, Any]:
+def _measured(settings: RecipeSettings, fit: FitSettings, bundle: Path, opened: OpenModel) -> Mapping[str, Any]:
     """The report's figures; the report itself lies in `evaluation` of the output directory."""
     how = settings.measuring
     directory = settings.output_dir / "evaluation"
@@ -115,7 +115,7 @@ def _measured(settings: RecipeSettings, bundle: Path, opened: OpenModel) -> Mapp
         "models": {"trained": {"bundle": str(bundle)}, "base": {"bundle": settings.model}},
         "prompts": settings.data.model_copy(update={"part": MEASURED, "limit": how.prompts}),
         "preference": {"kind": "reward", "model": settings.output_dir / "held-out-judge"},
-        "generation": how.generation,
+        "generation": _generation(how.generation, fit),
         "refinement": {"leaders": ["trained", "base"], "followers": ["trained", "base"]},
         "rounds": {"leaders": ["trained"], "followers": ["trained"], "rounds": how.rounds},
         "round_robin": {"players": ["base", "trained", "trained > trained"]},
@@ -123,3 +123,9 @@ def _measured(settings: RecipeSettings, bundle: Path, opened: OpenModel) -> Mapp
     report = evaluate(evaluate_settings().model_validate(given), opened=opened)
     _LOG.info("the report is %s", directory / REPORT)
     return {"judge": "a reward model from other pairs than the training's", **report["sections"]}
+
+
+def _generation(how: GenerationSettings, fit: FitSettings) -> GenerationSettings:
+    """At the training's length and temperature where nothing else is said: a cut draft loses to a finished one."""
+    trained = {"temperature": fit.rollout.temperature, "max_new_tokens": fit.rollout.max_new_tokens}
+    return how.model_copy(update={key: value for key, value in trained.items() if key not in how.model_fields_set})
