@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from slhf.history import Message
 from slhf.turns import follower_turn
-from slhf.wire import ModelCard, RefineOptions
+from slhf.wire import ModelCard, ModelLimits, RefineOptions
 from slhf_server.deadline import Deadline
 from slhf_server.errors import BadRequest, ModelNotFound
 from slhf_server.models.base import ChatModel, Engine, SamplingParams
@@ -69,14 +69,19 @@ class Planner:
 
     def card(self, name: str, *, created: int) -> ModelCard:
         """A served model as `GET /v1/models` shows it. Raises ModelNotFound."""
-        self._find(name)
-        manifest = self._engine.manifest
+        _, served = self._find(name)
+        manifest, limits = self._engine.manifest, self._limits[name]
         return ModelCard(
             id=name,
             created=created,
             root=manifest.root,
             max_model_len=self._engine.max_model_len,
             card=manifest.card(),
+            drafts=served.leader != "none",
+            rounds=served.rounds,
+            limits=ModelLimits(
+                rounds=limits.rounds, max_total_tokens=limits.max_total_tokens, timeout_ms=limits.timeout_ms
+            ),
         )
 
     def _find(self, model: str | None) -> tuple[str, ServedModel]:
