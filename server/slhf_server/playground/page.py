@@ -35,9 +35,7 @@ _TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-_ADDRESSES = {"/": "index.html"} | {
-    f"/playground/{name}": name for name in ("playground.css", "icon.svg", *SCRIPTS)
-}
+_ADDRESSES = {"/": "index.html"} | {f"/playground/{name}": name for name in ("playground.css", "icon.svg", *SCRIPTS)}
 PATHS = frozenset(_ADDRESSES)
 """The routes of the page. None needs a key: a browser could not send one before the page is there to ask for it."""
 

@@ -1,9 +1,15 @@
 // Three ways to show a round's text: as it is, as Markdown, or as the words that changed.
 
 import { html, useEffect, useMemo, useRef } from "./vendor/htm-preact.js";
-import { marked } from "./vendor/marked.js";
+import { Marked } from "./vendor/marked.js";
 
 const { DOMPurify, Diff } = globalThis;
+
+const ESCAPES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
+const escaped = (text) => text.replace(/[&<>"]/g, (one) => ESCAPES[one]);
+/** HTML in a text is shown as it is written: an answer about HTML is an answer about what one can see. */
+const shown = ({ text, block }) => (block ? `<p>${escaped(text)}</p>` : escaped(text));
+const markdown = new Marked({ async: false, breaks: true, renderer: { html: shown } });
 
 const CLEAN = {
   ALLOWED_TAGS: (
@@ -19,7 +25,7 @@ const WITHOUT_SPACES = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{
 
 /** A model's or a stranger's Markdown as harmless nodes: no scripts, no images, no addresses but of the web. */
 function nodesOf(text) {
-  const nodes = DOMPurify.sanitize(marked.parse(text, { async: false, breaks: true }), CLEAN);
+  const nodes = DOMPurify.sanitize(markdown.parse(text), CLEAN);
   for (const link of nodes.querySelectorAll("a")) {
     link.target = "_blank";
     link.rel = "noopener noreferrer";
