@@ -21,7 +21,7 @@ FLOORS = [
     ["cli"],
     ["app"],
     ["api/openai", "api/anthropic"],
-    ["api"],
+    ["api", "playground"],
     ["service", "loading"],
     ["engine", "builtin", "observability"],
     ["refinement", "bundles", "models/upstream"],

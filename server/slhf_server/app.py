@@ -14,8 +14,10 @@ from slhf_server.api.anthropic import count_tokens, messages
 from slhf_server.api.authentication import Authentication
 from slhf_server.api.middleware import BodyLimit, Envelope, HeaderLimit, LastResort
 from slhf_server.api.openai import chat, completions, responses
+from slhf_server.api.route import OPEN
 from slhf_server.loading.remote_engines import open_remote_engines
 from slhf_server.loading.start import open_vllm
+from slhf_server.playground import page
 from slhf_server.service import OpenEngine, Service
 from slhf_server.settings.server import Settings
 
@@ -62,14 +64,17 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
     error_handlers.install(app)
     for part in (refine, chat, completions, responses, messages, count_tokens, tokens, operations):
         app.include_router(part.router)
+    if settings.shows_playground:
+        app.router.routes.extend(page.routes())
     return app
 
 
 def _wrap(app: FastAPI, settings: Settings, keyring: Keyring) -> None:
     """Add all middleware, from the inside out; a request meets it in the opposite order."""
+    open_routes = OPEN | page.PATHS if settings.shows_playground else OPEN
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
     if keyring:
-        app.add_middleware(Authentication, keyring=keyring)
+        app.add_middleware(Authentication, keyring=keyring, open_routes=open_routes)
     app.add_middleware(HeaderLimit)
     app.add_middleware(LastResort)
     if settings.cors_origins:  # around the refusals above: a page must be able to read them, and preflights have no key
@@ -80,4 +85,4 @@ def _wrap(app: FastAPI, settings: Settings, keyring: Keyring) -> None:
             allow_headers=["*"],
             expose_headers=_EXPOSED,
         )
-    app.add_middleware(Envelope, log_content=settings.log_content)
+    app.add_middleware(Envelope, log_content=settings.log_content, open_routes=open_routes)

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -17,6 +18,7 @@ from tests.deploy.programs import ROOT
 from tests.sdks import environments
 
 TOOLS = Path(__file__).with_name("requirements-tools.txt")
+BROWSER = Path(__file__).parent / "playground" / "package.json"
 CONSTRAINTS = ROOT / "constraints.txt"
 
 
@@ -71,6 +73,8 @@ def main(arguments: list[str]) -> int:
         arguments.remove("--engine")
         os.environ["RAY_ENGINE"] = "1"
         server = "./server[cpu]"
+    if shutil.which("npm"):
+        os.environ["PLAYGROUND_MODULES"] = str(environments.ensure(BROWSER) / "node_modules")
     os.environ["RAY_PYTHON"] = str(ray_python(server))
     return int(pytest.main(["tests/deploy", "-p", "no:cacheprovider", *arguments]))
 

@@ -11,11 +11,11 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 
 
-def found(name: str) -> str:
+def found(name: str, how: str = "scripts/deploy-checks installs it") -> str:
     """The program's path; without it the test is skipped."""
     path = shutil.which(name)
     if path is None:
-        pytest.skip(f"{name} is not on the PATH: scripts/deploy-checks installs it")
+        pytest.skip(f"{name} is not on the PATH: {how}")
     return path
 
 

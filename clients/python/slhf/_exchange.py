@@ -73,6 +73,7 @@ class Options(TypedDict, total=False):
     top_p: float | None
     max_tokens: int | None
     instruction: str | None
+    seed: int | None
 
 
 def refine_request(conversation: Conversation, options: Options, *, stream: bool = False) -> RefineRequest:

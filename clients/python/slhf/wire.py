@@ -88,6 +88,8 @@ class RefineRequest(RefineOptions):
     messages: list[Message] | None = None
     prompt: StrictStr | None = None
     stream: StrictBool = False
+    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
+    """Each round's noise is derived from it, as in chat; None and -1: new noise every time."""
 
     @model_validator(mode="after")
     def _one_conversation(self) -> "RefineRequest":
@@ -283,6 +285,14 @@ Event = Annotated[
 """One server-sent event of a streamed `/v1/refine`; `type` equals the SSE `event:` field."""
 
 
+class ModelLimits(_Answer):
+    """What a request to a served model may ask for at most."""
+
+    rounds: int
+    max_total_tokens: int
+    timeout_ms: int
+
+
 class ModelCard(_Answer):
     """One entry of `GET /v1/models`: OpenAI's shape, vLLM's extras, and the bundle's card."""
 
@@ -296,6 +306,11 @@ class ModelCard(_Answer):
     max_model_len: int | None = None
     """Tokens of prompt and completion together; None while the engine is loading."""
     card: dict[str, Any] = {}
+    drafts: bool = True
+    """Whether the model writes a draft where the request brings none."""
+    rounds: int | None = None
+    """Follower rounds of a request that does not say how many."""
+    limits: ModelLimits | None = None
 
 
 class ModelList(_Answer):

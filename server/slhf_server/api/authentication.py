@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from slhf_server.access.keys import Keyring
 from slhf_server.api.error_handlers import error_response
-from slhf_server.api.route import is_open
+from slhf_server.api.route import OPEN, is_open
 from slhf_server.errors import RequestError
 
 
@@ -18,12 +18,13 @@ class Authentication:
     Only the open routes need no key: a cluster's probes and scrapers call them without secrets, as they do with vLLM.
     """
 
-    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring, open_routes: frozenset[str] = OPEN) -> None:
         self._app = app
         self._keyring = keyring
+        self._open_routes = open_routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or is_open(scope):
+        if scope["type"] == "lifespan" or is_open(scope, self._open_routes):
             return await self._app(scope, receive, send)
         with ExitStack() as held:
             try:

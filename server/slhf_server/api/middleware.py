@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from slhf.wire import ErrorBody
 from slhf_server.api.error_handlers import bug, error_response, error_type
 from slhf_server.api.error_shapes import error_bytes, is_anthropics
-from slhf_server.api.route import is_open
+from slhf_server.api.route import OPEN, is_open
 from slhf_server.errors import EncodedBody, HeadersTooLarge
 from slhf_server.refinement.request_log import RequestLog
 
@@ -36,9 +36,10 @@ class Envelope:
     in `request.state.log`. The open routes have no line, because probes would fill the log.
     """
 
-    def __init__(self, app: ASGIApp, log_content: bool) -> None:
+    def __init__(self, app: ASGIApp, log_content: bool, open_routes: frozenset[str] = OPEN) -> None:
         self._app = app
         self._log_content = log_content
+        self._open_routes = open_routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -57,7 +58,7 @@ class Envelope:
             response.failed = True
             raise
         finally:
-            if not is_open(scope):
+            if not is_open(scope, self._open_routes):
                 self._write(scope, state, response, (time.perf_counter() - started) * 1e3)
 
     def _write(self, scope: Scope, state: dict[str, Any], response: "_Response", duration_ms: float) -> None:

@@ -35,7 +35,9 @@ async def refine(body: RefineRequest, request: Request, service: RunningService)
         model=body.model,
         messages=body.messages if body.messages is not None else [Message(role="user", content=body.prompt or "")],
         options=body,
-        sampling=SamplingParams(temperature=body.temperature, top_p=body.top_p, max_tokens=body.max_tokens),
+        sampling=SamplingParams(
+            temperature=body.temperature, top_p=body.top_p, max_tokens=body.max_tokens, seed=body.seed
+        ),
         deltas="all" if body.stream else "none",
     )
     (job,) = jobs = await planned(request, service, params, lambda: names)

@@ -10,7 +10,7 @@ from starlette.types import Scope
 OPEN = frozenset(
     {"/health", "/ready", "/metrics", "/version", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
 )
-"""The routes that need no key and are not logged: those of probes and scrapers, and the API's description."""
+"""The routes that always need no key and are not logged: those of probes and scrapers, and the API's description."""
 
 
 def route_path(scope: Scope) -> str:
@@ -18,6 +18,6 @@ def route_path(scope: Scope) -> str:
     return get_route_path(scope).removesuffix("\n")
 
 
-def is_open(scope: Scope) -> bool:
-    """Whether the request is for a route that needs no key."""
-    return route_path(scope) in OPEN
+def is_open(scope: Scope, routes: frozenset[str]) -> bool:
+    """Whether the request is for one of the routes that need no key."""
+    return route_path(scope) in routes

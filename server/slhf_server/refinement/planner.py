@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from slhf.history import Message
 from slhf.turns import follower_turn
-from slhf.wire import ModelCard, RefineOptions
+from slhf.wire import ModelCard, ModelLimits, RefineOptions
 from slhf_server.deadline import Deadline
 from slhf_server.errors import BadRequest, ModelNotFound
 from slhf_server.models.base import ChatModel, Engine, SamplingParams, Tokenizer
@@ -95,7 +95,7 @@ class Planner:
         Raises ModelNotFound and EngineUnavailable.
         """
         own, served = self._find(name)
-        engine = self._engines[served.follower]
+        engine, limits = self._engines[served.follower], self._limits[own]
         manifest = engine.manifest
         return ModelCard(
             id=name,
@@ -104,6 +104,11 @@ class Planner:
             parent=None if name == own else own,
             max_model_len=engine.max_model_len,
             card=manifest.card(),
+            drafts=served.leader != "none",
+            rounds=served.rounds,
+            limits=ModelLimits(
+                rounds=limits.rounds, max_total_tokens=limits.max_total_tokens, timeout_ms=limits.timeout_ms
+            ),
         )
 
     def tokenizer(self, model: str | None) -> tuple[Tokenizer, int]:

@@ -1,5 +1,6 @@
 """Every setting. Flags win over the `SLHF_*` environment, which wins over the YAML file, which wins over defaults."""
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -143,6 +144,9 @@ class Settings(BaseSettings):
         default=None, min_length=1, description="for replicas that share a cache: separates the keys' parts of it"
     )
     cors_origins: list[str] = Field(default=[], description='origins whose pages may call the server; "*": all')
+    playground: Literal["auto", "on", "off"] = Field(
+        default="auto", description="a page to try refinements at GET /; auto: where the host is this machine alone"
+    )
     read_timeout_s: float = Field(
         default=60.0, gt=0, le=86_400, description="for a request that does not arrive, seconds"
     )
@@ -179,6 +183,11 @@ class Settings(BaseSettings):
         """The server's limits with the model's own in their place."""
         return self.limits.model_copy(update=model.limits.model_dump(exclude_unset=True))
 
+    @property
+    def shows_playground(self) -> bool:
+        """Whether `GET /` is the page. Others than this machine's users see it only where somebody asked for that."""
+        return _is_loopback(self.host) if self.playground == "auto" else self.playground == "on"
+
     @field_validator("cors_origins")
     @classmethod
     def _exact(cls, origins: list[str]) -> list[str]:
@@ -190,7 +199,7 @@ class Settings(BaseSettings):
                 )
         return origins
 
-    @field_validator("speculation", mode="before")
+    @field_validator("speculation", "playground", mode="before")
     @classmethod
     def _switch(cls, value: Any) -> Any:
         """Read `false` as `off`, because they are the same in YAML 1.1, which Helm and Ray read."""
@@ -251,6 +260,13 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, _Environment(settings_cls), _ConfigFile(settings_cls))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host.lower() == "localhost"
 
 
 class _Environment(EnvSettingsSource):

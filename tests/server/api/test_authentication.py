@@ -42,7 +42,7 @@ def test_probes_and_scrapers_need_none(serve: Serve) -> None:
     url = serve(**KEYS)
     for path in ("/health", "/ready", "/version", "/metrics"):
         assert httpx2.get(url + path).status_code == 200
-    assert httpx2.get(url).status_code == 401
+    assert httpx2.get(f"{url}/nothing").status_code == 401
 
 
 def test_without_keys_nobody_is_asked(serve: Serve) -> None:

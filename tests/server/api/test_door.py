@@ -13,14 +13,19 @@ from starlette.routing import Mount
 
 from slhf_server.app import create_app
 from slhf_server.models.fake import FakeEngine
+from slhf_server.playground import page
 from slhf_server.settings.server import Settings
 from tests.server.api.asgi import Answer, Loop
 
-OPEN = ["/health", "/ready", "/metrics", "/version", "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"]
+PROBES = ["/health", "/ready", "/metrics", "/version", "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"]
+PAGE = ["/", "/playground/main.js", "/playground/playground.css", "/playground/vendor/purify.js"]
+"""Some of its files; tests/server/playground asks for all."""
+OPEN = [*PROBES, *PAGE]
 """The whole list: a route that is added needs a key unless it is added here too."""
 GUARDED = ["/v1/models", "/v1/models/fake", "/v1/refine", "/v1/chat/completions", "/v1/completions", "/v1/responses"]
 GUARDED += ["/v1/messages", "/v1/messages/count_tokens", "/tokenize", "/detokenize"]
-UNKNOWN = ["", "/", "/v1", "/v2/models", "/nothing", "/health/more", "/v1/unknown", "/readyz", "/v1/metrics"]
+UNKNOWN = ["", "/index.html", "/playground", "/playground/page.py", "/v1", "/v2/models", "/nothing", "/health/more"]
+UNKNOWN += ["/v1/unknown", "/readyz", "/v1/metrics"]
 MINE = {"authorization": "Bearer right"}
 PREFIXES = ["", "/small", "/tulu-8b", "/a/b", "/v1", "/health", "/v1/refine", "/docs", "/sm%41ll", "/klein-größe"]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"]
@@ -122,7 +127,7 @@ def test_keys_rates_log_and_metrics_hold_however_the_application_is_reached(
             way.ask("POST", "/v1/refine", body=body, headers=headers)
             for body, headers in [(b'{"prompt": "x"}', MINE), (b"{}", {}), (b"{}", MINE), (b"{}", MINE), (b"{}", MINE)]
         ]
-    page = live.ask("GET", "/metrics").body.decode()
+    metrics = live.ask("GET", "/metrics").body.decode()
     live.close()
     if kind == "root path that the proxy cut off" and prefix == "/v1/refine":
         return  # which of both it is cannot be told, and the router takes it for the root path itself
@@ -133,8 +138,8 @@ def test_keys_rates_log_and_metrics_hold_however_the_application_is_reached(
     assert [line.__dict__["request_id"] for line in lines] == [answer.headers["x-request-id"] for answer in asked]
     for code, count in (("invalid_api_key", 1), ("invalid_request_error", 2), ("rate_limit_exceeded", 1)):
         line = f'slhf_request_failure_total{{endpoint="refine",error_type="{code}",model_name=""}} {count}.0'
-        assert line in page
-    assert 'slhf_request_success_total{endpoint="refine",finish_reason="stop",model_name="fake"} 1.0' in page
+        assert line in metrics
+    assert 'slhf_request_success_total{endpoint="refine",finish_reason="stop",model_name="fake"} 1.0' in metrics
 
 
 def test_every_route_but_the_named_ones_asks_for_a_key(loop: Loop) -> None:
@@ -144,7 +149,7 @@ def test_every_route_but_the_named_ones_asks_for_a_key(loop: Loop) -> None:
     new = Loop(app)
     paths = {getattr(route, "path", "") for route in app.routes}
     assert paths >= {*OPEN, "/v1/refine", "/votes"}
-    for path in paths - set(OPEN):
+    for path in paths - set(PROBES) - page.PATHS:
         for method in METHODS:
             assert new.ask(method, path).status == 401, (method, path)
     assert new.ask("POST", "/votes", headers=MINE).status == 200
@@ -152,7 +157,7 @@ def test_every_route_but_the_named_ones_asks_for_a_key(loop: Loop) -> None:
 
 
 def test_who_has_no_key_does_not_learn_which_paths_there_are(loop: Loop) -> None:
-    answers = [loop.ask("GET", path) for path in ("/v1/models", "/v1/nothing", "/nothing", "/", "/v1/refine")]
+    answers = [loop.ask("GET", path) for path in ("/v1/models", "/v1/nothing", "/nothing", "/playground", "/v1/refine")]
     assert len({(answer.status, answer.body) for answer in answers}) == 1
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from slhf_server.app import create_app
 from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.limits import RefineLimits
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import BUILTIN, ServedModel, Settings
 from tests.conftest import Serve, running
@@ -22,6 +23,7 @@ def test_models_are_listed_with_the_bundles_card(serve: Serve) -> None:
     card = httpx2.get(f"{url}/v1/models/second").json()
     assert (card["object"], card["root"], card["max_model_len"]) == ("model", "fake", 4096)
     assert card["card"]["trained"] == "no"
+    assert [one["drafts"] for one in listed["data"]] == [True, False]
     assert httpx2.get(f"{url}/v1/models/third").status_code == 404
 
 
@@ -62,6 +64,18 @@ def test_a_model_answers_to_its_aliases_and_is_counted_under_its_own_name(serve:
 def test_a_name_is_one_models_alone(models: dict[str, dict[str, list[str]]]) -> None:
     with pytest.raises(SettingsError, match=r"models\.(first|second)\.aliases: '\w+' is the name of a served model"):
         Settings(models=models)
+
+
+def test_a_models_entry_says_what_a_request_may_ask_it_for(serve: Serve) -> None:
+    models = {"short": ServedModel(rounds=2, limits=RefineLimits(rounds=3)), "usual": ServedModel()}
+    url = serve(models=models, limits={"timeout_ms": 5000})
+    short, usual = httpx2.get(f"{url}/v1/models").json()["data"]
+    assert (short["rounds"], usual["rounds"]) == (2, 1)
+    assert short["limits"] == {"rounds": 3, "max_total_tokens": 131072, "timeout_ms": 5000}
+    assert usual["limits"] == {"rounds": 8, "max_total_tokens": 131072, "timeout_ms": 5000}
+    asked = {"prompt": "x", "model": "short", "draft": "d"}
+    for rounds, status in ((3, 200), (4, 400)):
+        assert httpx2.post(f"{url}/v1/refine", json=asked | {"rounds": rounds}).status_code == status
 
 
 def test_a_model_without_leader_needs_a_draft(serve: Serve) -> None:

@@ -101,7 +101,17 @@ def test_every_endpoint_that_takes_a_seed_takes_any_and_draws_from_it(serve: Ser
     assert sorted(map(str, seeds)) == sorted(map(str, expected))
 
 
+@pytest.mark.parametrize("seed", [0, -1, 2**63 - 1, -(2**63)])
+def test_refine_draws_each_round_from_its_seed(serve: Serve, seed: int) -> None:
+    engine = FakeEngine()
+    answer = httpx2.post(f"{serve(engine)}/v1/refine", json={"prompt": "what is it", "seed": seed, "rounds": 2})
+    assert answer.status_code == 200
+    seeds = [sampling.seed for model in (engine.leader, engine.follower) for _, sampling in model.calls]
+    assert seeds == [seed_of(seed, 0, number) for number in range(3)]
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "refine"])
 @pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 1.5, "1", True])
-def test_a_seed_that_is_no_64_bit_integer_is_refused_by_name(serve: Serve, seed: object) -> None:
-    answer = httpx2.post(f"{serve()}/v1/chat/completions", json={"messages": CHAT, "seed": seed})
+def test_a_seed_that_is_no_64_bit_integer_is_refused_by_name(serve: Serve, seed: object, path: str) -> None:
+    answer = httpx2.post(f"{serve()}/v1/{path}", json={"messages": CHAT, "seed": seed})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "seed")

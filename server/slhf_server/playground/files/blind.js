@@ -1,0 +1,76 @@
+// Draft and answer as A and B, in an order drawn for each comparison. Choices are counted in this page and sent nowhere.
+
+import { html, useEffect, useMemo, useRef, useState } from "./vendor/htm-preact.js";
+import { Markdown } from "./text.js";
+import { nameOf } from "./run.js";
+
+export const NO_CHOICES = { draft: 0, answer: 0, tie: 0, "both bad": 0 };
+const CHOICES = ["A is better", "B is better", "Tie", "Both are bad"];
+
+/** The two texts of a finished run that can be told apart, or null. */
+export function pairOf(run) {
+  if (run.status !== "done" || !run.refinement?.returned_round) return null;
+  const draft = run.rounds.find((one) => one.round === 0);
+  const answer = run.rounds.find((one) => one.round === run.refinement.returned_round);
+  return draft && answer && draft.text !== answer.text ? { draft, answer } : null;
+}
+
+const coin = () => crypto.getRandomValues(new Uint8Array(1))[0] % 2 === 0;
+
+/** A dialog over all the rest. `onChoice` gets "draft", "answer", "tie" or "both bad"; `onClose` ends it either way. */
+export function Blind({ pair, tally, onChoice, onClose }) {
+  const [chosen, setChosen] = useState(null);
+  const sides = useMemo(() => (coin() ? ["draft", "answer"] : ["answer", "draft"]), [pair]);
+  const dialog = useRef(null);
+  useEffect(() => dialog.current.showModal(), []);
+  const choose = (number) => {
+    if (chosen !== null) return;
+    setChosen(number);
+    onChoice([...sides, "tie", "both bad"][number]);
+  };
+  const pressed = (event) => {
+    const number = "1234".indexOf(event.key);
+    if (number >= 0 && event.key.length === 1 && !event.ctrlKey && !event.metaKey && !event.altKey) choose(number);
+  };
+  return html`
+    <dialog ref=${dialog} class="blind" aria-labelledby="blind" onKeyDown=${pressed} onClose=${onClose}>
+      <header>
+        <h2 id="blind">Which is better?</h2>
+        <button type="button" class="quiet" onClick=${() => dialog.current.close()}>Close</button>
+      </header>
+      <div class="pair">
+        ${sides.map(
+          (side, place) => html`
+            <section class="round" aria-label=${"AB"[place]}>
+              <h3>${"AB"[place]}${chosen !== null && html` <span class="tag">${side === "draft" ? "the draft" : nameOf(pair.answer.round)}</span>`}</h3>
+              <${Markdown} text=${pair[side].text} />
+            </section>
+          `,
+        )}
+      </div>
+      <div class="choices" role="group" aria-label="Your choice">
+        ${CHOICES.map(
+          (label, number) => html`
+            <button
+              type="button"
+              autofocus=${number === 0}
+              aria-pressed=${chosen === number}
+              aria-disabled=${chosen !== null}
+              onClick=${() => choose(number)}
+            >
+              <kbd>${number + 1}</kbd> ${label}
+            </button>
+          `,
+        )}
+      </div>
+      <p class="tally" role="status">${chosen !== null && html`<${Revealed} sides=${sides} pair=${pair} tally=${tally} />`}</p>
+      <p class="hint">Choices are counted in this page alone. Nothing is sent or kept.</p>
+    </dialog>
+  `;
+}
+
+function Revealed({ sides, pair, tally }) {
+  const name = (side) => (side === "draft" ? "the draft" : nameOf(pair.answer.round).toLowerCase());
+  const counts = Object.entries(tally).map(([what, count]) => `${what} ${count}`);
+  return html`A was ${name(sides[0])}, B was ${name(sides[1])}. So far: ${counts.join(", ")}.`;
+}

@@ -1,0 +1,39 @@
+// The bundle's card: what is served, how it was trained and what was measured.
+
+import { html } from "./vendor/htm-preact.js";
+
+const NAMES = { own_answers: "own answers", base_model: "base model" };
+
+export function Card({ model }) {
+  const { limits, max_model_len: context } = model;
+  const facts = { ...model.card, context: context && `${context.toLocaleString("en")} tokens` };
+  if (limits) facts.limits = `${limits.rounds} rounds, ${limits.max_total_tokens.toLocaleString("en")} tokens`;
+  return html`
+    <details class="card">
+      <summary>What this model is</summary>
+      <${Facts} facts=${facts} />
+    </details>
+  `;
+}
+
+/** Names and values, at whatever depth a bundle's author put them; what is empty is left out. */
+function Facts({ facts }) {
+  const rows = Object.entries(facts).filter(([, value]) => !isEmpty(value));
+  return html`
+    <dl>
+      ${rows.map(
+        ([name, value]) => html`
+          <div>
+            <dt>${NAMES[name] ?? name.replaceAll("_", " ")}</dt>
+            <dd>${isNested(value) ? html`<${Facts} facts=${value} />` : shown(value)}</dd>
+          </div>
+        `,
+      )}
+    </dl>
+  `;
+}
+
+const isNested = (value) => typeof value === "object" && !Array.isArray(value);
+const isEmpty = (value) =>
+  value === null || value === undefined || value === "" || (typeof value === "object" && !Object.keys(value).length);
+const shown = (value) => (Array.isArray(value) ? value.map((one) => (isNested(one) ? JSON.stringify(one) : one)).join(", ") : String(value));

@@ -1,0 +1,321 @@
+// Drives the playground as a user does: node checks.mjs prints a line of JSON for each check, {name, error}.
+// The environment says where: URL, KEYED (asks for a key), PREFIXED (below a path), CHROMIUM, OUT (a folder for what is copied).
+
+import { strict as assert } from "node:assert";
+import { readFileSync, writeFileSync } from "node:fs";
+import { deflateRawSync } from "node:zlib";
+import { column, played, ready, refine, show, textOf } from "./browser.mjs";
+
+const { URL: url, KEYED: keyed, PREFIXED: prefixed, CHROMIUM: chromium, OUT: out } = process.env;
+const XSS = readFileSync(new URL("xss.md", import.meta.url), "utf8");
+const AXE = readFileSync(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
+const checks = new Map();
+const check = (name, played) => checks.set(name, played);
+
+check("three rounds fill a column each, with figures and why it ended", async (open) => {
+  const page = await open({ url });
+  await refine(page);
+  assert.deepEqual(await page.locator("article h3").allInnerTexts(), ["Draft", "Round 1", "Round 2", "Round 3"]);
+  assert.equal(await textOf(page, "Round 2"), "better better draft of: Why is the sky blue?");
+  assert.equal(await page.locator(".verdict").innerText(), "Ended because all 3 rounds were done. Round 3 is the answer.");
+  assert.match(await column(page, "Round 3").innerText(), /answer/);
+  const figures = await column(page, "Round 1").locator(".figures").innerText();
+  for (const name of ["seconds", "tokens", "prompt", "cached", "guesses", "edited"]) assert.match(figures, new RegExp(name));
+  assert.match(figures, /tokens\s+8\b/); // the fake's token is a word
+});
+
+check("changes are told by line and not by colour alone, against any other round", async (open) => {
+  const page = await open({ url });
+  await refine(page, { prompt: "long", rounds: 2 });
+  const texts = { Draft: await textOf(page, "Draft"), "Round 1": await textOf(page, "Round 1"), "Round 2": await textOf(page, "Round 2") };
+  await show(page, "Changes");
+  for (const [against, name, base] of [["before", "Round 2", "Round 1"], ["0", "Round 2", "Draft"], ["2", "Draft", "Round 2"]]) {
+    await page.locator(".inline select").selectOption(against);
+    const body = column(page, name).locator(".plain");
+    const without = (tag) => body.evaluate((node, gone) => [...node.childNodes].filter((one) => one.nodeName !== gone).map((one) => one.textContent).join(""), tag);
+    assert.equal(await without("INS"), texts[base]);
+    assert.equal(await without("DEL"), texts[name]);
+    assert.ok((await body.locator("ins").count()) > 0);
+  }
+  const line = (tag) => page.locator(`article ${tag}`).first().evaluate((node) => getComputedStyle(node).textDecorationLine);
+  assert.equal(await line("ins"), "underline");
+  assert.equal(await line("del"), "line-through");
+});
+
+check("a draft full of scripts does nothing in any view", async (open) => {
+  const page = await open({ url });
+  await refine(page, { draft: XSS, rounds: 1 });
+  for (const view of ["Text", "Formatted", "Changes"]) {
+    await show(page, view);
+    await harmless(page, "main");
+  }
+  await page.getByRole("button", { name: "Compare blind" }).click();
+  await harmless(page, "dialog");
+  assert.deepEqual(await page.locator("dialog a").evaluateAll((all) => [...new Set(all.map((one) => one.getAttribute("href")))]), [
+    null,
+    "https://good.example/page",
+  ]);
+});
+
+async function harmless(page, where) {
+  await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => setTimeout(done))));
+  assert.equal(await page.evaluate(() => window.owned), undefined);
+  const found = await page.locator(`${where} :is(.body, .markdown)`).evaluateAll((all) =>
+    all.flatMap((one) => [...one.querySelectorAll("*")]).flatMap((one) => [
+      ...(/^(script|img|svg|iframe|object|style|link|base|meta|form|input|button|math|details)$/i.test(one.nodeName) ? [one.nodeName] : []),
+      ...[...one.attributes].filter(({ name }) => name.startsWith("on") || ["style", "id", "name", "src"].includes(name)).map(({ name }) => name),
+    ]),
+  );
+  assert.deepEqual(found, []);
+}
+
+check("a link restores form and rounds, without the key", async (open) => {
+  const page = await open({ url, permissions: ["clipboard-read", "clipboard-write"] });
+  await page.getByLabel("API key").fill("secret-key");
+  await page.getByLabel("API key").blur();
+  await refine(page, { prompt: "Grüße, 世界 🌍", rounds: 2 });
+  await page.getByRole("button", { name: "Copy link" }).click();
+  await page.waitForSelector(".taken");
+  const link = await page.evaluate(() => navigator.clipboard.readText());
+  assert.ok(link.startsWith(`${url}#r=`) && link === page.url());
+  const other = await open({ url: link });
+  await other.waitForSelector(".verdict.done");
+  assert.equal(await other.getByRole("textbox", { name: "Prompt" }).inputValue(), "Grüße, 世界 🌍");
+  assert.equal(await other.getByRole("slider").inputValue(), "2");
+  assert.equal(await textOf(other, "Round 2"), await textOf(page, "Round 2"));
+  assert.equal(await other.getByLabel("API key").inputValue(), "");
+  assert.equal(await other.evaluate(() => JSON.stringify({ ...sessionStorage })), "{}");
+  assert.equal(await other.getByText("these rounds were not run here").count(), 1);
+});
+
+const linked = (held) => `${url}#r=${deflateRawSync(typeof held === "string" ? held : JSON.stringify(held)).toString("base64url")}`;
+
+check("a link that a stranger wrote does nothing but show texts", async (open) => {
+  const round = { round: 0, role: "<img src=x onerror=owned=1>", model: XSS, text: XSS, usage: "none", latency_ms: "soon", lost: XSS };
+  const body = { prompt: "x", 'a=__import__("os"), b': "", rounds: 1 };
+  const told = { stop_reason: XSS, returned_round: "1", rounds_requested: {} };
+  const page = await open({ url: linked({ form: { prompt: XSS, rounds: 1e9, kind: [] }, run: { body, status: "done", rounds: [round, round], refinement: told } }) });
+  await page.waitForSelector(".verdict.done");
+  for (const view of ["Text", "Formatted", "Changes"]) {
+    await show(page, view);
+    await harmless(page, "main");
+  }
+  await page.getByRole("button", { name: "Copy as Python" }).click();
+  assert.doesNotMatch(await page.locator("#taken").inputValue(), /__import__/);
+  await ready(page);
+  assert.equal(await page.getByRole("slider").inputValue(), "8");
+});
+
+for (const [what, held] of [["is no JSON", "{"], ["unpacks to too much", JSON.stringify("x".repeat(3_000_000))]]) {
+  check(`a link that ${what} is said to be broken`, async (open) => {
+    const page = await open({ url: linked(held) });
+    assert.match(await page.getByRole("alert").innerText(), /^This link cannot be read: /);
+  });
+}
+
+check("all of it works by keyboard", async (open) => {
+  const page = await open({ url });
+  await ready(page);
+  const tabTo = async (name) => {
+    for (let steps = 0; steps < 40; steps++) {
+      await page.keyboard.press("Tab");
+      const focused = page.locator(":focus");
+      const outline = await focused.evaluate((node) => [node, node.nextElementSibling].some((one) => one && getComputedStyle(one).outlineStyle !== "none"));
+      assert.ok(outline, "the focus is to be seen");
+      if (await focused.evaluate((node, named) => (node.getAttribute("aria-label") ?? node.labels?.[0]?.innerText ?? node.innerText).startsWith(named), name)) return;
+    }
+    throw new Error(`no way to ${name}`);
+  };
+  await tabTo("Prompt");
+  await page.keyboard.type("keys alone");
+  await tabTo("Rounds");
+  await page.keyboard.press("ArrowRight");
+  await page.keyboard.press("Control+Enter");
+  await page.waitForSelector(".verdict.done");
+  assert.equal(await page.locator("article").count(), 3);
+  await tabTo("Text");
+  await page.keyboard.press("ArrowRight");
+  await page.keyboard.press("ArrowRight");
+  assert.ok((await page.locator("ins").count()) > 1);
+  await tabTo("Compare blind");
+  await page.keyboard.press("Enter");
+  await page.keyboard.press("3");
+  assert.match(await page.locator(".tally").innerText(), /A was .*So far: draft 0, answer 0, tie 1, both bad 0\./);
+  await page.keyboard.press("Escape");
+  await page.waitForSelector("dialog", { state: "detached" });
+});
+
+check("blind means that no round is shown before the choice", async (open) => {
+  const page = await open({ url });
+  await ready(page);
+  await page.getByRole("checkbox").check();
+  await page.getByRole("textbox", { name: "Prompt" }).fill("Why is the sky blue?");
+  await page.getByRole("button", { name: "Run" }).click();
+  await page.waitForSelector("dialog");
+  assert.equal(await page.locator("article").count(), 0);
+  assert.doesNotMatch(await page.locator("dialog").innerText(), /Round|draft\b(?! of)/);
+  const sides = await page.locator("dialog section").allInnerTexts();
+  await page.keyboard.press("1");
+  const first = sides[0].includes("better") ? "answer" : "draft";
+  assert.match(await page.locator(".tally").innerText(), new RegExp(`A was (the draft|round 1).*${first} 1`));
+  await page.keyboard.press("2");
+  assert.match(await page.locator(".tally").innerText(), new RegExp(`${first} 1`)); // a choice is made once
+  await page.getByRole("button", { name: "Close" }).click();
+  await page.waitForSelector("article");
+  assert.equal(await page.locator("article").count(), 2);
+});
+
+check("nothing is wider than a screen of 360 pixels", async (open) => {
+  const page = await open({ url, viewport: { width: 360, height: 740 } });
+  const fits = async () => assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
+  await ready(page);
+  await fits();
+  await page.getByText("What this model is").click();
+  const wide = `| ${"column | ".repeat(20)}\n|${"---|".repeat(20)}\n\n${"unbroken".repeat(40)}\n\n    ${"code ".repeat(60)}`;
+  await refine(page, { draft: wide, rounds: 1 });
+  for (const view of ["Text", "Formatted", "Changes"]) {
+    await show(page, view);
+    await fits();
+  }
+  await page.getByRole("button", { name: "Copy as curl" }).click();
+  await page.waitForSelector(".taken");
+  await fits();
+  await page.getByRole("button", { name: "Compare blind" }).click();
+  await fits();
+  assert.ok(await page.locator("dialog").evaluate((node) => node.scrollWidth <= node.clientWidth));
+});
+
+for (const colorScheme of ["light", "dark"]) {
+  check(`axe finds nothing in ${colorScheme}`, async (open) => {
+    const page = await open({ url, colorScheme, bypassCSP: true }); // for axe alone, which is put in as a script
+    await ready(page);
+    await page.addScriptTag({ content: AXE });
+    const clean = async (state) => {
+      const { violations } = await page.evaluate(() => globalThis.axe.run());
+      const found = violations.map((one) => `${one.id}: ${one.nodes.map((node) => `${node.html} ${node.failureSummary}`).join(", ")}`);
+      assert.deepEqual(found, [], state);
+    };
+    await clean("empty");
+    await page.getByRole("button", { name: "Run" }).click();
+    await clean("a value is missing");
+    await page.getByText("What this model is").click();
+    await refine(page, { draft: XSS, rounds: 2 });
+    for (const view of ["Text", "Formatted", "Changes"]) {
+      await show(page, view);
+      await clean(view);
+    }
+    await page.getByRole("button", { name: "Copy link" }).click();
+    await page.waitForSelector(".taken");
+    await page.getByRole("button", { name: "Compare blind" }).click();
+    await clean("blind");
+    await page.keyboard.press("4");
+    await clean("revealed");
+  });
+}
+
+check("three rounds of 300 tokens are drawn without a frame over 100 ms", async (open) => {
+  const longest = [];
+  for (let tries = 0; tries < 3 && !(longest.at(-1) <= 100); tries++) { // a busy machine is no fault of the page
+    const page = await open({ url });
+    await ready(page);
+    await page.evaluate(() => {
+      window.longest = 0;
+      const next = (before) => (now) => {
+        window.longest = Math.max(window.longest, now - before);
+        requestAnimationFrame(next(now));
+      };
+      requestAnimationFrame((now) => requestAnimationFrame(next(now)));
+    });
+    await refine(page, { prompt: "long" });
+    const words = await textOf(page, "Round 3");
+    assert.ok(words.split(/\s+/).length >= 300);
+    longest.push(await page.evaluate(() => window.longest));
+  }
+  writeFileSync(`${out}/frames.json`, JSON.stringify(longest));
+  assert.ok(Math.min(...longest) <= 100, `longest frames, ms: ${longest}`);
+});
+
+check("Stop keeps what was finished", async (open) => {
+  const page = await open({ url });
+  await ready(page);
+  await page.getByRole("textbox", { name: "Prompt" }).fill("long");
+  await page.getByRole("slider").fill("8");
+  await page.getByRole("button", { name: "Run" }).click();
+  await column(page, "Round 1").locator(".caret").waitFor();
+  await page.getByRole("button", { name: "Stop" }).click();
+  await page.waitForSelector(".verdict.stopped");
+  assert.equal(await page.locator(".caret").count(), 0);
+  assert.match(await page.locator("article").last().innerText(), /not finished/);
+  assert.ok(await page.getByRole("button", { name: "Run" }).isEnabled());
+});
+
+check("a round that lost something says what", async (open) => {
+  const page = await open({ url });
+  await refine(page, { prompt: "lose the code", draft: "So:\n```python\nprint(1)\n```\n", rounds: 1 });
+  assert.match(await column(page, "Round 1").innerText(), /This round lost a code block, so it left the text before it/);
+});
+
+check("a bad value is named where it stands, by the page or by the server", async (open) => {
+  const page = await open({ url });
+  await ready(page);
+  await page.getByRole("textbox", { name: "Prompt" }).fill("x");
+  await page.getByLabel("Temperature").fill("hot");
+  await page.keyboard.press("Control+Enter");
+  assert.match(await page.locator(".problem").innerText(), /from 0 to 2/);
+  assert.equal(await page.getByLabel("Temperature").getAttribute("aria-invalid"), "true");
+  assert.ok(await page.getByLabel("Temperature").evaluate((node) => node === document.activeElement));
+  await page.getByLabel("Temperature").fill("1");
+  await page.getByLabel("Token budget").fill("1");
+  await page.keyboard.press("Control+Enter");
+  await page.waitForSelector(".verdict.failed");
+  await page.getByRole("radio", { name: "a conversation" }).check();
+  await page.getByRole("textbox", { name: "Conversation" }).fill("[{]");
+  await page.keyboard.press("Control+Enter");
+  assert.match(await page.locator(".problem").innerText(), /not JSON/);
+});
+
+check("a conversation is sent as it is written", async (open) => {
+  const page = await open({ url });
+  await ready(page);
+  await page.getByRole("radio", { name: "a conversation" }).check();
+  await page.getByRole("textbox", { name: "Conversation" }).fill('[{"role": "system", "content": "be brief"}, {"role": "user", "content": "last words"}]');
+  await page.keyboard.press("Control+Enter");
+  await page.waitForSelector(".verdict.done");
+  assert.equal(await textOf(page, "Draft"), "draft of: last words");
+});
+
+check("a server with keys is asked with the one typed in, which stays in the tab", async (open) => {
+  const page = await open({ url: keyed });
+  assert.match(await page.getByRole("alert").innerText(), /asks for an API key/);
+  await page.getByLabel("API key").fill("right");
+  await page.keyboard.press("Tab");
+  await refine(page, { rounds: 1 });
+  assert.deepEqual(await page.evaluate(() => [{ ...sessionStorage }, { ...localStorage }, document.cookie]), [{ "slhf-api-key": "right" }, {}, ""]);
+  await page.reload();
+  await ready(page);
+});
+
+check("it works below a prefix", async (open) => {
+  const page = await open({ url: prefixed });
+  await refine(page, { rounds: 1 });
+  assert.equal(await page.locator("article").count(), 2);
+});
+
+check("what is copied is the same request", async (open) => {
+  const page = await open({ url, acceptDownloads: true });
+  await ready(page);
+  await page.getByRole("textbox", { name: "Instruction" }).fill(`don't "shout" \\ $HOME`);
+  await page.getByLabel("Temperature").fill("0.5");
+  await page.getByLabel("Seed").fill("7");
+  await refine(page, { prompt: "It's 100 %\nof 世界", draft: 'a "draft"\n', rounds: 2 });
+  for (const [button, file] of [["Copy as curl", "request.sh"], ["Copy as Python", "request.py"]]) {
+    await page.getByRole("button", { name: button }).click();
+    await page.waitForFunction((word) => document.querySelector("#taken")?.value.startsWith(word), file.endsWith("sh") ? "curl" : "from");
+    writeFileSync(`${out}/${file}`, await page.locator("#taken").inputValue());
+  }
+  const download = page.waitForEvent("download");
+  await page.getByRole("link", { name: "Download 1 as JSON lines" }).click();
+  await (await download).saveAs(`${out}/drafts.jsonl`);
+});
+
+for await (const result of played(checks, chromium)) process.stdout.write(`${JSON.stringify(result)}\n`);
