@@ -173,7 +173,7 @@ def test_an_answer_has_openais_fields_and_refinement(serve: Serve) -> None:
         *("draft_source", "duration_ms", "usage", "tools_ignored", "rounds"),
     }
     finished = set(answer["refinement"]["rounds"][1]) - {"tool_calls"}
-    assert finished == {"round", "role", "model", "text", "finish_reason", "usage", "latency_ms", "edit_ratio"}
+    assert finished == {"round", "role", "model", "text", "finish_reason", "usage", "latency_ms", "edit_ratio", "lost"}
 
 
 def test_the_finish_reason_is_that_of_the_returned_round(serve: Serve) -> None:

@@ -26,7 +26,7 @@ def environment_of(requirements: Path) -> tuple[Path | None, str]:
 
 def environ(url: str) -> dict[str, str]:
     """The user's, less what would lead a client or its Python elsewhere."""
-    led_astray = ("OPENAI_", "PYTHONPATH", "PYTHONHOME", "SLHF_", "NODE_OPTIONS")
+    led_astray = ("OPENAI_", "ANTHROPIC_", "PYTHONPATH", "PYTHONHOME", "SLHF_", "NODE_OPTIONS")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(led_astray)}
     return {**kept, "SLHF_BASE_URL": url, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 

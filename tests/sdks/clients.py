@@ -10,7 +10,7 @@ NEWEST = HERE / "requirements-newest.txt"
 OPENAI_2 = HERE / "requirements-openai-2.txt"
 NODE = HERE / "package.json"
 
-SERVED = {"chat", "responses", "completions"}  # the endpoints that the checks are run against
+SERVED = {"chat", "responses", "completions", "messages"}  # the endpoints that the checks are run against
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ CLIENTS = [
     Client("openai 2 for Python", OPENAI_2, HERE / "check_openai.py", ("chat", "responses", "completions")),
     Client("openai 6 for Node", NODE, HERE / "check_openai.mjs", ("chat", "responses", "completions")),
     Client("AI SDK 6 (ai, @ai-sdk/openai-compatible)", NODE, HERE / "check_ai_sdk.mjs", ("chat", "completions")),
+    Client("anthropic", NEWEST, HERE / "check_anthropic.py", ("messages",)),
     Client("langchain-openai", NEWEST, HERE / "check_langchain.py", ("chat", "responses", "completions")),
     Client("litellm", NEWEST, HERE / "check_litellm.py", ("chat", "responses", "completions")),
     Client("llm", NEWEST, HERE / "check_llm.py", ("chat", "responses", "completions")),

@@ -51,7 +51,7 @@ def test_a_row_says_itself_how_it_is_checked_and_what_is_to_be_refined(tmp_path:
 
 
 def test_the_manual_has_a_row_of_each_kind(tmp_path: Path) -> None:
-    manual = (ROOT / "training" / "README.md").read_text().splitlines()
+    manual = (ROOT / "docs" / "training-commands.md").read_text().splitlines()
     written = [json.loads(line) for line in manual if line.startswith('{"prompt"') and '"check"' in line]
     assert all(example.check for example in load(DataSettings(files=(rows(tmp_path, *written),))))
     kinds = {settings.model_fields["kind"].annotation for settings in get_args(get_args(CheckSettings)[0])}
