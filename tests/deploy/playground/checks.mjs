@@ -139,6 +139,7 @@ check("all of it works by keyboard", async (open) => {
   assert.ok((await page.locator("ins").count()) > 1);
   await tabTo("Compare blind");
   await page.keyboard.press("Enter");
+  await page.waitForSelector("dialog[open]");
   await page.keyboard.press("3");
   assert.match(await page.locator(".tally").innerText(), /A was .*So far: draft 0, answer 0, tie 1, both bad 0\./);
   await page.keyboard.press("Escape");
@@ -181,6 +182,7 @@ check("nothing is wider than a screen of 360 pixels", async (open) => {
   await page.waitForSelector(".taken");
   await fits();
   await page.getByRole("button", { name: "Compare blind" }).click();
+  await page.waitForFunction(() => [...document.querySelectorAll("dialog .markdown")].every((one) => one.firstChild));
   await fits();
   assert.ok(await page.locator("dialog").evaluate((node) => node.scrollWidth <= node.clientWidth));
 });

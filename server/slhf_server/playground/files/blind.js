@@ -1,6 +1,6 @@
 // Draft and answer as A and B, in an order drawn for each comparison. Choices are counted in this page and sent nowhere.
 
-import { html, useEffect, useMemo, useRef, useState } from "./vendor/htm-preact.js";
+import { html, useLayoutEffect, useMemo, useRef, useState } from "./vendor/htm-preact.js";
 import { Markdown } from "./text.js";
 import { nameOf } from "./run.js";
 
@@ -22,7 +22,7 @@ export function Blind({ pair, tally, onChoice, onClose }) {
   const [chosen, setChosen] = useState(null);
   const sides = useMemo(() => (coin() ? ["draft", "answer"] : ["answer", "draft"]), [pair]);
   const dialog = useRef(null);
-  useEffect(() => dialog.current.showModal(), []);
+  useLayoutEffect(() => dialog.current.showModal(), []);
   const choose = (number) => {
     if (chosen !== null) return;
     setChosen(number);

@@ -11,10 +11,21 @@ export function Card({ model }) {
   return html`
     <details class="card">
       <summary>What this model is</summary>
-      <${Facts} facts=${facts} />
+      <${Facts} facts=${plainOf(facts)} />
+      ${Object.entries(facts).filter(([, value]) => isNested(value) && !isEmpty(value)).map(
+        ([name, value]) => html`
+          <details>
+            <summary>${name}</summary>
+            <${Facts} facts=${value} />
+          </details>
+        `,
+      )}
     </details>
   `;
 }
+
+/** What is said in one line; a bundle's training and evaluation are longer, and folded. */
+const plainOf = (facts) => Object.fromEntries(Object.entries(facts).filter(([, value]) => !isNested(value)));
 
 /** Names and values, at whatever depth a bundle's author put them; what is empty is left out. */
 function Facts({ facts }) {
@@ -33,7 +44,7 @@ function Facts({ facts }) {
   `;
 }
 
-const isNested = (value) => typeof value === "object" && !Array.isArray(value);
+const isNested = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 const isEmpty = (value) =>
   value === null || value === undefined || value === "" || (typeof value === "object" && !Object.keys(value).length);
 const shown = (value) => (Array.isArray(value) ? value.map((one) => (isNested(one) ? JSON.stringify(one) : one)).join(", ") : String(value));

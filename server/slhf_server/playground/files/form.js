@@ -34,7 +34,7 @@ export function Form({ form, change, problem, models, running, onRun, onStop, bl
         <legend>Ask with</legend>
         <${Choice} name="kind" value=${form.kind} change=${change} options=${{ prompt: "a prompt", messages: "a conversation" }} />
         ${form.kind === "prompt"
-          ? html`<textarea rows="4" aria-label="Prompt" placeholder="Why is the sky blue?" ...${field("prompt")}></textarea>`
+          ? html`<textarea rows="3" aria-label="Prompt" placeholder="Why is the sky blue?" ...${field("prompt")}></textarea>`
           : html`<textarea
               rows="6"
               class="code"
@@ -51,7 +51,7 @@ export function Form({ form, change, problem, models, running, onRun, onStop, bl
           ? html`<p class="hint">This model has no Leader: paste an answer to improve.</p>`
           : html`<${Choice} name="drafter" value=${form.drafter} change=${change} options=${{ model: "the Leader", me: "me" }} />`}
         ${mine &&
-        html`<textarea rows="6" aria-label="Draft" placeholder="Paste an answer from anywhere." ...${field("draft")}></textarea>`}
+        html`<textarea rows="5" aria-label="Draft" placeholder="Paste an answer from anywhere." ...${field("draft")}></textarea>`}
       </fieldset>
       <div class="field">
         <label for="instruction">Instruction <span class="hint">optional</span></label>

@@ -1,6 +1,6 @@
 // Three ways to show a round's text: as it is, as Markdown, or as the words that changed.
 
-import { html, useEffect, useMemo, useRef } from "./vendor/htm-preact.js";
+import { html, useLayoutEffect, useMemo, useRef } from "./vendor/htm-preact.js";
 import { Marked } from "./vendor/marked.js";
 
 const { DOMPurify, Diff } = globalThis;
@@ -45,7 +45,7 @@ function lower(heading) {
 
 export function Markdown({ text }) {
   const place = useRef(null);
-  useEffect(() => place.current.replaceChildren(nodesOf(text)), [text]);
+  useLayoutEffect(() => place.current.replaceChildren(nodesOf(text)), [text]);
   return html`<div class="markdown" ref=${place}></div>`;
 }
 
