@@ -13,7 +13,7 @@ from importlib.resources import files
 from fastapi import Request, Response
 from starlette.routing import Route
 
-SCRIPTS = (
+_SCRIPTS = (
     "main.js",
     "form.js",
     "request.js",
@@ -35,7 +35,8 @@ _TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-_ADDRESSES = {"/": "index.html"} | {f"/playground/{name}": name for name in ("playground.css", "icon.svg", *SCRIPTS)}
+_STYLES = ("playground.css", "form.css", "rounds.css", "markdown.css")
+_ADDRESSES = {"/": "index.html"} | {f"/playground/{name}": name for name in (*_STYLES, "icon.svg", *_SCRIPTS)}
 PATHS = frozenset(_ADDRESSES)
 """The routes of the page. None needs a key: a browser could not send one before the page is there to ask for it."""
 

@@ -1,14 +1,19 @@
 // Chromium with the page open, and what holds of every check: no error, no word in the console, no request elsewhere.
 
 import { strict as assert } from "node:assert";
+import { readFileSync } from "node:fs";
 import { chromium } from "playwright-core";
 
+export const XSS = readFileSync(new URL("xss.md", import.meta.url), "utf8");
 export const DESK = { width: 1360, height: 860 };
 const CHATTER = ["verbose", "debug", "info", "log"];
-const FAILED_ANSWER = /^Failed to load resource: the server responded with a status of (401|4\d\d)/;
+const FAILED_ANSWER = /^Failed to load resource: the server responded with a status of (400|401)/;
 
-/** Runs each check with a browser context of its own; yields {name, error}. */
-export async function* played(checks, executable) {
+const checks = new Map();
+export const check = (name, played) => checks.set(name, played);
+
+/** Runs each check with browser contexts of its own; yields {name, error}. */
+export async function* played(executable) {
   const browser = await chromium.launch({ executablePath: executable, args: ["--no-sandbox"] });
   try {
     for (const [name, check] of checks) yield { name, error: await errorOf(check, browser) };
@@ -67,3 +72,16 @@ export const ready = (page) => page.waitForSelector("#model option", { state: "a
 export const show = (page, view) => page.getByRole("radio", { name: view }).check();
 export const column = (page, name) => page.getByRole("article", { name, exact: true });
 export const textOf = (page, name) => column(page, name).locator(".body").innerText();
+
+/** Nothing of a text has run, and no element of it could. */
+export async function harmless(page, where) {
+  await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => setTimeout(done))));
+  assert.equal(await page.evaluate(() => window.owned), undefined);
+  const found = await page.locator(`${where} :is(.body, .markdown)`).evaluateAll((all) =>
+    all.flatMap((one) => [...one.querySelectorAll("*")]).flatMap((one) => [
+      ...(/^(script|img|svg|iframe|object|style|link|base|meta|form|input|button|math|details)$/i.test(one.nodeName) ? [one.nodeName] : []),
+      ...[...one.attributes].filter(({ name }) => name.startsWith("on") || ["style", "id", "name", "src"].includes(name)).map(({ name }) => name),
+    ]),
+  );
+  assert.deepEqual(found, []);
+}

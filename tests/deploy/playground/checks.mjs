@@ -3,14 +3,11 @@
 
 import { strict as assert } from "node:assert";
 import { readFileSync, writeFileSync } from "node:fs";
-import { deflateRawSync } from "node:zlib";
-import { column, played, ready, refine, show, textOf } from "./browser.mjs";
+import { check, column, harmless, played, ready, refine, show, textOf, XSS } from "./browser.mjs";
+import "./links.mjs";
 
 const { URL: url, KEYED: keyed, PREFIXED: prefixed, CHROMIUM: chromium, OUT: out } = process.env;
-const XSS = readFileSync(new URL("xss.md", import.meta.url), "utf8");
 const AXE = readFileSync(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
-const checks = new Map();
-const check = (name, played) => checks.set(name, played);
 
 check("three rounds fill a column each, with figures and why it ended", async (open) => {
   const page = await open({ url });
@@ -56,62 +53,6 @@ check("a draft full of scripts does nothing in any view", async (open) => {
     "https://good.example/page",
   ]);
 });
-
-async function harmless(page, where) {
-  await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => setTimeout(done))));
-  assert.equal(await page.evaluate(() => window.owned), undefined);
-  const found = await page.locator(`${where} :is(.body, .markdown)`).evaluateAll((all) =>
-    all.flatMap((one) => [...one.querySelectorAll("*")]).flatMap((one) => [
-      ...(/^(script|img|svg|iframe|object|style|link|base|meta|form|input|button|math|details)$/i.test(one.nodeName) ? [one.nodeName] : []),
-      ...[...one.attributes].filter(({ name }) => name.startsWith("on") || ["style", "id", "name", "src"].includes(name)).map(({ name }) => name),
-    ]),
-  );
-  assert.deepEqual(found, []);
-}
-
-check("a link restores form and rounds, without the key", async (open) => {
-  const page = await open({ url, permissions: ["clipboard-read", "clipboard-write"] });
-  await page.getByLabel("API key").fill("secret-key");
-  await page.getByLabel("API key").blur();
-  await refine(page, { prompt: "Grüße, 世界 🌍", rounds: 2 });
-  await page.getByRole("button", { name: "Copy link" }).click();
-  await page.waitForSelector(".taken");
-  const link = await page.evaluate(() => navigator.clipboard.readText());
-  assert.ok(link.startsWith(`${url}#r=`) && link === page.url());
-  const other = await open({ url: link });
-  await other.waitForSelector(".verdict.done");
-  assert.equal(await other.getByRole("textbox", { name: "Prompt" }).inputValue(), "Grüße, 世界 🌍");
-  assert.equal(await other.getByRole("slider").inputValue(), "2");
-  assert.equal(await textOf(other, "Round 2"), await textOf(page, "Round 2"));
-  assert.equal(await other.getByLabel("API key").inputValue(), "");
-  assert.equal(await other.evaluate(() => JSON.stringify({ ...sessionStorage })), "{}");
-  assert.equal(await other.getByText("these rounds were not run here").count(), 1);
-});
-
-const linked = (held) => `${url}#r=${deflateRawSync(typeof held === "string" ? held : JSON.stringify(held)).toString("base64url")}`;
-
-check("a link that a stranger wrote does nothing but show texts", async (open) => {
-  const round = { round: 0, role: "<img src=x onerror=owned=1>", model: XSS, text: XSS, usage: "none", latency_ms: "soon", lost: XSS };
-  const body = { prompt: "x", 'a=__import__("os"), b': "", rounds: 1 };
-  const told = { stop_reason: XSS, returned_round: "1", rounds_requested: {} };
-  const page = await open({ url: linked({ form: { prompt: XSS, rounds: 1e9, kind: [] }, run: { body, status: "done", rounds: [round, round], refinement: told } }) });
-  await page.waitForSelector(".verdict.done");
-  for (const view of ["Text", "Formatted", "Changes"]) {
-    await show(page, view);
-    await harmless(page, "main");
-  }
-  await page.getByRole("button", { name: "Copy as Python" }).click();
-  assert.doesNotMatch(await page.locator("#taken").inputValue(), /__import__/);
-  await ready(page);
-  assert.equal(await page.getByRole("slider").inputValue(), "8");
-});
-
-for (const [what, held] of [["is no JSON", "{"], ["unpacks to too much", JSON.stringify("x".repeat(3_000_000))]]) {
-  check(`a link that ${what} is said to be broken`, async (open) => {
-    const page = await open({ url: linked(held) });
-    assert.match(await page.getByRole("alert").innerText(), /^This link cannot be read: /);
-  });
-}
 
 check("all of it works by keyboard", async (open) => {
   const page = await open({ url });
@@ -320,4 +261,4 @@ check("what is copied is the same request", async (open) => {
   await (await download).saveAs(`${out}/drafts.jsonl`);
 });
 
-for await (const result of played(checks, chromium)) process.stdout.write(`${JSON.stringify(result)}\n`);
+for await (const result of played(chromium)) process.stdout.write(`${JSON.stringify(result)}\n`);

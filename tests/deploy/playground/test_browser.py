@@ -49,8 +49,9 @@ class Played:
 
 
 def names() -> list[str]:
-    """The checks by name, as checks.mjs spells them; those that are made in a loop have a part left open."""
-    return re.findall(r"""^ *check\(["`](.*?)["`], async""", (HERE / "checks.mjs").read_text(), re.MULTILINE)
+    """The checks by name, as they are spelled there; those that are made in a loop have a part left open."""
+    text = "".join((HERE / file).read_text() for file in ("checks.mjs", "links.mjs"))
+    return re.findall(r"""^ *check\(["`](.*?)["`], async""", text, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
         pytest.skip("PLAYGROUND_MODULES is not set: scripts/deploy-checks installs playwright-core and axe-core")
     chromium = found("chromium", "install Debian's package chromium")
     folder = tmp_path_factory.mktemp("playground")
-    for file in ("checks.mjs", "browser.mjs", "xss.md"):
+    for file in ("checks.mjs", "links.mjs", "browser.mjs", "xss.md"):
         shutil.copy(HERE / file, folder)
     (folder / "node_modules").symlink_to(modules)  # Node looks for packages beside the file that imports them
     engine = FakeEngine(reply, token_seconds=TOKEN_SECONDS)
