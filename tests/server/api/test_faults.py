@@ -6,7 +6,7 @@ The models are those of tests/server/refinement/test_faults.py, on virtual time;
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import HealthCheck, event, example, given, note, settings
@@ -238,8 +238,9 @@ def _read_message(seen: Seen, message: Mapping[str, Any]) -> None:
     seen.choice(0, text, reasons[message["stop_reason"]], message["refinement"])
 
 
-def _streamed_message(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The message that its events build; they come in Anthropic's order."""
+def _streamed_message(sent: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The message that its events build; they come in Anthropic's order, with pings anywhere among them."""
+    events = [one for one in sent if one["type"] != "ping"]
     blocks: list[dict[str, Any]] = []
     kinds = [one["type"] for one in events]
     assert (kinds[0], kinds[-2:]) == ("message_start", ["message_delta", "message_stop"])
@@ -356,10 +357,22 @@ NOTHING_AT_THE_END = Asked(
     shutdown=0.0,
     acts=[[Act(text="", before="", size=1, pause=0.0, error=None, calls_tools=False)]],
 )
+PINGS = replace(
+    NOTHING_AT_THE_END,
+    endpoint="messages",
+    stream=True,
+    rounds=0,
+    fails=False,
+    timeout_ms=100_000_000,
+    shutdown=None,
+    acts=[[Act(text="", before="<think>\nSECRET </think>\n\n", size=1, pause=40.0, error=None, calls_tools=False)]],
+)
+"""A Leader that thinks for minutes: the stream is kept alive by pings."""
 
 
 @settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow])
 @example(NOTHING_AT_THE_END)
+@example(PINGS)
 @given(ASKED)
 def test_whatever_the_models_do_every_endpoint_tells_the_truth(asked: Asked) -> None:
     note(str(asked))
