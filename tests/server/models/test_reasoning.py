@@ -214,14 +214,21 @@ def test_a_clients_draft_comes_back_as_it_was_sent(draft: str, follower: Said, r
 @pytest.mark.parametrize("draft", DRAFTS)
 def test_the_follower_sees_a_draft_without_the_thoughts_it_begins_with(draft: str) -> None:
     engine = FakeEngine()
-    outcome(engine, draft=draft)
+    outcome(engine, draft=draft, draft_thinks=True)
     seen = engine.follower.calls[0][0][-2].text
     thought_alone = not re.sub(r"(\s*<think>[^<]*</think>)*\s*", "", draft, count=1)
     assert seen == (draft if thought_alone else re.sub(r"^(\s*<think>[^<]*</think>)+\s*", "", draft))
 
 
+def test_a_draft_of_a_model_that_does_not_think_is_seen_as_it_is() -> None:
+    engine = FakeEngine()
+    outcome(engine, draft="<think>hm</think> mine")
+    assert engine.follower.calls[0][0][-2].text == "<think>hm</think> mine"
+
+
 def test_a_draft_with_thoughts_that_the_follower_returns_is_unchanged() -> None:
-    result = outcome(FakeEngine(lambda turns: "mine"), draft="<think>hm</think> mine", rounds=5, stops=(unchanged,))
+    engine = FakeEngine(lambda turns: "mine")
+    result = outcome(engine, draft="<think>hm</think> mine", rounds=5, stops=(unchanged,), draft_thinks=True)
     assert (result.refinement.stop_reason, result.refinement.rounds_run) == ("unchanged", 1)
     assert result.refinement.rounds[1].edit_ratio == 0
 
