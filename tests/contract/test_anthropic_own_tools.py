@@ -228,6 +228,7 @@ def test_words_around_a_call_are_blocks_of_their_own_and_leave_the_call_whole(
         with sdk.messages.stream(**asked, extra_body={"refine": refine}) as stream:
             built = stream.get_final_message()
     for message in (whole, built):
-        assert [block.input for block in message.content if block.type == "tool_use"] == [{"city": "Rome"}]
-        assert "".join(block.text for block in message.content if block.type == "text") == "Let me. Wait for it."
+        content: Any = message.content
+        assert [block.input for block in content if block.type == "tool_use"] == [{"city": "Rome"}]
+        assert "".join(block.text for block in content if block.type == "text") == "Let me. Wait for it."
     assert [block.type for block in built.content if block.type != "thinking"] == ["text", "tool_use", "text"]
