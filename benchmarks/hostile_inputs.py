@@ -38,6 +38,12 @@ def chat(**body: Any) -> bytes:
     return json.dumps({"messages": ASK} | body, ensure_ascii=False).encode()
 
 
+def tools(count: int, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Functions of different names."""
+    told = {} if parameters is None else {"parameters": parameters}
+    return [{"type": "function", "function": {"name": f"f{number}", **told}} for number in range(count)]
+
+
 def raw(before: str, repeated: str, after: str, size: int = BODY_BYTES) -> bytes:
     """As many repetitions as fit."""
     return (before + repeated * ((size - len(before + after)) // len(repeated.encode())) + after).encode()
@@ -135,6 +141,12 @@ _CONVERSATIONS: dict[str, Callable[[], bytes]] = {
     "8,000 wrong biases": lambda: chat(logit_bias={str(i): "a" for i in range(8_000)}),
     "8,000 wrong tokens": lambda: chat(allowed_token_ids=[-1] * 8_000),
     "8,000 bad words": lambda: chat(bad_words=["a" * 100] * 8_000),
+    "4,700 tools": lambda: chat(tools=tools(4_700)),
+    "4,700 tools, one of which must be called": lambda: chat(tools=tools(4_700), tool_choice="required"),
+    "500 tools, one of which must be called": lambda: chat(tools=tools(500), tool_choice="required"),
+    "19,000 values of tools, one of which must be called": lambda: chat(
+        tools=tools(6, {"properties": {f"p{number}": {} for number in range(3_100)}}), tool_choice="required"
+    ),
     "19,000 values of tools": lambda: chat(tools=[{"type": "function", "function": {"name": "f"}}] * 4_700),
     "a model's name of 1 MiB": lambda: chat(model="m" * (1 << 20)),
 }
@@ -200,6 +212,18 @@ _OTHERS = [
         lambda: json.dumps({"input": [{"role": "user", "content": "a"}] * 2_000}).encode(),
     ),
     Hostile("instructions of 4 MiB", "/v1/responses", lambda: raw('{"input":"a","instructions":"', "a ", '"}')),
+    Hostile(
+        "9,000 tools in a message, one of which must be called",
+        "/v1/messages",
+        lambda: chat(
+            max_tokens=9, tools=[{"name": f"f{number}"} for number in range(9_000)], tool_choice={"type": "any"}
+        ),
+    ),
+    Hostile(
+        "9,000 tools to count",
+        "/v1/messages/count_tokens",
+        lambda: chat(tools=[{"name": f"f{n}"} for n in range(9_000)]),
+    ),
 ]
 INPUTS: list[Hostile] = [
     *(Hostile(name, make=make) for group in (_BODIES, _CONVERSATIONS, _SCHEMAS) for name, make in group.items()),

@@ -260,7 +260,6 @@ def test_what_asks_for_nothing_is_accepted(url: str, more: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"tools": [WEATHER]}, "tools"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type"),
         ({"tools": [{"input_schema": {}}]}, "tools.0.name"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice"),

@@ -56,7 +56,7 @@ async def main() -> None:
     listener: socket.socket = bind(settings)
     async with beating():
         print(listener.getsockname()[1], flush=True)  # noqa: T201
-        await serve(settings, listener, FakeEngine(echo).open)
+        await serve(settings, listener, FakeEngine(echo, calls_tools=True).open)
 
 
 if __name__ == "__main__":

@@ -121,8 +121,8 @@ class PromptEncoder:
             raise ContextLengthExceeded(len(ids), most)
         return self._with_special_tokens(ids) if special_tokens else ids
 
-    def count(self, turns: Sequence[Turn], most: int) -> int:
-        return len(self._encoded(self._template, turns, most))
+    def count(self, turns: Sequence[Turn], most: int, tools: Sequence[Mapping[str, Any]] = ()) -> int:
+        return len(self._encoded(self._template, turns, most, tools))
 
     def text_ids(self, text: str, most: int, *, special_tokens: bool) -> list[int]:
         self._check_length(text, most)

@@ -136,8 +136,9 @@ class Tokenizer(Protocol):
         and ContextLengthExceeded for more than `most` of them.
         """
 
-    def count(self, turns: Sequence[Turn], most: int) -> int:
-        """How many ids a prompt of these turns has. Raises as `chat_ids`, if one turn alone has more than `most`."""
+    def count(self, turns: Sequence[Turn], most: int, tools: Sequence[Mapping[str, Any]] = ()) -> int:
+        """How many ids a prompt of these turns has that tells of these tools. Raises as `chat_ids`, if one turn alone
+        has more than `most`."""
 
     def text_ids(self, text: str, most: int, *, special_tokens: bool) -> list[int]:
         """The ids of a text. Raises ContextLengthExceeded for more than `most` of them."""

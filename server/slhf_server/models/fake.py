@@ -4,8 +4,9 @@ It keeps the promises of `ChatModel`: chunks (of one word), token counts (a toke
 """
 
 import asyncio
+import json
 import re
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -144,8 +145,9 @@ class FakeTokenizer:
     ) -> list[int]:
         return self.text_ids(" ".join(turn.text for turn in turns), most, special_tokens=special_tokens)
 
-    def count(self, turns: Sequence[Turn], most: int) -> int:
-        return sum(len(self.text_ids(turn.text, most, special_tokens=False)) for turn in turns)
+    def count(self, turns: Sequence[Turn], most: int, tools: Sequence[Mapping[str, Any]] = ()) -> int:
+        texts = [*(turn.text for turn in turns), *map(json.dumps, tools)]
+        return sum(len(self.text_ids(text, most, special_tokens=False)) for text in texts)
 
     def text_ids(self, text: str, most: int, *, special_tokens: bool) -> list[int]:
         words = re.findall(r"\s*\S+", text)

@@ -34,6 +34,7 @@ _TOOLS = TypeAdapter(list[_Tool])
 _SWITCHES = ("enable_thinking", "thinking")
 """What templates call the switch that `reasoning_effort` turns off with "none", and on with any other word."""
 _MOST_TEXT = 200  # characters
+_MOST_TOOLS = 512  # four times as many as OpenAI takes; they are read on the event loop
 
 
 def callable_tools(
@@ -61,14 +62,15 @@ def demanded_call(tools: Tools, workers: Workers) -> StructuredOutput | None:
     """
     if not tools.forced:
         return None
-    schema = _calls(tools) if tools.named is None else _arguments(tools, tools.named)
+    functions = [tool["function"] for tool in tools.offered]
+    named = next((function for function in functions if function["name"] == tools.named), None)
+    schema = _calls(functions, tools.parallel) if named is None else _arguments(named)
     asked = {"type": "json_schema", "json_schema": {"name": "call", "schema": schema}}
     return structured_output_of(asked, workers, param="tools")
 
 
-def _arguments(tools: Tools, name: str) -> dict[str, Any]:
-    functions = {tool["function"]["name"]: tool["function"] for tool in tools.offered}
-    return dict(functions[name].get("parameters") or _NO_ARGUMENTS)
+def _arguments(function: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(function.get("parameters") or _NO_ARGUMENTS)
 
 
 def template_options(asked: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
@@ -123,13 +125,12 @@ def _tools(asked: Mapping[str, Any]) -> Tools | None:
     return Tools(offered, choice == "required", named, parallel is not False)
 
 
-def _calls(tools: Tools) -> dict[str, Any]:
+def _calls(functions: Sequence[Mapping[str, Any]], parallel: bool) -> dict[str, Any]:
     """As vLLM asks for them, so that vLLM can read them: `[{"name": ..., "parameters": {...}}, ...]`."""
     shared: dict[str, dict[str, Any]] = {}
     calls = []
-    for tool in tools.offered:
-        name = tool["function"]["name"]
-        arguments = _arguments(tools, name)
+    for function in functions:
+        name, arguments = function["name"], _arguments(function)
         for place in _DEFINITIONS:
             _merge(shared.setdefault(place, {}), arguments.pop(place, {}), f"{name}.{place}")
         calls.append(
@@ -141,12 +142,14 @@ def _calls(tools: Tools) -> dict[str, Any]:
             }
         )
     whole: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"anyOf": calls}}
-    if not tools.parallel:
+    if not parallel:
         whole["maxItems"] = 1
     return whole | {place: definitions for place, definitions in shared.items() if definitions}
 
 
 def _offered(tools: Any) -> tuple[Mapping[str, Any], ...]:
+    if isinstance(tools, list) and len(tools) > _MOST_TOOLS:
+        raise BadRequest(f"tools: more than {_MOST_TOOLS} tools", param="tools")
     try:
         read = _TOOLS.validate_python(tools or [])
     except ValidationError as exc:

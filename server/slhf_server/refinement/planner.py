@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from slhf.history import Message
 from slhf.turns import follower_turn
@@ -122,6 +123,12 @@ class Planner:
             raise BadRequest(f"model {name!r}: its Leader, and so its tokenizer, is on another server", param="model")
         engine = self._engines[served.follower]
         return engine.tokenizer, engine.max_model_len
+
+    def tools(self, model: str | None, asked: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The tools that a Leader on the engine is told of, by chat's parameters. Raises as `plan` does."""
+        _, served = self._find(model)
+        tools, _ = callable_tools(asked, self._engines[served.follower], self._settings.tools)
+        return () if tools is None else tools.offered
 
     def _find(self, model: str | None) -> tuple[str, ServedModel]:
         asked = next(iter(self.served)) if model is None else model

@@ -164,7 +164,7 @@ class RefinementState:
         if self._finished and is_blank(text):
             raise EngineFailed("the Follower wrote nothing")  # an empty text is never better than its draft
         self._cut()
-        if self._finished and (what := self._lost(text)) is not None:
+        if self._finished and (what := await self._lost(text)) is not None:
             return self._keep_draft(running, what)
         return self._accept_running(running, running.last.finish_reason)
 
@@ -255,9 +255,12 @@ class RefinementState:
         finished = self._round(running, running.text, finish_reason).model_copy(update={"tool_calls": calls})
         return self._accept(finished, Turn("assistant", running.text, running.token_ids()))
 
-    def _lost(self, text: str) -> Kept | None:
-        """What the running round's text has lost; what was streamed as the answer cannot be taken back."""
-        return None if self._job.answers_with(self.number) else lost(self._job.kept, self._latest.text, text)
+    async def _lost(self, text: str) -> Kept | None:
+        """What the running round's text has lost. What was streamed as the answer cannot be taken back, and there is no
+        going back to a draft that is not what `response_format` asks for, such as JSON in a fence."""
+        what = None if self._job.answers_with(self.number) else lost(self._job.kept, self._latest.text, text)
+        bound = self._job.structure if what is not None else None
+        return what if bound is None or await bound.admits(self._latest.text) else None
 
     def _keep_draft(self, running: RoundState, what: Kept) -> RoundCompleted:
         """End a round that has lost something: its text is the one before it."""

@@ -88,6 +88,7 @@ def test_a_template_that_knows_tools_has_calls_and_results_in_turns_of_its_own()
     assert ENCODER.shows_tools
     assert ENCODER.encode(turns(MESSAGES)) == usual(qwen(), MESSAGES)
     assert ENCODER.encode(turns(MESSAGES), tools=[TOOL]) == usual(qwen(), MESSAGES, [TOOL])
+    assert ENCODER.count(turns(MESSAGES), 10_000, [TOOL]) == len(usual(qwen(), MESSAGES, [TOOL]))
 
 
 def test_the_followers_prompt_has_them_in_the_same_turns() -> None:

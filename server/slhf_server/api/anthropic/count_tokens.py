@@ -16,13 +16,15 @@ router = APIRouter(route_class=JsonRoute)
 @router.post("/v1/messages/count_tokens", response_model=TokenCount, responses=ANTHROPIC_TOKEN_RESPONSES)
 async def count_tokens(body: CountRequest, request: Request, service: RunningService) -> TokenCount:
     request.state.names = body.names
-    tokenizer, most = service.planner().tokenizer(body.model)
+    planner = service.planner()
+    tokenizer, most = planner.tokenizer(body.model)
     body.check_supported("engine")
+    tools = planner.tools(body.model, body.tools_as_chat())
 
     def count() -> int:
         messages = body.chat()
         conversation.check(messages)
         conversation.check_parts(messages, "engine")
-        return tokenizer.count(conversation.as_text(messages), most)
+        return tokenizer.count(conversation.as_text(messages), most, tools)
 
     return TokenCount(input_tokens=await in_turn(count))

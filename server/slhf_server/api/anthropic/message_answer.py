@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from slhf.wire import FinishReason, RefineOptions, Usage
+from slhf_server.models.reasoning import is_blank
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.state import RefinementResult
 
@@ -51,12 +52,12 @@ class MessageAnswer:
 
 def texts(result: RefinementResult) -> list[dict[str, Any]]:
     """The block of the answer's text; a turn that calls tools may have none."""
-    return [] if result.tool_calls and not result.text else [{"type": "text", "text": result.text}]
+    return [] if result.tool_calls and is_blank(result.text) else [{"type": "text", "text": result.text}]
 
 
 def calls(result: RefinementResult) -> list[dict[str, Any]]:
     """A block for each call of a tool."""
-    return [_tool_use(call) for call in result.tool_calls or ()]
+    return [tool_use(call) for call in result.tool_calls or ()]
 
 
 def thought(text: str, signed: str) -> dict[str, Any]:
@@ -87,7 +88,8 @@ def usage(told: Usage) -> dict[str, Any]:
     }
 
 
-def _tool_use(call: Mapping[str, Any]) -> dict[str, Any]:
+def tool_use(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The block of a call."""
     function = call.get("function") or {}
     return {"type": "tool_use", "id": call["id"], "name": function.get("name", ""), "input": _input(function)}
 

@@ -4,11 +4,12 @@ import json
 from typing import Any
 
 from slhf.wire import RoundDelta
-from slhf_server.api.anthropic.message_answer import MessageAnswer, calls, signature, stop, texts, thought
+from slhf_server.api.anthropic.message_answer import MessageAnswer, calls, signature, stop, texts, thought, tool_use
 from slhf_server.api.error_handlers import Names, body_of
 from slhf_server.api.error_shapes import anthropic_error
 from slhf_server.api.sse import frame
 from slhf_server.errors import RequestError
+from slhf_server.models.reasoning import is_blank
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.loop import RefinementEvent
 from slhf_server.refinement.state import RefinementResult
@@ -20,6 +21,8 @@ def event(kind: str, **fields: Any) -> bytes:
 
 
 PING_EVENT = event("ping")
+_HOLDS = {"input_json": "partial_json"}
+"""What a delta's text is called, where not by the delta's kind."""
 
 
 class MessageEvents:
@@ -34,8 +37,9 @@ class MessageEvents:
         self._names = names
         self._begun = False
         self._blocks = 0  # that were opened
-        self._thinking: int | None = None  # the round whose thinking block is open
-        self._text: str | None = None  # what was sent of the text block, once it is open
+        self._open: tuple[str, int] | None = None  # the open block: its kind, and its round or its call's index
+        self._text = ""  # what was sent of the answer's text
+        self._calling = False  # whether pieces of tool calls were sent
 
     def event(self, number: int, event: RefinementEvent) -> list[bytes]:
         frames = [] if self._begun else self._opening()
@@ -55,49 +59,60 @@ class MessageEvents:
         return [event("message_start", message=self._answer.begun())]
 
     def _piece(self, piece: RoundDelta) -> list[bytes]:
-        """A piece of the answer's text or, of an earlier round, of its thinking block."""
+        """A piece of the answer's text, of its tool calls or, of an earlier round, of its thinking block."""
+        if piece.tool_calls or self._calling:
+            return self._called(piece)
         if self._job.answers_with(piece.round):
             return self._said(piece.delta)
-        frames = []
-        if self._thinking != piece.round:
-            frames = [*self._close_thought(), self._open(thought("", ""))]
-            self._thinking = piece.round
-        return [*frames, self._delta("thinking_delta", thinking=piece.delta)]
+        return [*self._within("thinking", piece.round, thought("", "")), self._delta("thinking", piece.delta)]
 
     def _said(self, text: str) -> list[bytes]:
-        frames = [] if self._text is not None else [*self._close_thought(), self._open({"type": "text", "text": ""})]
-        self._text = (self._text or "") + text
-        return [*frames, self._delta("text_delta", text=text)] if text else frames
+        frames = self._within("text", 0, {"type": "text", "text": ""})
+        self._text += text
+        return [*frames, self._delta("text", text)] if text else frames
+
+    def _called(self, piece: RoundDelta) -> list[bytes]:
+        """Pieces of tool calls, after what the turn said before them. What it says behind one comes at the end, because
+        nothing may interrupt a call's block."""
+        frames = [] if self._calling or not piece.delta else self._said(piece.delta)
+        self._calling = True
+        for call in piece.tool_calls:
+            if (kind := ("call", call["index"])) != self._open:
+                frames += self._within(*kind, tool_use(call) | {"input": {}})
+            if arguments := call["function"].get("arguments"):
+                frames.append(self._delta("input_json", arguments))
+        return frames
 
     def _ending(self, result: RefinementResult) -> list[bytes]:
         frames = []
-        if texts(result):
-            missing = result.text.removeprefix(self._text or "")  # all, where no round was streamed as the answer
-            frames += [*self._said(missing), self._close()]
-        else:
-            frames += self._close_thought()
-        for call in calls(result):
-            frames += self._call(call)
+        missing = result.text.removeprefix(self._text)  # all, where no round was streamed as the answer
+        if not is_blank(missing) or (texts(result) and not self._calling):
+            frames += self._said(missing)
+        for index, call in enumerate(() if self._calling else calls(result)):
+            arguments = json.dumps(call["input"], ensure_ascii=False)
+            frames += [*self._within("call", index, call | {"input": {}}), self._delta("input_json", arguments)]
+        frames += self._close()
         costs = self._answer.costs(result)
         return [*frames, event("message_delta", delta=stop(result), **costs), event("message_stop")]
 
-    def _call(self, call: dict[str, Any]) -> list[bytes]:
-        arguments = json.dumps(call["input"], ensure_ascii=False)
-        opened = self._open(call | {"input": {}})
-        return [opened, self._delta("input_json_delta", partial_json=arguments), self._close()]
-
-    def _close_thought(self) -> list[bytes]:
-        if self._thinking is None:
+    def _within(self, kind: str, number: int, begun: dict[str, Any]) -> list[bytes]:
+        """Have this block be the open one; `begun` is how it starts."""
+        if self._open == (kind, number):
             return []
-        signed, self._thinking = signature(self._thinking), None
-        return [self._delta("signature_delta", signature=signed), self._close()]
-
-    def _open(self, block: dict[str, Any]) -> bytes:
+        closed = self._close()
+        self._open = kind, number
         self._blocks += 1
-        return event("content_block_start", index=self._blocks - 1, content_block=block)
+        return [*closed, event("content_block_start", index=self._blocks - 1, content_block=begun)]
 
-    def _delta(self, kind: str, **piece: str) -> bytes:
-        return event("content_block_delta", index=self._blocks - 1, delta={"type": kind, **piece})
+    def _delta(self, kind: str, text: str) -> bytes:
+        """A piece of the open block."""
+        piece = {"type": f"{kind}_delta", _HOLDS.get(kind, kind): text}
+        return event("content_block_delta", index=self._blocks - 1, delta=piece)
 
-    def _close(self) -> bytes:
-        return event("content_block_stop", index=self._blocks - 1)
+    def _close(self) -> list[bytes]:
+        """End the open block, if there is one; a round's thoughts are signed."""
+        if self._open is None:
+            return []
+        (kind, number), self._open = self._open, None
+        signed = [self._delta("signature", signature(number))] if kind == "thinking" else []
+        return [*signed, event("content_block_stop", index=self._blocks - 1)]

@@ -18,8 +18,8 @@ _PROMPT = {
     "model": Parameter("used", "one of GET /v1/models; without it, the default model"),
     "messages": Parameter("used", "text, calls of tools and their results; see below"),
     "system": Parameter("used", "a string or text blocks; the system turn"),
-    "tools": Parameter("upstream", "a turn that calls tools is returned as it is", ([],), ("tool_choice", _NO_TOOL)),
-    "tool_choice": Parameter("upstream", "", _ANY_WAY),
+    "tools": Parameter("leader", "a turn that calls tools is returned as it is", ([],), ("tool_choice", _NO_TOOL)),
+    "tool_choice": Parameter("leader", "a demanded call is a 400 where the Leader can call none", _ANY_WAY),
     "thinking": Parameter(
         "upstream",
         "an upstream's thoughts are taken out; refine.show_rounds shows earlier rounds",

@@ -89,6 +89,9 @@ class Prompt(Section):
         """Does as `GenerationRequest.names` does (api/openai)."""
         renamed = {"parallel_tool_calls": "tool_choice", "stop": "stop_sequences"}
         renamed |= {"reasoning_effort": "output_config.effort", "response_format": "output_config.format"}
+        for number in range(len(self.tools or ())):
+            function = f"tools.{number}.function"
+            renamed |= {function: f"tools.{number}", f"{function}.parameters": f"tools.{number}.input_schema"}
         for number, placed in enumerate(self._placed):
             renamed |= placed.names(number)
         return IN_REFINE | renamed
@@ -98,6 +101,13 @@ class Prompt(Section):
         sections = {"tool_choice": self.tool_choice, "thinking": self.thinking}
         told = {name: section and section.model_dump(exclude_none=True) for name, section in sections.items()}
         return {"tools": self.tools, **told}
+
+    def tools_as_chat(self) -> dict[str, Any]:
+        """Chat's parameters of tools."""
+        told: dict[str, Any] = {} if not self.tools else {"tools": [tool.as_chat() for tool in self.tools]}
+        if self.tool_choice is not None and (self.tools or self.tool_choice.type in ("any", "tool")):
+            told |= self.tool_choice.as_chat()
+        return told
 
     @cached_property
     def _placed(self) -> list[Placed]:
@@ -163,9 +173,7 @@ class MessageRequest(Prompt):
         )
 
     def _upstream_params(self) -> dict[str, Any]:
-        told: dict[str, Any] = {} if not self.tools else {"tools": [tool.as_chat() for tool in self.tools]}
-        if self.tool_choice is not None and (self.tools or self.tool_choice.type in ("any", "tool")):
-            told |= self.tool_choice.as_chat()
+        told = self.tools_as_chat()
         if self.thinking is not None and self.thinking.type in ("enabled", "between_tools"):
             told["thinking"] = self.thinking.model_dump(exclude_none=True)
         if self.output_config.effort is not None:
