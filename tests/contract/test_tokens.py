@@ -49,7 +49,7 @@ def test_counting_asks_no_model(serve: Serve) -> None:
         ({"model": "claude-9"}, anthropic.NotFoundError, "not_found_error", "model"),
         ({"messages": []}, anthropic.BadRequestError, "invalid_request_error", "messages"),
         ({"messages": [*ASK, {"role": "assistant", "content": "x"}]}, anthropic.BadRequestError, None, "messages"),
-        ({"tools": [WEATHER]}, anthropic.BadRequestError, None, "tools"),
+        ({"tools": [WEATHER, WEATHER]}, anthropic.BadRequestError, None, "tools.1.name"),
         ({"extra_body": {"max_tokens": 5}}, anthropic.BadRequestError, None, "max_tokens"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "u"}}]}]},

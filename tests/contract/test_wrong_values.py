@@ -145,7 +145,7 @@ LATER: list[tuple[str, dict[str, Any], str]] = [
         "output_config.format",
     ),
     ("/v1/messages", MESSAGE | {"output_config": {"effort": "low"}}, "output_config.effort"),
-    ("/v1/messages", MESSAGE | {"tools": [{"name": "f"}]}, "tools"),
+    ("/v1/messages", MESSAGE | {"tools": [{"name": "f"}, {"name": "f"}]}, "tools.1.name"),
     ("/v1/messages", MESSAGE | {"tool_choice": {"type": "any"}}, "tool_choice"),
     ("/v1/messages", MESSAGE | {"thinking": {"type": "enabled", "budget_tokens": 9}}, "thinking"),
     *(("/v1/messages", MESSAGE | {"refine": {name: 10**9}}, f"refine.{name}") for name in ("rounds", "timeout_ms")),
