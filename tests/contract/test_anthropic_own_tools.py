@@ -10,25 +10,18 @@ import pytest
 from anthropic import beta_tool
 
 from slhf_server.models.base import Chunk, SamplingParams, Turn
-from slhf_server.models.fake import FakeEngine, FakeModel, Said, improve
+from slhf_server.models.fake import FakeEngine, FakeModel, improve
 from tests.conftest import Serve
 from tests.contract.test_anthropic_sdk import ASK, connect, extra
+from tests.contract.test_tools import WEATHER, calls_first
 
-SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS: list[Any] = [
-    {"name": "weather", "description": "Of a city.", "input_schema": SCHEMA},
+    {"name": "weather", "description": "Of a city.", "input_schema": WEATHER},
     {"name": "clock", "input_schema": {"type": "object"}},
 ]
 NAMED = {"type": "tool", "name": "weather"}
-CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome", "days": 2}'}}
-OTHER = {"id": "c2", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
 BLOCKS = [("c1", "weather", {"city": "Rome", "days": 2}), ("c2", "clock", {})]
 QUESTION: Any = ASK
-
-
-def calls_first(turns: Sequence[Turn]) -> Said:
-    """Two calls at first; words once their results are there, and for a Follower."""
-    return improve(turns) if len(turns) > 1 else [CALL, OTHER]
 
 
 @pytest.fixture
@@ -66,7 +59,7 @@ def test_a_turn_that_calls_tools_is_returned_as_it_is(sdk: anthropic.Anthropic, 
     offered = engine.leader.calls[0][1].tools
     assert offered is not None
     assert [tool["function"]["name"] for tool in offered.offered] == ["weather", "clock"]
-    assert offered.offered[0]["function"]["parameters"] == SCHEMA
+    assert offered.offered[0]["function"]["parameters"] == WEATHER
 
 
 @pytest.mark.parametrize("refine", [{}, {"rounds": 0}, {"show_rounds": True}, {"timeout_ms": 60_000}])

@@ -134,7 +134,7 @@ class PromptEncoder:
     def text(self, ids: Sequence[int]) -> str:
         if "" in (spelled := self.tokens(ids)):
             raise UnknownToken(ids, spelled)
-        return str(self._tokenizer.decode(ids))
+        return self.decode(ids)
 
     def _plainly(self, text: str, special_tokens: bool) -> list[int]:
         """The ids of a text as transformers and vLLM encode it; control tokens in it are read as such."""
