@@ -21,7 +21,7 @@ FLOORS = [
     ["cli"],
     ["app"],
     ["api/openai", "api/anthropic"],
-    ["api", "playground"],
+    ["api"],
     ["service", "loading"],
     ["engine", "builtin", "observability"],
     ["refinement", "bundles", "models/upstream"],

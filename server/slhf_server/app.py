@@ -14,10 +14,10 @@ from slhf_server.api.anthropic import count_tokens, messages
 from slhf_server.api.authentication import Authentication
 from slhf_server.api.middleware import BodyLimit, Envelope, HeaderLimit, LastResort
 from slhf_server.api.openai import chat, completions, responses
+from slhf_server.api.playground import page
 from slhf_server.api.route import OPEN
 from slhf_server.loading.remote_engines import open_remote_engines
 from slhf_server.loading.start import open_vllm
-from slhf_server.playground import page
 from slhf_server.service import OpenEngine, Service
 from slhf_server.settings.server import Settings
 

@@ -11,7 +11,7 @@ import pytest
 from tests.deploy.programs import ROOT
 
 SERVER = ROOT / "server"
-ROOM = SERVER / "slhf_server" / "playground"
+ROOM = SERVER / "slhf_server" / "api" / "playground"
 
 
 def test_the_wheel_holds_the_page(tmp_path: Path) -> None:
@@ -25,5 +25,5 @@ def test_the_wheel_holds_the_page(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {file.relative_to(SERVER).as_posix() for file in ROOM.rglob("*") if file.suffix not in ("", ".pyc")}
-    assert "slhf_server/playground/files/vendor/diff.js" in wanted
+    assert "slhf_server/api/playground/files/vendor/diff.js" in wanted
     assert wanted <= names

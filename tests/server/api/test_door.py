@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from slhf_server.api.playground import page
 from slhf_server.app import create_app
 from slhf_server.models.fake import FakeEngine
-from slhf_server.playground import page
 from slhf_server.settings.server import Settings
 from tests.server.api.asgi import Answer, Loop
 
 PROBES = ["/health", "/ready", "/metrics", "/version", "/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect"]
 PAGE = ["/", "/playground/main.js", "/playground/playground.css", "/playground/vendor/purify.js"]
-"""Some of its files; tests/server/playground asks for all."""
+"""Some of its files; tests/server/api/playground asks for all."""
 OPEN = [*PROBES, *PAGE]
 """The whole list: a route that is added needs a key unless it is added here too."""
 GUARDED = ["/v1/models", "/v1/models/fake", "/v1/refine", "/v1/chat/completions", "/v1/completions", "/v1/responses"]

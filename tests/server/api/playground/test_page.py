@@ -11,16 +11,16 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from slhf_server.api.playground.page import PATHS
 from slhf_server.app import create_app
 from slhf_server.models.fake import FakeEngine
-from slhf_server.playground.page import PATHS
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.reading import load_settings
 from slhf_server.settings.server import Settings
 from tests.conftest import Serve, running
 from tests.server.api.raw import Answer, exchange
 
-ROOM = Path(__file__).resolve().parents[3] / "server" / "slhf_server" / "playground"
+ROOM = Path(__file__).resolve().parents[4] / "server" / "slhf_server" / "api" / "playground"
 FILES = ROOM / "files"
 MOST_BYTES = 100_000
 """Of all that the first paint needs, on the wire."""

@@ -75,7 +75,7 @@ def routes() -> Iterator[Route]:
 
 
 def _route(path: str, name: str) -> Route:
-    content = files("slhf_server.playground").joinpath("files", name).read_bytes()
+    content = files("slhf_server.api.playground").joinpath("files", name).read_bytes()
     plain = _variant(content, {})
     zipped = _variant(gzip.compress(content, mtime=0), {"Content-Encoding": "gzip"})
     common = HEADERS | {"Cache-Control": "no-cache", "Vary": "Accept-Encoding"}

@@ -1,0 +1,39 @@
+"""The interface that every judge implements: which of two texts is the better answer to a conversation.
+
+A judge abstains rather than invents: where its two orders contradict each other, or it gives no readable answer, its
+verdict has no probability. What a verdict costs is told with it, because somebody pays for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from slhf_server.models.base import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says of a new text beside an old one, asked in both orders where the judge sees an order."""
+
+    p: float | None
+    """The probability, from 0 to 1, that the new text is the better answer; None: the judge abstains."""
+    consistent: bool | None = None
+    """Whether both orders agree on which is better; None: the judge sees no order, or did not answer."""
+    prompt_tokens: int = 0
+    """Of all its questions together, as the next two."""
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Judge(Protocol):
+    """Who compares two texts."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the settings, as answers and metrics report it."""
+
+    async def compare(self, turns: Sequence[Turn], old: str, new: str, *, request_id: str) -> Verdict:
+        """Whether `new` is a better answer to `turns` (which end with a user's) than `old`.
+
+        Raises as `ChatModel.stream` does, where the judge cannot be asked; whoever asks goes on without a verdict.
+        """
