@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from slhf import Bundle, write_bundle
 from slhf.readings import Readings
@@ -223,6 +224,26 @@ def test_without_own_answers_a_result_is_no_lesson(tmp_path: Path, bundle: str) 
     asked = settings(tmp_path, TWO, follower={"thoughts": True, "own_answers": 0}, samples=samples)
     with pytest.raises(DataError, match="no lesson is left"):
         lessons(asked, answers("2!", "2!!", "2?", "2??"))
+
+
+def test_a_first_look_reads_the_drafts_result_right_or_wrong_and_lets_every_other_draft_stay(
+    tmp_path: Path, bundle: str
+) -> None:
+    data = [*TWO, row("What is 2 + 2?", "4", draft="It is 5."), {"prompt": "Why?", "draft": "Because."}]
+    follower = {"thoughts": True, "first_looks": 9, "right": 0, "wrong": 0}
+    asked = settings(tmp_path, data, follower=follower, samples={"bundle": bundle, "count": 1})
+    rows = [json.loads(line) for line in lessons(asked, answers("2!")).read_text(encoding="utf-8").splitlines()]
+    assert not [one for one in rows if "own" in one]
+    found = {one["draft"]: one["target"] for one in rows}
+    assert found["It is 5."] == "<think>\nThe draft: 5\n</think>"
+    assert found["Because."] == "<think>\nIt stays.\n</think>"
+    assert len(rows) == 3  # one for each prompt
+    assert found.get("It is 2.", "<think>\nThe draft: 2\n</think>") == "<think>\nThe draft: 2\n</think>"
+
+
+def test_a_first_look_without_thoughts_is_refused(tmp_path: Path, bundle: str) -> None:
+    with pytest.raises(ValidationError, match="first_looks are thoughts"):
+        settings(tmp_path, TWO, follower={"first_looks": 9}, samples={"bundle": bundle, "count": 1})
 
 
 def test_with_thoughts_a_wrong_draft_changes_where_two_own_answers_agree_and_a_right_one_stays(

@@ -59,6 +59,9 @@ class OwnAnswers(_Strict):
     """Tokens of each; what is longer is left out."""
     temperature: float = Field(gt=0, le=2)
     """Theirs alone, whatever a request says: without any they would be one answer, and with much they are worse."""
+    first_look: bool = False
+    """Whether the Follower looks at the draft alone first: where all that it says then is the thought `It stays.`
+    (slhf/readings.py), the draft stays and no own answer is written."""
 
 
 class Bundle(_Strict):

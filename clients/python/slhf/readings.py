@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+STAYS = "It stays."
+"""The thought of a Follower that sees no result to compare, or that knows without comparing."""
 _DRAFT = "The draft: "
 _NOTHING = "none"
 _MARGIN = 2

@@ -6,6 +6,9 @@ Follower's turn (slhf/turns.py), where nobody but the Follower reads them: they 
 What it has to say may be no more than the results that it reads in all of them. Then these are counted, and one of its
 own answers takes the draft's place or none does (slhf/readings.py).
 
+A bundle may have the Follower look at the draft alone first, because own answers cost the most of a round, and of a
+program, say, it knows without them that it stays (measured: docs/experiments/first-look.md).
+
 Where a request gives the Follower an instruction, there is nothing to compare: its own answers would not follow it. The
 model then has the draft and the instruction alone before it.
 """
@@ -17,13 +20,15 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from slhf import Bundle, OwnAnswers
-from slhf.readings import Readings
+from slhf.readings import STAYS, Readings
 from slhf.turns import follower_turn, with_own_answers
 from slhf_server.errors import ContextLengthExceeded
 from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn
 from slhf_server.models.reasoning import is_blank, lone_thoughts, strip_reasoning
 
 _SEEDS = 2**63
+_LOOK_TOKENS = 16
+"""What the thought that the draft stays takes, and a little more: a Follower that says more writes own answers."""
 
 
 def comparing(leader: ChatModel, follower: ChatModel, bundle: Bundle) -> ChatModel:
@@ -56,12 +61,17 @@ class ComparingFollower:
                 async for chunk in stream:
                     yield chunk
             return
-        written = await self._written(conversation, sampling, request_id)
-        spent = _Spent(written)
+        before: list[Chunk] = []
+        if self.how.first_look and sampling.structure is None:  # which the draft may not have
+            before.append(look := await _whole(self.follower, turns, _looking(sampling), f"{request_id}-look"))
+            if look.finish_reason == "stop" and (lone_thoughts(look.text) or "").strip() == STAYS:
+                yield look
+                return
+        written = await self._written(conversation, _less(sampling, _Spent(before)), request_id)
+        spent = _Spent([*before, *written])
         yield Chunk("", spent.completion, spent.prompt, spent.cached)
         own = [answer for chunk in written if (answer := _usable(chunk))]
-        left = None if sampling.max_total_tokens is None else sampling.max_total_tokens - spent.total
-        sampling = replace(sampling, max_total_tokens=left)
+        sampling = _less(sampling, spent)
         while True:
             turn = replace(asking, text=with_own_answers(asking.text, [answer.text.strip() for answer in own]))
             chunks = self.follower.stream([*conversation, draft, turn], sampling, request_id=request_id, deltas=deltas)
@@ -80,7 +90,9 @@ class ComparingFollower:
     async def _written(self, turns: Sequence[Turn], sampling: SamplingParams, request_id: str) -> list[Chunk]:
         """The own answers, each as one chunk. Where one fails, the others end with it."""
         tasks = [
-            asyncio.create_task(self._answer(turns, self._sampling(sampling, number), f"{request_id}-own-{number}"))
+            asyncio.create_task(
+                _whole(self.leader, turns, self._sampling(sampling, number), f"{request_id}-own-{number}")
+            )
             for number in range(self.how.count)
         ]
         try:
@@ -89,13 +101,6 @@ class ComparingFollower:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _answer(self, turns: Sequence[Turn], sampling: SamplingParams, request_id: str) -> Chunk:
-        async with aclosing(self.leader.stream(turns, sampling, request_id=request_id, deltas=False)) as stream:
-            chunks = [chunk async for chunk in stream]
-        text, tokens = "".join(chunk.text for chunk in chunks), sum(chunk.completion_tokens for chunk in chunks)
-        logprobs = tuple(itertools.chain.from_iterable(chunk.logprobs for chunk in chunks))
-        return replace(chunks[-1], text=text, completion_tokens=tokens, logprobs=logprobs)
 
     def _sampling(self, asked: SamplingParams, number: int) -> SamplingParams:
         """At the bundle's temperature, whatever the request says: without any all of them would be the same one."""
@@ -114,8 +119,21 @@ class ComparingFollower:
         )
 
 
+async def _whole(model: ChatModel, turns: Sequence[Turn], sampling: SamplingParams, request_id: str) -> Chunk:
+    """A completion as one chunk."""
+    async with aclosing(model.stream(turns, sampling, request_id=request_id, deltas=False)) as stream:
+        chunks = [chunk async for chunk in stream]
+    text, tokens = "".join(chunk.text for chunk in chunks), sum(chunk.completion_tokens for chunk in chunks)
+    logprobs = tuple(itertools.chain.from_iterable(chunk.logprobs for chunk in chunks))
+    return replace(chunks[-1], text=text, completion_tokens=tokens, logprobs=logprobs)
+
+
+def _looking(asked: SamplingParams) -> SamplingParams:
+    return replace(asked, max_tokens=min(_LOOK_TOKENS, asked.max_tokens or _LOOK_TOKENS), min_tokens=None)
+
+
 class _Spent:
-    """What the own answers have cost, as a part of the round that they are written for."""
+    """What a first look and the own answers have cost, as a part of the round that they are written for."""
 
     def __init__(self, written: Sequence[Chunk]) -> None:
         self.completion = sum(chunk.completion_tokens for chunk in written)
@@ -143,6 +161,12 @@ class _Spent:
             accepted_tokens=chunk.accepted_tokens + self._accepted,
             rejected_tokens=chunk.rejected_tokens + self._rejected,
         )
+
+
+def _less(sampling: SamplingParams, spent: _Spent) -> SamplingParams:
+    """With what is left of the budget."""
+    budget = sampling.max_total_tokens
+    return sampling if budget is None else replace(sampling, max_total_tokens=budget - spent.total)
 
 
 def _usable(answer: Chunk) -> Chunk | None:

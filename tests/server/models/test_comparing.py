@@ -10,6 +10,7 @@ from slhf_server.errors import ContextLengthExceeded, EngineFailed, TokenBudgetE
 from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.comparing import ComparingFollower
 from slhf_server.models.fake import FakeModel, Reply, Said
+from slhf_server.models.structured_output.response_format import StructuredOutput
 
 TURNS = (Turn("user", "How many?"), Turn("assistant", "Seven."), Turn("user", "Improve it."))
 SAMPLING = SamplingParams(temperature=0.7, seed=5, max_tokens=50, logprobs=2, stop=("END",), cache_salt="mine")
@@ -243,3 +244,68 @@ def test_own_answers_that_think_take_the_drafts_place_without_their_thoughts() -
 def _words(text: str) -> list[str]:
     """The fake's tokens."""
     return [word if number == 0 else f" {word}" for number, word in enumerate(text.split(" "))]
+
+
+STAYS = "<think>\nIt stays.\n</think>"
+
+
+def looking(looks: str, *, says: str = "Nine.") -> ComparingFollower:
+    """A Follower that looks at the draft alone first; beside own answers it says something else."""
+    leader = model(lambda turns: "Eight.")
+    with_own = model(lambda turns: says if "Other answers" in turns[-1].text else looks)
+    return ComparingFollower(leader, with_own, own_answers(3).model_copy(update={"first_look": True}), TURNS[-1].text)
+
+
+@pytest.mark.parametrize("deltas", [True, False])
+def test_where_a_first_look_says_that_the_draft_stays_no_own_answer_is_written(deltas: bool) -> None:
+    one = looking(STAYS)
+    found = chunks(one, deltas=deltas)
+    assert asked(one.leader) == []
+    ((turns, sampling),) = asked(one.follower)
+    assert list(turns) == list(TURNS)
+    assert sampling.max_tokens is not None
+    assert sampling.max_tokens < 50
+    assert "".join(chunk.text for chunk in found) == STAYS
+    assert found[-1].finish_reason == "stop"
+    assert sum(chunk.completion_tokens for chunk in found) == len(STAYS.split(" "))
+    assert found[-1].prompt_tokens == sum(len(turn.text.split()) for turn in TURNS)
+
+
+@pytest.mark.parametrize(
+    "looks", ["<think>\nThe draft: 7\n</think>", "It stays.", f"{STAYS}\nNine!", "word " * 60, "", "<think>\nIt stays"]
+)
+def test_where_a_first_look_says_anything_else_the_round_is_as_without_one(looks: str) -> None:
+    one = looking(looks)
+    found = chunks(one)
+    assert "".join(chunk.text for chunk in found) == "Nine."
+    assert len(asked(one.leader)) == 3
+    assert asked(one.follower)[-1][0][-1].text.endswith("[3]\nEight.")
+
+
+def test_what_a_first_look_costs_is_counted_among_the_thoughts() -> None:
+    plain, one = follower("Eight.", "Eight.", "Eight."), looking("<think> The draft: 7 </think>")
+    without, found = chunks(plain), chunks(one)
+    assert sum(chunk.completion_tokens for chunk in found) == sum(chunk.completion_tokens for chunk in without) + 5
+    assert found[-1].reasoning_tokens == without[-1].reasoning_tokens + 5
+    looked_at = sum(len(turn.text.split()) for turn in TURNS)
+    assert found[-1].prompt_tokens == without[-1].prompt_tokens + looked_at
+
+
+def test_a_draft_that_must_have_a_structure_is_not_kept_at_a_first_look() -> None:
+    one = looking(STAYS)
+    chunks(one, SamplingParams(structure=StructuredOutput({"type": "json_object"})))
+    assert len(asked(one.leader)) == 3
+    assert len(asked(one.follower)) == 1
+
+
+def test_a_first_look_is_short_whatever_length_the_answer_must_have() -> None:
+    one = looking(STAYS)
+    chunks(one, SamplingParams(min_tokens=40, max_tokens=50))
+    ((_, sampling),) = asked(one.follower)
+    assert sampling.min_tokens is None
+
+
+def test_a_first_look_is_within_the_budget() -> None:
+    one = looking("<think>\nThe draft: 7\n</think>", says="nine " * 60)
+    found = chunks(one, SamplingParams(max_total_tokens=100))
+    assert sum(chunk.completion_tokens for chunk in found) + found[-1].prompt_tokens <= 100

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from slhf.readings import STAYS
 from slhf_training.checks.instructions import Instructions, InstructionsCheckSettings
-from slhf_training.lessons.thoughts import CHANGES, STAYS, Considered
+from slhf_training.lessons.thoughts import CHANGES, Considered
 
 
 def listed(draft: str, own: Sequence[str], check: InstructionsCheckSettings) -> Considered:

@@ -20,7 +20,7 @@ from slhf_training.evaluation.run import OpenModel, open_model
 from slhf_training.lessons.sampler import Sampler, one_of_each, passed
 from slhf_training.lessons.settings import FollowerLessons, LeaderLessons, LessonsSettings
 from slhf_training.lessons.targets import FENCE, targets_of, worded
-from slhf_training.lessons.thinking import Taught, thought
+from slhf_training.lessons.thinking import Taught, first_looks, thought
 from slhf_training.models.bundles import open_bundle
 
 LESSONS, TEXTS = "lessons.jsonl", "texts.jsonl"
@@ -76,7 +76,8 @@ def _of_follower(source: FollowerLessons, sampler: Sampler, chance: random.Rando
     )
     _LOG.info("follower, %s: %d right drafts of %d and %d wrong ones of %d have a target", _names(source),
               len(kept), sum(right), len(mended), len(right) - sum(right))  # fmt: skip
-    return [_row(one.example, one.target) | _beside(one) for one in kept + mended]
+    looks = first_looks(source, drafted) if source.first_looks else []
+    return [_row(one.example, one.target) | _beside(one) for one in kept + mended + looks]
 
 
 def _plain(

@@ -54,6 +54,10 @@ class FollowerLessons(Section):
     own_answers: int = Field(default=4, ge=0, le=16)
     """With thoughts: how many samples of the Leader stand beside each draft at most, as the bundle's own answers will
     (`own_answers` of imitate). Where the thoughts lead to a text in place of a wrong draft, it is one of these."""
+    first_looks: int = Field(default=0, ge=0)
+    """With thoughts: most further lessons of drafts alone, one for each prompt, for a bundle whose `own_answers` has a
+    `first_look`. Where a check looks for a result, the Follower writes down the draft's; of any other it says that it
+    stays, so that the server writes no own answers."""
 
 
 class LessonsSettings(Section):
@@ -73,4 +77,6 @@ class LessonsSettings(Section):
             raise ValueError("follower: drafts: sampled needs samples")
         if self.samples is None and any(source.thoughts for source in self.follower):
             raise ValueError("follower: thoughts need samples")
+        if any(source.first_looks and not source.thoughts for source in self.follower):
+            raise ValueError("follower: first_looks are thoughts; take thoughts: true")
         return self

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from slhf.readings import STAYS, Readings
 from slhf_training.checks import ReadableCheck
 from slhf_training.checks.instructions import InstructionsCheckSettings
 from slhf_training.checks.registry import check_of
@@ -16,7 +17,7 @@ from slhf_training.lessons.listed import listed
 from slhf_training.lessons.sampler import Sampler, one_of_each, passed
 from slhf_training.lessons.settings import FollowerLessons
 from slhf_training.lessons.targets import targets_of
-from slhf_training.lessons.thoughts import STAYS, Considered, considered
+from slhf_training.lessons.thoughts import Considered, considered
 from slhf_training.lessons.traced import traced
 
 
@@ -55,6 +56,16 @@ def thought(
         _one_of_each([*doubted, *kept[False]])[: source.right],
         _one_of_each(_mended(changed, sampler, source.references))[: source.wrong],
     )
+
+
+def first_looks(source: FollowerLessons, drafted: Sequence[Example]) -> list[Taught]:
+    """Return lessons of drafts without own answers, right or wrong: at most one for each prompt."""
+    found = []
+    for example in drafted:
+        draft, read = example.draft or "", _reading(example)
+        thoughts = STAYS if read is None else Readings.of(read(draft), []).text
+        found.append(Taught(example, Considered(thoughts, draft).before(None)))
+    return _one_of_each(found)[: source.first_looks]
 
 
 def _considered(

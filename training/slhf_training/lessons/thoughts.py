@@ -17,7 +17,7 @@ from slhf.readings import Readings
 from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT
 
 _THOUGHTS = f"{OPEN_THOUGHT}\n{{thoughts}}\n{CLOSE_THOUGHT}"
-STAYS, CHANGES = "It stays.", "It changes."
+CHANGES = "It changes."
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ draft copies its fault.
 
 from collections.abc import Sequence
 
+from slhf.readings import STAYS
 from slhf_training.checks.sandbox import ran
 from slhf_training.checks.tests import UnitTestsSettings, program_of
 from slhf_training.lessons.targets import FENCE, nearest
-from slhf_training.lessons.thoughts import CHANGES, STAYS, Considered
+from slhf_training.lessons.thoughts import CHANGES, Considered
 
 
 def traced(draft: str, own: Sequence[str], check: UnitTestsSettings) -> Considered | None:
