@@ -28,8 +28,7 @@ DESCRIPTION = Route("/openapi.json", _description, include_in_schema=False)
 
 @router.get("/v1/models", responses=errors(401, 429, 500, 503))
 async def models(request: Request, service: RunningService) -> ModelList:
-    planner = service.planner()
-    return ModelList(data=[planner.card(name, created=request.app.state.started) for name in planner.names])
+    return ModelList(data=service.planner().cards(created=request.app.state.started))
 
 
 @router.get("/v1/models/{name:path}", responses=errors(401, 404, 429, 500, 503))

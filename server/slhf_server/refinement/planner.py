@@ -10,7 +10,7 @@ from slhf.history import Message
 from slhf.turns import follower_turn
 from slhf.wire import ModelCard, ModelLimits, RefineOptions
 from slhf_server.deadline import Deadline
-from slhf_server.errors import BadRequest, ModelNotFound
+from slhf_server.errors import BadRequest, EngineUnavailable, ModelNotFound
 from slhf_server.models.base import ChatModel, Engine, SamplingParams, Tokenizer
 from slhf_server.models.structured_output.workers import Workers
 from slhf_server.refinement import conversation
@@ -89,6 +89,18 @@ class Planner:
         choices = _limited("n", params.choices, None, self._settings.limits.choices)
         shared = self._job(name, served, params, drafter)
         return [shared, *(_another(shared, number) for number in range(1, choices))]
+
+    def cards(self, *, created: int) -> list[ModelCard]:
+        """Every served model, and every alias, whose engine has answered. Raises EngineUnavailable where none has."""
+        found, away = [], None
+        for name in self.names:
+            try:
+                found.append(self.card(name, created=created))
+            except EngineUnavailable as exc:
+                away = exc
+        if away is not None and not found:
+            raise away
+        return found
 
     def card(self, name: str, *, created: int) -> ModelCard:
         """A served model as `GET /v1/models` shows it under a name or an alias.

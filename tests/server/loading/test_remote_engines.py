@@ -174,6 +174,29 @@ def test_until_the_server_has_answered_nothing_is_ready(play: Play, encoder: Pro
     play(scenario())
 
 
+def test_the_list_of_models_leaves_out_those_whose_server_has_not_answered(
+    play: Play, encoder: PromptEncoder, tokenizer_at: Path
+) -> None:
+    async def scenario() -> None:
+        silent, server = VLLMStub(encoder, models=error(503)), VLLMStub(encoder)
+        async with serving(silent), serving(server):
+            engines = remote(silent, tokenizer_at) | {"other": remote(server, tokenizer_at)["gpu"]}
+            models = {"away": {"follower": "gpu"}, "there": {"follower": "other"}}
+            app = create_app(Settings(remote_engines=engines, models=models), no_engine)
+            http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://x")
+            async with app.router.lifespan_context(app), http as h:
+                await app.state.service.loading()
+                other = app.state.service.remote_engines["other"]
+                await until(lambda: bool(other._lengths))
+                listed = await h.get("/v1/models")
+                assert listed.status_code == 200
+                assert [one["id"] for one in listed.json()["data"]] == ["there"]
+                away = await h.get("/v1/models/away")
+                assert (away.status_code, away.json()["error"]["code"]) == (503, "engine_unavailable")
+
+    play(scenario())
+
+
 def test_a_server_that_does_not_fit_ends_the_process_with_the_settings_name(
     encoder: PromptEncoder, tokenizer_at: Path, slhf_server: Run
 ) -> None:
