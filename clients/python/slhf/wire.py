@@ -19,6 +19,9 @@ DraftSource = Literal["leader", "client", "upstream"]
 StopReason = Literal[
     "rounds_done",
     "unchanged",
+    "small_edit",
+    "no_gain",
+    "judge_sure",
     "deadline",
     "token_budget",
     "context_length",
@@ -27,6 +30,12 @@ StopReason = Literal[
     "error",
     "disabled",
 ]
+Select = Literal["last", "judge"]
+"""Which round is the answer: the last one, or the best by a judge, the draft among them."""
+StopWhen = Literal["unchanged", "small_edit", "no_gain", "judge_sure"]
+"""What a request may end its refinement by; each is the reason that it gives."""
+JUDGED: frozenset[StopWhen] = frozenset({"no_gain", "judge_sure"})
+"""Those that ask a judge."""
 
 Temperature = Annotated[float, Field(ge=0, le=2, strict=True)]
 TopP = Annotated[float, Field(gt=0, le=1, strict=True)]

@@ -12,6 +12,7 @@ from slhf.wire import ModelCard, ModelLimits, RefineOptions
 from slhf_server.deadline import Deadline
 from slhf_server.errors import BadRequest, ModelNotFound
 from slhf_server.models.base import ChatModel, Engine, SamplingParams, Tokenizer
+from slhf_server.models.judge import Judge
 from slhf_server.models.structured_output.workers import Workers
 from slhf_server.refinement import conversation
 from slhf_server.refinement.job import Deltas, Drafter, Endpoint, Job, RoleBinding
@@ -65,12 +66,14 @@ class Planner:
         engines: Mapping[str, Engine],
         upstreams: Mapping[str, ChatModel],
         workers: Workers | None = None,
+        judges: Mapping[str, Judge] | None = None,
     ) -> None:
         """`engines` by the names of `ServedModel.follower`. `workers` check the grammar of a call that is demanded."""
         self._settings = settings
         self._engines = engines
         self._upstreams = upstreams
         self._workers = workers or Workers()
+        self._judges = judges or {}
         own = engines.get(OWN_ENGINE)
         self.served = settings.served(settings.bundle if own is None else own.manifest.name)
         self.names = {name: name for name in self.served}
