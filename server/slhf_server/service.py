@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nu
 from typing import TYPE_CHECKING
 
 from slhf import Bundle
-from slhf.wire import RoundCompleted, RoundDelta
+from slhf.wire import RoundCompleted, RoundDelta, RoundJudged
 from slhf_server.access.admission import Admission
 from slhf_server.bundles.abandoning import may_be_abandoned
 from slhf_server.errors import EngineUnavailable, InternalError, RequestError, UpstreamUnavailable
@@ -192,6 +192,8 @@ class Service:
                 self.metrics.first_token_came(job.model, time.perf_counter() - job.received)
             elif isinstance(event, RoundCompleted):
                 self.metrics.round_completed(job.model, event)
+            elif isinstance(event, RoundJudged):
+                self.metrics.round_judged(job.model, event)
             elif isinstance(event, RefinementResult):
                 self._ended(job, event)
         except Exception:
