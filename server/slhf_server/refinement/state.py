@@ -115,10 +115,13 @@ class RefinementState:
             return None
         if self._finished[-1].tool_calls:
             return "tool_calls"
-        met = self._rule_met() if self._job.stops else None
-        if self.number > self._job.rounds and met != "no_gain":
-            return "rounds_done" if self._job.rounds else "disabled"
-        return "token_budget" if self._left() <= 0 and met != "no_gain" else met
+        met = self._rules_met()
+        if self.number > self._job.rounds:
+            done: StopReason = "rounds_done" if self._job.rounds else "disabled"
+            return "no_gain" if "no_gain" in met else done
+        if self._left() <= 0 and "no_gain" not in met:
+            return "token_budget"
+        return met[0] if met else None
 
     def next_round(self) -> tuple[RoleBinding, tuple[Turn, ...], SamplingParams]:
         """Begin a round: who plays it, on which turns, and how it is sampled.
@@ -229,9 +232,11 @@ class RefinementState:
             stop_sequence,
         )
 
-    def _rule_met(self) -> StopReason | None:
+    def _rules_met(self) -> list[StopReason]:
+        if not self._job.stops:
+            return []
         standing = self._trajectory.standing(self._seen())
-        return next((reason for rule in self._job.stops if (reason := rule(standing))), None)
+        return [reason for rule in self._job.stops if (reason := rule(standing)) is not None]
 
     def _seen(self) -> list[Round]:
         """The finished rounds, with the draft as the Follower saw it."""

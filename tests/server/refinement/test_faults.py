@@ -190,6 +190,32 @@ CASES = st.builds(
     leaves_after=st.sampled_from([*[None] * 8, *range(12)]),
 )
 
+PLAIN = st.builds(Act, text=st.sampled_from(["a", "b c", "d", '{"a": 1}', "{}", "w " * 40]), size=st.just(3))
+JUDGED = st.builds(
+    Case,
+    acts=st.lists(PLAIN, min_size=1, max_size=5).map(lambda acts: [acts]),
+    options=st.fixed_dictionaries(
+        {
+            "endpoint": st.sampled_from(get_args(Endpoint)),
+            "draft": st.sampled_from([None, "a", "mine", "<think>hm</think> mine"]),
+            "draft_thinks": st.booleans(),
+            "rounds": st.integers(1, 4),
+            "max_total_tokens": st.sampled_from([60, 200, *[100_000] * 4]),
+            "stops": st.sampled_from([(), (unchanged,), (no_gain,), (sure,), (unchanged, no_gain, sure)]),
+            "structure": st.sampled_from([None, None, None, OBJECT]),
+            "deltas": st.sampled_from(get_args(Deltas)),
+        }
+    ),
+    seconds=st.sampled_from([2.5, *[1e4] * 5]),
+    shutdown=st.none(),
+    context=st.just(10_000),
+    logprobs=st.none() | st.just(0),
+    judge=st.lists(st.tuples(st.sampled_from(OPINIONS), st.sampled_from([0.0, 0.0, 1.0])), min_size=1, max_size=4),
+    selects=st.booleans(),
+    leaves_after=st.sampled_from([*[None] * 8, *range(12)]),
+)
+"""Models that behave, and judges that need not."""
+
 
 def chained(case: Case, number: int) -> Chained:
     own = case.acts[number]
@@ -279,6 +305,8 @@ def it_is_what_is_due(chain: Chained, due: Answer | RequestError) -> None:
     assert chain.outcome is not None, f"no answer, where {due} was due"
     report = chain.outcome.refinement
     event(report.stop_reason)
+    if report.selection is not None:
+        event(f"selected {report.selection.round > 0} of {len(chain.opinions)}")
     assert [one.text for one in report.rounds] == due.texts
     best = due.best
     assert (chain.outcome.text, chain.outcome.finish_reason) == (due.texts[best], due.finish_reasons[best])
@@ -308,6 +336,14 @@ def it_adds_up(chain: Chained, outcome: RefinementResult) -> None:
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(CASES)
 def test_whatever_the_models_do_the_outcome_is_true_and_nothing_is_left_behind(case: Case) -> None:
+    note(str(case))
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(play(case))
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(JUDGED)
+def test_whatever_a_judge_says_the_answer_is_the_one_that_the_contract_tells(case: Case) -> None:
     note(str(case))
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(play(case))
