@@ -5,15 +5,17 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nullcontext
 from typing import TYPE_CHECKING
 
 from slhf import Bundle
-from slhf.wire import RoundCompleted, RoundDelta
+from slhf.wire import RoundCompleted, RoundDelta, RoundJudged
 from slhf_server.access.admission import Admission
 from slhf_server.bundles.abandoning import may_be_abandoned
 from slhf_server.errors import EngineUnavailable, InternalError, RequestError, UpstreamUnavailable
 from slhf_server.models.base import Engine, RemoteEngine
+from slhf_server.models.judge import Judge
+from slhf_server.models.judges.kinds import open_judges
 from slhf_server.models.structured_output.workers import Workers
 from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.observability.metrics import LATENCY, Metrics
@@ -52,6 +54,9 @@ class Service:
         self.engine: Engine | None = None
         """The one in this process; None while it is loading, and where no served model needs it."""
         self.remote_engines: Mapping[str, RemoteEngine] = {}
+        self.judges: Mapping[str, Judge] = {}
+        """By name; none until the engines are loaded."""
+        self._closing = AsyncExitStack()
         self._planner: Planner | None = None
         self._open_engine = open_engine
         self._open_remote_engines = open_remote_engines
@@ -93,6 +98,7 @@ class Service:
             await upstream.close()
         for remote in self.remote_engines.values():
             await remote.close()
+        await self._closing.aclose()
         await self.workers.close()
         if self._watching is not None:
             self._watching.cancel()
@@ -186,6 +192,8 @@ class Service:
                 self.metrics.first_token_came(job.model, time.perf_counter() - job.received)
             elif isinstance(event, RoundCompleted):
                 self.metrics.round_completed(job.model, event)
+            elif isinstance(event, RoundJudged):
+                self.metrics.round_judged(job.model, event)
             elif isinstance(event, RefinementResult):
                 self._ended(job, event)
         except Exception:
@@ -218,14 +226,16 @@ class Service:
         started = time.perf_counter()
         try:
             engines = await self._opened()
+            own = engines.get(OWN_ENGINE)
+            judges = open_judges(self.settings.judges, self.upstreams, own, self._others_metrics, self._closing)
+            planner = Planner(self.settings, engines, self.upstreams, self.workers, judges)
         except Exception as exc:  # noqa: BLE001  kept in `failure`: the command that serves decides what it means
             return self._fail(exc)
-        planner = Planner(self.settings, engines, self.upstreams, self.workers)
         names = list(planner.served)
         self.metrics.watch(self.admission, names)
         for engine in engines.values():
             self.metrics.loaded(engine.manifest.revision or "unknown")
-        self._planner, self.engine = planner, engines.get(OWN_ENGINE)
+        self._planner, self.engine, self.judges = planner, own, judges
         context = "" if self.engine is None else f"; context {self.engine.max_model_len} tokens"
         _logger.info("ready after %.1f s: %s%s", time.perf_counter() - started, ", ".join(names), context)
         if self.engine is not None:

@@ -8,7 +8,16 @@ begin with an underscore are not public; the remaining ones are shared with the 
 from importlib.metadata import version
 
 from slhf._exchange import Conversation, Options
-from slhf.bundle import Bundle, OwnAnswers, RoleWeights, SamplingDefaults, read_bundle, revision_of, write_bundle
+from slhf.bundle import (
+    Bundle,
+    OwnAnswers,
+    RoleWeights,
+    SamplingDefaults,
+    StopRules,
+    read_bundle,
+    revision_of,
+    write_bundle,
+)
 from slhf.client import AsyncClient, Client
 from slhf.errors import (
     APIError,
@@ -40,7 +49,9 @@ from slhf.wire import (
     Round,
     RoundCompleted,
     RoundDelta,
+    RoundJudged,
     RoundStarted,
+    Selection,
     Usage,
 )
 
@@ -77,9 +88,12 @@ __all__ = [
     "Round",
     "RoundCompleted",
     "RoundDelta",
+    "RoundJudged",
     "RoundStarted",
     "SLHFError",
     "SamplingDefaults",
+    "Selection",
+    "StopRules",
     "TransportError",
     "TransportTimeout",
     "Unavailable",

@@ -22,7 +22,16 @@ from slhf.batch import Summary, refine_source
 from slhf.client import AsyncClient, Client
 from slhf.connection import DEFAULT_TIMEOUT
 from slhf.errors import APIError, InputError, SLHFError
-from slhf.wire import RefinementCompleted, RefineResponse, RoundCompleted, RoundDelta, RoundStarted
+from slhf.wire import (
+    RefinementCompleted,
+    RefineResponse,
+    RoundCompleted,
+    RoundDelta,
+    RoundJudged,
+    RoundStarted,
+    Select,
+    StopWhen,
+)
 
 BATCH_RETRIES = 5
 """A batch is more patient than one question: no reader waits for it, and the full queue is of its own making."""
@@ -76,6 +85,10 @@ def refine(
     max_tokens: Annotated[int | None, typer.Option(help="Tokens of one round.")] = None,
     max_total_tokens: Annotated[int | None, typer.Option(help="Tokens of all rounds, prompts included.")] = None,
     timeout_ms: Annotated[int | None, typer.Option(help="Then the best finished text is the answer.")] = None,
+    select: Annotated[str | None, typer.Option(help="last (the server's default), or judge: the best text.")] = None,
+    stop_when: Annotated[
+        list[str] | None, typer.Option(help="unchanged, small_edit, no_gain or judge_sure; may be repeated.")
+    ] = None,
     stop_when_unchanged: Annotated[bool, typer.Option("--stop-when-unchanged")] = False,
     on_error: Annotated[str | None, typer.Option(help="return_draft (the server's default) or fail.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print the rounds as they are written.")] = False,
@@ -102,6 +115,8 @@ def refine(
         max_tokens=max_tokens,
         max_total_tokens=max_total_tokens,
         timeout_ms=timeout_ms,
+        select=cast(Select | None, select),
+        stop_when=cast(list[StopWhen], stop_when) or None,
         stop_when_unchanged=stop_when_unchanged or None,
         on_error=cast(Literal["return_draft", "fail"] | None, on_error),
     )
@@ -157,16 +172,29 @@ def _stream_one(client: Client, question: str, options: Options, as_json: bool) 
             case RoundCompleted():
                 # A draft that the client sent, and a round that a filter held back, come in one piece.
                 typer.echo("\n" if streamed else printable(event.text) + "\n")
+            case RoundJudged():
+                typer.echo(f"{_verdict(event)}\n")
             case RefinementCompleted():
                 typer.echo(_what_happened(event))
+
+
+def _verdict(event: RoundJudged) -> str:
+    judge, before = printable(event.judge), "the draft" if event.against == 0 else f"round {event.against}"
+    if event.p is None:
+        return f"judge {judge}: no verdict" + (" (it could not be asked)" if event.failed else "")
+    return f"judge {judge}: better than {before} with p {event.p:.2f}"
 
 
 def _what_happened(answer: RefineResponse) -> str:
     facts = answer.refinement
     returned = "the draft" if facts.returned_round == 0 else f"round {facts.returned_round}"
+    judged = ""
+    if facts.selection is not None:
+        each = ", ".join("none" if p is None else f"{p:.2f}" for p in facts.selection.p)
+        judged = f"; judge {printable(facts.selection.judge)}: p {each or 'none'}"
     return (
         f"answer: {returned} ({facts.stop_reason}; {facts.rounds_run} of {facts.rounds_requested} rounds, "
-        f"{answer.usage.total_tokens} tokens, {facts.duration_ms / 1000:.1f} s)"
+        f"{answer.usage.total_tokens} tokens, {facts.duration_ms / 1000:.1f} s{judged})"
     )
 
 

@@ -35,7 +35,10 @@ from slhf.wire import (
     RefineRequest,
     RoundCompleted,
     RoundDelta,
+    RoundJudged,
     RoundStarted,
+    Select,
+    StopWhen,
     given,
 )
 
@@ -53,7 +56,7 @@ LONGEST_RETRY_AFTER = 60.0
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
 _KNOWN_EVENTS = {
     kind.model_fields["type"].default
-    for kind in (RoundStarted, RoundDelta, RoundCompleted, RefinementCompleted, ErrorEvent)
+    for kind in (RoundStarted, RoundDelta, RoundCompleted, RoundJudged, RefinementCompleted, ErrorEvent)
 }
 
 
@@ -66,6 +69,8 @@ class Options(TypedDict, total=False):
     on_error: Literal["return_draft", "fail"] | None
     timeout_ms: int | None
     max_total_tokens: int | None
+    select: Select | None
+    stop_when: Sequence[StopWhen] | None
     stop_when_unchanged: bool | None
     return_rounds: bool | None
     show_rounds: bool | None

@@ -13,11 +13,12 @@ import hashlib
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from slhf.errors import BundleError
 from slhf.json_text import read_json
 from slhf.turns import FOLLOWER_TURN
+from slhf.wire import Select, StopWhen
 
 MANIFEST = "slhf.json"
 FORMAT: Final = 1
@@ -64,6 +65,23 @@ class OwnAnswers(_Strict):
     (slhf/readings.py), the draft stays and no own answer is written."""
 
 
+class SmallEdit(_Strict):
+    edit_ratio: float = Field(ge=0, le=1)
+    """A round that changed at most this share of the words ends the refinement."""
+
+
+class JudgeSure(_Strict):
+    p: float = Field(gt=0.5, le=1)
+    """A round that is better with at least this probability ends the refinement."""
+
+
+class StopRules(_Strict):
+    """Thresholds of stop rules, as they were measured for this bundle. None: not measured."""
+
+    small_edit: SmallEdit | None = None
+    judge_sure: JudgeSure | None = None
+
+
 class Bundle(_Strict):
     """The manifest `slhf.json`."""
 
@@ -85,6 +103,12 @@ class Bundle(_Strict):
     chat template tells."""
     reasoning_parser: str | None = Field(default=None, min_length=1)
     """vLLM's parser of the models' thoughts (`qwen3`, `mistral`, ...); None: they stand in `<think>...</think>`."""
+    select: Select | None = None
+    """Which round is the answer where neither the request nor the served model says. A server whose model has no judge
+    leaves `judge` aside."""
+    stop_when: tuple[StopWhen, ...] | None = None
+    """What ends a refinement early, as above; a server without a judge leaves aside what asks one."""
+    stop_rules: StopRules = StopRules()
     sampling: SamplingDefaults = SamplingDefaults()
     revision: str | None = None
     """`revision_of` the bundle's other files when it was written; None: not recorded."""
@@ -94,6 +118,12 @@ class Bundle(_Strict):
     """Facts of the training run: data, steps, settings."""
     evaluation: dict[str, Any] = {}
     """The evaluation card: figures with the data and judge they were measured with."""
+
+    @model_validator(mode="after")
+    def _has_the_threshold(self) -> "Bundle":
+        if "small_edit" in (self.stop_when or ()) and self.stop_rules.small_edit is None:
+            raise ValueError("stop_when: small_edit needs a threshold in stop_rules")
+        return self
 
     @property
     def root(self) -> str:
@@ -112,6 +142,7 @@ class Bundle(_Strict):
             "trained": self.trained,
             "roles": "shared" if self.leader == self.follower else "separate",
             "own_answers": 0 if self.own_answers is None else self.own_answers.count,
+            "stop_rules": self.stop_rules.model_dump(exclude_none=True),
             "training": self.training,
             "evaluation": self.evaluation,
         }

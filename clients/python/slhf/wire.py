@@ -19,6 +19,9 @@ DraftSource = Literal["leader", "client", "upstream"]
 StopReason = Literal[
     "rounds_done",
     "unchanged",
+    "small_edit",
+    "no_gain",
+    "judge_sure",
     "deadline",
     "token_budget",
     "context_length",
@@ -27,6 +30,12 @@ StopReason = Literal[
     "error",
     "disabled",
 ]
+Select = Literal["last", "judge"]
+"""Which round is the answer: the last one, or the best by a judge, the draft among them."""
+StopWhen = Literal["unchanged", "small_edit", "no_gain", "judge_sure"]
+"""What a request may end its refinement by; each is the reason that it gives."""
+JUDGED: frozenset[StopWhen] = frozenset({"no_gain", "judge_sure"})
+"""Those that ask a judge."""
 
 Temperature = Annotated[float, Field(ge=0, le=2, strict=True)]
 TopP = Annotated[float, Field(gt=0, le=1, strict=True)]
@@ -67,8 +76,12 @@ class RefineOptions(Section):
     """Time for the whole request, queueing included; then the best finished text is the answer."""
     max_total_tokens: Annotated[StrictInt, Field(gt=0)] | None = None
     """Prompt plus completion tokens over all rounds."""
+    select: Select | None = None
+    """`judge`: the answer is the best text by the model's judge, the draft among them. None: the model's default."""
+    stop_when: list[StopWhen] | None = None
+    """End after a round that one of these holds of. None: the served model's, unless `stop_when_unchanged`."""
     stop_when_unchanged: StrictBool = False
-    """End when a round returns its draft unchanged."""
+    """End when a round returns its draft unchanged: `stop_when` with `unchanged`."""
     return_rounds: StrictBool | None = None
     """Return every round's text; None: yes for `/v1/refine`, no for chat."""
     show_rounds: StrictBool = False
@@ -198,9 +211,26 @@ class RefinementUsage(_Answer):
     rounds: list[Usage] = []
     """One entry for each Follower round that ran, finished or not: cut-off rounds cost tokens too."""
 
+    judge: Usage = Field(default_factory=Usage)
+    """Of all verdicts together."""
+
     def total(self) -> Usage:
-        first, *others = [usage for usage in (self.draft, *self.rounds) if usage.total_tokens] or [self.draft]
+        each = (self.draft, *self.rounds, self.judge)
+        first, *others = [usage for usage in each if usage.total_tokens] or [self.draft]
         return sum(others, first)
+
+
+class Selection(_Answer):
+    """What a judge has said of the rounds, each beside the best text before it."""
+
+    judge: str
+    """Its name in the server's settings."""
+    round: int
+    """The round whose text is the answer; 0 is the draft."""
+    p: list[float | None]
+    """How probably each Follower round is better than the best text before it; None: no verdict, or it abstains."""
+    consistent: list[bool | None]
+    """Whether the judge said the same in both orders; None: it sees no order, or there is no verdict."""
 
 
 class Refinement(_Answer):
@@ -218,6 +248,8 @@ class Refinement(_Answer):
     usage: RefinementUsage
     tools_ignored: bool = False
     """Whether the request offered tools to a Leader that cannot call any, so that they were left out."""
+    selection: Selection | None = None
+    """None where no judge was to be asked."""
     rounds: list[Round] = []
     """Every finished round, the draft as round 0; empty unless `return_rounds`."""
 
@@ -271,6 +303,24 @@ class RoundCompleted(Round):
     type: Literal["round.completed"] = "round.completed"
 
 
+class RoundJudged(_Answer):
+    """What a judge says of a finished round."""
+
+    type: Literal["round.judged"] = "round.judged"
+    round: int
+    against: int
+    """The round whose text was the best before."""
+    judge: str
+    p: float | None
+    """How probably the round's text is the better answer; None: the judge abstains, or has failed."""
+    consistent: bool | None
+    """Whether both orders agree; None: the judge sees no order, or has said nothing that can be read."""
+    failed: bool = False
+    """Whether the judge could not be asked, so that there is no verdict."""
+    usage: Usage
+    latency_ms: float
+
+
 class RefinementCompleted(RefineResponse):
     type: Literal["refinement.completed"] = "refinement.completed"
 
@@ -280,7 +330,8 @@ class ErrorEvent(ErrorResponse):
 
 
 Event = Annotated[
-    RoundStarted | RoundDelta | RoundCompleted | RefinementCompleted | ErrorEvent, Field(discriminator="type")
+    RoundStarted | RoundDelta | RoundCompleted | RoundJudged | RefinementCompleted | ErrorEvent,
+    Field(discriminator="type"),
 ]
 """One server-sent event of a streamed `/v1/refine`; `type` equals the SSE `event:` field."""
 
@@ -291,6 +342,14 @@ class ModelLimits(_Answer):
     rounds: int
     max_total_tokens: int
     timeout_ms: int
+
+
+class JudgeCard(_Answer):
+    """The judge of a served model."""
+
+    name: str
+    kind: str
+    """`upstream`, `reward`, or `engine`: the served weights themselves, in a merged bundle the Follower's own."""
 
 
 class ModelCard(_Answer):
@@ -311,6 +370,8 @@ class ModelCard(_Answer):
     rounds: int | None = None
     """Follower rounds of a request that does not say how many."""
     limits: ModelLimits | None = None
+    judge: JudgeCard | None = None
+    """Who is asked by `select` and `stop_when`; None: nobody can be."""
 
 
 class ModelList(_Answer):

@@ -13,7 +13,8 @@ from slhf_server.refinement.job import Job
 from slhf_server.refinement.planner import RefineParams
 from slhf_server.service import Service
 
-IN_REFINE = {name: f"refine.{name}" for name in ("rounds", "draft", "timeout_ms", "max_total_tokens")}
+_OWN = ("rounds", "draft", "timeout_ms", "max_total_tokens", "select", "stop_when")
+IN_REFINE = {name: f"refine.{name}" for name in _OWN}
 """Where OpenAI's endpoints and Anthropic's have what stands at the top of `/v1/refine`."""
 
 

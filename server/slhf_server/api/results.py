@@ -53,7 +53,8 @@ def combined(ended: Mapping[int, RefinementResult]) -> RefinementResult:
 def _added(usages: Iterable[RefinementUsage]) -> RefinementUsage:
     each = list(usages)
     rounds = [sum(column, Usage()) for column in zip_longest(*(one.rounds for one in each), fillvalue=Usage())]
-    return RefinementUsage(draft=sum((one.draft for one in each), Usage()), rounds=rounds)
+    draft, judge = (sum(column, Usage()) for column in zip(*((one.draft, one.judge) for one in each), strict=True))
+    return RefinementUsage(draft=draft, rounds=rounds, judge=judge)
 
 
 def json_bytes(answer: dict[str, Any]) -> bytes:

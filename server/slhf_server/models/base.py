@@ -66,6 +66,8 @@ class SamplingParams:
     """The engine's prefix cache is shared among completions of the same salt alone. An upstream never gets it."""
     upstream_params: Mapping[str, Any] = field(default_factory=dict)
     """Parameters that an upstream alone understands (tools and the like), as the client sent them."""
+    dispensable: frozenset[str] = frozenset()
+    """Names of what is set above and nobody asked for: an upstream that refuses it is asked again without it."""
     tools: Tools | None = None
     """What the bundle's own Leader may call; an upstream's are in `upstream_params`."""
     template_options: Mapping[str, Any] = field(default_factory=dict)

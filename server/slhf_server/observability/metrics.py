@@ -14,10 +14,11 @@ from prometheus_client import (
     generate_latest,
 )
 
-from slhf.wire import RoundCompleted
+from slhf.wire import RoundCompleted, RoundJudged
 from slhf_server.access.admission import Admission
 from slhf_server.errors import RequestError
-from slhf_server.refinement.state import RefinementResult, edit_ratio
+from slhf_server.refinement.edits import edit_ratio
+from slhf_server.refinement.state import RefinementResult
 from slhf_server.refinement.stops import RULES
 
 LATENCY = (
@@ -104,6 +105,10 @@ class Metrics:
         self.length_ratio = histogram("slhf_draft_length_ratio", "Words of answer / words of draft.", _LENGTH_RATIO)
         self.draft_source = counter("slhf_draft_source", "Who wrote the draft.", ("source",))
         self.tools_ignored = counter("slhf_tools_ignored", "Refinements whose Leader could not call the tools.")
+        self.judge_latency = histogram("slhf_judge_latency_seconds", "One verdict, seconds.", LATENCY, ("judge",))
+        self.judge_tokens = counter("slhf_judge_tokens", "Tokens of judges.", ("judge", "kind"))
+        self.verdicts = counter("slhf_verdicts", "What judges said of rounds.", ("judge", "use", "verdict"))
+        self.selected = counter("slhf_selected_round", "Rounds that a judge chose as the answer.", ("judge", "round"))
         self._children: dict[tuple[object, tuple[str, ...]], Any] = {}
         self._build = Gauge("slhf_build_info", "Versions.", ("version",), registry=registry)
         self._model = Gauge("slhf_model_info", "Loaded weights.", ("role", "revision"), registry=registry)
@@ -151,8 +156,14 @@ class Metrics:
     def round_completed(self, model: str, finished: RoundCompleted) -> None:
         if finished.role == "client":
             return  # no model computed it
-        number = str(finished.round) if finished.round < 8 else "8+"
-        self.child(self.round_latency, model, finished.role, number).observe(finished.latency_ms / 1e3)
+        self.child(self.round_latency, model, finished.role, _number(finished.round)).observe(finished.latency_ms / 1e3)
+
+    def round_judged(self, model: str, judged: RoundJudged) -> None:
+        self.child(self.verdicts, model, judged.judge, "select", _verdict(judged)).inc()
+        self.child(self.judge_latency, model, judged.judge).observe(judged.latency_ms / 1e3)
+        tokens = {"prompt": judged.usage.prompt_tokens, "generation": judged.usage.completion_tokens}
+        for kind, number in tokens.items():
+            self.child(self.judge_tokens, model, judged.judge, kind).inc(number)
 
     def refinement_ended(self, model: str, result: RefinementResult) -> None:
         refinement = result.refinement
@@ -164,6 +175,8 @@ class Metrics:
             self.child(self.fallback, model, refinement.stop_reason).inc()
         if refinement.tools_ignored:
             self.child(self.tools_ignored, model).inc()
+        if refinement.selection is not None:
+            self.child(self.selected, model, refinement.selection.judge, _number(refinement.selection.round)).inc()
         self._count_tokens(model, result)
         self._count_rounds(model, result)
         self._compare(model, result)
@@ -200,3 +213,16 @@ class Metrics:
             self.child(self.edit_ratio, model).observe(changed)
             ratio = len(result.text.split()) / max(1, len(result.draft.split()))
             self.child(self.length_ratio, model).observe(ratio)
+
+
+def _number(of_round: int) -> str:
+    return str(of_round) if of_round < 8 else "8+"
+
+
+def _verdict(judged: RoundJudged) -> str:
+    """A verdict in a word. `draft` stands for the best text before the round, `refined` for the round's own."""
+    if judged.failed:
+        return "failed"
+    if judged.p is None:
+        return "inconsistent" if judged.consistent is False else "unreadable"
+    return "tie" if judged.p == 0.5 else "refined" if judged.p > 0.5 else "draft"

@@ -11,6 +11,7 @@ conventions marks its constants as deprecated, because the conventions have move
 import json
 import logging
 import threading
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -23,7 +24,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from slhf.wire import Round, RoundCompleted, RoundStarted, Usage
+from slhf.wire import Round, RoundCompleted, RoundJudged, RoundStarted, Usage
 from slhf_server.errors import InternalError, RequestError
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.loop import RefinementEvent
@@ -110,6 +111,8 @@ class _Refinement:
             self._start_round(event)
         elif isinstance(event, RoundCompleted):
             self._finish_round(event)
+        elif isinstance(event, RoundJudged):
+            self._judge(event)
         elif isinstance(event, RefinementResult):
             self._finish(event)
 
@@ -137,6 +140,24 @@ class _Refinement:
             self._round.set_attribute("slhf.edit_ratio", finished.edit_ratio)
         self._round.end()
         self._round = None
+
+    def _judge(self, judged: RoundJudged) -> None:
+        """A span of a verdict, which is told of once it is there."""
+        ended = time.time_ns()
+        attributes = _request(judged.judge) | {"gen_ai.operation.name": "evaluate"}
+        span = self._tracer.start_span(
+            f"judge {judged.judge}",
+            set_span_in_context(self._span, Context()),
+            attributes={**attributes, "slhf.round": judged.round, **_tokens(judged.usage)},
+            start_time=ended - int(judged.latency_ms * 1e6),
+        )
+        if judged.p is not None:
+            span.set_attribute("slhf.p", judged.p)
+        if judged.consistent is not None:
+            span.set_attribute("slhf.consistent", judged.consistent)
+        if judged.failed:
+            _fail(span, "judge_failed")
+        span.end(ended)
 
     def _finish(self, result: RefinementResult) -> None:
         report = result.refinement

@@ -7,9 +7,10 @@ from typing import Literal
 from slhf.wire import DraftSource, Role
 from slhf_server.deadline import Deadline
 from slhf_server.models.base import ChatModel, SamplingParams, Turn
+from slhf_server.models.judge import Judge
 from slhf_server.models.structured_output.response_format import StructuredOutput
 from slhf_server.refinement.request_log import RequestLog
-from slhf_server.refinement.stops import StopRule
+from slhf_server.refinement.standing import StopRule
 from slhf_server.settings.server import Kept
 
 Endpoint = Literal["chat", "completions", "messages", "refine", "responses"]
@@ -28,6 +29,19 @@ class RoleBinding:
     sampling: SamplingParams
     keeps_by_silence: bool = False
     """Whether thoughts with nothing after them say that the draft stays (slhf/bundle.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """Who judges a refinement's rounds, and what for."""
+
+    judge: Judge
+    turns: tuple[Turn, ...]
+    """What was asked, as the judge is shown it."""
+    margin: float
+    """How probably a round has to be better than the best text before it, to be the best itself."""
+    selects: bool
+    """Whether the best text is the answer; else the last one is, and stop rules alone look at verdicts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # two jobs are never the same one
@@ -70,7 +84,9 @@ class Job:
     kept: tuple[Kept, ...] = ()
     """What a round must not lose."""
     holds_back: bool = False
-    """Whether the last round is shown once it is known what it has lost; else what was shown is not looked at."""
+    """Whether the last round is shown once it is whole: it may have lost something, or an earlier one be better."""
+    judging: Judging | None = None
+    """None: no judge is asked."""
     draft_thinks: bool = False
     """Whether the client's draft may begin with thoughts."""
     deltas: Deltas = "none"

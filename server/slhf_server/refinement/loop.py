@@ -1,7 +1,8 @@
 """The k-round refinement, written once; the JSON answer, the streams and the tests consume it.
 
 Implements inference-time refinement of SLHF (arXiv 2512.16626): y ~ pi(.|x) or a given draft, then
-y_i ~ omega(.|x, y_{i-1}): each round is conditioned on the conversation and on the latest text alone. No judge runs.
+y_i ~ omega(.|x, y_{i-1}): each round is conditioned on the conversation and on the latest text alone. The paper runs
+no judge; where a request asks for one, it is asked once a round has finished, and changes nothing of what rounds see.
 The paper numbers the Leader's answer 1; here the draft is round 0, so "k rounds" means k refinements.
 
 Beyond the paper, it is an *anytime* computation: whatever ends it early, the best finished text is the answer.
@@ -11,13 +12,14 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from slhf.wire import RoundCompleted, RoundDelta, RoundStarted
+from slhf.wire import RoundCompleted, RoundDelta, RoundJudged, RoundStarted
 from slhf_server.errors import DeadlineExceeded, InternalError, RequestError
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.state import RefinementResult, RefinementState
+from slhf_server.refinement.verdicts import ask
 
 _logger = logging.getLogger(__name__)
-RefinementEvent = RoundStarted | RoundDelta | RoundCompleted | RefinementResult
+RefinementEvent = RoundStarted | RoundDelta | RoundCompleted | RoundJudged | RefinementResult
 
 
 async def refine(job: Job) -> AsyncGenerator[RefinementEvent, None]:
@@ -44,6 +46,8 @@ async def refine(job: Job) -> AsyncGenerator[RefinementEvent, None]:
                 if not state.is_whole:  # a model that has said everything was only tidying up
                     raise
             yield await state.finish_round()
+            if (texts := await state.comparison()) is not None:
+                yield state.take_verdict(await ask(job, texts))
     except RequestError as exc:
         reason = state.settle(exc)
     except Exception:  # a bug is no reason to lose what was finished

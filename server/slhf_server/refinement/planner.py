@@ -6,20 +6,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from slhf import Bundle
 from slhf.history import Message
 from slhf.turns import follower_turn
-from slhf.wire import ModelCard, ModelLimits, RefineOptions
+from slhf.wire import JudgeCard, ModelCard, ModelLimits, RefineOptions
 from slhf_server.deadline import Deadline
 from slhf_server.errors import BadRequest, EngineUnavailable, ModelNotFound
-from slhf_server.models.base import ChatModel, Engine, SamplingParams, Tokenizer
+from slhf_server.models.base import ChatModel, Engine, SamplingParams, Tokenizer, Turn
+from slhf_server.models.judge import Judge
 from slhf_server.models.structured_output.workers import Workers
 from slhf_server.refinement import conversation
-from slhf_server.refinement.job import Deltas, Drafter, Endpoint, Job, RoleBinding
+from slhf_server.refinement.job import Deltas, Drafter, Endpoint, Job, Judging, RoleBinding
 from slhf_server.refinement.kept import BY_DEFAULT
 from slhf_server.refinement.own_leader import callable_tools, demanded_call, template_options
 from slhf_server.refinement.request_log import RequestLog
-from slhf_server.refinement.stops import asked_for
+from slhf_server.refinement.stops import Thresholds, rules_of
+from slhf_server.refinement.wishes import Wishes, obstacle, wishes, with_instruction
 from slhf_server.settings.endpoints import OWN_ENGINE
+from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import ServedModel, Settings
 
 _ID_PREFIX: dict[Endpoint, str] = {
@@ -65,18 +69,27 @@ class Planner:
         engines: Mapping[str, Engine],
         upstreams: Mapping[str, ChatModel],
         workers: Workers | None = None,
+        judges: Mapping[str, Judge] | None = None,
     ) -> None:
-        """`engines` by the names of `ServedModel.follower`. `workers` check the grammar of a call that is demanded."""
+        """`engines` by the names of `ServedModel.follower`. `workers` check the grammar of a call that is demanded.
+
+        Raises SettingsError for a served model that asks for more than its bundle knows.
+        """
         self._settings = settings
         self._engines = engines
         self._upstreams = upstreams
         self._workers = workers or Workers()
+        self._judges = judges or {}
         own = engines.get(OWN_ENGINE)
         self.served = settings.served(settings.bundle if own is None else own.manifest.name)
         self.names = {name: name for name in self.served}
         """Every name that a client may ask for, with the served model's own; that one is counted and answered."""
         self.names |= {alias: name for name, model in self.served.items() for alias in model.aliases}
         self._limits = {name: settings.limits_of(model) for name, model in self.served.items()}
+        for name, served in self.served.items():
+            manifest = engines[served.follower].manifest
+            if problem := obstacle(wishes(RefineOptions(), served, manifest), served, manifest):
+                raise SettingsError(f"models.{name}.{problem[0]}: {problem[1]}")
 
     def plan(self, params: RefineParams) -> list[Job]:
         """A job for each choice. Raises ModelNotFound and BadRequest, naming the parameter, and EngineUnavailable."""
@@ -122,6 +135,9 @@ class Planner:
             limits=ModelLimits(
                 rounds=limits.rounds, max_total_tokens=limits.max_total_tokens, timeout_ms=limits.timeout_ms
             ),
+            judge=None
+            if served.judge is None
+            else JudgeCard(name=served.judge, kind=self._settings.judges[served.judge].kind),
         )
 
     def tokenizer(self, model: str | None) -> tuple[Tokenizer, int]:
@@ -163,6 +179,8 @@ class Planner:
         if served.images == "pass_through" and any(message.others for message in params.messages):
             rounds = 0
         turns = conversation.as_text(params.messages)
+        wished = wishes(options, served, manifest)
+        judging = self._judging(served, wished, manifest, with_instruction(turns, options.instruction))
         leading, following, ignored = self._sampling(params, engine, drafter, rounds)
         return Job(
             run_id=_run_id(),
@@ -181,10 +199,11 @@ class Planner:
             deadline=Deadline.after(_limited("timeout_ms", options.timeout_ms, None, limits.timeout_ms) / 1e3),
             max_total_tokens=_limited("max_total_tokens", options.max_total_tokens, None, limits.max_total_tokens),
             fail_on_error=options.on_error == "fail",
-            stops=asked_for(options),
+            stops=rules_of(wished.stop_when, self._thresholds(served, manifest)),
             structure=params.sampling.structure,
             kept=() if options.instruction else BY_DEFAULT if served.keep is None else served.keep,
-            holds_back=bool(served.keep) and not options.instruction,
+            holds_back=wished.selects or (bool(served.keep) and not options.instruction),
+            judging=judging,
             deltas=params.deltas,
             tools_ignored=ignored,
             draft_thinks=served.draft_thinks,
@@ -193,6 +212,23 @@ class Planner:
             log=params.log,
             trace=params.trace,
         )
+
+    def _judging(
+        self, served: ServedModel, wished: Wishes, manifest: Bundle, turns: tuple[Turn, ...]
+    ) -> Judging | None:
+        """Who judges, if anybody is to. Raises BadRequest for what this model cannot do."""
+        if problem := obstacle(wished, served, manifest):
+            raise BadRequest(f"{problem[0]}: {problem[1]}", param=problem[0])
+        if served.judge is None or not wished.asks:
+            return None
+        margin = self._settings.judges[served.judge].margin
+        return Judging(self._judges[served.judge], turns, margin, wished.selects)
+
+    def _thresholds(self, served: ServedModel, manifest: Bundle) -> Thresholds:
+        """The bundle's own, as they were measured for it; the judge's setting where it has none for `judge_sure`."""
+        edits, sure = manifest.stop_rules.small_edit, manifest.stop_rules.judge_sure
+        set_here = None if served.judge is None else self._settings.judges[served.judge].sure
+        return Thresholds(None if edits is None else edits.edit_ratio, set_here if sure is None else sure.p)
 
     def _sampling(
         self, params: RefineParams, engine: Engine, drafter: Drafter, rounds: int

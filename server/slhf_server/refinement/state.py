@@ -1,18 +1,17 @@
 """The book-keeping of one refinement: finished rounds, the round that runs, tokens and times."""
 
 import time
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
-
-from rapidfuzz.distance import Indel
 
 from slhf.wire import (
     FinishReason,
     Refinement,
     RefinementUsage,
+    Round,
     RoundCompleted,
     RoundDelta,
+    RoundJudged,
     StopReason,
     TokenLogprob,
     Usage,
@@ -28,13 +27,14 @@ from slhf_server.errors import (
 )
 from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.reasoning import is_blank, refinable
+from slhf_server.refinement.edits import edit_ratio
 from slhf_server.refinement.job import Job, RoleBinding
 from slhf_server.refinement.kept import lost
 from slhf_server.refinement.round import RoundState
 from slhf_server.refinement.seeds import seed_of
+from slhf_server.refinement.trajectory import Trajectory
+from slhf_server.refinement.verdicts import Comparison, Judged
 from slhf_server.settings.server import Kept
-
-_MOST_ORDERED = 4_000  # words
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,10 @@ class RefinementState:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._finished: list[RoundCompleted] = []
-        self._logprobs: list[TokenLogprob] = []  # of the latest finished round
-        self._stop_sequence: str | None = None  # of the latest finished round
+        self._endings: list[
+            tuple[list[TokenLogprob], str | None]
+        ] = []  # log-probabilities, stop string of each of them
+        self._trajectory = Trajectory(job)
         self._latest = Turn("assistant", "")
         self._draft = ""  # as the Follower saw it
         self._running: RoundState | None = None
@@ -93,6 +95,7 @@ class RefinementState:
         """Take the client's text as round 0."""
         usage = Usage()
         self._usages.append(usage)
+        self._endings.append(([], None))
         return self._accept(
             RoundCompleted(
                 round=0,
@@ -112,12 +115,13 @@ class RefinementState:
             return None
         if self._finished[-1].tool_calls:
             return "tool_calls"
+        met = self._rules_met()
         if self.number > self._job.rounds:
-            return "rounds_done" if self._job.rounds else "disabled"
-        if self._left() <= 0:
+            done: StopReason = "rounds_done" if self._job.rounds else "disabled"
+            return "no_gain" if "no_gain" in met else done
+        if self._left() <= 0 and "no_gain" not in met:
             return "token_budget"
-        seen = [self._finished[0].model_copy(update={"text": self._draft}), *self._finished[1:]]
-        return next((reason for rule in self._job.stops if (reason := rule(seen))), None)
+        return met[0] if met else None
 
     def next_round(self) -> tuple[RoleBinding, tuple[Turn, ...], SamplingParams]:
         """Begin a round: who plays it, on which turns, and how it is sampled.
@@ -168,6 +172,17 @@ class RefinementState:
             return self._keep_draft(running, what)
         return self._accept_running(running, running.last.finish_reason)
 
+    async def comparison(self) -> Comparison | None:
+        """What the judge is to compare now that a round has finished; None: nothing."""
+        return await self._trajectory.comparison(self._seen(), self._left()) if self._job.judging else None
+
+    def take_verdict(self, judged: Judged) -> RoundJudged:
+        """Add what came of a comparison."""
+        event = self._trajectory.take(judged)
+        self._spent += event.usage.total_tokens
+        self._model_seconds += judged.seconds
+        return event
+
     def settle(self, exc: RequestError) -> StopReason:
         """Decide what an early end means: the reason beside the best finished text, or the error itself.
 
@@ -187,11 +202,13 @@ class RefinementState:
 
     def result(self, reason: StopReason) -> RefinementResult:
         """The best finished text, with the report of how it came about."""
-        best = self._finished[-1]
+        answer = self._trajectory.answer(len(self._finished) - 1)
+        best = self._finished[answer]
+        logprobs, stop_sequence = self._endings[answer]
         duration = time.perf_counter() - self._job.received
-        usage = RefinementUsage(draft=self._usages[0], rounds=self._usages[1:])
+        usage = RefinementUsage(draft=self._usages[0], rounds=self._usages[1:], judge=self._trajectory.usage)
         refinement = Refinement(
-            applied=any(one.round and one.lost is None for one in self._finished),
+            applied=any(one.round and one.lost is None for one in self._finished[: answer + 1]),
             rounds_requested=self._job.rounds,
             rounds_run=len(self._finished) - 1,
             returned_round=best.round,
@@ -200,6 +217,7 @@ class RefinementState:
             tools_ignored=self._job.tools_ignored,
             duration_ms=duration * 1e3,
             usage=usage,
+            selection=self._trajectory.report(len(self._finished) - 1),
             rounds=[*self._finished],
         )
         overhead = (duration - self._model_seconds) * 1e3
@@ -210,9 +228,19 @@ class RefinementState:
             usage.total(),
             overhead,
             self._draft,
-            tuple(self._logprobs),
-            self._stop_sequence,
+            tuple(logprobs),
+            stop_sequence,
         )
+
+    def _rules_met(self) -> list[StopReason]:
+        if not self._job.stops:
+            return []
+        standing = self._trajectory.standing(self._seen())
+        return [reason for rule in self._job.stops if (reason := rule(standing)) is not None]
+
+    def _seen(self) -> list[Round]:
+        """The finished rounds, with the draft as the Follower saw it."""
+        return [self._finished[0].model_copy(update={"text": self._draft}), *self._finished[1:]]
 
     def _binding(self) -> RoleBinding:
         """Who plays the round that runs or comes next."""
@@ -249,8 +277,7 @@ class RefinementState:
         return RoundDelta(round=self.number, delta=shown, tool_calls=[dict(call) for call in chunk.call_deltas])
 
     def _accept_running(self, running: RoundState, finish_reason: FinishReason) -> RoundCompleted:
-        self._logprobs = running.logprobs
-        self._stop_sequence = None if running.last is None else running.last.stop_sequence
+        self._endings.append((running.logprobs, None if running.last is None else running.last.stop_sequence))
         calls = [dict(call) for call in running.tool_calls] or None
         finished = self._round(running, running.text, finish_reason).model_copy(update={"tool_calls": calls})
         return self._accept(finished, Turn("assistant", running.text, running.token_ids()))
@@ -265,6 +292,7 @@ class RefinementState:
     def _keep_draft(self, running: RoundState, what: Kept) -> RoundCompleted:
         """End a round that has lost something: its text is the one before it."""
         before = self._finished[-1]
+        self._endings.append(self._endings[-1])
         finished = self._round(running, self._latest.text, before.finish_reason)
         return self._accept(finished.model_copy(update={"lost": what}), self._latest)
 
@@ -299,14 +327,3 @@ class RefinementState:
 
     def _only_the_clients_draft(self) -> bool:
         return len(self._finished) == 1 and self._job.draft is not None
-
-
-def edit_ratio(before: str, after: str) -> float:
-    """Share of words inserted or deleted between two texts: 0 for the same words, 1 when nothing is kept.
-
-    For texts with thousands of words the order is ignored: it takes quadratic time, which would hold the event loop.
-    """
-    one, other = before.split(), after.split()
-    if max(len(one), len(other)) <= _MOST_ORDERED:
-        return Indel.normalized_distance(one, other)
-    return 1 - 2 * (Counter(one) & Counter(other)).total() / (len(one) + len(other))

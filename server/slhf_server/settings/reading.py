@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError as SourceError
 
 from slhf_server.settings.endpoints import RemoteEngineSettings, UpstreamSettings
+from slhf_server.settings.judging import JudgeSettings
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.redaction import is_secret, without_secrets
 from slhf_server.settings.server import Settings
@@ -23,6 +24,7 @@ _HIDDEN = {"api_key", "base_url", "extra_body", "extra_headers"}
 _SHOWN = {
     "upstreams": UpstreamSettings.model_fields.keys() - _HIDDEN,
     "remote_engines": RemoteEngineSettings.model_fields.keys() - _HIDDEN,
+    "judges": JudgeSettings.model_fields.keys() - {"reward"},
 }
 """Settings of other servers whose values an error may show."""
 

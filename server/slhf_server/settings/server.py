@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from slhf.wire import JUDGED, Select, StopWhen
 from slhf_server.settings.endpoints import (
     NO_UPSTREAM,
     OWN_ENGINE,
@@ -27,6 +28,7 @@ from slhf_server.settings.endpoints import (
     engine_name,
     upstream_name,
 )
+from slhf_server.settings.judging import JudgeSettings, judge_name
 from slhf_server.settings.limits import RefineLimits, ServerLimits
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.redaction import without_secrets
@@ -65,6 +67,12 @@ class ServedModel(Section):
     keep: tuple[Kept, ...] | None = None
     """A round that loses one of these leaves its draft as it was. None: code and language, where nothing of the round
     was streamed as the answer; the last round of a stream has to be whole before it is shown for what is named here."""
+    judge: str | None = None
+    """The judge of the settings that `select` and `stop_when` ask; None: they cannot ask any."""
+    select: Select | None = None
+    """Which round is the answer of a request that does not say; None: the bundle's way, else `last`."""
+    stop_when: tuple[StopWhen, ...] | None = None
+    """What ends a refinement early where the request does not say; None: what the bundle says, else nothing."""
     draft_thinks: bool = False
     """Whether clients' drafts come from a model that writes `<think>...</think>` first, which the Follower then does
     not see."""
@@ -106,6 +114,9 @@ class Settings(BaseSettings):
     )
     remote_engines: dict[Annotated[str, AfterValidator(engine_name)], RemoteEngineSettings] = Field(
         default={}, description="vLLM servers by name, which models may name as their follower"
+    )
+    judges: dict[Annotated[str, AfterValidator(judge_name)], JudgeSettings] = Field(
+        default={}, description="judges of two texts by name, which models may name as their judge"
     )
     limits: ServerLimits = Field(default=ServerLimits(), description="limits of every request")
     speculation: Literal["auto", "on", "off"] = Field(
@@ -248,6 +259,27 @@ class Settings(BaseSettings):
                 raise SettingsError(f"models.{name}.follower: {model.follower!r} is none of {', '.join(engines)}")
         if both := self.upstreams.keys() & self.remote_engines.keys():  # metrics tell them apart by their names alone
             raise SettingsError(f"remote_engines.{min(both)}: an upstream has this name, too")
+        return self
+
+    @model_validator(mode="after")
+    def _judges_exist(self) -> "Settings":
+        others = {*self.upstreams, *self.remote_engines}
+        for name, judge in self.judges.items():
+            if judge.upstream is not None and judge.upstream not in self.upstreams:
+                known = ", ".join(self.upstreams) or "none"
+                raise SettingsError(f"judges.{name}.upstream: {judge.upstream!r} is no upstream; there is {known}")
+            if judge.engine is not None and OWN_ENGINE not in self.engine_names:
+                raise SettingsError(f"judges.{name}.engine: no served model has its follower in this process")
+            if judge.reward is not None and name in others:  # metrics tell them apart by their names alone
+                raise SettingsError(f"judges.{name}: an upstream or a remote engine has this name, too")
+        for name, model in self.models.items():
+            if model.judge is not None and model.judge not in self.judges:
+                known = ", ".join(self.judges) or "none"
+                raise SettingsError(f"models.{name}.judge: {model.judge!r} is no judge; there is {known}")
+            if model.judge is None and model.select == "judge":
+                raise SettingsError(f"models.{name}.select: 'judge' needs the key 'judge', which names one")
+            if model.judge is None and (rules := JUDGED & {*(model.stop_when or ())}):
+                raise SettingsError(f"models.{name}.stop_when: {min(rules)!r} needs the key 'judge', which names one")
         return self
 
     @classmethod

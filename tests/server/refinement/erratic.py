@@ -9,6 +9,7 @@ from typing import Any
 from slhf.wire import FinishReason, TokenLogprob
 from slhf_server.errors import ContextLengthExceeded, TokenBudgetExceeded
 from slhf_server.models.base import Chunk, SamplingParams, Turn
+from slhf_server.models.judge import Verdict
 
 SECRET = "SECRET"
 """Stands in every thought and in no text."""
@@ -86,6 +87,46 @@ class Call:
     """Of prompt and completion, as far as it has told."""
     at: float = 0.0
     """When it ended; virtual seconds."""
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What a judge said when it was asked."""
+
+    old: str
+    new: str
+    said: float | None | str
+    """Its p; None: it abstained; "failed"; "closed": it was not waited for."""
+    tokens: int
+    at: float
+
+
+class ErraticJudge:
+    """Implements `Judge`: says one thing after the other, then the last one again; a failed question costs nothing."""
+
+    name = "erratic"
+
+    def __init__(self, says: Sequence[tuple[Any, float]]) -> None:
+        """`says`: p, None or an exception, and seconds."""
+        self.opinions: list[Opinion] = []
+        self.running = 0
+        self._says = says
+        self._asked = 0
+
+    async def compare(self, turns: Sequence[Turn], old: str, new: str, *, request_id: str) -> Verdict:
+        said, seconds = self._says[min(self._asked, len(self._says) - 1)]
+        self._asked += 1
+        self.running += 1
+        told, tokens = "closed", 0
+        try:
+            await asyncio.sleep(seconds)
+            told, tokens = ("failed", 0) if isinstance(said, Exception) else (said, 11)
+        finally:
+            self.running -= 1
+            self.opinions.append(Opinion(old, new, told, tokens, asyncio.get_running_loop().time()))
+        if isinstance(said, Exception):
+            raise said
+        return Verdict(said, None if said is None else True, prompt_tokens=10, completion_tokens=1)
 
 
 class Erratic:

@@ -33,11 +33,13 @@ from slhf_server.errors import (
 from slhf_server.models.base import SamplingParams, Turn
 from slhf_server.models.structured_output.response_format import StructuredOutput
 from slhf_server.refinement.choices import merge_streams
-from slhf_server.refinement.job import Deltas, Endpoint, Job, RoleBinding
+from slhf_server.refinement.job import Deltas, Endpoint, Job, Judging, RoleBinding
 from slhf_server.refinement.loop import RefinementEvent, refine
 from slhf_server.refinement.state import RefinementResult
+from slhf_server.refinement.stops.judge_sure import judge_sure
+from slhf_server.refinement.stops.no_gain import no_gain
 from slhf_server.refinement.stops.unchanged import unchanged
-from tests.server.refinement.erratic import SECRET, Act, Erratic, VirtualLoop
+from tests.server.refinement.erratic import SECRET, Act, Erratic, ErraticJudge, Opinion, VirtualLoop
 from tests.server.refinement.verdict import Answer, Wish, read_by_the_follower, verdict
 
 QUESTION = (Turn("user", "what is it"),)
@@ -57,6 +59,8 @@ ERRORS: list[Exception] = [
     DeadlineExceeded("late"),
     TokenBudgetExceeded("spent"),
 ]
+sure = judge_sure(0.9)
+OPINIONS: list[Any] = [0.0, 0.3, 0.59, 0.6, 0.95, 1.0, None, EngineFailed("boom"), ZeroDivisionError("a bug")]
 OPENED = f"<think>\n{SECRET} </think>\n\n"
 THOUGHTS = [
     "",
@@ -93,6 +97,9 @@ class Case:
     """When a shutdown brings the deadlines forward; virtual seconds."""
     context: int
     logprobs: int | None
+    judge: list[tuple[Any, float]] | None
+    """What each chain's judge says to one question after the other, and how many seconds it takes."""
+    selects: bool
     leaves_after: int | None
     """Steps after which the consumer goes away."""
 
@@ -104,6 +111,7 @@ class Chained:
     job: Job
     model: Erratic
     deadline: float
+    judge: ErraticJudge | None
     steps: list[RefinementEvent] = field(default_factory=list)
 
     @property
@@ -128,7 +136,14 @@ class Chained:
             unchanged_ends,
             job.max_total_tokens,
             job.draft is not None and job.draft_thinks,
+            selects=job.judging is not None and job.judging.selects,
+            no_gain=no_gain in job.stops,
+            sure=0.9 if sure in job.stops else None,
         )
+
+    @property
+    def opinions(self) -> list[Opinion]:
+        return [] if self.judge is None else self.judge.opinions
 
     @property
     def streamed(self) -> str:
@@ -156,7 +171,7 @@ OPTIONS = st.fixed_dictionaries(
         "rounds": st.integers(0, 4),
         "max_total_tokens": st.sampled_from([1, 17, 40, 200, *[100_000] * 6]),
         "fail_on_error": st.booleans(),
-        "stops": st.sampled_from([(), (unchanged,)]),
+        "stops": st.sampled_from([(), (unchanged,), (no_gain,), (sure,), (unchanged, no_gain, sure)]),
         "structure": st.sampled_from([None, None, OBJECT]),
         "deltas": st.sampled_from(get_args(Deltas)),
         "counts_tokens": st.booleans(),
@@ -170,8 +185,36 @@ CASES = st.builds(
     shutdown=st.sampled_from([*[None] * 6, 0.0, 0.02, 1.5]),
     context=st.sampled_from([4, 20, *[10_000] * 5]),
     logprobs=st.none() | st.just(0),
+    judge=st.lists(st.tuples(st.sampled_from(OPINIONS), st.sampled_from([0.0, 0.0, 0.01, 1.0, 1e6])), min_size=1),
+    selects=st.booleans(),
     leaves_after=st.sampled_from([*[None] * 8, *range(12)]),
 )
+
+PLAIN = st.builds(Act, text=st.sampled_from(["a", "b c", "d", '{"a": 1}', "{}", "w " * 40]), size=st.just(3))
+JUDGED = st.builds(
+    Case,
+    acts=st.lists(PLAIN, min_size=1, max_size=5).map(lambda acts: [acts]),
+    options=st.fixed_dictionaries(
+        {
+            "endpoint": st.sampled_from(get_args(Endpoint)),
+            "draft": st.sampled_from([None, "a", "mine", "<think>hm</think> mine"]),
+            "draft_thinks": st.booleans(),
+            "rounds": st.integers(1, 4),
+            "max_total_tokens": st.sampled_from([60, 200, *[100_000] * 4]),
+            "stops": st.sampled_from([(), (unchanged,), (no_gain,), (sure,), (unchanged, no_gain, sure)]),
+            "structure": st.sampled_from([None, None, None, OBJECT]),
+            "deltas": st.sampled_from(get_args(Deltas)),
+        }
+    ),
+    seconds=st.sampled_from([2.5, *[1e4] * 5]),
+    shutdown=st.none(),
+    context=st.just(10_000),
+    logprobs=st.none() | st.just(0),
+    judge=st.lists(st.tuples(st.sampled_from(OPINIONS), st.sampled_from([0.0, 0.0, 1.0])), min_size=1, max_size=4),
+    selects=st.booleans(),
+    leaves_after=st.sampled_from([*[None] * 8, *range(12)]),
+)
+"""Models that behave, and judges that need not."""
 
 
 def chained(case: Case, number: int) -> Chained:
@@ -181,6 +224,9 @@ def chained(case: Case, number: int) -> Chained:
         own = [Act(first.text, first.before, first.size, first.pause, calls_tools=True), *own[1:]]
     model = Erratic(own, max_model_len=case.context)
     sampling = SamplingParams(logprobs=case.logprobs)
+    rules = case.options["stops"]
+    judge = ErraticJudge(case.judge) if case.judge and (case.selects or {no_gain, sure} & {*rules}) else None
+    selects = judge is not None and (case.selects or no_gain in rules)
     job = Job(
         id="test",
         model="erratic",
@@ -192,10 +238,12 @@ def chained(case: Case, number: int) -> Chained:
         follower_turn="Improve it.",
         received=time.perf_counter(),
         deadline=Deadline.after(case.seconds),
+        judging=None if judge is None else Judging(judge, QUESTION, 0.6, selects),
+        holds_back=selects,
         **case.options,
     )
     ends = case.seconds if case.shutdown is None else min(case.seconds, case.shutdown)
-    return Chained(job, model, ends)
+    return Chained(job, model, ends, judge)
 
 
 async def consume(case: Case, chains: Sequence[Chained]) -> RequestError | None:
@@ -222,13 +270,14 @@ async def play(case: Case) -> None:
             loop.call_at(case.shutdown, chain.job.deadline.bring_forward, case.shutdown)
     error = await consume(case, chains)
     assert [chain.model.running for chain in chains] == [0] * len(chains)
+    assert not any(chain.judge.running for chain in chains if chain.judge is not None)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     for chain in chains:
         nobody_sees_thoughts(chain)
         if chain.outcome is not None:
             it_adds_up(chain, chain.outcome)
     if case.leaves_after is None:
-        due = [verdict(chain.wish, chain.model.calls, chain.deadline) for chain in chains]
+        due = [verdict(chain.wish, chain.model.calls, chain.deadline, chain.opinions) for chain in chains]
         for chain, expected in zip(chains, due, strict=True):
             it_is_what_is_due(chain, expected)
         errors = [(type(one), one.code) for one in due if isinstance(one, RequestError)]
@@ -256,15 +305,20 @@ def it_is_what_is_due(chain: Chained, due: Answer | RequestError) -> None:
     assert chain.outcome is not None, f"no answer, where {due} was due"
     report = chain.outcome.refinement
     event(report.stop_reason)
+    if report.selection is not None:
+        event(f"selected {report.selection.round > 0} of {len(chain.opinions)}")
     assert [one.text for one in report.rounds] == due.texts
-    assert (chain.outcome.text, chain.outcome.finish_reason) == (due.texts[-1], due.finish_reason)
+    best = due.best
+    assert (chain.outcome.text, chain.outcome.finish_reason) == (due.texts[best], due.finish_reasons[best])
+    assert report.returned_round == best
     assert report.stop_reason in due.stop_reasons
 
 
 def it_adds_up(chain: Chained, outcome: RefinementResult) -> None:
     job, report = chain.job, outcome.refinement
     assert outcome.usage == report.usage.total()
-    assert outcome.usage.total_tokens <= job.max_total_tokens
+    assert outcome.usage.total_tokens - report.usage.judge.total_tokens <= job.max_total_tokens
+    assert report.usage.judge.total_tokens == sum(one.tokens for one in chain.opinions)
     assert outcome.usage.total_tokens == outcome.usage.prompt_tokens + outcome.usage.completion_tokens
     best = report.rounds[report.returned_round]
     assert (outcome.text, outcome.finish_reason) == (best.text, best.finish_reason)
@@ -282,6 +336,14 @@ def it_adds_up(chain: Chained, outcome: RefinementResult) -> None:
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(CASES)
 def test_whatever_the_models_do_the_outcome_is_true_and_nothing_is_left_behind(case: Case) -> None:
+    note(str(case))
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(play(case))
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(JUDGED)
+def test_whatever_a_judge_says_the_answer_is_the_one_that_the_contract_tells(case: Case) -> None:
     note(str(case))
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(play(case))

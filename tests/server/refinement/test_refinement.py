@@ -4,12 +4,13 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slhf.wire import RefineOptions, RoundCompleted, RoundDelta, RoundStarted
+from slhf.wire import RoundCompleted, RoundDelta, RoundStarted, StopReason, StopWhen
 from slhf_server.deadline import Deadline
 from slhf_server.errors import (
     BadRequest,
@@ -24,7 +25,8 @@ from slhf_server.models.fake import FakeEngine, Reply
 from slhf_server.refinement.job import Deltas, Job, RoleBinding
 from slhf_server.refinement.loop import RefinementEvent, refine
 from slhf_server.refinement.state import RefinementResult
-from slhf_server.refinement.stops import RULES, asked_for
+from slhf_server.refinement.stops import RULES, Thresholds, rules_of
+from slhf_server.refinement.stops.no_gain import no_gain
 from slhf_server.refinement.stops.unchanged import unchanged
 
 QUESTION = (Turn("user", "what is it"),)
@@ -134,12 +136,11 @@ def test_it_stops_when_the_follower_returns_its_draft_unchanged() -> None:
     assert (result.refinement.stop_reason, result.refinement.rounds_run) == ("unchanged", 1)
 
 
-def test_a_request_asks_for_each_stop_rule_by_an_option_of_its_own() -> None:
-    named = {f"stop_when_{reason}": rule for reason, rule in RULES.items()}
-    assert set(named) == {name for name in RefineOptions.model_fields if name.startswith("stop_when_")}
-    assert asked_for(RefineOptions()) == ()
-    for name, rule in named.items():
-        assert asked_for(RefineOptions.model_validate({name: True})) == (rule,)
+def test_every_stop_rule_has_a_value_of_the_option_stop_when_and_is_the_reason_it_gives() -> None:
+    assert set(RULES) == set(get_args(StopWhen)) <= set(get_args(StopReason))
+    assert rules_of(RULES, Thresholds()) == (unchanged, no_gain)
+    assert len(rules_of(RULES, Thresholds(edit_ratio=0.1, sure=0.9))) == len(RULES)
+    assert rules_of((), Thresholds(edit_ratio=0.1, sure=0.9)) == ()
 
 
 @pytest.mark.parametrize("finished", [1, 2, 3])

@@ -70,12 +70,14 @@ class Dialect:
         """
         body = dict(sampling.upstream_params)
         body |= {name: value for name in _SAME_NAME if (value := getattr(sampling, name)) is not None}
-        optional = {name for name, value in body.items() if value in _NEUTRAL.get(name, ())}
+        optional = {name for name, value in body.items() if value in _NEUTRAL.get(name, ())} | sampling.dispensable
         body |= self._wishes(sampling)
         body |= {"model": self._settings.model, "messages": [_message(turn) for turn in turns], "stream": deltas}
         if deltas:
             body["stream_options"] = {"include_usage": True}
             optional |= {"stream", "stream_options"}
+        if "logprobs" in sampling.dispensable:
+            optional.add("top_logprobs")
         if sampling.max_tokens is None:
             optional.add(self._limit)
         body = {name: value for name, value in body.items() if name not in self._settings.omit}

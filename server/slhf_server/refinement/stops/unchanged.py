@@ -3,12 +3,12 @@
 A round that lost something has its draft's text too, but the Follower wrote another one: the next may do better.
 """
 
-from collections.abc import Sequence
+from typing import Literal
 
-from slhf.wire import Round, StopReason
+from slhf_server.refinement.standing import Standing
 
 
-def unchanged(rounds: Sequence[Round]) -> StopReason | None:
-    latest = rounds[-1]
-    stays = latest.round > 0 and latest.lost is None and latest.text == rounds[-2].text
+def unchanged(standing: Standing) -> Literal["unchanged"] | None:
+    latest = standing.latest
+    stays = latest.round > 0 and latest.lost is None and latest.text == standing.rounds[-2].text
     return "unchanged" if stays else None
