@@ -154,7 +154,7 @@ class Service:
         try:
             if self._ends is not None:  # they were planned before the shutdown began
                 self._bring_forward(jobs, self._ends)
-            async with self._watched(jobs), self.admission.place(first.model, first.deadline):
+            async with self._watched(jobs), self.admission.place(first.model, first.deadline, first.priority):
                 queued = time.perf_counter() - first.received
                 first.log["queue_ms"] = round(queued * 1e3, 1)
                 self.metrics.request_queued(first.model, queued)

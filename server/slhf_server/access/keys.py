@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, field_validator
 
-from slhf_server.errors import InvalidAPIKey, RateLimited
+from slhf_server.errors import BadRequest, InvalidAPIKey, RateLimited
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 from slhf_server.settings.yaml_text import number, read_file
@@ -33,8 +33,10 @@ class KeyEntry(BaseModel):
     """The SHA-256 of the key, in hexadecimal digits."""
     requests_per_minute: int | None = Field(default=None, gt=0)
     concurrency: int | None = Field(default=None, gt=0)
+    priority: int = Field(default=0, ge=-(2**31), lt=2**31)
+    """Of its requests that ask for none, and the soonest that they may ask for (lower is sooner)."""
 
-    @field_validator("requests_per_minute", "concurrency", mode="before")
+    @field_validator("requests_per_minute", "concurrency", "priority", mode="before")
     @classmethod
     def _as_in_settings(cls, value: Any) -> Any:
         return number(value.strip()) if isinstance(value, str) else value
@@ -65,6 +67,14 @@ class Key:
             yield
         finally:
             self.running -= 1
+
+    def priority(self, asked: int | None) -> int:
+        """The priority of a request. Raises BadRequest for one that is sooner than the key's own."""
+        soonest = self.entry.priority
+        if asked is not None and asked < soonest:
+            message = f"priority is {asked}, and this API key may ask for {soonest} or a higher number, which is later"
+            raise BadRequest(message, param="priority")
+        return soonest if asked is None else asked
 
     def _take(self, per_minute: int) -> None:
         """Take a token from a bucket that holds a minute's worth and fills evenly. Raises RateLimited."""

@@ -29,6 +29,7 @@ class Authentication:
         with ExitStack() as held:
             try:
                 key = self._keyring.key_of(*_presented(Headers(scope=scope)))
+                scope["state"]["key"] = key
                 scope["state"]["log"]["key"] = key.entry.name
                 held.enter_context(key.place())
             except RequestError as exc:

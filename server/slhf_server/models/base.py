@@ -64,6 +64,8 @@ class SamplingParams:
     """What the text must be; the engine's grammar lets it write nothing else."""
     cache_salt: str | None = None
     """The engine's prefix cache is shared among completions of the same salt alone. An upstream never gets it."""
+    priority: int = 0
+    """vLLM's: lower runs first. An engine's role adds its own step to it, and an upstream never gets it."""
     upstream_params: Mapping[str, Any] = field(default_factory=dict)
     """Parameters that an upstream alone understands (tools and the like), as the client sent them."""
     tools: Tools | None = None

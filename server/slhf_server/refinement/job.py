@@ -85,6 +85,11 @@ class Job:
         return self.id.partition("-")[2]
 
     @property
+    def priority(self) -> int:
+        """vLLM's: lower runs first, in the queue too."""
+        return self.follower.sampling.priority
+
+    @property
     def engine_plays(self) -> bool:
         """Whether the engine has a round to play; an upstream's draft without rounds leaves it none."""
         return self.rounds > 0 or self.draft_source == "leader"

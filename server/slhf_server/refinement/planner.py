@@ -46,6 +46,8 @@ class RefineParams:
     deltas: Deltas
     choices: int = 1
     """Independent chains (OpenAI's `n`)."""
+    priority: int | None = None
+    """What the body says; `sampling` has what holds (api/planning.py)."""
     cache_salt: str | None = None
     """See `Job.cache_salt`."""
     log: RequestLog = field(default_factory=RequestLog)

@@ -137,8 +137,9 @@ class RemoteEngineSettings(EndpointSettings):
     """What `bundle` would be: where the tokenizer and the bundle's manifest are. No weights are read."""
     adapter: str | None = Field(default=None, min_length=1)
     """The name of the Follower's adapter on that server; None: `model` holds it, or there is none."""
-    priority: int = Field(default=0, ge=-(2**63), lt=2**63)
-    """vLLM's `priority` of a Follower's round (lower is sooner), for a server with `--scheduling-policy priority`."""
+    priority: int = Field(default=0, ge=-(2**31), lt=2**31)
+    """What a Follower's round adds to its request's `priority` (vLLM's: lower is sooner), for a server with
+    `--scheduling-policy priority`."""
 
     @field_validator("base_url", mode="before")
     @classmethod
