@@ -209,7 +209,7 @@ class Service:
         self.metrics.refinement_ended(job.model, result)
         seconds = time.perf_counter() - job.received
         self.metrics.request_succeeded(job.model, job.endpoint, result.finish_reason, seconds)
-        record_result(job.log, result.refinement, result.usage)
+        record_result(job.log, result.refinement)
         if self.settings.log_content:
             told = {"messages": [f"{turn.role}: {turn.text}" for turn in job.turns], "answer": result.text}
             job.log.setdefault("content", []).append(told)

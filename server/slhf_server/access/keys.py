@@ -1,4 +1,4 @@
-"""API keys, kept as SHA-256, each with a rate and a concurrency of its own."""
+"""API keys, kept as SHA-256, each with a rate, a concurrency, a day's tokens and a priority of its own."""
 
 import hashlib
 import hmac
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, field_validator
 
+from slhf_server.access.spending import Now, Spending, utc_now
 from slhf_server.errors import BadRequest, InvalidAPIKey, RateLimited
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
@@ -33,10 +34,12 @@ class KeyEntry(BaseModel):
     """The SHA-256 of the key, in hexadecimal digits."""
     requests_per_minute: int | None = Field(default=None, gt=0)
     concurrency: int | None = Field(default=None, gt=0)
+    tokens_per_day: int | None = Field(default=None, gt=0)
+    """Of prompts and completions, from midnight to midnight of UTC."""
     priority: int = Field(default=0, ge=-(2**31), lt=2**31)
     """Of its requests that ask for none, and the soonest that they may ask for (lower is sooner)."""
 
-    @field_validator("requests_per_minute", "concurrency", "priority", mode="before")
+    @field_validator("requests_per_minute", "concurrency", "tokens_per_day", "priority", mode="before")
     @classmethod
     def _as_in_settings(cls, value: Any) -> Any:
         return number(value.strip()) if isinstance(value, str) else value
@@ -48,9 +51,10 @@ _Entries = TypeAdapter(list[KeyEntry])
 class Key:
     """One client: what it may use, and what it uses now."""
 
-    def __init__(self, entry: KeyEntry, clock: _Clock) -> None:
+    def __init__(self, entry: KeyEntry, clock: _Clock, now: Now = utc_now) -> None:
         self.entry = entry
         self.running = 0
+        self.spending = Spending(now)
         self._clock = clock
         self._tokens = math.inf  # in the bucket; infinite until the first use, then at most a minute's worth
         self._filled_at = clock()
@@ -76,6 +80,13 @@ class Key:
             raise BadRequest(message, param="priority")
         return soonest if asked is None else asked
 
+    def check_budget(self) -> None:
+        """Raises RateLimited once the day's tokens are spent. What runs by then is finished, and may go beyond them."""
+        most, spent = self.entry.tokens_per_day, self.spending.today
+        if most is not None and spent >= most:
+            message = f"this API key may use {most} tokens per day (UTC), and has used {spent}"
+            raise RateLimited(message, retry_after=self.spending.seconds_left)
+
     def _take(self, per_minute: int) -> None:
         """Take a token from a bucket that holds a minute's worth and fills evenly. Raises RateLimited."""
         now = self._clock()
@@ -90,9 +101,9 @@ class Key:
 class Keyring:
     """The keys of the environment and of the file. Raises SettingsError, without a secret, for what cannot be read."""
 
-    def __init__(self, settings: Settings, clock: _Clock = time.monotonic) -> None:
+    def __init__(self, settings: Settings, clock: _Clock = time.monotonic, now: Now = utc_now) -> None:
         self._settings = settings
-        self._clock = clock
+        self._clock, self._now = clock, now
         self._keys: dict[str, Key] = {}
         given = settings.cache_salt_secret
         self._salt_secret = secrets.token_bytes() if given is None else given.get_secret_value().encode()
@@ -101,14 +112,20 @@ class Keyring:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys.values())
+
     def reload(self) -> None:
         """Read the keys again; a name that stays keeps its counters. Raises SettingsError and keeps the old keys."""
         keys: dict[str, Key] = {}
-        for entry in _entries(self._settings):
-            key = self._keys.get(entry.name) or Key(entry, self._clock)
+        for entry in self._entries():
+            key = self._keys.get(entry.name) or Key(entry, self._clock, self._now)
             keys[entry.name] = key
             key.entry = entry
         self._keys = keys
+
+    def _entries(self) -> list[KeyEntry]:
+        return _entries(self._settings)
 
     def cache_salt(self, name: str | None) -> str | None:
         """What separates a key's part of the engine's prefix cache from the others'; None: nothing does.
@@ -135,6 +152,14 @@ class Keyring:
         return found[0]
 
 
+class OperatorsKeyring(Keyring):
+    """The one key of the operators' port, which no client has."""
+
+    def _entries(self) -> list[KeyEntry]:
+        key = self._settings.operators_key()
+        return [] if key is None else [KeyEntry(name="admin", sha256=_hashed(key.get_secret_value()))]
+
+
 def _entries(settings: Settings) -> list[KeyEntry]:
     """Every key, with the server's limits where it sets none itself."""
     entries: list[KeyEntry] = []
@@ -148,7 +173,11 @@ def _entries(settings: Settings) -> list[KeyEntry]:
             if values.count(getattr(entry, key)) > 1:
                 raise SettingsError(f"API keys: the {key} of {entry.name!r} is there more than once")
     limits = settings.limits
-    defaults = {"requests_per_minute": limits.key_requests_per_minute, "concurrency": limits.key_concurrency}
+    defaults = {
+        "requests_per_minute": limits.key_requests_per_minute,
+        "concurrency": limits.key_concurrency,
+        "tokens_per_day": limits.key_tokens_per_day,
+    }
     return [entry.model_copy(update=defaults | entry.model_dump(exclude_unset=True)) for entry in entries]
 
 

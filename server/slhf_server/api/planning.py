@@ -33,11 +33,15 @@ async def planned(
     the parameters that an error, now or later, names.
     """
     request.state.names = names
+    key: Key | None = request.state.key
+    if key is not None:
+        key.check_budget()
     planner = service.planner()
     structure = None if response_format is None else structured_output_of(response_format, service.workers)
     whole = replace(
         params,
         sampling=replace(params.sampling, structure=structure, priority=_priority(request, params.priority)),
+        counts_tokens=key is not None and key.entry.tokens_per_day is not None,
         cache_salt=request.app.state.keyring.cache_salt(request.state.log.get("key")),
         log=request.state.log,
         trace=trace_headers(request.headers),

@@ -77,7 +77,7 @@ class Job:
     tools_ignored: bool = False
     """Whether the request offered tools to a Leader that cannot call any."""
     counts_tokens: bool = False
-    """Have chunks sent even when nothing is streamed, so that a round that its deadline cuts is billed exactly."""
+    """Have chunks sent even when nothing is streamed, so that a round that is cut is billed exactly."""
 
     @property
     def request_id(self) -> str:

@@ -214,6 +214,11 @@ class RefinementState:
             self._stop_sequence,
         )
 
+    def spent(self) -> Usage:
+        """What all rounds have cost so far, as far as their models have said: that of the running round too."""
+        running = [] if self._running is None else [self._running.usage()]
+        return sum([*self._usages, *running], Usage())
+
     def _binding(self) -> RoleBinding:
         """Who plays the round that runs or comes next."""
         if self._finished:

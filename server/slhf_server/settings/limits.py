@@ -31,3 +31,5 @@ class ServerLimits(RefineLimits):
     """Requests per minute of each API key that has no limit of its own; None: unlimited."""
     key_concurrency: int | None = Field(default=None, gt=0)
     """Requests at once of each API key that has no limit of its own; None: unlimited."""
+    key_tokens_per_day: int | None = Field(default=None, gt=0)
+    """Tokens per day (UTC) of each API key that has no limit of its own; None: unlimited."""

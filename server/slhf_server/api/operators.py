@@ -1,0 +1,54 @@
+"""The operators' port: what the API keys have used. It has a key of its own."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel
+
+from slhf_server.access.keys import Key, Keyring
+from slhf_server.access.spending import utc_now
+from slhf_server.api.error_handlers import errors
+
+router = APIRouter()
+
+
+class KeyUse(BaseModel):
+    """What one API key has used."""
+
+    name: str
+    requests: int
+    """Since this process began, as the next two."""
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_today: int
+    """Prompt and completion tokens since midnight of UTC."""
+    tokens_per_day: int | None
+    """Its limit; null: unlimited."""
+
+
+class UsageReport(BaseModel):
+    day: str
+    """The day of UTC, as `2026-11-29`."""
+    keys: list[KeyUse]
+
+
+async def _keyring(request: Request) -> Keyring:  # a coroutine, because FastAPI calls others in a thread
+    keyring: Keyring = request.app.state.clients
+    return keyring
+
+
+@router.get("/usage", responses=errors(401))
+async def usage(keyring: Annotated[Keyring, Depends(_keyring)]) -> UsageReport:
+    return UsageReport(day=utc_now().date().isoformat(), keys=[_used(key) for key in keyring])
+
+
+def _used(key: Key) -> KeyUse:
+    spent = key.spending
+    return KeyUse(
+        name=key.entry.name,
+        requests=spent.requests,
+        prompt_tokens=spent.prompt_tokens,
+        completion_tokens=spent.completion_tokens,
+        tokens_today=spent.today,
+        tokens_per_day=key.entry.tokens_per_day,
+    )
