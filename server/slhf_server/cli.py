@@ -22,7 +22,7 @@ from slhf_server.api.protocol import protocol
 from slhf_server.app import create_app, create_operators_app
 from slhf_server.errors import EngineUnavailable
 from slhf_server.loading.start import open_vllm
-from slhf_server.models.base import Engine
+from slhf_server.models.base import OwnEngine
 from slhf_server.observability import logs
 from slhf_server.service import OpenEngine, Service
 from slhf_server.settings.problem import SettingsError
@@ -107,7 +107,7 @@ async def serve(settings: Settings, listener: socket.socket, open_engine: OpenEn
     On SIGHUP the keys file is read again.
     """
 
-    async def opened(settings: Settings) -> Engine:
+    async def opened(settings: Settings) -> OwnEngine:
         engine = await open_engine(settings)
         gc.collect()
         gc.freeze()  # else each full collection walks all that start-up made, vLLM and torch included: tens of ms

@@ -134,6 +134,10 @@ class ExactEngine:
     def complete(self, turns: Sequence[Turn], sampling: SamplingParams) -> Chunk:
         return self.completions([(turns, sampling)])[0]
 
+    @property
+    def sleep_obstacle(self) -> str | None:
+        return self._engine.sleep_obstacle
+
     def begun(self, before: Sequence[Ask], waiting: Sequence[Ask]) -> list[int]:
         """In which order the waiting ones get their first tokens, which are asked for once all others have theirs."""
         order: list[int] = []

@@ -1,12 +1,13 @@
-"""The operators' port: what the API keys have used. It has a key of its own."""
+"""The operators' port, which has a key of its own: what the API keys have used, and the engine's sleep as vLLM names it."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel
 
 from slhf_server.access.keys import Key, Keyring
 from slhf_server.access.spending import utc_now
+from slhf_server.api.dependencies import RunningService
 from slhf_server.api.error_handlers import errors
 
 router = APIRouter()
@@ -52,3 +53,28 @@ def _used(key: Key) -> KeyUse:
         tokens_today=spent.today,
         tokens_per_day=key.entry.tokens_per_day,
     )
+
+
+class Sleeping(BaseModel):
+    is_sleeping: bool
+
+
+@router.post("/sleep", responses=errors(400, 401, 503))
+async def sleep(
+    service: RunningService, level: Annotated[int, Query(ge=1, le=1)] = 1, mode: Literal["wait"] = "wait"
+) -> Sleeping:
+    """Answered once the device's memory is free. Of vLLM's levels there is the one whose weights come back, and of its
+    modes the one that loses no answer."""
+    await service.sleep()
+    return Sleeping(is_sleeping=service.asleep)
+
+
+@router.post("/wake_up", responses=errors(401))
+async def wake_up(service: RunningService) -> Sleeping:
+    await service.wake_up()
+    return Sleeping(is_sleeping=service.asleep)
+
+
+@router.get("/is_sleeping", responses=errors(401))
+async def is_sleeping(service: RunningService) -> Sleeping:
+    return Sleeping(is_sleeping=service.asleep)

@@ -58,7 +58,7 @@ DRAFT_SPECULATION: dict[str, Any] = {
 
 
 class VLLMEngine:
-    """Implements `Engine` (models/base.py)."""
+    """Implements `OwnEngine` (models/base.py)."""
 
     def __init__(self, llm: AsyncLLM, bundle: OpenBundle, encoder: PromptEncoder, parsers: OutputParsers) -> None:
         self._llm = llm
@@ -99,6 +99,18 @@ class VLLMEngine:
             async with aclosing(role.stream(turns, SamplingParams(max_tokens=2), request_id="warm-up")) as chunks:
                 async for _ in chunks:
                     pass
+
+    @property
+    def sleep_obstacle(self) -> str | None:
+        if self._llm.model_config.enable_sleep_mode:
+            return None
+        return "this engine cannot sleep: it needs the engine argument enable_sleep_mode, which vLLM has for GPUs alone"
+
+    async def sleep(self) -> None:
+        await self._llm.sleep(level=1, mode="wait")
+
+    async def wake_up(self) -> None:
+        await self._llm.wake_up()
 
     def check(self) -> None:
         if self._llm.errored:

@@ -186,6 +186,20 @@ class Engine(Protocol):
         """End the engine and every process it started."""
 
 
+class OwnEngine(Engine, Protocol):
+    """An engine in this process, which may sleep: the device's memory is then free for others."""
+
+    @property
+    def sleep_obstacle(self) -> str | None:
+        """Why it cannot sleep; None: it can."""
+
+    async def sleep(self) -> None:
+        """Leave the device, once every completion has ended. No prefix is in the cache afterwards."""
+
+    async def wake_up(self) -> None:
+        """Come back to the device, with the same weights."""
+
+
 class RemoteEngine(Engine, Protocol):
     """An engine on other servers, which may be there or not."""
 
