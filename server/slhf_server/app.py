@@ -49,6 +49,7 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
         service.start()
         yield
         await service.stop()
+        await keyring.close()
 
     app = FastAPI(
         title="slhf-server",
@@ -61,6 +62,7 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
     app.state.service = service
     app.state.keyring = keyring
     app.state.started = int(time.time())
+    keyring.on_store_failure = service.metrics.limits_store_failed
     service.metrics.build(version("slhf-server"))
     if settings.metrics_by_key == "on":
         service.metrics.registry.register(KeyUsage(keyring))

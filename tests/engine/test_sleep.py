@@ -1,4 +1,4 @@
-"""Sleep on vLLM's CPU backend, which has none: the port says so, and an engine that is told to have it does not start."""
+"""Sleep on vLLM's CPU backend, which has none: the port says so, and an engine told to have it does not start."""
 
 import pytest
 

@@ -7,10 +7,10 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, field_validator
 
@@ -19,6 +19,9 @@ from slhf_server.errors import BadRequest, InvalidAPIKey, RateLimited
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 from slhf_server.settings.yaml_text import number, read_file
+
+if TYPE_CHECKING:
+    from slhf_server.access.shared_limits import SharedLimits
 
 _Clock = Callable[[], float]
 
@@ -60,12 +63,15 @@ class Key:
         self._filled_at = clock()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Count as one request, and as running for as long as it is held. Raises RateLimited."""
+    def place(self, *, rated: bool = True) -> Iterator[None]:
+        """Count as one request, and as running for as long as it is held. Raises RateLimited.
+
+        `rated`: whether its rate is counted here.
+        """
         if self.entry.concurrency is not None and self.running >= self.entry.concurrency:
             raise RateLimited(f"this API key may run {self.entry.concurrency} requests at once", retry_after=1)
-        if self.entry.requests_per_minute is not None:
-            self._take(self.entry.requests_per_minute)
+        if rated:
+            self.take()
         self.running += 1
         try:
             yield
@@ -80,22 +86,29 @@ class Key:
             raise BadRequest(message, param="priority")
         return soonest if asked is None else asked
 
-    def check_budget(self) -> None:
+    def check_budget(self, spent: int) -> None:
         """Raises RateLimited once the day's tokens are spent. What runs by then is finished, and may go beyond them."""
-        most, spent = self.entry.tokens_per_day, self.spending.today
+        most = self.entry.tokens_per_day
         if most is not None and spent >= most:
             message = f"this API key may use {most} tokens per day (UTC), and has used {spent}"
             raise RateLimited(message, retry_after=self.spending.seconds_left)
 
-    def _take(self, per_minute: int) -> None:
+    def take(self) -> None:
         """Take a token from a bucket that holds a minute's worth and fills evenly. Raises RateLimited."""
+        per_minute = self.entry.requests_per_minute
+        if per_minute is None:
+            return
         now = self._clock()
         self._tokens = min(per_minute, self._tokens + (now - self._filled_at) * per_minute / 60)
         self._filled_at = now
         if self._tokens < 1:
-            wait = math.ceil((1 - self._tokens) * 60 / per_minute)
-            raise RateLimited(f"this API key may make {per_minute} requests per minute", retry_after=wait)
+            raise self.too_many((1 - self._tokens) * 60 / per_minute)
         self._tokens -= 1
+
+    def too_many(self, seconds: float) -> RateLimited:
+        """The error of a key that may make its next request in so many seconds."""
+        message = f"this API key may make {self.entry.requests_per_minute} requests per minute"
+        return RateLimited(message, retry_after=math.ceil(seconds))
 
 
 class Keyring:
@@ -107,6 +120,8 @@ class Keyring:
         self._keys: dict[str, Key] = {}
         given = settings.cache_salt_secret
         self._salt_secret = secrets.token_bytes() if given is None else given.get_secret_value().encode()
+        self.on_store_failure: Callable[[], None] = lambda: None
+        self._shared = self._shared_limits()
         self.reload()
 
     def __len__(self) -> int:
@@ -126,6 +141,48 @@ class Keyring:
 
     def _entries(self) -> list[KeyEntry]:
         return _entries(self._settings)
+
+    @asynccontextmanager
+    async def place(self, key: Key) -> AsyncGenerator[None, None]:
+        """Hold a place of the key's. Its rate is that of all replicas, where they share a store. Raises RateLimited."""
+        per_minute = None if self._shared is None else key.entry.requests_per_minute
+        with key.place(rated=per_minute is None):
+            if self._shared is not None and per_minute is not None:
+                wait = await self._shared.take(key.entry.name, per_minute)
+                if wait is None:
+                    key.take()
+                elif wait:
+                    raise key.too_many(wait)
+            yield
+
+    async def spent_today(self, key: Key) -> int:
+        """The key's tokens of this day, on all replicas where they share a store."""
+        shared = None if self._shared is None else await self._shared.tokens(key.entry.name, key.spending.day)
+        return max(shared or 0, key.spending.today)
+
+    async def book(self, key: Key, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count a request with what it has spent."""
+        key.spending.add(prompt_tokens, completion_tokens)
+        if self._shared is not None and (tokens := prompt_tokens + completion_tokens):
+            await self._shared.book(key.entry.name, key.spending.day, tokens)
+
+    async def close(self) -> None:
+        """Close the connections to the store."""
+        if self._shared is not None:
+            await self._shared.close()
+
+    def _shared_limits(self) -> "SharedLimits | None":
+        store = self._settings.limits.store
+        if store is None:
+            return None
+        try:
+            from slhf_server.access.shared_limits import SharedLimits  # imports a client, which only few need
+
+            return SharedLimits(store.get_secret_value(), lambda: self.on_store_failure())
+        except ImportError as exc:
+            raise SettingsError(f"limits.store: it needs slhf-server[redis] ({exc.name} is not installed)") from exc
+        except ValueError as exc:
+            raise SettingsError("limits.store: the address cannot be read") from exc
 
     def cache_salt(self, name: str | None) -> str | None:
         """What separates a key's part of the engine's prefix cache from the others'; None: nothing does.
@@ -154,6 +211,9 @@ class Keyring:
 
 class OperatorsKeyring(Keyring):
     """The one key of the operators' port, which no client has."""
+
+    def _shared_limits(self) -> None:
+        return None
 
     def _entries(self) -> list[KeyEntry]:
         key = self._settings.operators_key()

@@ -37,6 +37,11 @@ class Spending:
         return self._of_the_day if self._day == self._now().date() else 0
 
     @property
+    def day(self) -> str:
+        """This day of UTC, as `2026-11-29`."""
+        return self._now().date().isoformat()
+
+    @property
     def seconds_left(self) -> int:
         """Until the day's midnight, at least 1."""
         now = self._now()

@@ -1,7 +1,7 @@
 """Asks for API keys before the body is read: whose request it is, and whether that key has a place left."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -27,17 +27,17 @@ class Authentication:
         if scope["type"] == "lifespan" or not self._asks(scope):
             return await self._app(scope, receive, send)
         log: RequestLog = scope["state"]["log"]
-        with ExitStack() as held:
+        async with AsyncExitStack() as held:
             try:
                 key = self._keyring.key_of(*_presented(Headers(scope=scope)))
                 scope["state"]["key"], log["key"] = key, key.entry.name
-                held.enter_context(key.place())
+                await held.enter_async_context(self._keyring.place(key))
             except RequestError as exc:
                 return await error_response(Request(scope), exc)(scope, receive, send)
             try:
                 await self._app(scope, receive, send)
             finally:
-                key.spending.add(log.get("prompt_tokens", 0), log.get("completion_tokens", 0))
+                await self._keyring.book(key, log.get("prompt_tokens", 0), log.get("completion_tokens", 0))
 
 
 def _presented(headers: Headers) -> tuple[bytes, ...]:

@@ -1,4 +1,4 @@
-"""The operators' port, which has a key of its own: what the API keys have used, and the engine's sleep as vLLM names it."""
+"""The operators' port, which has a key of its own: what API keys have used, and the engine's sleep by vLLM's names."""
 
 from typing import Annotated, Literal
 
@@ -22,7 +22,7 @@ class KeyUse(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     tokens_today: int
-    """Prompt and completion tokens since midnight of UTC."""
+    """Prompt and completion tokens since midnight of UTC, of all replicas where they share their limits."""
     tokens_per_day: int | None
     """Its limit; null: unlimited."""
 
@@ -40,17 +40,18 @@ async def _keyring(request: Request) -> Keyring:  # a coroutine, because FastAPI
 
 @router.get("/usage", responses=errors(401))
 async def usage(keyring: Annotated[Keyring, Depends(_keyring)]) -> UsageReport:
-    return UsageReport(day=utc_now().date().isoformat(), keys=[_used(key) for key in keyring])
+    used = [_used(key, await keyring.spent_today(key)) for key in keyring]
+    return UsageReport(day=utc_now().date().isoformat(), keys=used)
 
 
-def _used(key: Key) -> KeyUse:
+def _used(key: Key, today: int) -> KeyUse:
     spent = key.spending
     return KeyUse(
         name=key.entry.name,
         requests=spent.requests,
         prompt_tokens=spent.prompt_tokens,
         completion_tokens=spent.completion_tokens,
-        tokens_today=spent.today,
+        tokens_today=today,
         tokens_per_day=key.entry.tokens_per_day,
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import Request
 
-from slhf_server.access.keys import Key
+from slhf_server.access.keys import Key, Keyring
 from slhf_server.api.error_handlers import Names
 from slhf_server.api.headers import trace_headers
 from slhf_server.api.parameter import priority_header
@@ -34,15 +34,16 @@ async def planned(
     """
     request.state.names = names
     key: Key | None = request.state.key
-    if key is not None:
-        key.check_budget()
+    keyring: Keyring = request.app.state.keyring
+    if key is not None and key.entry.tokens_per_day is not None:
+        key.check_budget(await keyring.spent_today(key))
     planner = service.planner()
     structure = None if response_format is None else structured_output_of(response_format, service.workers)
     whole = replace(
         params,
         sampling=replace(params.sampling, structure=structure, priority=_priority(request, params.priority)),
         counts_tokens=key is not None and key.entry.tokens_per_day is not None,
-        cache_salt=request.app.state.keyring.cache_salt(request.state.log.get("key")),
+        cache_salt=keyring.cache_salt(request.state.log.get("key")),
         log=request.state.log,
         trace=trace_headers(request.headers),
     )
