@@ -210,7 +210,7 @@ def requirements(purpose: str, extra: str) -> list[str]:
         return ["./clients/python", f"./server[{extra}]"]
     if purpose == "serve":
         return ["-e", "clients/python", "-e", f"server[{extra}]"]
-    editable = ["-e", "clients/python[cli]", "-e", f"server[{extra}]", "-e", "training[ifbench]"]
+    editable = ["-e", "clients/python[cli]", "-e", f"server[{extra},redis]", "-e", "training[ifbench]"]
     return [*editable, "--group", "pyproject.toml:dev"]
 
 

@@ -8,16 +8,18 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from slhf_server.access.keys import Keyring
+from slhf_server.access.keys import Keyring, OperatorsKeyring
 from slhf_server.api import error_handlers, operations, refine, tokens
+from slhf_server.api import operators as operators_port
 from slhf_server.api.anthropic import count_tokens, messages
 from slhf_server.api.authentication import Authentication
 from slhf_server.api.middleware import BodyLimit, Envelope, HeaderLimit, LastResort
 from slhf_server.api.openai import chat, completions, responses
 from slhf_server.api.playground import page
-from slhf_server.api.route import OPEN
+from slhf_server.api.route import METRICS, OPEN, is_open
 from slhf_server.loading.remote_engines import open_remote_engines
 from slhf_server.loading.start import open_vllm
+from slhf_server.observability.key_usage import KeyUsage
 from slhf_server.service import OpenEngine, Service
 from slhf_server.settings.server import Settings
 
@@ -47,6 +49,7 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
         service.start()
         yield
         await service.stop()
+        await keyring.close()
 
     app = FastAPI(
         title="slhf-server",
@@ -59,7 +62,10 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
     app.state.service = service
     app.state.keyring = keyring
     app.state.started = int(time.time())
+    keyring.on_store_failure = service.metrics.limits_store_failed
     service.metrics.build(version("slhf-server"))
+    if settings.metrics_by_key == "on":
+        service.metrics.registry.register(KeyUsage(keyring))
     _wrap(app, settings, keyring)
     error_handlers.install(app)
     for part in (refine, chat, completions, responses, messages, count_tokens, tokens, operations):
@@ -69,12 +75,30 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
     return app
 
 
+def create_operators_app(settings: Settings, app: FastAPI) -> FastAPI:
+    """What the operators' port serves about the application, to whoever has their key."""
+    operators = FastAPI(title="slhf-server, for operators", version=version("slhf-server"), redirect_slashes=False)
+    operators.state.service = app.state.service
+    operators.state.clients = app.state.keyring
+    operators.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
+    operators.add_middleware(Authentication, keyring=OperatorsKeyring(settings), asks=lambda scope: True)
+    operators.add_middleware(HeaderLimit)
+    operators.add_middleware(LastResort)
+    operators.add_middleware(Envelope, log_content=False, open_routes=frozenset())
+    error_handlers.install(operators)
+    operators.include_router(operators_port.router)
+    return operators
+
+
 def _wrap(app: FastAPI, settings: Settings, keyring: Keyring) -> None:
     """Add all middleware, from the inside out; a request meets it in the opposite order."""
     open_routes = OPEN | page.PATHS if settings.shows_playground else OPEN
     app.add_middleware(BodyLimit, limit=settings.limits.body_bytes)
     if keyring:
-        app.add_middleware(Authentication, keyring=keyring, open_routes=open_routes)
+        app.add_middleware(Authentication, keyring=keyring, asks=lambda scope: not is_open(scope, open_routes))
+    if settings.metrics_by_key == "on":  # it tells who the clients are
+        operators = OperatorsKeyring(settings)
+        app.add_middleware(Authentication, keyring=operators, asks=lambda scope: is_open(scope, METRICS))
     app.add_middleware(HeaderLimit)
     app.add_middleware(LastResort)
     if settings.cors_origins:  # around the refusals above: a page must be able to read them, and preflights have no key

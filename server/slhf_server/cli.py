@@ -9,16 +9,20 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
+from typing import Literal
 
 import uvicorn
+from fastapi import FastAPI
 
 from slhf_server.access.keys import Keyring
 from slhf_server.api.protocol import protocol
-from slhf_server.app import create_app
+from slhf_server.app import create_app, create_operators_app
 from slhf_server.errors import EngineUnavailable
 from slhf_server.loading.start import open_vllm
-from slhf_server.models.base import Engine
+from slhf_server.models.base import OwnEngine
 from slhf_server.observability import logs
 from slhf_server.service import OpenEngine, Service
 from slhf_server.settings.problem import SettingsError
@@ -32,6 +36,14 @@ _KEEP_ALIVE_S = 75
 """Longer than clients and load balancers keep an idle connection (httpx 5 s, nginx and AWS 60 s): the server must not
 be the first to close one, because a request may be on its way."""
 _logger = logging.getLogger("slhf_server")
+
+
+class OperatorsServer(uvicorn.Server):
+    """Uvicorn beside the clients' server, which is told of signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class Server(uvicorn.Server):
@@ -68,23 +80,24 @@ def main() -> None:
         pass  # uvicorn has ended in good order and only then raises the signal again
 
 
-def bind(settings: Settings) -> socket.socket:
-    """Open the listening socket, before anything slow starts. Raises SettingsError naming host and port."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def bind(settings: Settings, whose: Literal["", "admin_"] = "") -> socket.socket:
+    """Open a listening socket, before anything slow starts. Raises SettingsError naming host and port."""
+    host, port = getattr(settings, f"{whose}host"), getattr(settings, f"{whose}port")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         # asyncio sends without delay (TCP_NODELAY) only where the protocol is named; else an ACK is awaited for 40 ms.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as exc:  # no IPv6 here
-        raise SettingsError(f"host {settings.host!r}: {exc.strerror}") from exc
+        raise SettingsError(f"{whose}host {host!r}: {exc.strerror}") from exc
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: else a closed connection stays until its client has read the rest
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(settings.write_timeout_s * 1e3))
     try:
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
     except (OSError, TypeError, ValueError) as exc:  # the last two: a host that is no name in any encoding
         listener.close()
         problem = exc.strerror if isinstance(exc, OSError) else exc
-        raise SettingsError(f"host {settings.host!r}, port {settings.port}: cannot bind: {problem}") from exc
+        raise SettingsError(f"{whose}host {host!r}, {whose}port {port}: cannot bind: {problem}") from exc
     return listener
 
 
@@ -94,7 +107,7 @@ async def serve(settings: Settings, listener: socket.socket, open_engine: OpenEn
     On SIGHUP the keys file is read again.
     """
 
-    async def opened(settings: Settings) -> Engine:
+    async def opened(settings: Settings) -> OwnEngine:
         engine = await open_engine(settings)
         gc.collect()
         gc.freeze()  # else each full collection walks all that start-up made, vLLM and torch included: tens of ms
@@ -117,9 +130,34 @@ async def serve(settings: Settings, listener: socket.socket, open_engine: OpenEn
         _logger.info("not settings, but links to services (a pod's enableServiceLinks: false): %s", ", ".join(links))
     _logger.info("settings: %s", json.dumps(settings.redacted()))
     _logger.info("listening on http://%s:%d", *listener.getsockname()[:2])
-    await server.serve(sockets=[listener])
+    async with _operators_served(settings, app):
+        await server.serve(sockets=[listener])
     if service.failure is not None:
         raise service.failure
+
+
+@asynccontextmanager
+async def _operators_served(settings: Settings, app: FastAPI) -> AsyncGenerator[None, None]:
+    """Serve the operators' port, if there is one, for as long as the clients'. Raises SettingsError."""
+    if settings.admin_port is None:
+        yield
+        return
+    listener = bind(settings, "admin_")
+    config = uvicorn.Config(
+        create_operators_app(settings, app),
+        http=protocol(settings.read_timeout_s),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = OperatorsServer(config)
+    _logger.info("operators: listening on http://%s:%d", *listener.getsockname()[:2])
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
 
 
 def reload_keys(keyring: Keyring) -> None:

@@ -12,8 +12,8 @@ from slhf import Bundle
 from slhf.wire import RoundCompleted, RoundDelta, RoundJudged
 from slhf_server.access.admission import Admission
 from slhf_server.bundles.abandoning import may_be_abandoned
-from slhf_server.errors import EngineUnavailable, InternalError, RequestError, UpstreamUnavailable
-from slhf_server.models.base import Engine, RemoteEngine
+from slhf_server.errors import BadRequest, EngineUnavailable, InternalError, RequestError, UpstreamUnavailable
+from slhf_server.models.base import Engine, OwnEngine, RemoteEngine
 from slhf_server.models.judge import Judge
 from slhf_server.models.judges.kinds import open_judges
 from slhf_server.models.structured_output.workers import Workers
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from slhf_server.models.upstream.client import Upstream
     from slhf_server.observability.tracing import Tracing
 
-OpenEngine = Callable[[Settings], Awaitable[Engine]]
+OpenEngine = Callable[[Settings], Awaitable[OwnEngine]]
 OpenRemoteEngines = Callable[[Settings, UpstreamMetrics], Awaitable[Mapping[str, RemoteEngine]]]
 
 _LIFE_SIGN_S = 0.5
@@ -51,7 +51,7 @@ class Service:
         self._others_metrics = UpstreamMetrics(self.metrics.registry, LATENCY)
         self.upstreams = _upstreams(settings, self._others_metrics)
         self.workers = Workers(grammars=_writes_guidance(settings))
-        self.engine: Engine | None = None
+        self.engine: OwnEngine | None = None
         """The one in this process; None while it is loading, and where no served model needs it."""
         self.remote_engines: Mapping[str, RemoteEngine] = {}
         self.judges: Mapping[str, Judge] = {}
@@ -62,7 +62,10 @@ class Service:
         self._open_remote_engines = open_remote_engines
         self._tracing = _tracing(settings)
         self._jobs: set[Job] = set()
+        self._idle = asyncio.Event()  # whether no job is under way, while somebody waits for that
         self._ends: float | None = None  # when a shutdown makes every deadline pass
+        self._turning = asyncio.Lock()  # held while the engine falls asleep or wakes up
+        self.asleep = False
         self._loading: asyncio.Task[None] | None = None
         self._abandoned = threading.Event()
         self._probes: list[asyncio.Task[None]] = []
@@ -109,8 +112,47 @@ class Service:
 
     def drain(self, grace_s: float) -> None:
         """Have every refinement under way answer within the grace period, with its best finished text if need be."""
-        self._ends = asyncio.get_running_loop().time() + max(0.0, grace_s - _ANSWERING_S)
+        self._ends = self._end_of_grace(grace_s)
         self._bring_forward(self._jobs, self._ends)
+
+    async def sleep(self) -> None:
+        """Put the engine in this process to sleep. Refinements under way end as at a shutdown; new ones are refused.
+
+        Raises BadRequest where there is no such engine, or it cannot sleep, and what `planner` does.
+        """
+        async with self._turning:
+            if self.asleep:
+                return
+            self.planner()
+            obstacle = "there is no engine in this process" if self.engine is None else self.engine.sleep_obstacle
+            if self.engine is None or obstacle is not None:
+                raise BadRequest(obstacle or "")
+            self.asleep = True
+            try:
+                self._bring_forward(self._jobs, self._end_of_grace(self.settings.grace_period_s))
+                self._idle.clear()
+                if self._jobs:
+                    await self._idle.wait()
+                await self.engine.sleep()
+            except BaseException:
+                self.asleep = False
+                raise
+        _logger.info("the engine sleeps")
+
+    async def wake_up(self) -> None:
+        """Wake the engine, if it sleeps."""
+        async with self._turning:
+            if self.asleep and self.engine is not None:
+                await self.engine.wake_up()
+                self.asleep = False
+                _logger.info("the engine is awake")
+
+    def _end_of_grace(self, grace_s: float) -> float:
+        return asyncio.get_running_loop().time() + max(0.0, grace_s - _ANSWERING_S)
+
+    def _check_awake(self) -> None:
+        if self.asleep:
+            raise EngineUnavailable("the engine sleeps, until an operator wakes it")
 
     def _bring_forward(self, jobs: Iterable[Job], ends: float) -> None:
         for job in jobs:
@@ -119,8 +161,8 @@ class Service:
     def planner(self) -> Planner:
         """The planner of the loaded engines.
 
-        Raises EngineUnavailable until they are loaded, when the one in this process has died, and when the server is
-        shutting down.
+        Raises EngineUnavailable until they are loaded, when the one in this process has died or sleeps, and when the
+        server is shutting down.
         """
         if self._ends is not None:
             raise EngineUnavailable("the server is shutting down")
@@ -128,6 +170,7 @@ class Service:
             raise EngineUnavailable("the engine could not be loaded" if self.failure else "the engine is still loading")
         if self.engine is not None:
             self.engine.check()
+        self._check_awake()
         return self._planner
 
     def ready(self) -> None:
@@ -156,11 +199,12 @@ class Service:
         error of one that failed.
         """
         first, failures = jobs[0], list[RequestError]()
+        self._check_awake()  # they may have been planned before it fell asleep
         self._jobs.update(jobs)
         try:
             if self._ends is not None:  # they were planned before the shutdown began
                 self._bring_forward(jobs, self._ends)
-            async with self._watched(jobs), self.admission.place(first.model, first.deadline):
+            async with self._watched(jobs), self.admission.place(first.model, first.deadline, first.priority):
                 queued = time.perf_counter() - first.received
                 first.log["queue_ms"] = round(queued * 1e3, 1)
                 self.metrics.request_queued(first.model, queued)
@@ -179,6 +223,8 @@ class Service:
                     raise failures[0]
         finally:
             self._jobs.difference_update(jobs)
+            if not self._jobs:
+                self._idle.set()
 
     def _observe(self, job: Job, event: RefinementEvent) -> None:
         """Show metrics, traces and the log a chain's first piece of text, and every event that is no piece.
@@ -217,7 +263,7 @@ class Service:
         self.metrics.refinement_ended(job.model, result)
         seconds = time.perf_counter() - job.received
         self.metrics.request_succeeded(job.model, job.endpoint, result.finish_reason, seconds)
-        record_result(job.log, result.refinement, result.usage)
+        record_result(job.log, result.refinement)
         if self.settings.log_content:
             told = {"messages": [f"{turn.role}: {turn.text}" for turn in job.turns], "answer": result.text}
             job.log.setdefault("content", []).append(told)
@@ -225,8 +271,7 @@ class Service:
     async def _load(self) -> None:
         started = time.perf_counter()
         try:
-            engines = await self._opened()
-            own = engines.get(OWN_ENGINE)
+            own, engines = await self._opened()
             judges = open_judges(self.settings.judges, self.upstreams, own, self._others_metrics, self._closing)
             planner = Planner(self.settings, engines, self.upstreams, self.workers, judges)
         except Exception as exc:  # noqa: BLE001  kept in `failure`: the command that serves decides what it means
@@ -241,14 +286,15 @@ class Service:
         if self.engine is not None:
             self._watching = asyncio.create_task(self._watch(self.engine))
 
-    async def _opened(self) -> dict[str, Engine]:
-        """Every engine that the served models need, and the remote ones that are configured."""
+    async def _opened(self) -> tuple[OwnEngine | None, dict[str, Engine]]:
+        """The engine in this process, and every one that the served models need; remote ones that are configured."""
         self.remote_engines = await self._open_remote_engines(self.settings, self._others_metrics)
         self._probes += [asyncio.create_task(self._await_answer(remote)) for remote in self.remote_engines.values()]
         engines: dict[str, Engine] = dict(self.remote_engines)
-        if OWN_ENGINE in self.settings.engine_names:
-            engines[OWN_ENGINE] = await self._open_engine(self.settings)
-        return engines
+        if OWN_ENGINE not in self.settings.engine_names:
+            return None, engines
+        own = await self._open_engine(self.settings)
+        return own, engines | {OWN_ENGINE: own}
 
     async def _await_answer(self, remote: RemoteEngine) -> None:
         try:

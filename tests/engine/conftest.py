@@ -134,6 +134,34 @@ class ExactEngine:
     def complete(self, turns: Sequence[Turn], sampling: SamplingParams) -> Chunk:
         return self.completions([(turns, sampling)])[0]
 
+    @property
+    def sleep_obstacle(self) -> str | None:
+        return self._engine.sleep_obstacle
+
+    def begun(self, before: Sequence[Ask], waiting: Sequence[Ask]) -> list[int]:
+        """In which order the waiting ones get their first tokens, which are asked for once all others have theirs."""
+        order: list[int] = []
+
+        async def noted(number: int, ask: Ask, first: asyncio.Event) -> None:
+            async for _ in self._engine.follower.stream(*ask, request_id=f"begun-{id(first)}-{number}"):
+                if not first.is_set():
+                    first.set()
+                    order.append(number)
+
+        async def scenario() -> list[int]:
+            tasks, asked = [], 0
+            for asks in (before, waiting):
+                events = [asyncio.Event() for _ in asks]
+                numbered = enumerate(zip(asks, events, strict=True), start=asked)
+                tasks += [asyncio.create_task(noted(number, *one)) for number, one in numbered]
+                asked += len(asks)
+                if asks is before:
+                    await asyncio.gather(*(event.wait() for event in events))
+            await asyncio.gather(*tasks)
+            return [number - len(before) for number in order if number >= len(before)]
+
+        return self._runner.run(scenario())
+
     def close(self) -> None:
         self._engine.shutdown()
         del self._engine  # or what vLLM leaves behind is found when pytest has ended

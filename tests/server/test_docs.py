@@ -17,11 +17,13 @@ from pydantic import BaseModel
 from slhf.errors import ERRORS
 from slhf.wire import RefineOptions, StopReason
 from slhf_server.access.admission import Admission
+from slhf_server.access.keys import KeyEntry, Keyring
 from slhf_server.api.anthropic.message_parameters import COUNT_TOKENS, MESSAGES
 from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES
 from slhf_server.api.parameter import Parameter, rows
 from slhf_server.errors import RequestError
 from slhf_server.models.upstream.counters import UpstreamMetrics
+from slhf_server.observability.key_usage import KeyUsage
 from slhf_server.observability.metrics import LATENCY, Metrics
 from slhf_server.settings.endpoints import RemoteEngineSettings, UpstreamSettings
 from slhf_server.settings.reading import load_settings
@@ -122,6 +124,7 @@ def test_every_metric_is_explained(api: str) -> None:
     metrics = Metrics()
     UpstreamMetrics(metrics.registry, LATENCY)
     metrics.watch(Admission(1, 1), ["name"])
+    metrics.registry.register(KeyUsage(Keyring(Settings())))
     families = [f"{one.name}_total" if one.type == "counter" else one.name for one in metrics.registry.collect()]
     assert left_out(families, api) == []
 
@@ -131,8 +134,8 @@ def test_every_setting_stands_in_the_table_with_its_default(configuration: str) 
     assert [row for row in setting_rows(Settings) if not any(line.startswith(row) for line in lines)] == []
 
 
-def test_every_key_of_a_model_and_of_another_server_is_explained(configuration: str) -> None:
-    sections = (ServedModel, UpstreamSettings, RemoteEngineSettings)
+def test_every_key_of_a_model_of_another_server_and_of_an_api_key_is_explained(configuration: str) -> None:
+    sections = (ServedModel, UpstreamSettings, RemoteEngineSettings, KeyEntry)
     assert left_out([name for section in sections for name in section.model_fields], configuration) == []
 
 

@@ -79,6 +79,7 @@ class Options(TypedDict, total=False):
     max_tokens: int | None
     instruction: str | None
     seed: int | None
+    priority: int | None
 
 
 def refine_request(conversation: Conversation, options: Options, *, stream: bool = False) -> RefineRequest:

@@ -39,6 +39,8 @@ JUDGED: frozenset[StopWhen] = frozenset({"no_gain", "judge_sure"})
 
 Temperature = Annotated[float, Field(ge=0, le=2, strict=True)]
 TopP = Annotated[float, Field(gt=0, le=1, strict=True)]
+Priority = Annotated[StrictInt, Field(ge=-(2**31), lt=2**31)]
+"""vLLM's: lower runs first, and 0 is everybody's."""
 
 
 def given(body: Any) -> Any:
@@ -103,6 +105,8 @@ class RefineRequest(RefineOptions):
     stream: StrictBool = False
     seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
     """Each round's noise is derived from it, as in chat; None and -1: new noise every time."""
+    priority: Priority | None = None
+    """Lower runs first, in the queue and on the engine; None: the API key's, which is 0 unless its entry says more."""
 
     @model_validator(mode="after")
     def _one_conversation(self) -> "RefineRequest":

@@ -39,6 +39,7 @@ VARIABLES = [
     Variable("part", "Lost", "slhf_rounds_lost_total"),
     Variable("source", "Draft from", "slhf_draft_source_total"),
     Variable("finish_reason", "Finish reason", SUCCESS),
+    Variable("key", "API key", "slhf_key_requests_total"),
     Variable("error_type", "Error", '{__name__=~"slhf_request_failure_total|slhf_upstream_errors_total"}'),
 ]
 

@@ -35,6 +35,27 @@ def load() -> Section:
                 stacked=True,
             ),
             lines(
+                "Tokens by API key",
+                "Used by each key, with metrics_by_key: on. Prompt and generated tokens, failed requests' too.",
+                "short",
+                (rate("slhf_key_prompt_tokens_total", "key"), "{{key}} prompt"),
+                (rate("slhf_key_generation_tokens_total", "key"), "{{key}} generated"),
+                stacked=True,
+            ),
+            lines(
+                "Requests by API key",
+                "That were let in, with metrics_by_key: on.",
+                "reqps",
+                (rate("slhf_key_requests_total", "key"), "{{key}}"),
+                stacked=True,
+            ),
+            lines(
+                "Store of limits away",
+                "Questions that it did not answer, by server. Above zero: keys are limited by each replica alone.",
+                "ops",
+                (rate("slhf_limits_store_errors_total", "instance"), "{{instance}}"),
+            ),
+            lines(
                 "Tools left out",
                 "Refinements that offered tools to a Leader that can call none: users may believe that it can.",
                 "reqps",

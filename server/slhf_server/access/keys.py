@@ -1,4 +1,4 @@
-"""API keys, kept as SHA-256, each with a rate and a concurrency of its own."""
+"""API keys, kept as SHA-256, each with a rate, a concurrency, a day's tokens and a priority of its own."""
 
 import hashlib
 import hmac
@@ -7,17 +7,21 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, field_validator
 
-from slhf_server.errors import InvalidAPIKey, RateLimited
+from slhf_server.access.spending import Now, Spending, utc_now
+from slhf_server.errors import BadRequest, InvalidAPIKey, RateLimited
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 from slhf_server.settings.yaml_text import number, read_file
+
+if TYPE_CHECKING:
+    from slhf_server.access.shared_limits import SharedLimits
 
 _Clock = Callable[[], float]
 
@@ -33,8 +37,12 @@ class KeyEntry(BaseModel):
     """The SHA-256 of the key, in hexadecimal digits."""
     requests_per_minute: int | None = Field(default=None, gt=0)
     concurrency: int | None = Field(default=None, gt=0)
+    tokens_per_day: int | None = Field(default=None, gt=0)
+    """Of prompts and completions, from midnight to midnight of UTC."""
+    priority: int = Field(default=0, ge=-(2**31), lt=2**31)
+    """Of its requests that ask for none, and the soonest that they may ask for (lower is sooner)."""
 
-    @field_validator("requests_per_minute", "concurrency", mode="before")
+    @field_validator("requests_per_minute", "concurrency", "tokens_per_day", "priority", mode="before")
     @classmethod
     def _as_in_settings(cls, value: Any) -> Any:
         return number(value.strip()) if isinstance(value, str) else value
@@ -46,59 +54,135 @@ _Entries = TypeAdapter(list[KeyEntry])
 class Key:
     """One client: what it may use, and what it uses now."""
 
-    def __init__(self, entry: KeyEntry, clock: _Clock) -> None:
+    def __init__(self, entry: KeyEntry, clock: _Clock, now: Now = utc_now) -> None:
         self.entry = entry
         self.running = 0
+        self.spending = Spending(now)
         self._clock = clock
         self._tokens = math.inf  # in the bucket; infinite until the first use, then at most a minute's worth
         self._filled_at = clock()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Count as one request, and as running for as long as it is held. Raises RateLimited."""
+    def place(self, *, rated: bool = True) -> Iterator[None]:
+        """Count as one request, and as running for as long as it is held. Raises RateLimited.
+
+        `rated`: whether its rate is counted here.
+        """
         if self.entry.concurrency is not None and self.running >= self.entry.concurrency:
             raise RateLimited(f"this API key may run {self.entry.concurrency} requests at once", retry_after=1)
-        if self.entry.requests_per_minute is not None:
-            self._take(self.entry.requests_per_minute)
+        if rated:
+            self.take()
         self.running += 1
         try:
             yield
         finally:
             self.running -= 1
 
-    def _take(self, per_minute: int) -> None:
+    def priority(self, asked: int | None) -> int:
+        """The priority of a request. Raises BadRequest for one that is sooner than the key's own."""
+        soonest = self.entry.priority
+        if asked is not None and asked < soonest:
+            message = f"priority is {asked}, and this API key may ask for {soonest} or a higher number, which is later"
+            raise BadRequest(message, param="priority")
+        return soonest if asked is None else asked
+
+    def check_budget(self, spent: int) -> None:
+        """Raises RateLimited once the day's tokens are spent. What runs by then is finished, and may go beyond them."""
+        most = self.entry.tokens_per_day
+        if most is not None and spent >= most:
+            message = f"this API key may use {most} tokens per day (UTC), and has used {spent}"
+            raise RateLimited(message, retry_after=self.spending.seconds_left)
+
+    def take(self) -> None:
         """Take a token from a bucket that holds a minute's worth and fills evenly. Raises RateLimited."""
+        per_minute = self.entry.requests_per_minute
+        if per_minute is None:
+            return
         now = self._clock()
         self._tokens = min(per_minute, self._tokens + (now - self._filled_at) * per_minute / 60)
         self._filled_at = now
         if self._tokens < 1:
-            wait = math.ceil((1 - self._tokens) * 60 / per_minute)
-            raise RateLimited(f"this API key may make {per_minute} requests per minute", retry_after=wait)
+            raise self.too_many((1 - self._tokens) * 60 / per_minute)
         self._tokens -= 1
+
+    def too_many(self, seconds: float) -> RateLimited:
+        """The error of a key that may make its next request in so many seconds."""
+        message = f"this API key may make {self.entry.requests_per_minute} requests per minute"
+        return RateLimited(message, retry_after=math.ceil(seconds))
 
 
 class Keyring:
     """The keys of the environment and of the file. Raises SettingsError, without a secret, for what cannot be read."""
 
-    def __init__(self, settings: Settings, clock: _Clock = time.monotonic) -> None:
+    def __init__(self, settings: Settings, clock: _Clock = time.monotonic, now: Now = utc_now) -> None:
         self._settings = settings
-        self._clock = clock
+        self._clock, self._now = clock, now
         self._keys: dict[str, Key] = {}
         given = settings.cache_salt_secret
         self._salt_secret = secrets.token_bytes() if given is None else given.get_secret_value().encode()
+        self.on_store_failure: Callable[[], None] = lambda: None
+        self._shared = self._shared_limits()
         self.reload()
 
     def __len__(self) -> int:
         return len(self._keys)
 
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys.values())
+
     def reload(self) -> None:
         """Read the keys again; a name that stays keeps its counters. Raises SettingsError and keeps the old keys."""
         keys: dict[str, Key] = {}
-        for entry in _entries(self._settings):
-            key = self._keys.get(entry.name) or Key(entry, self._clock)
+        for entry in self._entries():
+            key = self._keys.get(entry.name) or Key(entry, self._clock, self._now)
             keys[entry.name] = key
             key.entry = entry
         self._keys = keys
+
+    def _entries(self) -> list[KeyEntry]:
+        return _entries(self._settings)
+
+    @asynccontextmanager
+    async def place(self, key: Key) -> AsyncGenerator[None, None]:
+        """Hold a place of the key's. Its rate is that of all replicas, where they share a store. Raises RateLimited."""
+        per_minute = None if self._shared is None else key.entry.requests_per_minute
+        with key.place(rated=per_minute is None):
+            if self._shared is not None and per_minute is not None:
+                wait = await self._shared.take(key.entry.name, per_minute)
+                if wait is None:
+                    key.take()
+                elif wait:
+                    raise key.too_many(wait)
+            yield
+
+    async def spent_today(self, key: Key) -> int:
+        """The key's tokens of this day, on all replicas where they share a store."""
+        shared = None if self._shared is None else await self._shared.tokens(key.entry.name, key.spending.day)
+        return max(shared or 0, key.spending.today)
+
+    async def book(self, key: Key, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count a request with what it has spent."""
+        key.spending.add(prompt_tokens, completion_tokens)
+        if self._shared is not None and (tokens := prompt_tokens + completion_tokens):
+            await self._shared.book(key.entry.name, key.spending.day, tokens)
+
+    async def close(self) -> None:
+        """Close the connections to the store."""
+        if self._shared is not None:
+            await self._shared.close()
+
+    def _shared_limits(self) -> "SharedLimits | None":
+        store = self._settings.limits.store
+        if store is None:
+            return None
+        try:
+            from slhf_server.access.shared_limits import SharedLimits  # imports a client, which only few need
+
+            return SharedLimits(store.get_secret_value(), lambda: self.on_store_failure())
+        except ImportError as exc:
+            raise SettingsError(f"limits.store: it needs slhf-server[redis] ({exc.name} is not installed)") from exc
+        except ValueError as exc:
+            raise SettingsError("limits.store: the address cannot be read") from exc
 
     def cache_salt(self, name: str | None) -> str | None:
         """What separates a key's part of the engine's prefix cache from the others'; None: nothing does.
@@ -125,6 +209,17 @@ class Keyring:
         return found[0]
 
 
+class OperatorsKeyring(Keyring):
+    """The one key of the operators' port, which no client has."""
+
+    def _shared_limits(self) -> None:
+        return None
+
+    def _entries(self) -> list[KeyEntry]:
+        key = self._settings.operators_key()
+        return [] if key is None else [KeyEntry(name="admin", sha256=_hashed(key.get_secret_value()))]
+
+
 def _entries(settings: Settings) -> list[KeyEntry]:
     """Every key, with the server's limits where it sets none itself."""
     entries: list[KeyEntry] = []
@@ -138,7 +233,11 @@ def _entries(settings: Settings) -> list[KeyEntry]:
             if values.count(getattr(entry, key)) > 1:
                 raise SettingsError(f"API keys: the {key} of {entry.name!r} is there more than once")
     limits = settings.limits
-    defaults = {"requests_per_minute": limits.key_requests_per_minute, "concurrency": limits.key_concurrency}
+    defaults = {
+        "requests_per_minute": limits.key_requests_per_minute,
+        "concurrency": limits.key_concurrency,
+        "tokens_per_day": limits.key_tokens_per_day,
+    }
     return [entry.model_copy(update=defaults | entry.model_dump(exclude_unset=True)) for entry in entries]
 
 

@@ -32,8 +32,9 @@ _access = logging.getLogger("slhf_server.access")
 class Envelope:
     """Gives every answer an id, our errors' shape, no body after HEAD, and a line in the log.
 
-    Handlers find the id (a well-formed `X-Request-Id`, or a new one) in `request.state.request_id`, and add to the line
-    in `request.state.log`. The open routes have no line, because probes would fill the log.
+    Handlers find the id (a well-formed `X-Request-Id`, or a new one) in `request.state.request_id`, the API key in
+    `request.state.key`, and add to the line in `request.state.log`. The open routes have no line, because probes would
+    fill the log.
     """
 
     def __init__(self, app: ASGIApp, log_content: bool, open_routes: frozenset[str] = OPEN) -> None:
@@ -51,6 +52,7 @@ class Envelope:
         request_id = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
         response = _Response(scope, send, request_id)
         state = {**scope.get("state", {}), "request_id": request_id, "log": RequestLog(), "response": response}
+        state["key"] = None
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         try:
             await self._app({**scope, "method": method, "state": state}, receive, response.send)

@@ -1,11 +1,13 @@
 """What becomes of the parameters of an endpoint that generates: its table, which it enforces and docs/api.md shows."""
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic_core import PydanticCustomError
+from starlette.datastructures import Headers
 
 from slhf.wire import given
 from slhf_server.errors import BadRequest
@@ -41,6 +43,9 @@ class Parameter:
         return f"{_WORDING[self.support]}: {self.note}" if self.note else _WORDING[self.support]
 
 
+PRIORITY_HEADER = "X-Vllm-Priority"
+PRIORITY = Parameter("used", f"vLLM: lower runs first; the header {PRIORITY_HEADER} wins over it")
+
 _NOT_FOR: dict[Drafter, tuple[Collection[Support], str]] = {
     "engine": (
         ["upstream"],
@@ -63,6 +68,16 @@ def check_drafter(table: Mapping[str, Parameter], asked: Mapping[str, Any], draf
     for name, value in asked.items():
         if table[name].support in support and not asks_for_nothing(table[name], value, asked):
             raise BadRequest(f"'{name}' {why}", param=name)
+
+
+def priority_header(headers: Headers) -> int | None:
+    """The priority that vLLM's header asks for. Raises BadRequest for what is none."""
+    said = headers.get(PRIORITY_HEADER, "").strip()
+    if not said:
+        return None
+    if not re.fullmatch(r"[+-]?[0-9]{1,10}", said, re.ASCII) or not -(2**31) <= int(said) < 2**31:
+        raise BadRequest(f"{PRIORITY_HEADER} must be an integer of 32 bits", param=PRIORITY_HEADER)
+    return int(said)
 
 
 def filter_parameters(body: Any, table: Mapping[str, Parameter]) -> Any:

@@ -6,8 +6,10 @@ from typing import Any
 
 from fastapi import Request
 
+from slhf_server.access.keys import Key, Keyring
 from slhf_server.api.error_handlers import Names
 from slhf_server.api.headers import trace_headers
+from slhf_server.api.parameter import priority_header
 from slhf_server.models.structured_output.response_format import structured_output_of
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.planner import RefineParams
@@ -32,12 +34,17 @@ async def planned(
     the parameters that an error, now or later, names.
     """
     request.state.names = names
+    key: Key | None = request.state.key
+    keyring: Keyring = request.app.state.keyring
+    if key is not None and key.entry.tokens_per_day is not None:
+        key.check_budget(await keyring.spent_today(key))
     planner = service.planner()
     structure = None if response_format is None else structured_output_of(response_format, service.workers)
     whole = replace(
         params,
-        sampling=replace(params.sampling, structure=structure),
-        cache_salt=request.app.state.keyring.cache_salt(request.state.log.get("key")),
+        sampling=replace(params.sampling, structure=structure, priority=_priority(request, params.priority)),
+        counts_tokens=key is not None and key.entry.tokens_per_day is not None,
+        cache_salt=keyring.cache_salt(request.state.log.get("key")),
         log=request.state.log,
         trace=trace_headers(request.headers),
     )
@@ -50,3 +57,11 @@ async def planned(
     if call is not None and call is not structure:  # tool_choice demands one
         await job.deadline.wait_for(call.check(grammar=True))
     return jobs
+
+
+def _priority(request: Request, in_body: int | None) -> int:
+    """What holds of header, body and key. As in vLLM the header wins, because a gateway may have set it."""
+    in_header = priority_header(request.headers)
+    asked = in_body if in_header is None else in_header
+    key: Key | None = request.state.key
+    return (asked or 0) if key is None else key.priority(asked)

@@ -39,6 +39,7 @@ async def refine(body: RefineRequest, request: Request, service: RunningService)
             temperature=body.temperature, top_p=body.top_p, max_tokens=body.max_tokens, seed=body.seed
         ),
         deltas="all" if body.stream else "none",
+        priority=body.priority,
     )
     (job,) = jobs = await planned(request, service, params, lambda: names)
     with_rounds = body.return_rounds is not False

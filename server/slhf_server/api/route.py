@@ -10,7 +10,9 @@ from starlette.types import Scope
 OPEN = frozenset(
     {"/health", "/ready", "/metrics", "/version", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
 )
-"""The routes that always need no key and are not logged: those of probes and scrapers, and the API's description."""
+"""The routes that need no key and are not logged: those of probes and scrapers, and the API's description."""
+METRICS = frozenset({"/metrics"})
+"""The one of them that needs the operators' key where it tells of clients (`metrics_by_key`)."""
 
 
 def route_path(scope: Scope) -> str:

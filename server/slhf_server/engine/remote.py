@@ -124,6 +124,7 @@ class RemoteRole:
     model: str
     """What the server calls the role's weights."""
     priority: int = 0
+    """Added to a request's own."""
 
     @property
     def name(self) -> str:
@@ -136,7 +137,8 @@ class RemoteRole:
         ids = await self.encoder.encode_beside(turns, limit)
         defaults = self.engine.manifest.sampling.model_dump(exclude_none=True)
         room = room_for(len(ids), sampling, limit)
-        body = request_body(self.model, ids, sampling, defaults, room, priority=self.priority, deltas=deltas)
+        priority = sampling.priority + self.priority
+        body = request_body(self.model, ids, sampling, defaults, room, priority=priority, deltas=deltas)
         refinement = request_id.partition("-")[0]
         failed: list[Endpoint] = []
         while True:

@@ -37,6 +37,8 @@ class VLLMRole:
     defaults: dict[str, Any]
     adapter: LoRARequest | None
     parsers: OutputParsers
+    step: int = 0
+    """Added to the priority of each completion."""
 
     async def stream(
         self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
@@ -53,7 +55,10 @@ class VLLMRole:
         completion = Completion(self.encoder, sampling, opened, reading, deltas)
         prompt = tokens_input(ids, cache_salt=sampling.cache_salt)
         thinking = self.parsers.engine_options(sampling)
-        outputs = self.llm.generate(prompt, params, request_id=request_id, lora_request=self.adapter, **thinking)
+        priority = sampling.priority + self.step
+        outputs = self.llm.generate(
+            prompt, params, request_id=request_id, lora_request=self.adapter, priority=priority, **thinking
+        )
         try:
             async with aclosing(outputs):
                 async for output in outputs:

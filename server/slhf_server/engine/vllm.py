@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -43,6 +44,8 @@ _CPU_DEFAULTS: dict[str, Any] = {
 # Guidance refuses what it does not know of a schema, where xgrammar (vLLM's choice) ignores it, and compiles what keeps
 # xgrammar busy for minutes (an enum of 20,000 values). Without free whitespace a small model cannot write it for ever.
 _STRUCTURED_OUTPUTS: dict[str, Any] = {"backend": "guidance", "disable_any_whitespace": True}
+_ROUNDS_STEP = -1
+"""Priority of a Follower's round beside that of a draft: what has begun is finished before anything new begins."""
 _SHUTDOWN_S = 15.0  # vLLM's 5 s can kill the engine process before it has ended its own workers
 DRAFT_SPECULATION: dict[str, Any] = {
     "method": "ngram",
@@ -55,7 +58,7 @@ DRAFT_SPECULATION: dict[str, Any] = {
 
 
 class VLLMEngine:
-    """Implements `Engine` (models/base.py)."""
+    """Implements `OwnEngine` (models/base.py)."""
 
     def __init__(self, llm: AsyncLLM, bundle: OpenBundle, encoder: PromptEncoder, parsers: OutputParsers) -> None:
         self._llm = llm
@@ -67,8 +70,10 @@ class VLLMEngine:
         defaults = llm.model_config.get_diff_sampling_param() | bundle.manifest.sampling.model_dump(exclude_none=True)
         adapters = _adapters(bundle)
         self.leader = VLLMRole(bundle.manifest.name, llm, encoder, defaults, adapters["leader"], parsers)
-        self._follower = VLLMRole(bundle.manifest.name, llm, encoder, defaults, adapters["follower"], parsers)
-        self.follower = comparing(self.leader, self._follower, bundle.manifest)
+        self._follower = VLLMRole(
+            bundle.manifest.name, llm, encoder, defaults, adapters["follower"], parsers, _ROUNDS_STEP
+        )
+        self.follower = comparing(replace(self.leader, step=_ROUNDS_STEP), self._follower, bundle.manifest)
 
     @classmethod
     def load(cls, bundle: OpenBundle, settings: Settings, encoder: PromptEncoder) -> "VLLMEngine":
@@ -94,6 +99,18 @@ class VLLMEngine:
             async with aclosing(role.stream(turns, SamplingParams(max_tokens=2), request_id="warm-up")) as chunks:
                 async for _ in chunks:
                     pass
+
+    @property
+    def sleep_obstacle(self) -> str | None:
+        if self._llm.model_config.enable_sleep_mode:
+            return None
+        return "this engine cannot sleep: it needs the engine argument enable_sleep_mode, which vLLM has for GPUs alone"
+
+    async def sleep(self) -> None:
+        await self._llm.sleep(level=1, mode="wait")
+
+    async def wake_up(self) -> None:
+        await self._llm.wake_up()
 
     def check(self) -> None:
         if self._llm.errored:
@@ -166,6 +183,7 @@ def engine_arguments(bundle: OpenBundle, settings: Settings) -> dict[str, Any]:
         "model": str(bundle.weights),
         "served_model_name": bundle.manifest.name,
         "structured_outputs_config": _STRUCTURED_OUTPUTS,
+        "scheduling_policy": "priority",  # first come, first served among equals
     }
     if (parser := _chosen(settings.reasoning_parser, bundle.manifest.reasoning_parser)) is not None:
         arguments["structured_outputs_config"] = _STRUCTURED_OUTPUTS | {"reasoning_parser": parser}

@@ -64,6 +64,8 @@ class SamplingParams:
     """What the text must be; the engine's grammar lets it write nothing else."""
     cache_salt: str | None = None
     """The engine's prefix cache is shared among completions of the same salt alone. An upstream never gets it."""
+    priority: int = 0
+    """vLLM's: lower runs first. An engine's role adds its own step to it, and an upstream never gets it."""
     upstream_params: Mapping[str, Any] = field(default_factory=dict)
     """Parameters that an upstream alone understands (tools and the like), as the client sent them."""
     dispensable: frozenset[str] = frozenset()
@@ -184,6 +186,20 @@ class Engine(Protocol):
 
     def shutdown(self) -> None:
         """End the engine and every process it started."""
+
+
+class OwnEngine(Engine, Protocol):
+    """An engine in this process, which may sleep: the device's memory is then free for others."""
+
+    @property
+    def sleep_obstacle(self) -> str | None:
+        """Why it cannot sleep; None: it can."""
+
+    async def sleep(self) -> None:
+        """Leave the device, once every completion has ended. No prefix is in the cache afterwards."""
+
+    async def wake_up(self) -> None:
+        """Come back to the device, with the same weights."""
 
 
 class RemoteEngine(Engine, Protocol):

@@ -115,6 +115,7 @@ class ComparingFollower:
             logprobs=asked.logprobs,
             structure=asked.structure,
             cache_salt=asked.cache_salt,
+            priority=asked.priority,
             template_options=asked.template_options,
         )
 

@@ -168,7 +168,7 @@ class FakeTokenizer:
 
 
 class FakeEngine:
-    """Implements `Engine`."""
+    """Implements `OwnEngine`."""
 
     def __init__(
         self,
@@ -187,11 +187,20 @@ class FakeEngine:
         self.leader = FakeModel("fake", reply, token_seconds=token_seconds, max_model_len=max_model_len)
         self.follower = FakeModel("fake", reply, token_seconds=token_seconds, max_model_len=max_model_len)
         self.dead = False
+        self.asleep = False
+        self.sleep_obstacle: str | None = None
         self.was_shut_down = False
 
     async def open(self, settings: Settings) -> "FakeEngine":
         """The `open_engine` for `create_app`."""
         return self
+
+    async def sleep(self) -> None:
+        assert not self.leader.running + self.follower.running, "it is put to sleep in the middle of a completion"
+        self.asleep = True
+
+    async def wake_up(self) -> None:
+        self.asleep = False
 
     def check(self) -> None:
         if self.dead:

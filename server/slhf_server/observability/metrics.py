@@ -109,6 +109,9 @@ class Metrics:
         self.judge_tokens = counter("slhf_judge_tokens", "Tokens of judges.", ("judge", "kind"))
         self.verdicts = counter("slhf_verdicts", "What judges said of rounds.", ("judge", "use", "verdict"))
         self.selected = counter("slhf_selected_round", "Rounds that a judge chose as the answer.", ("judge", "round"))
+        self.limits_store_errors = Counter(
+            "slhf_limits_store_errors", "Questions that the store of limits did not answer.", registry=registry
+        )
         self._children: dict[tuple[object, tuple[str, ...]], Any] = {}
         self._build = Gauge("slhf_build_info", "Versions.", ("version",), registry=registry)
         self._model = Gauge("slhf_model_info", "Loaded weights.", ("role", "revision"), registry=registry)
@@ -133,6 +136,10 @@ class Metrics:
     def request_failed(self, model: str, endpoint: str, exc: RequestError) -> None:
         """Count an error's answer; `model` is empty where the request was refused before its model was known."""
         self.child(self.failure, model, endpoint, exc.code or exc.type).inc()
+
+    def limits_store_failed(self) -> None:
+        """Count a question that the store of limits did not answer."""
+        self.limits_store_errors.inc()
 
     def request_queued(self, model: str, seconds: float) -> None:
         """Note that a request has waited for its place for so many seconds."""

@@ -93,12 +93,17 @@ class Job:
     tools_ignored: bool = False
     """Whether the request offered tools to a Leader that cannot call any."""
     counts_tokens: bool = False
-    """Have chunks sent even when nothing is streamed, so that a round that its deadline cuts is billed exactly."""
+    """Have chunks sent even when nothing is streamed, so that a round that is cut is billed exactly."""
 
     @property
     def request_id(self) -> str:
         """The request's id without the endpoint's prefix."""
         return self.id.partition("-")[2]
+
+    @property
+    def priority(self) -> int:
+        """vLLM's: lower runs first, in the queue too."""
+        return self.follower.sampling.priority
 
     @property
     def engine_plays(self) -> bool:

@@ -15,6 +15,7 @@ from contextlib import aclosing
 from slhf.wire import RoundCompleted, RoundDelta, RoundJudged, RoundStarted
 from slhf_server.errors import DeadlineExceeded, InternalError, RequestError
 from slhf_server.refinement.job import Job
+from slhf_server.refinement.request_log import record_tokens
 from slhf_server.refinement.state import RefinementResult, RefinementState
 from slhf_server.refinement.verdicts import ask
 
@@ -53,4 +54,6 @@ async def refine(job: Job) -> AsyncGenerator[RefinementEvent, None]:
     except Exception:  # a bug is no reason to lose what was finished
         _logger.exception("request %s failed unexpectedly", job.request_id)
         reason = state.settle(InternalError(f"internal error; request id {job.request_id}"))
+    finally:  # whoever leaves early has spent it, too
+        record_tokens(job.log, state.spent())
     yield state.result(reason)

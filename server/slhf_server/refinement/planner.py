@@ -50,6 +50,10 @@ class RefineParams:
     deltas: Deltas
     choices: int = 1
     """Independent chains (OpenAI's `n`)."""
+    priority: int | None = None
+    """What the body says; `sampling` has what holds (api/planning.py)."""
+    counts_tokens: bool = False
+    """See `Job.counts_tokens`."""
     cache_salt: str | None = None
     """See `Job.cache_salt`."""
     log: RequestLog = field(default_factory=RequestLog)
@@ -207,7 +211,7 @@ class Planner:
             deltas=params.deltas,
             tools_ignored=ignored,
             draft_thinks=served.draft_thinks,
-            counts_tokens=options.timeout_ms is not None,
+            counts_tokens=params.counts_tokens or options.timeout_ms is not None,
             cache_salt=params.cache_salt,
             log=params.log,
             trace=params.trace,

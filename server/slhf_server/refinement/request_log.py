@@ -22,9 +22,13 @@ class RequestLog(TypedDict, total=False):
     """Conversation and answer of each choice, where the setting `log_content` is on."""
 
 
-def record_result(log: RequestLog, refinement: Refinement, usage: Usage) -> None:
-    """Note how a chain ended; of several, tokens add up and the latest to end gives the reason."""
+def record_result(log: RequestLog, refinement: Refinement) -> None:
+    """Note how a chain ended; of several the latest to end gives the reason."""
     log["rounds"] = max(log.get("rounds", 0), refinement.rounds_run)
     log["stop_reason"] = refinement.stop_reason
+
+
+def record_tokens(log: RequestLog, usage: Usage) -> None:
+    """Add what a chain has used, however it ended."""
     log["prompt_tokens"] = log.get("prompt_tokens", 0) + usage.prompt_tokens
     log["completion_tokens"] = log.get("completion_tokens", 0) + usage.completion_tokens

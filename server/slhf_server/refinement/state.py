@@ -232,6 +232,11 @@ class RefinementState:
             stop_sequence,
         )
 
+    def spent(self) -> Usage:
+        """What all rounds and the judge have cost so far, as far as they have said: that of the running round too."""
+        running = [] if self._running is None else [self._running.usage()]
+        return sum([*self._usages, *running, self._trajectory.usage], Usage())
+
     def _rules_met(self) -> list[StopReason]:
         if not self._job.stops:
             return []

@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_settings import NoDecode
 
+from slhf_server.settings.key_files import read_key
 from slhf_server.settings.sections import Section, UserPath
 
 NO_UPSTREAM = ("follower-engine", "none")
@@ -73,23 +74,8 @@ class EndpointSettings(Section):
 
     @model_validator(mode="after")
     def _read_key(self) -> "EndpointSettings":
-        if self.api_key is not None and self.api_key_file is not None:
-            raise ValueError("api_key and api_key_file are both set: give one")
-        self._key = self.api_key
-        if self.api_key_file is not None:
-            try:
-                self._key = SecretStr(self.api_key_file.read_text(encoding="utf-8-sig").strip())
-            except (OSError, UnicodeDecodeError) as exc:
-                problem = exc.strerror if isinstance(exc, OSError) else "not UTF-8 text"
-                raise ValueError(f"api_key_file {str(self.api_key_file)!r}: {problem}") from exc
-        if self._key is not None and not re.fullmatch(r"[!-~]+", self._key.get_secret_value()):
-            raise ValueError(f"{self._key_source()} is empty, or no key: it has spaces or letters beyond ASCII")
-        if self._key is not None and re.fullmatch(r"""(["']).*\1""", self._key.get_secret_value()):
-            raise ValueError(f"{self._key_source()} stands in quotes, which docker's --env-file hands on")
+        self._key = read_key("api_key", self.api_key, self.api_key_file)
         return self
-
-    def _key_source(self) -> str:
-        return "api_key" if self.api_key_file is None else f"api_key_file {str(self.api_key_file)!r}"
 
 
 class UpstreamSettings(EndpointSettings):
@@ -137,8 +123,9 @@ class RemoteEngineSettings(EndpointSettings):
     """What `bundle` would be: where the tokenizer and the bundle's manifest are. No weights are read."""
     adapter: str | None = Field(default=None, min_length=1)
     """The name of the Follower's adapter on that server; None: `model` holds it, or there is none."""
-    priority: int = Field(default=0, ge=-(2**63), lt=2**63)
-    """vLLM's `priority` of a Follower's round (lower is sooner), for a server with `--scheduling-policy priority`."""
+    priority: int = Field(default=0, ge=-(2**31), lt=2**31)
+    """What a Follower's round adds to its request's `priority` (vLLM's: lower is sooner), for a server with
+    `--scheduling-policy priority`."""
 
     @field_validator("base_url", mode="before")
     @classmethod

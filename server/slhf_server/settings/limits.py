@@ -1,6 +1,8 @@
 """What requests may ask for, and how many there may be."""
 
-from pydantic import Field
+import re
+
+from pydantic import Field, SecretStr, field_validator
 
 from slhf_server.settings.sections import Section
 
@@ -31,3 +33,14 @@ class ServerLimits(RefineLimits):
     """Requests per minute of each API key that has no limit of its own; None: unlimited."""
     key_concurrency: int | None = Field(default=None, gt=0)
     """Requests at once of each API key that has no limit of its own; None: unlimited."""
+    key_tokens_per_day: int | None = Field(default=None, gt=0)
+    """Tokens per day (UTC) of each API key that has no limit of its own; None: unlimited."""
+    store: SecretStr | None = None
+    """A Redis or Valkey server that counts rates and days' tokens for all replicas; None: each counts by itself."""
+
+    @field_validator("store")
+    @classmethod
+    def _is_an_address(cls, store: SecretStr | None) -> SecretStr | None:
+        if store is not None and not re.match(r"(redis|rediss)://[^/\s]|unix:///", store.get_secret_value()):
+            raise ValueError("must be redis://HOST:PORT/NUMBER, rediss://... or unix:///PATH")
+        return store

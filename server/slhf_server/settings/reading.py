@@ -18,7 +18,10 @@ from slhf_server.settings.yaml_text import number
 
 _MOST_SHOWN = 200
 """Characters of a refused value."""
-_KEYS = ("api_keys", "api_keys_file", "api_key", "api_key_file", "cache_salt_secret")
+_KEYS = (
+    *("api_keys", "api_keys_file", "api_key", "api_key_file", "cache_salt_secret"),
+    *("admin_key", "admin_key_file"),
+)
 """Settings that hold keys. An empty variable must not leave the server open, or without its key, by accident."""
 _HIDDEN = {"api_key", "base_url", "extra_body", "extra_headers"}
 _SHOWN = {

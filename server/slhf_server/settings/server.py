@@ -1,7 +1,6 @@
 """Every setting. Flags win over the `SLHF_*` environment, which wins over the YAML file, which wins over defaults."""
 
 import ipaddress
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,8 +15,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from slhf.wire import JUDGED, Select, StopWhen
 from slhf_server.settings.endpoints import (
@@ -29,13 +27,13 @@ from slhf_server.settings.endpoints import (
     upstream_name,
 )
 from slhf_server.settings.judging import JudgeSettings, judge_name
+from slhf_server.settings.key_files import read_key
 from slhf_server.settings.limits import RefineLimits, ServerLimits
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.redaction import without_secrets
 from slhf_server.settings.sections import Section, UserPath
+from slhf_server.settings.sources import ConfigFile, Environment
 from slhf_server.settings.values import given
-from slhf_server.settings.variables import is_service_link
-from slhf_server.settings.yaml_text import quoted, read_file
 
 BUILTIN = "builtin:qwen2.5-coder-1.5b-slhf"
 """What is served by default; tests/deploy/test_default.py finds the other files that name it."""
@@ -154,6 +152,15 @@ class Settings(BaseSettings):
     cache_salt_secret: SecretStr | None = Field(
         default=None, min_length=1, description="for replicas that share a cache: separates the keys' parts of it"
     )
+    admin_host: str = Field(default="127.0.0.1", min_length=1, description="address to bind for the operators' port")
+    admin_port: int | None = Field(
+        default=None, ge=0, le=65535, description="the operators' port; 0 takes a free one; none: there is none"
+    )
+    admin_key: SecretStr | None = Field(default=None, description="the operators' key; never by flag")
+    admin_key_file: UserPath | None = Field(default=None, description="a file that holds the operators' key instead")
+    metrics_by_key: Literal["on", "off"] = Field(
+        default="off", description="usage by the API key's name in /metrics, which then asks for the operators' key"
+    )
     cors_origins: list[str] = Field(default=[], description='origins whose pages may call the server; "*": all')
     playground: Literal["auto", "on", "off"] = Field(
         default="auto", description="a page to try refinements at GET /; auto: where the host is this machine alone"
@@ -210,7 +217,14 @@ class Settings(BaseSettings):
                 )
         return origins
 
-    @field_validator("speculation", "playground", mode="before")
+    def operators_key(self) -> SecretStr | None:
+        """The key of the operators' port. Raises SettingsError."""
+        try:
+            return read_key("admin_key", self.admin_key, self.admin_key_file)
+        except ValueError as exc:
+            raise SettingsError(str(exc)) from exc
+
+    @field_validator("speculation", "playground", "metrics_by_key", mode="before")
     @classmethod
     def _switch(cls, value: Any) -> Any:
         """Read `false` as `off`, because they are the same in YAML 1.1, which Helm and Ray read."""
@@ -241,6 +255,14 @@ class Settings(BaseSettings):
                 if alias in taken:
                     raise SettingsError(f"models.{name}.aliases: {alias!r} is the name of a served model already")
                 taken.add(alias)
+        return self
+
+    @model_validator(mode="after")
+    def _operators_have_a_key(self) -> "Settings":
+        asking = {"admin_port": self.admin_port is not None, "metrics_by_key": self.metrics_by_key == "on"}
+        asks = [name for name, wanted in asking.items() if wanted]
+        if self.operators_key() is None and asks:
+            raise SettingsError(f"{asks[0]}: it needs a key of its own: set admin_key or admin_key_file")
         return self
 
     @model_validator(mode="after")
@@ -291,7 +313,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, _Environment(settings_cls), _ConfigFile(settings_cls))
+        return (init_settings, Environment(settings_cls), ConfigFile(settings_cls))
 
 
 def _is_loopback(host: str) -> bool:
@@ -299,36 +321,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name
         return host.lower() == "localhost"
-
-
-class _Environment(EnvSettingsSource):
-    """The environment without links to services and without blank variables, as Compose's `${VARIABLE:-}` passes."""
-
-    def __init__(self, settings_cls: type[BaseSettings]) -> None:
-        super().__init__(settings_cls)
-        variables = self.env_vars.items()
-        self.env_vars = {
-            name: text for name, text in variables if text and text.strip() and not is_service_link(name, text)
-        }
-
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        return quoted(super().decode_complex_value(field_name, field, value))
-
-
-class _ConfigFile(PydanticBaseSettingsSource):
-    """The YAML file that a flag or the environment names."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # the file is read whole, in __call__
-
-    def __call__(self) -> dict[str, Any]:
-        path = self.current_state.get("config")
-        if path is None:
-            return {}
-        content = read_file("config", Path(os.path.expanduser(str(path).strip())))
-        if content is not None and not isinstance(content, dict):
-            kind = "list" if isinstance(content, list) else "text"
-            raise SettingsError(f"config {path}: must be a mapping of settings, not {kind}")
-        if content and content.get("config") is not None:
-            raise SettingsError(f"config {path}: config: a file does not name another (got {str(content['config'])!r})")
-        return content or {}

@@ -85,21 +85,23 @@ class Prometheus:
         self._http.close()
 
 
-def configuration(target: str) -> dict[str, Any]:
-    """The shipped one, faster, for a server elsewhere."""
+def configuration(target: str, key: str | None = None) -> dict[str, Any]:
+    """The shipped one, faster, for a server elsewhere, whose metrics may need a key."""
     shipped: dict[str, Any] = yaml.safe_load(CONFIGURATION.read_text(encoding="utf-8"))
     shipped["global"] |= {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL}
     shipped["rule_files"] = [str(CONFIGURATION.parent / pattern) for pattern in shipped["rule_files"]]
     [job] = shipped["scrape_configs"]
     job["static_configs"] = [{"targets": [target]}]
+    if key is not None:
+        job["authorization"] = {"credentials": key}
     return shipped
 
 
 @contextmanager
-def watching(server_url: str, folder: Path) -> Iterator[Prometheus]:
+def watching(server_url: str, folder: Path, key: str | None = None) -> Iterator[Prometheus]:
     """Prometheus, which has scraped this server at least once; its data lie in the folder."""
     file = folder / "prometheus.yml"
-    file.write_text(yaml.safe_dump(configuration(server_url.removeprefix("http://"))), encoding="utf-8")
+    file.write_text(yaml.safe_dump(configuration(server_url.removeprefix("http://"), key)), encoding="utf-8")
     address = f"127.0.0.1:{free_port()}"
     command = [program("prometheus"), f"--config.file={file}", f"--web.listen-address={address}"]
     with (folder / "prometheus.log").open("wb") as log:

@@ -17,6 +17,7 @@ from tests.server.models.upstream.faulty import HELLO, USAGE, error, says, upstr
 GOOD = says({**HELLO, "usage": USAGE})
 LISTED = says({"data": []})
 KEPT = "a text that stays"
+KEY, ADMIN = "a-clients", "an-operators"
 CODE = "```python\nprint(1)\n```"
 """A draft whose block is lost in refinement, since words are put before its fence."""
 
@@ -38,6 +39,7 @@ def busy_server() -> Iterator[str]:
                 "cloud": {**common, "base_url": cloud.url},
                 "broken": {**common, "base_url": broken.url, "breaker_cooldown_s": 600},
             },
+            **{"api_keys": f"web={KEY}", "admin_key": ADMIN, "metrics_by_key": "on"},
             "models": {"plain": {"rounds": 2}, "cloud": {"leader": "cloud"}, "broken": {"leader": "broken"}},
         }
         with running(create_app(Settings(**settings), FakeEngine(reply).open)) as url:
@@ -46,7 +48,7 @@ def busy_server() -> Iterator[str]:
 
 def one_of_each(url: str) -> None:
     """Send each kind of request once, and look whether it was answered as it should be."""
-    with httpx2.Client(base_url=url, timeout=30) as http:
+    with httpx2.Client(base_url=url, timeout=30, headers={"Authorization": f"Bearer {KEY}"}) as http:
 
         def post(path: str, status: int = 200, **body: Any) -> None:
             answer = http.post(f"/v1/{path}", json={"model": "plain", **body})

@@ -14,15 +14,18 @@ from tests.server.conftest import Play
 class Guest:
     """Asks for a place, and holds it until told to leave."""
 
-    def __init__(self, admission: Admission, name: str, deadline: Deadline | None = None, model: str = "m") -> None:
+    def __init__(
+        self, admission: Admission, name: str, deadline: Deadline | None = None, model: str = "m", priority: int = 0
+    ) -> None:
         self.leave = asyncio.Event()
         self.name = name
         self._admission = admission
         self._model = model
         self._deadline = deadline or Deadline.after(3600)
+        self._priority = priority
 
     async def stay(self, admitted: list[str]) -> None:
-        async with self._admission.place(self._model, self._deadline):
+        async with self._admission.place(self._model, self._deadline, self._priority):
             admitted.append(self.name)
             await self.leave.wait()
 
@@ -44,6 +47,49 @@ def test_places_go_to_who_waited_longest(play: Play) -> None:
             for guest in guests:
                 guest.leave.set()
         assert admitted == list("abcde")
+        assert (admission.running.total(), admission.waiting.total()) == (0, 0)
+
+    play(scenario())
+
+
+def test_of_those_who_wait_the_lowest_priority_is_next_and_equals_go_by_their_arrival(play: Play) -> None:
+    async def scenario() -> None:
+        admission = Admission(running=1, waiting=9)
+        admitted: list[str] = []
+        first = Guest(admission, "first", priority=100)
+        wishes = [("a", 1), ("b", 0), ("c", -2), ("d", 0), ("e", 1)]
+        guests = [Guest(admission, name, priority=priority) for name, priority in wishes]
+        async with asyncio.TaskGroup() as group:
+            group.create_task(first.stay(admitted))
+            await until(lambda: admitted == ["first"])
+            for number, guest in enumerate(guests, start=1):
+                guest.leave.set()
+                group.create_task(guest.stay(admitted))
+                await until(lambda: admission.waiting.total() == number)  # noqa: B023  awaited in this turn
+            first.leave.set()
+        assert admitted == ["first", "c", "b", "d", "a", "e"]
+        assert (admission.running.total(), admission.waiting.total()) == (0, 0)
+
+    play(scenario())
+
+
+def test_who_leaves_the_queue_does_not_disturb_its_order(play: Play) -> None:
+    """Whether the place is free at once, or comes when the one who leaves has been told but has not run since."""
+
+    async def scenario() -> None:
+        admission = Admission(running=1, waiting=9)
+        admitted: list[str] = []
+        guests = [Guest(admission, str(priority), priority=priority) for priority in (3, 0, 1, 2)]
+        async with admission.place("m", Deadline.after(3600)):
+            tasks = [asyncio.create_task(guest.stay(admitted)) for guest in guests]
+            await until(lambda: admission.waiting.total() == 4)
+            tasks[2].cancel()
+            await until(lambda: admission.waiting.total() == 3)
+            tasks[1].cancel()
+        for guest in guests:
+            guest.leave.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert admitted == ["2", "3"]
         assert (admission.running.total(), admission.waiting.total()) == (0, 0)
 
     play(scenario())

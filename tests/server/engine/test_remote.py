@@ -56,6 +56,18 @@ def test_the_prompt_goes_as_token_ids_and_text_comes_back(play: Play, encoder: P
     play(scenario())
 
 
+@pytest.mark.parametrize(("own", "asked", "sent_on"), [(0, 0, None), (0, 7, 7), (-1, 0, -1), (-1, 7, 6), (-1, 1, None)])
+def test_a_requests_priority_goes_along_with_the_engines_own_step_and_zero_is_not_sent(
+    play: Play, encoder: PromptEncoder, own: int, asked: int, sent_on: int | None
+) -> None:
+    async def scenario() -> None:
+        async with staged(encoder, writes(encoder, "4"), priority=own) as stage:
+            await stage.ask(ASK, SamplingParams(priority=asked))
+            assert sent(stage.servers[0].asked[0]).get("priority") == sent_on
+
+    play(scenario())
+
+
 def test_what_was_generated_stands_in_the_next_prompt_as_the_same_ids(play: Play, encoder: PromptEncoder) -> None:
     """Ids that no encoding of the text gives: a letter for a letter."""
 

@@ -6,7 +6,7 @@
 import sys
 from typing import Any
 
-from slhf_server.api.parameter import Parameter, rows
+from slhf_server.api.parameter import PRIORITY, Parameter, rows
 
 _NO_TOOL = {"type": "none"}
 _ANY_WAY: tuple[dict[str, Any], ...] = (
@@ -42,6 +42,7 @@ MESSAGES: dict[str, Parameter] = {
     "top_p": Parameter("both", "refine.top_p overrides it for the Follower"),
     "top_k": Parameter("both"),
     "stop_sequences": Parameter("both", "up to 16"),
+    "priority": PRIORITY,
     "output_config": Parameter("both", "format; effort is an upstream's (its reasoning_effort), and a 400 without one"),
     "metadata": Parameter("ignored", "nothing is stored"),
     "service_tier": Parameter("ignored", "there is one tier"),

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
 
 from slhf.history import Content, History, Message
-from slhf.wire import RefineOptions, Section, Temperature, TopP
+from slhf.wire import Priority, RefineOptions, Section, Temperature, TopP
 from slhf_server.api.anthropic.blocks import ConversationMessage, Placed, as_chat, system_as_chat
 from slhf_server.api.anthropic.message_parameters import COUNT_TOKENS, EFFORT, MESSAGES
 from slhf_server.api.parameter import check_drafter, document, filter_parameters
@@ -133,6 +133,7 @@ class MessageRequest(Prompt):
     top_k: Annotated[StrictInt, Field(ge=0, lt=2**31)] | None = None
     stop_sequences: Annotated[list[StrictStr], Field(max_length=16)] | None = None
     output_config: OutputConfig = Field(default_factory=OutputConfig)
+    priority: Priority | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -150,6 +151,7 @@ class MessageRequest(Prompt):
             sampling=self._sampling(),
             deltas="none" if not self.stream else "all" if self.refine.show_rounds else "last",
             check_supported=self.check_supported,
+            priority=self.priority,
         )
 
     def check_supported(self, drafter: Drafter) -> None:

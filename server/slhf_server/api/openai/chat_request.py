@@ -9,7 +9,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from slhf.history import STRING_OR_LIST, Message
-from slhf.wire import RefineOptions, Section, Temperature, TopP, given
+from slhf.wire import Priority, RefineOptions, Section, Temperature, TopP, given
 from slhf_server.api.openai.parameters import CHAT, OF_THE_ENGINE
 from slhf_server.api.parameter import check_drafter, document, filter_parameters
 from slhf_server.api.planning import IN_REFINE
@@ -48,6 +48,7 @@ class GenerationRequest(Section):
     max_tokens: Count | None = None
     stop: StopStrings | None = None
     seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
+    priority: Priority | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     top_k: Annotated[StrictInt, Field(ge=-1, lt=2**31)] | None = None
@@ -75,6 +76,7 @@ class GenerationRequest(Section):
             sampling=self.sampling(),
             deltas="none" if not self.stream else "all" if self.refine.show_rounds else "last",
             choices=self.n or 1,
+            priority=self.priority,
             check_supported=self.check_supported,
         )
 
@@ -144,7 +146,7 @@ class ChatRequest(GenerationRequest):
         return IN_REFINE | ({} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"})
 
 
-_TRANSLATED = {"stop", "bad_words", "stop_token_ids", "allowed_token_ids"}
+_TRANSLATED = {"stop", "bad_words", "stop_token_ids", "allowed_token_ids", "priority"}
 _SHARED = tuple(set(SamplingParams.__dataclass_fields__) & set(GenerationRequest.model_fields) - _TRANSLATED)
 """Parameters that `SamplingParams` has under the same name and type."""
 

@@ -5,7 +5,7 @@
 
 import sys
 
-from slhf_server.api.parameter import Parameter, rows
+from slhf_server.api.parameter import PRIORITY, Parameter, rows
 
 _STATELESS = {
     "user": Parameter("ignored", "no per-user state is kept"),
@@ -23,7 +23,7 @@ _FOREIGN = {
     "request_id": Parameter("ignored", "X-Request-Id names a request"),
     "session_id": Parameter("ignored", "no session is kept"),
     "include_reasoning": Parameter("ignored", "thoughts are taken out of every answer"),
-    "priority": Parameter("rejected", "there is one queue", (0,)),
+    "priority": PRIORITY,
     "cache_salt": Parameter("rejected", "the server decides who shares a prefix cache"),
     "return_token_ids": Parameter("rejected", "use logprobs", (False,)),
     "return_tokens_as_token_ids": Parameter("rejected", "use logprobs", (False,)),

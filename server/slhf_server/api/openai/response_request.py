@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Discriminator, Field, StrictBool, StrictStr, Ta
 from pydantic_core import PydanticCustomError
 
 from slhf.history import SPOKEN, STRING_OR_LIST, AnyOf, Content, FunctionCall, History, Message, Original
-from slhf.wire import RefineOptions, Section, Temperature, TopP, given
+from slhf.wire import Priority, RefineOptions, Section, Temperature, TopP, given
 from slhf_server.api.openai.chat_request import Count, hide_earlier_rounds
 from slhf_server.api.openai.parameters import RESPONSES
 from slhf_server.api.parameter import document, filter_parameters
@@ -158,6 +158,7 @@ class ResponseRequest(Section):
     top_p: TopP | None = None
     max_output_tokens: Count | None = None
     text: Text = Text()
+    priority: Priority | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -191,6 +192,7 @@ class ResponseRequest(Section):
             options=self.refine,
             sampling=SamplingParams(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_output_tokens),
             deltas="last" if self.stream else "none",
+            priority=self.priority,
         )
 
     @cached_property
