@@ -145,13 +145,20 @@ def test_the_light_client_needs_httpx2_and_pydantic_alone() -> None:
     assert names == ["httpx2", "pydantic"]
 
 
+def packages(files: list[Path]) -> set[str]:
+    """What the files import, but for Python's own and slhf."""
+    return {module.partition(".")[0] for path in files for module in imports(path)} - sys.stdlib_module_names - {"slhf"}
+
+
 def test_the_light_client_imports_what_it_declares() -> None:
-    """`slhf._commands` and `slhf._diff` are the command, which has an extra."""
-    library = [path for path in sources(CLIENT / "slhf") if path.name not in ("_commands.py", "_diff.py")]
-    packages = {module.partition(".")[0] for path in library for module in imports(path)}
-    assert packages - sys.stdlib_module_names - {"slhf"} == {"httpx2", "pydantic"}
-    command = {module.partition(".")[0] for path in sources(CLIENT / "slhf") for module in imports(path)}
-    assert command - packages - sys.stdlib_module_names == {"rich", "typer"}
+    """`slhf._commands` and `slhf._diff` are the command, which has an extra. An integration needs its host."""
+    everything, integrations = sources(CLIENT / "slhf"), sources(CLIENT / "slhf" / "integrations")
+    command = [path for path in everything if path.name in ("_commands.py", "_diff.py")]
+    library = [path for path in everything if path not in [*command, *integrations]]
+    assert packages(library) == {"httpx2", "pydantic"}
+    assert packages(command) - packages(library) == {"rich", "typer"}
+    assert packages(integrations) - packages(library) == {"litellm"}
+    assert importers("slhf.integrations", CLIENT) == set()
 
 
 def test_underscore_modules_of_the_client_are_its_own() -> None:

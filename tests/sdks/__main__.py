@@ -12,7 +12,7 @@ from tests.sdks import environments
 from tests.sdks.clients import CLIENTS, NODE, SERVED, Client
 from tests.sdks.server import serving
 
-TIMEOUT_S = 120
+TIMEOUT_S = 300  # LiteLLM's proxy takes one to start
 
 
 @cache
@@ -24,11 +24,19 @@ def environment_of(requirements: Path) -> tuple[Path | None, str]:
         return None, f"{requirements.name} could not be installed:\n{error.stdout}"
 
 
-def environ(url: str) -> dict[str, str]:
-    """The user's, less what would lead a client or its Python elsewhere."""
+@cache
+def slhf_in(scratch: Path) -> Path:
+    target = scratch / "slhf"
+    environments.install_slhf(target)
+    return target
+
+
+def environ(url: str, path: Path | None = None) -> dict[str, str]:
+    """The user's, less what would lead a client or its Python elsewhere; `path` is where it finds slhf."""
     led_astray = ("OPENAI_", "ANTHROPIC_", "PYTHONPATH", "PYTHONHOME", "SLHF_", "NODE_OPTIONS")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(led_astray)}
-    return {**kept, "SLHF_BASE_URL": url, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    found = {"PYTHONPATH": str(path)} if path else {}
+    return {**kept, **found, "SLHF_BASE_URL": url, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 
 def command(client: Client, place: Path, scratch: Path) -> list[str]:
@@ -58,7 +66,7 @@ def failure(client: Client, part: str, url: str, scratch: Path) -> str | None:
         done = subprocess.run(
             words,
             cwd=environments.ROOT,
-            env=environ(url),
+            env=environ(url, slhf_in(scratch) if client.with_slhf else None),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

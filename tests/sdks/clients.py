@@ -8,9 +8,10 @@ EXAMPLES = HERE.parents[1] / "clients" / "examples"
 
 NEWEST = HERE / "requirements-newest.txt"
 OPENAI_2 = HERE / "requirements-openai-2.txt"
+LITELLM = HERE / "requirements-litellm-proxy.txt"
 NODE = HERE / "package.json"
 
-SERVED = {"chat", "responses", "completions", "messages"}  # the endpoints that the checks are run against
+SERVED = {"chat", "responses", "completions", "messages", "refine"}  # the endpoints that the checks are run against
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Client:
     environment: Path  # a list of requirements, or a package.json
     file: Path
     parts: tuple[str, ...] = ()  # endpoints, checked in a process each; an example has none and only has to end well
+    with_slhf: bool = False  # whether slhf is installed beside it, without what it depends on
 
 
 CLIENTS = [
@@ -29,6 +31,7 @@ CLIENTS = [
     Client("anthropic", NEWEST, HERE / "check_anthropic.py", ("messages",)),
     Client("langchain-openai", NEWEST, HERE / "check_langchain.py", ("chat", "responses", "completions")),
     Client("litellm", NEWEST, HERE / "check_litellm.py", ("chat", "responses", "completions")),
+    Client("LiteLLM proxy (our guardrail)", LITELLM, HERE / "check_litellm_proxy.py", ("refine",), with_slhf=True),
     Client("llm", NEWEST, HERE / "check_llm.py", ("chat", "responses", "completions")),
     Client("pydantic-ai", NEWEST, HERE / "check_pydantic_ai.py", ("chat", "responses")),
     Client("example openai_chat.py", NEWEST, EXAMPLES / "openai_chat.py"),

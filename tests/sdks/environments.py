@@ -47,6 +47,13 @@ def install_python(requirements: Path, place: Path) -> None:
     run(*uv, "--python", str(place), "--requirement", str(requirements), environ={"SLHF_VENV": sys.prefix})
 
 
+def install_slhf(target: Path) -> None:
+    """The distribution as it is built, without what it depends on, into a folder that lies in no cache."""
+    uv = [str(ROOT / "scripts" / "environment"), "uv", "pip", "install", "--quiet", "--no-deps"]
+    source = str(ROOT / "clients" / "python")
+    run(*uv, "--python", sys.prefix, "--target", str(target), source, environ={"SLHF_VENV": sys.prefix})
+
+
 def install_node(requirements: Path, place: Path) -> None:
     shutil.copy(requirements, place / "package.json")
     run("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--prefix", str(place))

@@ -161,7 +161,7 @@ RESPONSES: dict[str, Parameter] = {
     "parallel_tool_calls": Parameter("rejected", "use chat completions", (True, False)),
     "max_tool_calls": Parameter("rejected", "use chat completions"),
     "top_logprobs": Parameter("rejected", "use chat completions", (0,)),
-    "include": Parameter("rejected", "there is nothing to include", ([],)),
+    "include": Parameter("rejected", "there is nothing to include", ([], ["reasoning.encrypted_content"])),
     "reasoning": Parameter("rejected", "use chat completions", ({}, {"effort": "none"})),
     "previous_response_id": Parameter("rejected", "nothing is stored: send the conversation in input"),
     "conversation": Parameter("rejected", "nothing is stored: send the conversation in input"),
