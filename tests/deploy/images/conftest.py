@@ -1,4 +1,5 @@
-"""The images, each built once in a session, where scripts/deploy-checks --image asks for it.
+"""The images, where scripts/deploy-checks --image asks for them: each built once in a session, and not again for a commit that
+its label names, if no file has been changed since.
 
 Docker keeps the layers of `gpu` for `ray` and `training`, which begin with them; buildah, which must keep none here, is
 given the image that it has made of `gpu`.
@@ -81,20 +82,33 @@ def build(
     def build(target: str, *more: str) -> Image:
         tag = f"localhost/slhf-server:test-{target}"
         podman.build(context, tag, "--target", target, *options, *more)
-        (described,) = json.loads(podman.say("image", "inspect", tag).stdout)
-        return Image(tag, described)
+        return described(podman, tag)
 
     return build
 
 
+def described(podman: Containers, tag: str) -> Image:
+    (told,) = json.loads(podman.say("image", "inspect", tag).stdout)
+    return Image(tag, told)
+
+
+def of_this_commit(podman: Containers, target: str, labels: list[str]) -> Image | None:
+    tag = f"localhost/slhf-server:test-{target}"
+    if podman.say("image", "exists", tag).returncode:
+        return None
+    image = described(podman, tag)
+    revision = image.labels.get("revision", "")
+    return image if f"REVISION={revision}" in labels and not revision.endswith("-dirty") else None
+
+
 @pytest.fixture(scope="session")
-def image(podman: Containers, build: Callable[..., Image], context: Path) -> Callable[[str], Image]:
-    """`image(target)`: built if this session has not built it yet."""
+def image(podman: Containers, build: Callable[..., Image], context: Path, labels: list[str]) -> Callable[[str], Image]:
+    """`image(target)`: built if there is none."""
     built: dict[str, Image] = {}
 
     def image(target: str) -> Image:
-        if target in built:
-            return built[target]
+        if found := built.get(target) or of_this_commit(podman, target, labels):
+            return found
         options: list[str] = []
         if target == "gpu":
             containers.make_vllm_stand_in(podman, context.with_name("vllm"), image("cpu").tag, VLLM_IMAGE)
