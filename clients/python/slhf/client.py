@@ -22,8 +22,9 @@ from slhf._exchange import (
     refine_request,
     transport_error,
 )
+from slhf.cards import ModelCard, ModelList
 from slhf.connection import DEFAULT_TIMEOUT, http_settings
-from slhf.wire import Event, ModelCard, ModelList, RefineResponse
+from slhf.wire import Event, RefineResponse
 
 
 def _refine_call(conversation: Conversation, options: Options, *, stream: bool) -> dict[str, Any]:
