@@ -80,6 +80,8 @@ class RefineOptions(Section):
     max_tokens: Annotated[StrictInt, Field(gt=0)] | None = None
     instruction: StrictStr | None = None
     """An extra wish for this request, appended to the Follower's turn."""
+    profile: StrictStr | None = None
+    """One of the server's named ways to refine, for what is not given here; "none": not the key's or the model's."""
 
 
 class RefineRequest(RefineOptions):
@@ -222,6 +224,8 @@ class Refinement(_Answer):
     usage: RefinementUsage
     tools_ignored: bool = False
     """Whether the request offered tools to a Leader that cannot call any, so that they were left out."""
+    profile: str | None = None
+    """The named way to refine that filled in what the request left out."""
     rounds: list[Round] = []
     """Every finished round, the draft as round 0; empty unless `return_rounds`."""
 
@@ -315,6 +319,10 @@ class ModelCard(_Answer):
     rounds: int | None = None
     """Follower rounds of a request that does not say how many."""
     limits: ModelLimits | None = None
+    profile: str | None = None
+    """Of a request that names none."""
+    profiles: list[str] = []
+    """All that a request may name."""
 
 
 class ModelList(_Answer):

@@ -71,6 +71,8 @@ class Job:
     """What a round must not lose."""
     holds_back: bool = False
     """Whether the last round is shown once it is known what it has lost; else what was shown is not looked at."""
+    profile: str | None = None
+    """The named way to refine that filled in what the request left out."""
     draft_thinks: bool = False
     """Whether the client's draft may begin with thoughts."""
     deltas: Deltas = "none"

@@ -198,6 +198,7 @@ class RefinementState:
             stop_reason=reason,
             draft_source=self._job.draft_source,
             tools_ignored=self._job.tools_ignored,
+            profile=self._job.profile,
             duration_ms=duration * 1e3,
             usage=usage,
             rounds=[*self._finished],
