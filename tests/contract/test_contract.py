@@ -170,7 +170,7 @@ def test_an_answer_has_openais_fields_and_refinement(serve: Serve) -> None:
     told = set(answer["refinement"])
     assert told == {
         *("applied", "rounds_requested", "rounds_run", "returned_round", "stop_reason"),
-        *("draft_source", "duration_ms", "usage", "tools_ignored", "selection", "rounds"),
+        *("draft_source", "duration_ms", "usage", "tools_ignored", "selection", "profile", "rounds"),
     }
     finished = set(answer["refinement"]["rounds"][1]) - {"tool_calls"}
     assert finished == {"round", "role", "model", "text", "finish_reason", "usage", "latency_ms", "edit_ratio", "lost"}

@@ -27,6 +27,7 @@ from slhf_server.observability.key_usage import KeyUsage
 from slhf_server.observability.metrics import LATENCY, Metrics
 from slhf_server.settings.endpoints import RemoteEngineSettings, UpstreamSettings
 from slhf_server.settings.judging import JudgeSettings, RewardSettings
+from slhf_server.settings.profiles import Profile
 from slhf_server.settings.reading import load_settings
 from slhf_server.settings.server import ServedModel, Settings
 
@@ -135,8 +136,9 @@ def test_every_setting_stands_in_the_table_with_its_default(configuration: str) 
     assert [row for row in setting_rows(Settings) if not any(line.startswith(row) for line in lines)] == []
 
 
-def test_every_key_of_a_model_of_another_server_of_a_judge_and_of_an_api_key_is_explained(configuration: str) -> None:
-    sections = (ServedModel, UpstreamSettings, RemoteEngineSettings, JudgeSettings, RewardSettings, KeyEntry)
+def test_every_key_of_a_section_that_others_name_and_of_an_api_key_is_explained(configuration: str) -> None:
+    servers = (ServedModel, UpstreamSettings, RemoteEngineSettings)
+    sections = (*servers, JudgeSettings, RewardSettings, KeyEntry, Profile)
     assert left_out([name for section in sections for name in section.model_fields], configuration) == []
 
 
@@ -145,10 +147,12 @@ def test_the_example_configurations_are_read(
 ) -> None:
     monkeypatch.setenv("SLHF_UPSTREAMS__OPENAI__API_KEY", "sk-1")
     file = tmp_path / "slhf.yaml"
-    upstream, remote, judges, whole = re.findall(r"```yaml\n(.*?)```", configuration, re.DOTALL)
+    profiles, upstream, remote, judges, whole = re.findall(r"```yaml\n(.*?)```", configuration, re.DOTALL)
     file.write_text(upstream, encoding="utf-8")
     assert load_settings(["--config", str(file)]).upstreams["openai"].key() is not None
     monkeypatch.undo()
+    file.write_text(profiles, encoding="utf-8")
+    assert load_settings(["--config", str(file)]).models["assistant-plain"].profile == "plain"
     file.write_text(remote, encoding="utf-8")
     assert load_settings(["--config", str(file)]).engine_names == ["gpu"]
     file.write_text(judges, encoding="utf-8")

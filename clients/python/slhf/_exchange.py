@@ -78,6 +78,7 @@ class Options(TypedDict, total=False):
     top_p: float | None
     max_tokens: int | None
     instruction: str | None
+    profile: str | None
     seed: int | None
     priority: int | None
 

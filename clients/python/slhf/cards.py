@@ -47,6 +47,10 @@ class ModelCard(_Card):
     limits: ModelLimits | None = None
     judge: JudgeCard | None = None
     """Who is asked by `select` and `stop_when`; None: nobody can be."""
+    profile: str | None = None
+    """Of a request that names none."""
+    profiles: list[str] = []
+    """All that a request may name."""
 
 
 class ModelList(_Card):

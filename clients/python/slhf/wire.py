@@ -93,6 +93,8 @@ class RefineOptions(Section):
     max_tokens: Annotated[StrictInt, Field(gt=0)] | None = None
     instruction: StrictStr | None = None
     """An extra wish for this request, appended to the Follower's turn."""
+    profile: StrictStr | None = None
+    """One of the server's named ways to refine, for what is not given here; "none": not the key's or the model's."""
 
 
 class RefineRequest(RefineOptions):
@@ -254,6 +256,8 @@ class Refinement(_Answer):
     """Whether the request offered tools to a Leader that cannot call any, so that they were left out."""
     selection: Selection | None = None
     """None where no judge was to be asked."""
+    profile: str | None = None
+    """The named way to refine that filled in what the request left out."""
     rounds: list[Round] = []
     """Every finished round, the draft as round 0; empty unless `return_rounds`."""
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from slhf_server.access.spending import Now, Spending, utc_now
 from slhf_server.errors import BadRequest, InvalidAPIKey, RateLimited
 from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.profiles import NO_PROFILE
 from slhf_server.settings.server import Settings
 from slhf_server.settings.yaml_text import number, read_file
 
@@ -41,6 +42,9 @@ class KeyEntry(BaseModel):
     """Of prompts and completions, from midnight to midnight of UTC."""
     priority: int = Field(default=0, ge=-(2**31), lt=2**31)
     """Of its requests that ask for none, and the soonest that they may ask for (lower is sooner)."""
+
+    profile: str | None = None
+    """Of its requests that name none, before the served model's."""
 
     @field_validator("requests_per_minute", "concurrency", "tokens_per_day", "priority", mode="before")
     @classmethod
@@ -232,6 +236,9 @@ def _entries(settings: Settings) -> list[KeyEntry]:
         for entry in entries:
             if values.count(getattr(entry, key)) > 1:
                 raise SettingsError(f"API keys: the {key} of {entry.name!r} is there more than once")
+    for entry in entries:
+        if entry.profile not in (None, NO_PROFILE, *settings.profiles):
+            raise SettingsError(f"API keys: the profile of {entry.name!r} is none of this server's")
     limits = settings.limits
     defaults = {
         "requests_per_minute": limits.key_requests_per_minute,

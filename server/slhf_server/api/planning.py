@@ -15,7 +15,7 @@ from slhf_server.refinement.job import Job
 from slhf_server.refinement.planner import RefineParams
 from slhf_server.service import Service
 
-_OWN = ("rounds", "draft", "timeout_ms", "max_total_tokens", "select", "stop_when")
+_OWN = ("rounds", "draft", "timeout_ms", "max_total_tokens", "select", "stop_when", "profile")
 IN_REFINE = {name: f"refine.{name}" for name in _OWN}
 """Where OpenAI's endpoints and Anthropic's have what stands at the top of `/v1/refine`."""
 
@@ -43,6 +43,7 @@ async def planned(
     whole = replace(
         params,
         sampling=replace(params.sampling, structure=structure, priority=_priority(request, params.priority)),
+        keys_profile=None if key is None else key.entry.profile,
         counts_tokens=key is not None and key.entry.tokens_per_day is not None,
         cache_salt=keyring.cache_salt(request.state.log.get("key")),
         log=request.state.log,

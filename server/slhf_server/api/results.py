@@ -43,6 +43,7 @@ def combined(ended: Mapping[int, RefinementResult]) -> RefinementResult:
         returned_round=max(report.returned_round for report in reports),
         stop_reason=next((r.stop_reason for r in reports if r.stop_reason not in _AS_ASKED), reports[0].stop_reason),
         draft_source=first.refinement.draft_source,
+        profile=first.refinement.profile,
         duration_ms=max(report.duration_ms for report in reports),
         usage=_added(report.usage for report in reports),
     )

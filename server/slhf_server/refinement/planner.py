@@ -25,6 +25,7 @@ from slhf_server.refinement.stops import Thresholds, rules_of
 from slhf_server.refinement.wishes import Wishes, obstacle, wishes, with_instruction
 from slhf_server.settings.endpoints import OWN_ENGINE
 from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.profiles import NO_PROFILE, Profile
 from slhf_server.settings.server import ServedModel, Settings
 
 _ID_PREFIX: dict[Endpoint, str] = {
@@ -51,6 +52,8 @@ class RefineParams:
     deltas: Deltas
     choices: int = 1
     """Independent chains (OpenAI's `n`)."""
+    keys_profile: str | None = None
+    """What the API key's entry names."""
     priority: int | None = None
     """What the body says; `sampling` has what holds (api/planning.py)."""
     counts_tokens: bool = False
@@ -105,7 +108,10 @@ class Planner:
         conversation.check(params.messages)
         conversation.log_unread(params.messages)
         choices = _limited("n", params.choices, None, self._settings.limits.choices)
-        shared = self._job(name, served, params, drafter)
+        profile = self._profile(served, params)
+        if profile is not None:
+            params = replace(params, options=_filled(params.options, self._settings.profiles[profile]))
+        shared = self._job(name, served, params, drafter, profile)
         return [shared, *(_another(shared, number) for number in range(1, choices))]
 
     def cards(self, *, created: int) -> list[ModelCard]:
@@ -143,6 +149,8 @@ class Planner:
             judge=None
             if served.judge is None
             else JudgeCard(name=served.judge, kind=self._settings.judges[served.judge].kind),
+            profile=served.profile,
+            profiles=[*self._settings.profiles],
         )
 
     def tokenizer(self, model: str | None) -> tuple[Tokenizer, int]:
@@ -176,7 +184,19 @@ class Planner:
             return "client"
         return "upstream" if served.leader in self._upstreams else "engine"
 
-    def _job(self, name: str, served: ServedModel, params: RefineParams, drafter: Drafter) -> Job:
+    def _profile(self, served: ServedModel, params: RefineParams) -> str | None:
+        """The request's, else its key's, else its model's. Raises BadRequest."""
+        named = (params.options.profile, params.keys_profile, served.profile, NO_PROFILE)
+        chosen = next(name for name in named if name is not None)
+        if chosen == NO_PROFILE:
+            return None
+        if chosen not in self._settings.profiles:
+            raise BadRequest("profile: there is none of that name; GET /v1/models lists them", param="profile")
+        return chosen
+
+    def _job(
+        self, name: str, served: ServedModel, params: RefineParams, drafter: Drafter, profile: str | None = None
+    ) -> Job:
         options, limits, engine = params.options, self._limits[name], self._engines[served.follower]
         manifest = engine.manifest
         rounds = _limited("rounds", options.rounds, served.rounds, limits.rounds)
@@ -211,6 +231,7 @@ class Planner:
             judging=judging,
             deltas=params.deltas,
             tools_ignored=ignored,
+            profile=profile,
             draft_thinks=served.draft_thinks,
             counts_tokens=params.counts_tokens or options.timeout_ms is not None,
             cache_salt=params.cache_salt,
@@ -272,6 +293,12 @@ def _followers(params: RefineParams) -> SamplingParams:
     """The request's sampling without what an upstream alone takes, and with what `refine` says for the Follower."""
     own = {name: value for name in _OWN if (value := getattr(params.options, name)) is not None}
     return replace(params.sampling, upstream_params={}, **own)
+
+
+def _filled(options: RefineOptions, profile: Profile) -> RefineOptions:
+    """The options, with the profile's where the request says nothing."""
+    said = profile.model_dump(exclude_none=True)
+    return options.model_copy(update={name: value for name, value in said.items() if getattr(options, name) is None})
 
 
 def _limited(name: str, asked: int | None, default: int | None, limit: int) -> int:

@@ -15,6 +15,7 @@ class RequestLog(TypedDict, total=False):
     rounds: int
     """Finished Follower rounds."""
     stop_reason: str
+    profile: str
     prompt_tokens: int
     completion_tokens: int
     queue_ms: float
@@ -26,6 +27,8 @@ def record_result(log: RequestLog, refinement: Refinement) -> None:
     """Note how a chain ended; of several the latest to end gives the reason."""
     log["rounds"] = max(log.get("rounds", 0), refinement.rounds_run)
     log["stop_reason"] = refinement.stop_reason
+    if refinement.profile is not None:
+        log["profile"] = refinement.profile
 
 
 def record_tokens(log: RequestLog, usage: Usage) -> None:

@@ -215,6 +215,7 @@ class RefinementState:
             stop_reason=reason,
             draft_source=self._job.draft_source,
             tools_ignored=self._job.tools_ignored,
+            profile=self._job.profile,
             duration_ms=duration * 1e3,
             usage=usage,
             selection=self._trajectory.report(len(self._finished) - 1),

@@ -50,7 +50,7 @@ def _check(variable: str, text: str) -> None:
     if not name.startswith(PREFIX) or name in OTHERS or is_service_link(name, text):
         return
     setting, *nested = name.removeprefix(PREFIX).lower().split("__")
-    mappings = ("models", *_SHOWN, "limits", "engine")
+    mappings = ("models", *_SHOWN, "profiles", "limits", "engine")
     if setting not in Settings.model_fields or (nested and setting not in mappings) or "" in nested:
         raise SettingsError(f"environment variable {variable}: no such setting")
     if [setting, *nested][-1] in _KEYS and setting != "engine" and not text.strip():

@@ -30,6 +30,7 @@ from slhf_server.settings.judging import JudgeSettings, judge_name
 from slhf_server.settings.key_files import read_key
 from slhf_server.settings.limits import RefineLimits, ServerLimits
 from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.profiles import Profile, profile_name
 from slhf_server.settings.redaction import without_secrets
 from slhf_server.settings.sections import Section, UserPath
 from slhf_server.settings.sources import ConfigFile, Environment
@@ -76,6 +77,8 @@ class ServedModel(Section):
     not see."""
     limits: RefineLimits = RefineLimits()
     """The values set here replace the server's."""
+    profile: str | None = None
+    """Of a request that names none, and whose key does not either."""
     aliases: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Further names by which clients may ask for it."""
 
@@ -115,6 +118,9 @@ class Settings(BaseSettings):
     )
     judges: dict[Annotated[str, AfterValidator(judge_name)], JudgeSettings] = Field(
         default={}, description="judges of two texts by name, which models may name as their judge"
+    )
+    profiles: dict[Annotated[str, AfterValidator(profile_name)], Profile] = Field(
+        default={}, description="named instructions with rounds and sampling, by request, key or model"
     )
     limits: ServerLimits = Field(default=ServerLimits(), description="limits of every request")
     speculation: Literal["auto", "on", "off"] = Field(
@@ -238,13 +244,25 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _rounds_within_limits(self) -> "Settings":
-        """Check each model's default rounds here, because no request checks them again."""
+        """Check the default rounds of models and profiles here, because no request checks them again."""
         for name, model in self.models.items():
             limit = self.limits_of(model).rounds
             if model.rounds > limit:
                 raise SettingsError(
                     f"models.{name}.rounds: {model.rounds} is above the model's limit of {limit} rounds"
                 )
+        for name, profile in self.profiles.items():
+            users = [model for model in self.models.values() if model.profile == name]
+            limit = min(limits.rounds for limits in (self.limits, *map(self.limits_of, users)))
+            if profile.rounds is not None and profile.rounds > limit:
+                raise SettingsError(f"profiles.{name}.rounds: {profile.rounds} is above the limit of {limit} rounds")
+        return self
+
+    @model_validator(mode="after")
+    def _profiles_exist(self) -> "Settings":
+        for name, model in self.models.items():
+            if model.profile is not None and model.profile not in self.profiles:
+                raise SettingsError(f"models.{name}.profile: {model.profile!r} is none of the profiles")
         return self
 
     @model_validator(mode="after")
