@@ -11,6 +11,8 @@ ROUND, QUEUE, OVERHEAD = "slhf_round_latency_seconds", "slhf_request_queue_time_
 SUCCESS, FAILURE = "slhf_request_success_total", "slhf_request_failure_total"
 LOST = "slhf_rounds_lost_total"
 STOPS, FALLBACKS, ROUNDS = "slhf_stop_reason_total", "slhf_fallback_total", "slhf_rounds_total"
+VERDICTS, CHOSEN = "slhf_verdicts_total", "slhf_selected_round_total"
+JUDGE, JUDGE_TOKENS = "slhf_judge_latency_seconds", "slhf_judge_tokens_total"
 EDIT, LENGTH = "slhf_draft_edit_ratio", "slhf_draft_length_ratio"
 RUNNING, WAITING = "slhf_num_requests_running", "slhf_num_requests_waiting"
 OUR_ERRORS = (
@@ -37,6 +39,10 @@ VARIABLES = [
     Variable("reason", "Stop reason", STOPS),
     Variable("outcome", "Round outcome", ROUNDS),
     Variable("part", "Lost", "slhf_rounds_lost_total"),
+    Variable("judge", "Judge", VERDICTS),
+    Variable("use", "Judge's use", VERDICTS),
+    Variable("verdict", "Verdict", VERDICTS),
+    Variable("kind", "Judge's tokens", JUDGE_TOKENS),
     Variable("source", "Draft from", "slhf_draft_source_total"),
     Variable("finish_reason", "Finish reason", SUCCESS),
     Variable("key", "API key", "slhf_key_requests_total"),
@@ -46,7 +52,7 @@ VARIABLES = [
 
 def refinement() -> Dashboard:
     description = "Refinements as their users see them: latency, rounds, drift, tokens, errors, upstreams."
-    own = [_now(), _latency(), _rounds(), _drift()]
+    own = [_now(), _latency(), _rounds(), _judges(), _drift()]
     return board("slhf-refinement", description, VARIABLES, [*own, load(), upstreams(), tokens(), servers()])
 
 
@@ -192,7 +198,8 @@ def _rounds() -> Section:
         [
             lines(
                 "Stop reasons",
-                "Why refinements ended. All but rounds_done, unchanged, disabled and tool_calls ended early.",
+                "Why refinements ended. All but rounds_done, disabled, tool_calls and what stop_when asks for "
+                "(unchanged, small_edit, no_gain, judge_sure) ended early.",
                 "reqps",
                 (rate(STOPS, "reason"), "{{reason}}"),
                 stacked=True,
@@ -237,6 +244,41 @@ def _rounds() -> Section:
                 "The bundle's Leader, an upstream, or the client.",
                 "reqps",
                 (rate("slhf_draft_source_total", "source"), "{{source}}"),
+                stacked=True,
+            ),
+        ],
+    )
+
+
+def _judges() -> Section:
+    return (
+        "Judges: are rounds better than what was there before them?",
+        [
+            lines(
+                "Verdicts",
+                "refined: the round's text is the better one; draft: the best text before it is. The others are no "
+                "verdict. failed: answers of select: judge are then the best text before, often the draft.",
+                "ops",
+                (rate(VERDICTS, "verdict"), "{{verdict}}"),
+                stacked=True,
+            ),
+            lines(
+                "Rounds that were chosen",
+                "Refinements with a judge, by the round that was the answer. 0 is the draft: nothing was gained.",
+                "reqps",
+                (rate(CHOSEN, "round"), "round {{round}}"),
+                stacked=True,
+            ),
+            quantiles(
+                "Judge's time",
+                "One verdict, both orders at once. It is a part of the latency of its refinement.",
+                JUDGE,
+            ),
+            lines(
+                "Judge's tokens",
+                "Of prompts and of replies, by judge. A reward model reports none.",
+                "short",
+                (rate(JUDGE_TOKENS, "judge, kind"), "{{judge}} {{kind}}"),
                 stacked=True,
             ),
         ],

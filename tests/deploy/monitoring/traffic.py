@@ -40,7 +40,12 @@ def busy_server() -> Iterator[str]:
                 "broken": {**common, "base_url": broken.url, "breaker_cooldown_s": 600},
             },
             **{"api_keys": f"web={KEY}", "admin_key": ADMIN, "metrics_by_key": "on"},
-            "models": {"plain": {"rounds": 2}, "cloud": {"leader": "cloud"}, "broken": {"leader": "broken"}},
+            "judges": {"house": {"upstream": "cloud"}},
+            "models": {
+                "plain": {"rounds": 2, "judge": "house"},
+                "cloud": {"leader": "cloud"},
+                "broken": {"leader": "broken"},
+            },
         }
         with running(create_app(Settings(**settings), FakeEngine(reply).open)) as url:
             yield url
@@ -58,6 +63,7 @@ def one_of_each(url: str) -> None:
         post("refine", prompt="what is it", rounds=3)
         post("refine", prompt="what is it", draft=KEPT, stop_when_unchanged=False)
         post("refine", prompt="what is it", draft=CODE)
+        post("refine", prompt="what is it", select="judge")
         post("refine", prompt="fail")
         post("refine", 500, prompt="fail", on_error="fail")
         post("refine", prompt="what is it", stream=True)
