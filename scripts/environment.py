@@ -208,7 +208,7 @@ def needs_engine(place: Path, flags: Sequence[str]) -> bool:
 
 def requirements(purpose: str, extra: str) -> list[str]:
     if purpose == "image":
-        return ["./clients/python", f"./server[{extra}]"]
+        return ["./clients/python", f"./server[{extra},redis]"]  # replicas may share limits
     if purpose == "serve":
         return ["-e", "clients/python", "-e", f"server[{extra}]"]
     editable = ["-e", "clients/python[cli]", "-e", f"server[{extra},redis]", "-e", "training[ifbench]"]

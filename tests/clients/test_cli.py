@@ -70,12 +70,15 @@ def test_every_option_reaches_the_server(fake: FakeServer, url: str) -> None:
     options = ["--model", "duo", "--rounds", 1, "--instruction", "be brief", "--temperature", 0.5, "--top-p", 0.9]
     options += ["--seed", 5, "--max-tokens", 7, "--max-total-tokens", 99, "--timeout-ms", 1000, "--on-error", "fail"]
     options += ["--select", "judge", "--stop-when", "no_gain", "--stop-when", "small_edit"]
+    options += ["--profile", "plain", "--priority", 9]
     assert slhf("refine", "why?", *options, "--stop-when-unchanged", "--base-url", url).exit_code == 0
     assert fake.requests[0].model_dump(exclude_unset=True) == {
         "prompt": "why?",
         "model": "duo",
         "rounds": 1,
         "instruction": "be brief",
+        "profile": "plain",
+        "priority": 9,
         "seed": 5,
         "temperature": 0.5,
         "top_p": 0.9,

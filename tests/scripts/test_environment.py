@@ -209,7 +209,7 @@ def test_a_gateway_is_served_by_every_environment_and_becomes_any(stamp: Any) ->
 
 def test_a_gateway_installs_no_engine(environment: ModuleType) -> None:
     assert environment.requirements("serve", "gateway") == ["-e", "clients/python", "-e", "server[gateway]"]
-    assert environment.requirements("image", "gateway") == ["./clients/python", "./server[gateway]"]
+    assert environment.requirements("image", "gateway") == ["./clients/python", "./server[gateway,redis]"]
 
 
 ENGINE = '{"gpu": {"base_url": "http://127.0.0.1:9/v1", "model": "m", "tokenizer": "t"}}'

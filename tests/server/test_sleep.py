@@ -19,7 +19,7 @@ class Both:
     """The clients' application and the operators', in this process."""
 
     def __init__(self, engine: FakeEngine, **settings: Any) -> None:
-        self.settings = Settings(admin_key="an-operators", admin_port=0, **settings)  # type: ignore[arg-type]
+        self.settings = Settings(admin_key="an-operators", admin_port=0, **settings)
         self.app = create_app(self.settings, engine.open)
         self.service = self.app.state.service
         self.clients = self._client(self.app)

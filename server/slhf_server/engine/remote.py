@@ -163,7 +163,8 @@ class RemoteRole:
         answer = Answer(body["prompt"], sampling, self.encoder)
         completion = Completion(self.encoder, sampling, self.encoder.opens_thought(body["prompt"]))
         content = encoded(body)
-        with endpoint.attempt(partial(_failure, endpoint.who, body)) as progress:
+        ours = OURS - {"priority"} if sampling.priority else OURS
+        with endpoint.attempt(partial(_failure, endpoint.who, body, ours)) as progress:
             async with endpoint.client.stream("POST", "completions", content=content) as response:
                 if not response.is_success:
                     raise await status_error(response)
@@ -201,13 +202,13 @@ def _endpoints(
     return made
 
 
-def _failure(who: str, body: Mapping[str, Any], exc: Exception, begun: bool) -> Failure:
+def _failure(who: str, body: Mapping[str, Any], ours: frozenset[str], exc: Exception, begun: bool) -> Failure:
     """What went wrong, by upstreams' rules but for two: an answer that ends before its first token may be asked for
-    again, and a grammar is what the client calls `response_format`."""
+    again, and a grammar is what the client calls `response_format`. `ours`: fields in which the client has no part."""
     empty = isinstance(exc, json.JSONDecodeError) and not exc.doc
     if (empty or isinstance(exc, Unfinished)) and not begun:
         return Failure("connection", UpstreamUnavailable(f"{who} broke off before its answer"), retryable=True)
-    failed = failure(who, exc, Request(body, OURS, "max_tokens"), OURS, begun=begun)
+    failed = failure(who, exc, Request(body, ours, "max_tokens"), ours, begun=begun)
     if isinstance(failed.error, BadRequest) and failed.error.param == "structured_outputs":
         failed.error = BadRequest(f"{who} refused 'response_format' as the request has it", param="response_format")
     return failed

@@ -21,7 +21,7 @@ from ray import serve
 from slhf_ray import Arguments, Replica, application
 
 from slhf_server.loading.start import open_vllm
-from slhf_server.models.base import Engine, Turn
+from slhf_server.models.base import OwnEngine, Turn
 from slhf_server.models.fake import FakeEngine
 from slhf_server.observability.logs import JSONFormatter
 from slhf_server.service import OpenEngine
@@ -51,7 +51,7 @@ class FakeReplica(Replica):
         return app
 
 
-async def open_real(settings: Settings) -> Engine:
+async def open_real(settings: Settings) -> OwnEngine:
     (Path(os.environ["REPLICAS"]) / str(os.getpid())).touch()
     return await open_vllm(settings)
 

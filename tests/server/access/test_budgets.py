@@ -178,4 +178,4 @@ def test_without_it_metrics_need_no_key_and_name_none(tmp_path: Path) -> None:
         page = metrics(url, None)
     assert page.status_code == 200
     assert "telltale" not in page.text
-    assert json.dumps(Settings(admin_key="hidden").redacted()).count("hidden") == 0  # type: ignore[arg-type]
+    assert json.dumps(Settings(admin_key="hidden").redacted()).count("hidden") == 0

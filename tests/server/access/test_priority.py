@@ -74,7 +74,7 @@ def test_what_is_no_integer_of_32_bits_is_refused_by_name(serve: Serve) -> None:
             assert answer.status_code == 400
             assert "priority" in answer.json()["error"]["message"]
     for header in ("soon", "1.5", "1e3", "4294967296", "99999999999", "\u00b2"):
-        headers = {"X-Vllm-Priority": header.encode()}
+        headers = {b"X-Vllm-Priority": header.encode()}
         answer = httpx2.post(f"{url}/v1/refine", json=BODIES["refine"], headers=headers)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "X-Vllm-Priority")
 

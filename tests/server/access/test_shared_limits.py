@@ -165,7 +165,7 @@ def test_an_address_that_is_none_ends_the_start(address: str, monkeypatch: pytes
 
 def test_its_password_is_in_no_log_and_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
     address = f"redis://me:{PASSWORD}@store:6379/0"
-    assert PASSWORD not in json.dumps(Settings(limits={"store": address}).redacted())  # type: ignore[arg-type]
+    assert PASSWORD not in json.dumps(Settings(limits={"store": address}).redacted())
     monkeypatch.setenv("SLHF_LIMITS__STORE", address.replace("redis", "http"))
     with pytest.raises(SettingsError) as refused:
         load_settings([])

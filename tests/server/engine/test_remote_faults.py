@@ -173,6 +173,21 @@ def test_what_the_server_refuses_is_the_clients_error_where_the_client_asked_for
     play(scenario())
 
 
+def test_a_priority_that_the_server_does_not_take_is_the_clients_error_and_opens_no_breaker(
+    play: Play, encoder: PromptEncoder
+) -> None:
+    async def scenario() -> None:
+        said = error(400, message="priority: not supported without --scheduling-policy priority")
+        async with staged(encoder, always(said), breaker_failures=1) as stage:
+            for _ in range(3):
+                with pytest.raises(BadRequest) as failed:
+                    await stage.ask(sampling=SamplingParams(priority=5))
+                assert failed.value.param == "priority"
+            assert stage.count("slhf_upstream_breaker_open") == 0
+
+    play(scenario())
+
+
 def test_closing_a_completion_closes_its_connection(play: Play, encoder: PromptEncoder) -> None:
     """By which vLLM aborts it."""
 

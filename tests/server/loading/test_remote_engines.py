@@ -12,7 +12,7 @@ from slhf import Bundle, RoleWeights, write_bundle
 from slhf_server.app import create_app
 from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.loading.remote_engines import open_remote_engines
-from slhf_server.models.base import Engine
+from slhf_server.models.base import OwnEngine
 from slhf_server.models.fake import FakeEngine
 from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.observability.metrics import LATENCY, Metrics
@@ -41,7 +41,7 @@ def encoder(tokenizer_at: Path) -> PromptEncoder:
     return PromptEncoder.open_light(tokenizer_at)
 
 
-async def no_engine(settings: Settings) -> Engine:
+async def no_engine(settings: Settings) -> OwnEngine:
     raise AssertionError("no served model needs an engine in this process")
 
 
