@@ -120,6 +120,24 @@ def test_an_agents_loop_ends_in_words_that_are_refined(sdk: openai.OpenAI) -> No
     assert not answer.choices[0].message.tool_calls
 
 
+def test_an_agents_loop_over_responses_ends_in_words_that_are_refined(sdk: openai.OpenAI) -> None:
+    tools: list[Any] = [{"type": "function", **tool["function"]} for tool in TOOLS]
+    demanded: Any = {"tool_choice": "required", "parallel_tool_calls": False, "max_output_tokens": 200}
+    first = sdk.responses.create(model="tiny", input=ASK, tools=tools, **demanded)
+    (call,) = first.output
+    assert call.type == "function_call"
+    assert is_call(call.name, call.arguments)
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "sun"}
+    conversation: Any = [*ASK, call, result]
+    answer = sdk.responses.create(model="tiny", input=conversation, tools=tools, max_output_tokens=8)
+    assert (answer.model_extra or {})["refinement"]["applied"]
+    assert [item.type for item in answer.output] == ["message"]
+    events = list(sdk.responses.create(model="tiny", input=ASK, tools=tools, stream=True, **demanded))
+    built: Any = events[-1]
+    assert built.type == "response.completed"
+    assert is_call(built.response.output[0].name, built.response.output[0].arguments)
+
+
 def test_the_template_tells_the_leader_of_tools_and_has_a_variable_for_thinking(server: LiveServer) -> None:
     def prompt(**body: Any) -> int:
         asked = {"messages": ASK, "max_tokens": 1, "refine": {"rounds": 0}, **body}

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { APICallError, generateText, streamText } from "ai";
 import {
-  ANSWER, BREAK, COMPLETION_TOKENS, MODEL, QUESTION, REFINE, REFINED, UNKNOWN, apiKey, baseURL, collect, main, sameText,
+  ANSWER, BREAK, COMPLETION_TOKENS, FAILURE, MODEL, QUESTION, REFINE, REFINED, UNKNOWN, apiKey, baseURL, collect, main, sameText,
 } from "./checks.mjs";
 
 const slhf = createOpenAICompatible({ name: "slhf", baseURL, apiKey, includeUsage: true });
@@ -41,7 +41,7 @@ async function showsAnErrorInsideAStream() {
   const result = streamText({ ...request, prompt: BREAK, onError: () => {} });
   const parts = await collect(result.fullStream, same);
   assert.ok(parts.some((part) => part.type === "text-delta" && part.text === "half"));
-  assert.equal(parts.find((part) => part.type === "error").error.message, "the engine failed");
+  assert.ok(parts.find((part) => part.type === "error").error.message.includes(FAILURE));
 }
 
 // For a completion the AI SDK writes the chat as a text with a heading for each role, so that is what is drafted.

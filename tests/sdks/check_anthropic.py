@@ -8,6 +8,7 @@ from tests.sdks.checks import (
     ANSWER,
     BREAK,
     COMPLETION_TOKENS,
+    FAILURE,
     KEY,
     MODEL,
     QUESTION,
@@ -96,7 +97,7 @@ def raises_an_error_inside_a_stream() -> None:
         client.messages.stream(model=MODEL, messages=user(BREAK), max_tokens=64) as stream,
     ):
         pieces += stream.text_stream
-    assert "the engine failed" in str(raised.error)
+    assert FAILURE in str(raised.error)
     assert "".join(pieces) == "half of an"
 
 

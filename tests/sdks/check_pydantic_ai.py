@@ -12,6 +12,7 @@ from tests.sdks.checks import (
     BASE_URL,
     BREAK,
     COMPLETION_TOKENS,
+    FAILURE,
     KEY,
     MODEL,
     QUESTION,
@@ -69,7 +70,7 @@ async def raises_an_error_inside_a_stream() -> None:
     pieces: list[str] = []
     with raises(ModelHTTPError) as raised:
         await streamed(agent(), BREAK, pieces)
-    assert "the engine failed" in str(raised.error)
+    assert FAILURE in str(raised.error)
     assert "half" in pieces
 
 

@@ -19,10 +19,14 @@ UNKNOWN = "unknown-model"
 
 QUESTION = "why is the sky blue?"
 ANSWER = f"better draft of: {QUESTION}"
-COMPLETION_TOKENS = 15
-"""The fake counts words: 7 of the Leader's draft and 8 of the answer."""
+COMPLETION_TOKENS = int(os.environ.get("SLHF_COMPLETION_TOKENS", "15"))
+"""The fake counts words: 7 of the Leader's draft and 8 of the answer. A remote engine's tokens are others."""
 BREAK = "break"
 """A question that the Follower starts to answer and then fails at (server.py)."""
+LOOK_UP, LOOKED_UP = "how is the weather, and what time is it?", "It is sunny at noon."
+"""A question for which the Leader calls two tools, if it can, and what it says once their results are there."""
+CALLS_TOOLS = os.environ.get("SLHF_CALLS_TOOLS", "1") == "1"
+FAILURE = os.environ.get("SLHF_FAILURE", "the engine failed")
 REFINE = {"draft": "Because it is.", "rounds": 2}
 REFINED = "better better Because it is."
 

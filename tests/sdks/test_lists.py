@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sdks.clients import CLIENTS, EXAMPLES, HERE, NODE, SERVED
+from tests.sdks.clients import CLIENTS, EXAMPLES, HERE, SERVED
 from tests.sdks.environments import ROOT, place_of
 
 PIN = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*(?:\[[a-z]+\])?==[0-9][a-z0-9.]*")
@@ -59,14 +59,15 @@ def test_python_requirements_are_exact_versions_and_nothing_else(file: Path) -> 
     assert [line for line in lines if not PIN.fullmatch(line)] == []
 
 
-def test_npm_requirements_are_exact_versions() -> None:
-    versions = json.loads(NODE.read_text())["dependencies"].values()
+@pytest.mark.parametrize("file", sorted(HERE.glob("package-*.json")), ids=lambda file: file.name)
+def test_npm_requirements_are_exact_versions(file: Path) -> None:
+    versions = json.loads(file.read_text())["dependencies"].values()
     assert versions
     assert [version for version in versions if not re.fullmatch(r"\d+\.\d+\.\d+", version)] == []
 
 
 def test_every_list_of_requirements_is_used_and_has_a_place_of_its_own() -> None:
-    lists = {*HERE.glob("requirements-*.txt"), NODE}
+    lists = {*HERE.glob("requirements-*.txt"), *HERE.glob("package-*.json")}
     assert {client.environment for client in CLIENTS} == lists
     assert len({place_of(requirements) for requirements in lists}) == len(lists)
 
@@ -74,4 +75,5 @@ def test_every_list_of_requirements_is_used_and_has_a_place_of_its_own() -> None
 def test_the_readme_names_every_client() -> None:
     readme = " ".join((ROOT / "README.md").read_text().split()).replace("`", "")
     names = [re.split(r" \(| for ", client.name)[0] for client in CLIENTS if client.parts]
-    assert [name for name in names if name.replace("openai 2", "openai 3 and 2") not in readme] == []
+    before = {"openai 2": "openai 3 and 2", "openai 6": "openai 7 and 6", "AI SDK 6": "AI SDK 7 and 6"}
+    assert [name for name in names if before.get(name, name) not in readme] == []

@@ -165,9 +165,12 @@ def test_the_example_configurations_are_read(
     assert settings.engine
 
 
-def test_the_readmes_configuration_is_read(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", (DOCS.parent / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def test_the_readmes_configurations_are_read(tmp_path: Path) -> None:
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    vllm, provider = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
     file = tmp_path / "slhf.yaml"
-    file.write_text(example, encoding="utf-8")
+    file.write_text(vllm, encoding="utf-8")
+    assert load_settings(["--config", str(file)]).engine_names == ["gpu"]
+    file.write_text(provider, encoding="utf-8")
     settings = load_settings(["--config", str(file)])
     assert settings.models["assistant"].leader in settings.upstreams

@@ -120,6 +120,7 @@ CHAT: dict[str, Parameter] = {
     "prediction": Parameter("rejected", "use refine.draft: the draft itself is the prediction"),
     "web_search_options": Parameter("rejected", "the server searches nothing"),
 }
+TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 OF_THE_ENGINE = tuple(name for name, parameter in CHAT.items() if parameter.support == "engine")
 
 COMPLETIONS: dict[str, Parameter] = {
@@ -156,10 +157,8 @@ RESPONSES: dict[str, Parameter] = {
         "rejected", "has nothing to choose here", ({}, {"include_obfuscation": False}, {"include_obfuscation": True})
     ),
     "truncation": Parameter("rejected", "nothing is cut silently", ("disabled",)),
-    "tools": Parameter("rejected", "use chat completions", ([],), ("tool_choice", "none")),
-    "tool_choice": Parameter("rejected", "use chat completions", ("none", "auto")),
-    "parallel_tool_calls": Parameter("rejected", "use chat completions", (True, False)),
-    "max_tool_calls": Parameter("rejected", "use chat completions"),
+    **{name: CHAT[name] for name in TOOLS},
+    "max_tool_calls": Parameter("rejected", "it limits tools that the server runs, and this one runs none"),
     "top_logprobs": Parameter("rejected", "use chat completions", (0,)),
     "include": Parameter("rejected", "there is nothing to include", ([], ["reasoning.encrypted_content"])),
     "reasoning": Parameter("rejected", "use chat completions", ({}, {"effort": "none"})),

@@ -1,18 +1,20 @@
-"""OpenAI's Responses request, as far as text goes: read as a conversation, answered without storing anything."""
+"""OpenAI's Responses request, as far as text and functions go: read as a conversation; nothing is stored."""
 
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, StrictBool, StrictStr, Tag, model_validator
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from slhf.history import SPOKEN, STRING_OR_LIST, AnyOf, Content, FunctionCall, History, Message, Original
 from slhf.wire import Priority, RefineOptions, Section, Temperature, TopP, given
 from slhf_server.api.openai.chat_request import Count, hide_earlier_rounds
-from slhf_server.api.openai.parameters import RESPONSES
-from slhf_server.api.parameter import document, filter_parameters
+from slhf_server.api.openai.parameters import RESPONSES, TOOLS
+from slhf_server.api.parameter import check_drafter, document, filter_parameters
 from slhf_server.api.planning import IN_REFINE
 from slhf_server.models.base import SamplingParams
+from slhf_server.refinement.job import Drafter
 from slhf_server.refinement.planner import RefineParams
 
 _OF_A_MESSAGE = tuple(key for key in Message.model_fields if key != "content")
@@ -144,6 +146,13 @@ class Text(Section):
         return {"format": self.format.told()} | ({} if self.verbosity is None else {"verbosity": self.verbosity})
 
 
+def _tool_as_chat(tool: Any) -> Any:
+    """A function in chat's form, which has its description one level deeper; any other tool stays as it is."""
+    if not isinstance(tool, dict) or tool.get("type") != "function":
+        return tool
+    return {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
+
+
 class ResponseRequest(Section):
     """Body of `POST /v1/responses`."""
 
@@ -159,11 +168,16 @@ class ResponseRequest(Section):
     max_output_tokens: Count | None = None
     text: Text = Text()
     priority: Priority | None = None
+    about_tools: SkipJsonSchema[dict[str, Any]] = Field(default_factory=dict)
+    """Tools, which of them and how many at once, by name, as they came."""
 
     @model_validator(mode="before")
     @classmethod
     def _decide_every_parameter(cls, body: Any) -> Any:
-        return filter_parameters(body, RESPONSES)
+        kept = filter_parameters(body, RESPONSES)
+        if not isinstance(kept, dict):
+            return kept
+        return kept | {"about_tools": {name: kept.pop(name) for name in TOOLS if name in kept}}
 
     @model_validator(mode="after")
     def _earlier_rounds_cannot_be_shown(self) -> "ResponseRequest":
@@ -174,6 +188,9 @@ class ResponseRequest(Section):
         """Does as `GenerationRequest.names` does."""
         names = IN_REFINE | {"messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format"}
         names["response_format.json_schema"] = "text.format"
+        tools = self.about_tools.get("tools")
+        for at in range(len(tools) if isinstance(tools, list) else 0):
+            names[f"tools.{at}.function"] = f"tools.{at}"
         if isinstance(self.input, list):
             for at, (place, _) in enumerate(self._turns, start=0 if self.instructions is None else 1):
                 names[f"messages.{at}"] = f"input.{place}"
@@ -190,10 +207,32 @@ class ResponseRequest(Section):
             model=self.model,
             messages=system + [Message.model_validate(turn) for _, turn in self._turns],
             options=self.refine,
-            sampling=SamplingParams(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_output_tokens),
+            sampling=SamplingParams(
+                temperature=self.temperature,
+                top_p=self.top_p,
+                max_tokens=self.max_output_tokens,
+                upstream_params=self._tools_as_chat(),
+            ),
             deltas="last" if self.stream else "none",
             priority=self.priority,
+            check_supported=self.check_supported,
         )
+
+    def check_supported(self, drafter: Drafter) -> None:
+        """Raises BadRequest for a parameter that whoever writes the draft cannot take."""
+        check_drafter(RESPONSES, self.about_tools, drafter)
+
+    def tools_told(self) -> dict[str, Any]:
+        """What an answer says of tools: what was asked for, else OpenAI's defaults."""
+        return {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True} | self.about_tools
+
+    def _tools_as_chat(self) -> dict[str, Any]:
+        told = dict(self.about_tools)
+        if isinstance(tools := told.get("tools"), list):
+            told["tools"] = [_tool_as_chat(tool) for tool in tools]
+        if "tool_choice" in told:
+            told["tool_choice"] = _tool_as_chat(told["tool_choice"])
+        return told
 
     @cached_property
     def _turns(self) -> list[tuple[int, dict[str, Any]]]:
