@@ -9,10 +9,18 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nu
 from typing import TYPE_CHECKING
 
 from slhf import Bundle
+from slhf.verdicts import PreferenceList, ShadowReport, Vote, VoteRequest
 from slhf.wire import RoundCompleted, RoundDelta, RoundJudged
 from slhf_server.access.admission import Admission
 from slhf_server.bundles.abandoning import may_be_abandoned
-from slhf_server.errors import EngineUnavailable, InternalError, RequestError, UpstreamUnavailable
+from slhf_server.errors import (
+    BadRequest,
+    EngineUnavailable,
+    InternalError,
+    RefinementNotFound,
+    RequestError,
+    UpstreamUnavailable,
+)
 from slhf_server.models.base import Engine, RemoteEngine
 from slhf_server.models.judge import Judge
 from slhf_server.models.judges.kinds import open_judges
@@ -28,6 +36,8 @@ from slhf_server.refinement.state import RefinementResult
 from slhf_server.settings.endpoints import OWN_ENGINE
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
+from slhf_server.verdicts.ballots import NoBallot, WrongRound
+from slhf_server.verdicts.ledger import Ledger
 
 if TYPE_CHECKING:
     from slhf_server.models.upstream.client import Upstream
@@ -57,6 +67,7 @@ class Service:
         self.judges: Mapping[str, Judge] = {}
         """By name; none until the engines are loaded."""
         self._closing = AsyncExitStack()
+        self._ledger = Ledger(settings, self.metrics.registry)
         self._planner: Planner | None = None
         self._open_engine = open_engine
         self._open_remote_engines = open_remote_engines
@@ -90,6 +101,7 @@ class Service:
         """
         self._abandoned.set()
         await self.loading()
+        await self._ledger.stop()
         for probe in self._probes:
             probe.cancel()
         if self._probes:
@@ -100,6 +112,7 @@ class Service:
             await remote.close()
         await self._closing.aclose()
         await self.workers.close()
+        self._ledger.close()
         if self._watching is not None:
             self._watching.cancel()
         if self.engine is not None:
@@ -157,6 +170,7 @@ class Service:
         """
         first, failures = jobs[0], list[RequestError]()
         self._jobs.update(jobs)
+        self._ledger.make_way()
         try:
             if self._ends is not None:  # they were planned before the shutdown began
                 self._bring_forward(jobs, self._ends)
@@ -179,6 +193,26 @@ class Service:
                     raise failures[0]
         finally:
             self._jobs.difference_update(jobs)
+            if not self._jobs:
+                self._ledger.resume()
+
+    async def vote(self, request: VoteRequest, key: str | None) -> Vote:
+        """Keep a key's vote on a refinement of its own. Raises RefinementNotFound, and BadRequest for its rounds."""
+        try:
+            return await self._ledger.vote(request, key)
+        except NoBallot as exc:
+            message = "no refinement of that id can be voted on: it is not known here, not this key's, or too long ago"
+            raise RefinementNotFound(message, param="id") from exc
+        except WrongRound as exc:
+            raise BadRequest(str(exc), param=exc.param) from exc
+
+    async def shadow_report(self, model: str) -> ShadowReport:
+        """Raises ModelNotFound, and EngineUnavailable until the engine is loaded, as does the next one."""
+        return await self._ledger.report(self.planner().name_of(model))
+
+    async def preferences(self, model: str, key: str | None, after: int, limit: int) -> PreferenceList:
+        """A page of the preference pairs of a model, as far as a key may see them."""
+        return await self._ledger.pairs(self.planner().name_of(model), key, after, limit)
 
     def _observe(self, job: Job, event: RefinementEvent) -> None:
         """Show metrics, traces and the log a chain's first piece of text, and every event that is no piece.
@@ -221,6 +255,7 @@ class Service:
         if self.settings.log_content:
             told = {"messages": [f"{turn.role}: {turn.text}" for turn in job.turns], "answer": result.text}
             job.log.setdefault("content", []).append(told)
+        self._ledger.ended(job, result)
 
     async def _load(self) -> None:
         started = time.perf_counter()
@@ -229,6 +264,7 @@ class Service:
             own = engines.get(OWN_ENGINE)
             judges = open_judges(self.settings.judges, self.upstreams, own, self._others_metrics, self._closing)
             planner = Planner(self.settings, engines, self.upstreams, self.workers, judges)
+            await self._ledger.open(planner.served, planner.revisions, judges)
         except Exception as exc:  # noqa: BLE001  kept in `failure`: the command that serves decides what it means
             return self._fail(exc)
         names = list(planner.served)

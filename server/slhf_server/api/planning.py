@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request
 
 from slhf_server.api.error_handlers import Names
-from slhf_server.api.headers import trace_headers
+from slhf_server.api.headers import asks_for_no_store, trace_headers
 from slhf_server.models.structured_output.response_format import structured_output_of
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.planner import RefineParams
@@ -40,6 +40,7 @@ async def planned(
         cache_salt=request.app.state.keyring.cache_salt(request.state.log.get("key")),
         log=request.state.log,
         trace=trace_headers(request.headers),
+        no_store=asks_for_no_store(request.headers),
     )
     jobs = planner.plan(whole)
     request.state.model = jobs[0].model

@@ -62,6 +62,8 @@ class SamplingParams:
     """None: no log-probabilities; n: those of each token and of the n likeliest in its place."""
     structure: StructuredOutput | None = None
     """What the text must be; the engine's grammar lets it write nothing else."""
+    priority: int = 0
+    """vLLM's: of completions that wait, lower ones run first."""
     cache_salt: str | None = None
     """The engine's prefix cache is shared among completions of the same salt alone. An upstream never gets it."""
     upstream_params: Mapping[str, Any] = field(default_factory=dict)

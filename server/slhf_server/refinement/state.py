@@ -117,7 +117,8 @@ class RefinementState:
             return "tool_calls"
         met = self._rules_met()
         if self.number > self._job.rounds:
-            done: StopReason = "rounds_done" if self._job.rounds else "disabled"
+            done: StopReason = "shadowed" if self._job.shadow_rounds else "disabled"
+            done = "rounds_done" if self._job.rounds else done
             return "no_gain" if "no_gain" in met else done
         if self._left() <= 0 and "no_gain" not in met:
             return "token_budget"
@@ -209,7 +210,7 @@ class RefinementState:
         usage = RefinementUsage(draft=self._usages[0], rounds=self._usages[1:], judge=self._trajectory.usage)
         refinement = Refinement(
             applied=any(one.round and one.lost is None for one in self._finished[: answer + 1]),
-            rounds_requested=self._job.rounds,
+            rounds_requested=self._job.rounds or self._job.shadow_rounds,
             rounds_run=len(self._finished) - 1,
             returned_round=best.round,
             stop_reason=reason,

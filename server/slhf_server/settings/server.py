@@ -33,6 +33,7 @@ from slhf_server.settings.limits import RefineLimits, ServerLimits
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.redaction import without_secrets
 from slhf_server.settings.sections import Section, UserPath
+from slhf_server.settings.shadowing import ShadowSettings
 from slhf_server.settings.values import given
 from slhf_server.settings.variables import is_service_link
 from slhf_server.settings.yaml_text import quoted, read_file
@@ -76,6 +77,8 @@ class ServedModel(Section):
     draft_thinks: bool = False
     """Whether clients' drafts come from a model that writes `<think>...</think>` first, which the Follower then does
     not see."""
+    shadow: ShadowSettings | None = None
+    """Clients get drafts, and a share of them is refined and judged in the shadow. None: clients get refinements."""
     limits: RefineLimits = RefineLimits()
     """The values set here replace the server's."""
     aliases: tuple[Annotated[str, Field(min_length=1)], ...] = ()
@@ -139,6 +142,9 @@ class Settings(BaseSettings):
     ping_interval_s: float = Field(default=10.0, gt=0, le=10, description="comment in silent streams, seconds")
     cache_dir: UserPath = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("slhf")), description="the converted built-in models"
+    )
+    verdicts_file: UserPath | None = Field(
+        default=None, description="SQLite file of verdicts and votes; none: verdicts.db in the cache_dir"
     )
     weights_dir: UserPath | None = Field(
         default=None, description="folder with files of built-in models (GGUF), which are looked for there first"
