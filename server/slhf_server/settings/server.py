@@ -282,6 +282,9 @@ class Settings(BaseSettings):
             if model.judge is not None and model.judge not in self.judges:
                 known = ", ".join(self.judges) or "none"
                 raise SettingsError(f"models.{name}.judge: {model.judge!r} is no judge; there is {known}")
+            if model.shadow is not None and model.shadow.judge not in self.judges:
+                known = ", ".join(self.judges) or "none"
+                raise SettingsError(f"models.{name}.shadow.judge: {model.shadow.judge!r} is no judge; there is {known}")
             if model.judge is None and model.select == "judge":
                 raise SettingsError(f"models.{name}.select: 'judge' needs the key 'judge', which names one")
             if model.judge is None and (rules := JUDGED & {*(model.stop_when or ())}):
