@@ -116,7 +116,9 @@ def bad_request(errors: list[Any], body: Any) -> BadRequest:
 
 
 def _path(error: Any, body: Any) -> list[str]:
-    """Where in the body the error is, without pydantic's names for the alternatives of a union."""
+    """Where in the body the error is, without pydantic's names for the alternatives of a union; or in the query."""
+    if error["loc"][0] == "query":
+        return [str(step) for step in error["loc"][1:]]
     path: list[str] = []
     for at, step in enumerate(error["loc"][1:], start=2):
         if isinstance(body, dict) and step in body or isinstance(body, list) and isinstance(step, int):

@@ -1,6 +1,6 @@
 """How often the refined text wins, and how sure that is.
 
-The interval is a confidence sequence: it holds at every look at once, so whoever looks daily, and stops at what pleases,
+The interval is a confidence sequence: it holds at every look at once, so whoever looks daily and stops when it pleases
 is not fooled. Under a win rate p the likelihood ratio of the uniform mixture (Robbins 1970)
 
     B(1 + w, 1 + l) / (p^w (1 - p)^l)        w wins, l losses, B the beta function
