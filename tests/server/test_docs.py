@@ -26,6 +26,8 @@ from slhf_server.observability.metrics import LATENCY, Metrics
 from slhf_server.settings.endpoints import RemoteEngineSettings, UpstreamSettings
 from slhf_server.settings.reading import load_settings
 from slhf_server.settings.server import ServedModel, Settings
+from slhf_server.settings.shadowing import ShadowSettings
+from slhf_server.verdicts.shadow_metrics import VerdictMetrics
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -121,6 +123,7 @@ def test_every_option_of_a_refinement_is_explained(api: str) -> None:
 def test_every_metric_is_explained(api: str) -> None:
     metrics = Metrics()
     UpstreamMetrics(metrics.registry, LATENCY)
+    VerdictMetrics(metrics.registry)
     metrics.watch(Admission(1, 1), ["name"])
     families = [f"{one.name}_total" if one.type == "counter" else one.name for one in metrics.registry.collect()]
     assert left_out(families, api) == []
@@ -132,7 +135,7 @@ def test_every_setting_stands_in_the_table_with_its_default(configuration: str) 
 
 
 def test_every_key_of_a_model_and_of_another_server_is_explained(configuration: str) -> None:
-    sections = (ServedModel, UpstreamSettings, RemoteEngineSettings)
+    sections = (ServedModel, ShadowSettings, UpstreamSettings, RemoteEngineSettings)
     assert left_out([name for section in sections for name in section.model_fields], configuration) == []
 
 

@@ -5,6 +5,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from panels import AMBER, GREEN, LEVELS, RED, Step, heat, lines, number, quantiles
 from promql import mean, quantile, rate, selector, total
 from traffic import load, servers, tokens, upstreams
+from verdicts import verdicts
 
 E2E, FIRST = "slhf_e2e_request_latency_seconds", "slhf_time_to_first_token_seconds"
 ROUND, QUEUE, OVERHEAD = "slhf_round_latency_seconds", "slhf_request_queue_time_seconds", "slhf_overhead_seconds"
@@ -37,6 +38,9 @@ VARIABLES = [
     Variable("reason", "Stop reason", STOPS),
     Variable("outcome", "Round outcome", ROUNDS),
     Variable("part", "Lost", "slhf_rounds_lost_total"),
+    Variable("result", "In the shadow", "slhf_shadow_total"),
+    Variable("judged_by", "Verdict by", "slhf_verdicts_total"),
+    Variable("verdict", "Verdict", "slhf_verdicts_total"),
     Variable("source", "Draft from", "slhf_draft_source_total"),
     Variable("finish_reason", "Finish reason", SUCCESS),
     Variable("error_type", "Error", '{__name__=~"slhf_request_failure_total|slhf_upstream_errors_total"}'),
@@ -45,7 +49,7 @@ VARIABLES = [
 
 def refinement() -> Dashboard:
     description = "Refinements as their users see them: latency, rounds, drift, tokens, errors, upstreams."
-    own = [_now(), _latency(), _rounds(), _drift()]
+    own = [_now(), _latency(), _rounds(), _drift(), verdicts()]
     return board("slhf-refinement", description, VARIABLES, [*own, load(), upstreams(), tokens(), servers()])
 
 
@@ -191,7 +195,7 @@ def _rounds() -> Section:
         [
             lines(
                 "Stop reasons",
-                "Why refinements ended. All but rounds_done, unchanged, disabled and tool_calls ended early.",
+                "Why refinements ended. All but rounds_done, unchanged, disabled, shadowed and tool_calls ended early.",
                 "reqps",
                 (rate(STOPS, "reason"), "{{reason}}"),
                 stacked=True,

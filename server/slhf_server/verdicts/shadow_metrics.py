@@ -17,7 +17,7 @@ class VerdictMetrics:
         def gauge(name: str, text: str) -> Gauge:
             return Gauge(name, text, ("model_name",), registry=registry)
 
-        self.verdicts = counter("slhf_verdicts", "Verdicts on refined texts.", "source", "outcome")
+        self.verdicts = counter("slhf_verdicts", "Verdicts on refined texts.", "judged_by", "verdict")
         self.shadow = counter("slhf_shadow", "Sampled requests of models in shadow mode.", "result", "reason")
         self.tokens = counter("slhf_shadow_tokens", "Tokens spent in the shadow.", "phase")
         self.queue = gauge("slhf_shadow_queue", "Refinements waiting in the shadow.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx2
@@ -30,15 +31,23 @@ def reply(turns: Sequence[Turn]) -> Said:
 
 @contextmanager
 def busy_server() -> Iterator[str]:
-    """Models `plain`, `cloud` (a Leader that answers) and `broken` (one that answered once); yields the base URL."""
-    with upstream(LISTED, GOOD) as cloud, upstream(LISTED, error(500)) as broken:
+    """Models `plain`, `cloud` (a Leader that answers), `broken` (one that answered once) and `shaded` (in shadow mode);
+    yields the base URL."""
+    with upstream(LISTED, GOOD) as cloud, upstream(LISTED, error(500)) as broken, TemporaryDirectory() as folder:
         common = {"model": "big", "max_retries": 0, "breaker_failures": 2}
         settings: dict[str, Any] = {
             "upstreams": {
                 "cloud": {**common, "base_url": cloud.url},
                 "broken": {**common, "base_url": broken.url, "breaker_cooldown_s": 600},
             },
-            "models": {"plain": {"rounds": 2}, "cloud": {"leader": "cloud"}, "broken": {"leader": "broken"}},
+            "models": {
+                "plain": {"rounds": 2},
+                "cloud": {"leader": "cloud"},
+                "broken": {"leader": "broken"},
+                "shaded": {"shadow": {"judge": "house", "share": 1}},
+            },
+            "judges": {"house": {"engine": "own"}},
+            "verdicts_file": f"{folder}/verdicts.db",
         }
         with running(create_app(Settings(**settings), FakeEngine(reply).open)) as url:
             yield url
@@ -67,5 +76,6 @@ def one_of_each(url: str) -> None:
             http.post("/v1/chat/completions", json={**chat, "model": "broken"})
         post("completions", prompt="what is it", max_tokens=2)
         post("responses", input="what is it")
+        post("refine", prompt="what is it", model="shaded")
         post("chat/completions", 404, **chat, model="nobody")
         post("refine", 400, prompt="what is it", rounds=-1)
