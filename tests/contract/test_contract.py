@@ -206,11 +206,8 @@ def test_whatever_ends_the_loop_the_best_finished_text_is_the_answer(
     serve: Serve, reason: StopReason, tmp_path: Path
 ) -> None:
     engine, options, body, text = REASONS[reason]
-    in_shadow = {
-        "judges": {"house": {"engine": "own"}},
-        "models": {"fake": {"shadow": {"judge": "house", "share": 1e-9}}},
-    }
-    settings = in_shadow | {"verdicts_file": str(tmp_path / "v.db")} if reason == "shadowed" else {}
+    shadow = {"models": {"fake": {"shadow": {"judge": "house"}}}, "judges": {"house": {"engine": "own"}}}
+    settings = shadow | {"verdicts_file": str(tmp_path / "v.db")} if reason == "shadowed" else {}
     answer = chat(serve(engine, **settings), {"draft": "d", "return_rounds": True, **options}, **body)
     report = answer.json()["refinement"]
     assert (answer.status_code, report["stop_reason"]) == (200, reason)
@@ -363,7 +360,7 @@ def test_nothing_is_configured_over_http(serve: Serve) -> None:
     assert {path for path, methods in paths.items() if "post" in methods} <= {
         *(CHAT, REFINE),
         *("/v1/completions", "/v1/responses", "/v1/messages"),
-        *("/v1/messages/count_tokens", "/tokenize", "/detokenize"),
+        *("/v1/messages/count_tokens", "/tokenize", "/detokenize", "/v1/votes"),
     }
     for method in ("PUT", "PATCH", "DELETE"):
         assert httpx2.request(method, f"{url}/v1/models/fake").status_code == 405

@@ -1,6 +1,8 @@
 """`slhf shadow`: what the verdicts on a served model say, and its preference pairs as a file for training."""
 
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +51,7 @@ def export(
     """
     with clear_errors(), Client(base_url) as client:
         written, without = 0, 0
-        with typer.open_file(str(output), "w", encoding="utf-8") as file:
+        with nullcontext(sys.stdout) if is_stdout(output) else output.open("w", encoding="utf-8") as file:
             for page in _pages(client, model):
                 without = page.without_texts
                 written += len(page.data)

@@ -97,10 +97,8 @@ def test_every_variable_offers_values(watched: Prometheus) -> None:
 @pytest.mark.parametrize(("model", "in_shadow"), [("plain", False), ("shaded", True)])
 def test_a_chosen_model_empties_no_panel(watched: Prometheus, model: str, in_shadow: bool) -> None:
     """A model in shadow mode has the panels of the shadow, any other one all the others."""
-    every = [
-        (f"{title}: {expr}", dashboards.metrics(expr) & SHADOW) for title, expr in dashboards.queries("refinement")
-    ]
-    due = {name for name, of_the_shadow in every if bool(of_the_shadow) is in_shadow}
+    every = dashboards.queries("refinement")
+    due = {f"{title}: {expr}" for title, expr in every if bool(dashboards.metrics(expr) & SHADOW) is in_shadow}
 
     def missing() -> set[str]:
         return due & {*dashboards.empty(watched, "refinement", {"model_name": model})}

@@ -1,5 +1,6 @@
 """`slhf shadow` against a server, and its export as training reads it."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from slhf._commands import app
+from slhf_server.verdicts.store import VerdictStore
 from slhf_training.data import Pair
 from slhf_training.data.load import DataSettings, load
 from tests.conftest import Serve
 from tests.server.conftest import eventually
 from tests.server.verdicts.judged import judging_engine, shadowed
+from tests.server.verdicts.records import record
 
 
 def slhf(*arguments: object) -> Result:
@@ -48,9 +51,14 @@ def test_what_was_better_in_service_is_what_training_learns_from(serve: Serve, t
 
 
 def test_an_export_goes_through_every_page(serve: Serve, tmp_path: Path) -> None:
-    url = serve(judging_engine(), log_content=True, **shadowed(tmp_path, concurrent=8))
-    for _ in range(5):
-        judged(url, 21)
+    async def fill() -> None:
+        store = VerdictStore(tmp_path / "verdicts.db")
+        for number in range(105):
+            await store.add(record(number))
+        store.close()
+
+    asyncio.run(fill())
+    url = serve(judging_engine(), **shadowed(tmp_path))
     done = slhf("shadow", "export", "fake", "--base-url", url)
     assert len({json.loads(line)["id"] for line in done.stdout.splitlines()}) == 105
     assert done.stderr == "-: 105 pairs\n"
