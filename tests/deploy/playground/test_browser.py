@@ -66,8 +66,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     (folder / "node_modules").symlink_to(modules)  # Node looks for packages beside the file that imports them
     engine = FakeEngine(reply, token_seconds=TOKEN_SECONDS)
     with (
-        running(create_app(Settings(), engine.open)) as url,
-        running(create_app(Settings(api_keys="me=right"), engine.open)) as keyed,
+        running(create_app(Settings(verdicts_file=folder / "verdicts.db"), engine.open)) as url,
+        running(create_app(Settings(api_keys="me=right", verdicts_file=folder / "keyed.db"), engine.open)) as keyed,
         running(create_app(Settings(), engine.open), "/below/it") as prefixed,
     ):
         places = {"URL": f"{url}/", "KEYED": f"{keyed}/", "PREFIXED": f"{prefixed}/", "OUT": str(folder)}
