@@ -67,7 +67,7 @@ class Service:
         self.judges: Mapping[str, Judge] = {}
         """By name; none until the engines are loaded."""
         self._closing = AsyncExitStack()
-        self._ledger = Ledger(settings, self.metrics.registry)
+        self._ledger = Ledger(settings, self.metrics.registry, self.metrics.verdicts)
         self._planner: Planner | None = None
         self._open_engine = open_engine
         self._open_remote_engines = open_remote_engines

@@ -123,7 +123,7 @@ def test_every_option_of_a_refinement_is_explained(api: str) -> None:
 def test_every_metric_is_explained(api: str) -> None:
     metrics = Metrics()
     UpstreamMetrics(metrics.registry, LATENCY)
-    VerdictMetrics(metrics.registry)
+    VerdictMetrics(metrics.registry, metrics.verdicts)
     metrics.watch(Admission(1, 1), ["name"])
     families = [f"{one.name}_total" if one.type == "counter" else one.name for one in metrics.registry.collect()]
     assert left_out(families, api) == []

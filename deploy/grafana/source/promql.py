@@ -28,7 +28,7 @@ SLHF_LABELS = {
     "slhf_draft_length_ratio": ("model_name",),
     "slhf_draft_source_total": ("model_name", "source"),
     "slhf_tools_ignored_total": ("model_name",),
-    "slhf_verdicts_total": ("model_name", "judged_by", "verdict"),
+    "slhf_verdicts_total": ("model_name", "judge", "use", "verdict"),
     "slhf_shadow_total": ("model_name", "result", "reason"),
     "slhf_shadow_tokens_total": ("model_name", "phase"),
     "slhf_shadow_queue": ("model_name",),

@@ -24,9 +24,10 @@ def verdicts() -> Section:
             ),
             lines(
                 "Verdicts",
-                "By whom, and what they say of the refined text. abstained: a judge gave no readable answer.",
+                "What for, and which text is better. inconsistent: a judge's two orders contradict each other; unreadable: "
+                "it gave no answer.",
                 "ops",
-                (rate(VERDICTS, "judged_by, verdict"), "{{judged_by}}: {{verdict}}"),
+                (rate(VERDICTS, "use, verdict"), "{{use}}: {{verdict}}"),
                 stacked=True,
             ),
             lines(

@@ -27,13 +27,13 @@ from slhf_server.errors import (
 )
 from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.reasoning import is_blank, refinable
+from slhf_server.refinement.comparison import Comparison, Judged
 from slhf_server.refinement.edits import edit_ratio
 from slhf_server.refinement.job import Job, RoleBinding
 from slhf_server.refinement.kept import lost
 from slhf_server.refinement.round import RoundState
 from slhf_server.refinement.seeds import seed_of
 from slhf_server.refinement.trajectory import Trajectory
-from slhf_server.refinement.verdicts import Comparison, Judged
 from slhf_server.settings.server import Kept
 
 
@@ -53,6 +53,9 @@ class RefinementResult:
     """Those of the returned round's tokens, where the request asked for them; a client's draft has none."""
     stop_sequence: str | None = None
     """The stop string that ended the returned round, where its model says so."""
+
+    judged: tuple[RoundJudged, ...] = ()
+    """What the judge said of the rounds."""
 
     @property
     def tool_calls(self) -> list[dict[str, Any]] | None:
@@ -231,6 +234,7 @@ class RefinementState:
             self._draft,
             tuple(logprobs),
             stop_sequence,
+            self._trajectory.events,
         )
 
     def _rules_met(self) -> list[StopReason]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 
 from slhf.verdicts import PreferenceList, ShadowReport, Vote, VoteRequest
 from slhf_server.models.judge import Judge
@@ -17,6 +17,7 @@ from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import ServedModel, Settings
 from slhf_server.verdicts import report
 from slhf_server.verdicts.ballots import Ballots
+from slhf_server.verdicts.record import selected
 from slhf_server.verdicts.shadow import Shadow
 from slhf_server.verdicts.shadow_metrics import VerdictMetrics
 from slhf_server.verdicts.store import Experiment, UnreadableFile, VerdictStore
@@ -25,13 +26,19 @@ from slhf_server.verdicts.store import Experiment, UnreadableFile, VerdictStore
 class Ledger:
     """The store, the shadows and what can be voted on."""
 
-    def __init__(self, settings: Settings, registry: CollectorRegistry, clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives Unix seconds."""
+    def __init__(
+        self,
+        settings: Settings,
+        registry: CollectorRegistry,
+        verdicts: Counter,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`verdicts` counts them in the registry. `clock` gives Unix seconds."""
         self._keep_texts = settings.log_content
         self._has_keys = settings.api_keys is not None or settings.api_keys_file is not None
         self._path: Path = settings.verdicts_file or settings.cache_dir / "verdicts.db"
         self._store = VerdictStore(self._path)
-        self._metrics = VerdictMetrics(registry)
+        self._metrics = VerdictMetrics(registry, verdicts)
         self._ballots = Ballots(keep_texts=self._keep_texts)
         self._clock = clock
         self._served: Mapping[str, ServedModel] = {}
@@ -67,8 +74,10 @@ class Ledger:
 
     def ended(self, job: Job, result: RefinementResult) -> None:
         """Look at a refinement that has ended."""
-        key = job.log.get("key")
-        self._ballots.remember(job, result, self._revisions.get(job.model, ""), key)
+        key, revision = job.log.get("key"), self._revisions.get(job.model, "")
+        self._ballots.remember(job, result, revision, key)
+        for record in selected(job, result, revision, self._clock(), keep=self._keep_texts):
+            self._store.note(record)
         if (shadow := self._shadows.get(job.model)) is not None:
             shadow.take(job, result, key)
 
@@ -86,7 +95,7 @@ class Ledger:
         """Keep a key's vote; when this returns it is on disk. Raises NoBallot and WrongRound."""
         ballot, now = self._ballots.of(request.id, key), self._clock()
         await self._store.add(record := ballot.record(request, now))
-        self._metrics.verdicts.labels(ballot.model, "vote", record.outcome).inc()
+        self._metrics.count(record)
         b = ballot.returned if request.b is None else request.b
         return Vote(id=request.id, model=ballot.model, vote=request.vote, a=request.a, b=b, created=int(now))
 

@@ -1,7 +1,7 @@
 """One verdict as it is kept: who was compared, what came of it, and of the texts no more than may be kept."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,8 @@ from slhf.verdicts import Outcome, Source
 from slhf.wire import DraftSource
 from slhf_server.models.base import Turn
 from slhf_server.models.judge import Verdict
+from slhf_server.refinement.job import Job
+from slhf_server.refinement.state import RefinementResult
 
 SAME = Verdict(p=0.5)
 """Of a text and itself; nobody needs to be asked."""
@@ -63,6 +65,32 @@ def outcome_of(verdict: Verdict) -> Outcome:
     if verdict.p is None:
         return "tie" if verdict.consistent is False else "abstained"
     return "win" if verdict.p > 0.5 else "loss" if verdict.p < 0.5 else "tie"
+
+
+def selected(job: Job, result: RefinementResult, revision: str, now: float, *, keep: bool) -> Iterator[Record]:
+    """What a judge has said of a request's rounds while it chose among them; `keep`: whether texts may be kept."""
+    rounds = result.refinement.rounds
+    for judged in () if job.no_store else result.judged:
+        if judged.failed:
+            continue
+        yield Record(
+            refinement=job.id,
+            source="select",
+            outcome=outcome_of(Verdict(judged.p, judged.consistent)),
+            model=job.model,
+            revision=revision,
+            judge=judged.judge,
+            key=job.log.get("key"),
+            draft_source=job.draft_source,
+            draft=Text.of(rounds[judged.against].text, keep=keep),
+            refined=Text.of(rounds[judged.round].text, keep=keep),
+            created=now,
+            edit_ratio=rounds[judged.round].edit_ratio if judged.against == judged.round - 1 else None,
+            p=judged.p,
+            consistent=judged.consistent,
+            judge_tokens=judged.usage.total_tokens,
+            messages=messages_of(job.turns) if keep else None,
+        )
 
 
 def messages_of(turns: Sequence[Turn]) -> list[dict[str, Any]]:

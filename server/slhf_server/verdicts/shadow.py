@@ -197,7 +197,7 @@ class Shadow:
         )
         await self._store.add(record)
         self._outcomes[outcome] += 1
-        self._metrics.verdicts.labels(self._experiment.model, "shadow", outcome).inc()
+        self._metrics.count(record)
         self._metrics.show_win_rate(self._experiment.model, self._outcomes)
 
     def _spend(self, refine_tokens: int, judge_tokens: int) -> None:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -22,6 +23,10 @@ from slhf_server.verdicts.record import Record
 T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 VERSION = 1
+MOST_WAITING = 1_000
+"""Choices of judges that wait to be kept; what comes then is not."""
+MOST_SELECTED = 10_000
+"""Verdicts, of whatever source, behind which a judge's choice is forgotten (docs/api.md)."""
 _WAIT_S = 5.0  # for another server's transaction
 _SCHEMA = """
 CREATE TABLE verdicts (
@@ -35,6 +40,7 @@ CREATE TABLE verdicts (
     messages TEXT, draft TEXT, refined TEXT
 );
 CREATE INDEX of_a_model ON verdicts (model, revision, number);
+CREATE INDEX of_a_source ON verdicts (source, number);
 CREATE UNIQUE INDEX one_vote ON verdicts (refinement, ifnull(key, ''), draft_sha256, refined_sha256)
     WHERE source = 'vote';
 CREATE TABLE experiments (
@@ -75,6 +81,8 @@ class VerdictStore:
         self._path = path
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="verdicts")
         self._connection: sqlite3.Connection | None = None
+        self._room = threading.Semaphore(MOST_WAITING)
+        self._said = ""  # of the latest failure
 
     async def begin(self, experiment: Experiment, now: float) -> Progress:
         """Where the experiment stands, which begins now unless it has begun before. Raises UnreadableFile."""
@@ -84,10 +92,18 @@ class VerdictStore:
         """Keep a verdict; when this returns it is on disk. A key's later vote takes the place of its earlier one."""
         await self._write(lambda to: _insert(to, record))
 
+    def note(self, record: Record) -> None:
+        """Have a judge's choice kept in its turn, unless too many wait for theirs. The latest ones push out older ones,
+        because every request may make some."""
+        if self._room.acquire(blocking=False):
+            done = self._writer.submit(self._changed, partial(_insert_among_latest, record=record))
+            done.add_done_callback(lambda _: self._room.release())
+            done.add_done_callback(self._log_failure)
+
     def spend(self, experiment: Experiment, refine_tokens: int, judge_tokens: int) -> None:
         """Have it noted, in its turn, what a refinement in the shadow has cost; a failure is logged."""
         change = partial(_spend, experiment=experiment, refine_tokens=refine_tokens, judge_tokens=judge_tokens)
-        self._writer.submit(self._changed, change).add_done_callback(_log_failure)
+        self._writer.submit(self._changed, change).add_done_callback(self._log_failure)
 
     async def read(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
         """The rows of a query, in a thread. None where there is no file yet. Raises UnreadableFile."""
@@ -107,6 +123,11 @@ class VerdictStore:
         with self._connection:  # a transaction
             return change(self._connection)
 
+    def _log_failure(self, done: Future[None]) -> None:
+        if (failure := done.exception()) is not None and str(failure) != self._said:
+            self._said = str(failure)
+            _logger.error("a verdict, or what it has cost, could not be kept", exc_info=failure)
+
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -117,14 +138,11 @@ class VerdictStore:
         try:
             with closing(sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", _WAIT_S, uri=True)) as connection:
                 connection.row_factory = sqlite3.Row
+                if _version(connection) == 0:  # another is just making it
+                    return []
                 return connection.execute(query, values).fetchall()
         except sqlite3.Error as exc:
             raise UnreadableFile(f"{self._path}: {exc}") from exc
-
-
-def _log_failure(done: Future[None]) -> None:
-    if (failure := done.exception()) is not None:
-        _logger.error("what a shadow has cost could not be noted", exc_info=failure)
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -137,7 +155,7 @@ def _opened(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing, a power cut the last ones
         with connection:
             connection.execute("BEGIN IMMEDIATE")  # two servers may begin at once
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            version = _version(connection)
             if version == 0:
                 for statement in _SCHEMA.split(";\n"):
                     connection.execute(statement)
@@ -148,6 +166,12 @@ def _opened(path: Path) -> sqlite3.Connection:
         connection.close()
         raise UnreadableFile(f"{path}: it is of version {version} of its layout, and this server writes {VERSION}")
     return connection
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    """Of the file's layout; 0: it has none yet."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
 
 
 def _insert(connection: sqlite3.Connection, record: Record) -> None:
@@ -178,6 +202,12 @@ def _insert(connection: sqlite3.Connection, record: Record) -> None:
     }
     names, places = ", ".join(row), ", ".join(f":{name}" for name in row)
     connection.execute(f"INSERT OR REPLACE INTO verdicts ({names}) VALUES ({places})", row)
+
+
+def _insert_among_latest(connection: sqlite3.Connection, record: Record) -> None:
+    _insert(connection, record)
+    forgotten = "DELETE FROM verdicts WHERE source = 'select' AND number <= last_insert_rowid() - ?"
+    connection.execute(forgotten, (MOST_SELECTED,))
 
 
 def _begin(connection: sqlite3.Connection, experiment: Experiment, now: float) -> Progress:
