@@ -24,8 +24,8 @@ def verdicts() -> Section:
             ),
             lines(
                 "Verdicts",
-                "What for, and which text is better. inconsistent: a judge's two orders contradict each other; unreadable: "
-                "it gave no answer.",
+                "What for, and which text is better. inconsistent: a judge's two orders contradict each other; "
+                "unreadable: it gave no answer.",
                 "ops",
                 (rate(VERDICTS, "use, verdict"), "{{use}}: {{verdict}}"),
                 stacked=True,
