@@ -10,6 +10,7 @@ from slhf import (
     BundleError,
     OwnAnswers,
     RoleWeights,
+    StopRules,
     follower_turn,
     read_bundle,
     revision_of,
@@ -55,6 +56,11 @@ def test_the_revision_changes_with_the_weights_and_not_with_the_manifest(directo
     ("manifest", "problem"),
     [
         ({"name": "duo", "sampling": {"temperature": 9}}, "sampling.temperature: "),
+        ({"name": "duo", "stop_when": ["small_edit"]}, "small_edit needs a threshold in stop_rules"),
+        ({"name": "duo", "stop_when": ["tired"]}, "stop_when.0: "),
+        ({"name": "duo", "select": "best"}, "select: "),
+        ({"name": "duo", "stop_rules": {"small_edit": {"edit_ratio": 2}}}, "stop_rules.small_edit.edit_ratio: "),
+        ({"name": "duo", "stop_rules": {"judge_sure": {"p": 0.5}}}, "stop_rules.judge_sure.p: "),
         ({"name": "duo", "own_answers": {"count": 0, "max_tokens": 9, "temperature": 0.5}}, "own_answers.count: "),
         ({"name": "duo", "own_answers": {"count": 4}}, "own_answers.max_tokens: "),
         ({"name": "duo", "own_answers": {"count": 4, "max_tokens": 9, "temperature": 0}}, "own_answers.temperature: "),
@@ -123,3 +129,10 @@ def test_own_answers_stand_behind_the_turn() -> None:
 def test_the_card_says_how_many_answers_the_follower_writes_for_itself() -> None:
     assert Bundle(name="duo").card()["own_answers"] == 0
     assert Bundle(name="duo", own_answers=OwnAnswers(count=4, max_tokens=9, temperature=0.5)).card()["own_answers"] == 4
+
+
+def test_the_card_has_the_thresholds_that_were_measured() -> None:
+    assert Bundle(name="duo").card()["stop_rules"] == {}
+    rules = StopRules.model_validate({"small_edit": {"edit_ratio": 0.02}})
+    bundle = Bundle(name="duo", stop_rules=rules, stop_when=("small_edit",))
+    assert bundle.card()["stop_rules"] == {"small_edit": {"edit_ratio": 0.02}}

@@ -9,10 +9,19 @@ import pytest
 from starlette.responses import Response
 from typer.testing import CliRunner, Result
 
-from slhf import RefineRequest, RefineResponse, __version__
+from slhf import (
+    RefinementCompleted,
+    RefineRequest,
+    RefineResponse,
+    RoundCompleted,
+    RoundJudged,
+    Selection,
+    Usage,
+    __version__,
+)
 from slhf._commands import app, refine
 from slhf._exchange import Options
-from tests.clients.fakes import FakeServer, error, events
+from tests.clients.fakes import FakeServer, error, events, sse
 
 
 def slhf(*arguments: object, **settings: Any) -> Result:
@@ -60,6 +69,7 @@ def test_every_option_has_a_flag_but_those_that_shape_the_answer() -> None:
 def test_every_option_reaches_the_server(fake: FakeServer, url: str) -> None:
     options = ["--model", "duo", "--rounds", 1, "--instruction", "be brief", "--temperature", 0.5, "--top-p", 0.9]
     options += ["--seed", 5, "--max-tokens", 7, "--max-total-tokens", 99, "--timeout-ms", 1000, "--on-error", "fail"]
+    options += ["--select", "judge", "--stop-when", "no_gain", "--stop-when", "small_edit"]
     assert slhf("refine", "why?", *options, "--stop-when-unchanged", "--base-url", url).exit_code == 0
     assert fake.requests[0].model_dump(exclude_unset=True) == {
         "prompt": "why?",
@@ -73,6 +83,8 @@ def test_every_option_reaches_the_server(fake: FakeServer, url: str) -> None:
         "max_total_tokens": 99,
         "timeout_ms": 1000,
         "on_error": "fail",
+        "select": "judge",
+        "stop_when": ["no_gain", "small_edit"],
         "stop_when_unchanged": True,
         "stream": False,
     }
@@ -101,6 +113,31 @@ def test_a_stream_may_be_printed_as_json_lines(url: str) -> None:
     result = slhf("refine", "why?", "--stream", "--json", "--base-url", url)
     expected = [event.model_dump(mode="json") for event in events(RefineRequest(prompt="why?"))]
     assert [json.loads(line) for line in result.stdout.splitlines()] == expected
+
+
+def test_what_a_judge_has_said_is_told_behind_its_round_and_at_the_end(fake: FakeServer, url: str) -> None:
+    told = events(RefineRequest(prompt="why?", rounds=2))
+    last = told[-1]
+    assert isinstance(last, RefinementCompleted)
+    last.refinement.selection = Selection(judge="house", round=1, p=[0.91, None], consistent=[True, None])
+    last.refinement.returned_round = 1
+    common = {"judge": "house", "usage": Usage(), "latency_ms": 1}
+    judged = RoundJudged(round=1, against=0, p=0.91, consistent=True, **common)
+    failed = RoundJudged(round=2, against=1, p=None, consistent=None, failed=True, **common)
+    ends = [at for at, event in enumerate(told) if isinstance(event, RoundCompleted)]
+    whole = [*told[: ends[1] + 1], judged, *told[ends[1] + 1 : ends[2] + 1], failed, *told[ends[2] + 1 :]]
+    fake.verdict = lambda request: (
+        Response(sse(whole), media_type="text/event-stream")
+        if request.stream
+        else Response(RefineResponse(**dict(last)).model_dump_json(), media_type="application/json")
+    )
+    streamed = slhf("refine", "why?", "--stream", "--base-url", url).stdout.splitlines()
+    assert "judge house: better than the draft with p 0.91" in streamed
+    assert "judge house: no verdict (it could not be asked)" in streamed
+    plain = slhf("refine", "why?", "--base-url", url).stdout.splitlines()
+    assert streamed[-1] == plain[-1]
+    assert plain[-1].startswith("answer: round 1 (rounds_done; 2 of 2 rounds")
+    assert plain[-1].endswith("; judge house: p 0.91, none)")
 
 
 def test_models_are_listed(url: str) -> None:

@@ -91,7 +91,7 @@ def test_the_request_asks_for_a_stream(stream: Streamer) -> None:
 
 
 def test_events_that_only_a_newer_server_knows_are_passed_over(stream: Streamer) -> None:
-    news = b'event: round.judged\ndata: {"type": "round.judged", "score": 1}\n\n'
+    news = b'event: round.dreamt\ndata: {"type": "round.dreamt", "score": 1}\n\n'
     assert stream(transport=says(news + sse(TOLD))) == TOLD
 
 

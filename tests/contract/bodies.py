@@ -17,6 +17,8 @@ BODIES: dict[str, dict[str, Any]] = {
         "draft": "a draft",
         "return_rounds": True,
         "stop_when_unchanged": False,
+        "stop_when": ["unchanged"],
+        "select": "last",
         "instruction": "Be kind.",
         **REFINE,
     },

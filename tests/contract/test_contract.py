@@ -171,7 +171,7 @@ def test_an_answer_has_openais_fields_and_refinement(serve: Serve) -> None:
     told = set(answer["refinement"])
     assert told == {
         *("applied", "rounds_requested", "rounds_run", "returned_round", "stop_reason"),
-        *("draft_source", "duration_ms", "usage", "tools_ignored", "rounds"),
+        *("draft_source", "duration_ms", "usage", "tools_ignored", "selection", "rounds"),
     }
     finished = set(answer["refinement"]["rounds"][1]) - {"tool_calls"}
     assert finished == {"round", "role", "model", "text", "finish_reason", "usage", "latency_ms", "edit_ratio", "lost"}
@@ -197,8 +197,9 @@ REASONS: dict[StopReason, tuple[FakeEngine, dict[str, Any], dict[str, Any], str]
 """Reason: engine, refine, further parameters, the answer (empty: that of the latest finished round)."""
 
 
-def test_each_stop_reason_is_tried_here_but_an_upstreams() -> None:
-    assert set(REASONS) == set(get_args(StopReason)) - {"tool_calls"}
+def test_each_stop_reason_is_tried_here_but_an_upstreams_and_those_of_judges_and_bundles() -> None:
+    """test_selection.py tries these, which need settings."""
+    assert set(REASONS) == set(get_args(StopReason)) - {"tool_calls", "small_edit", "no_gain", "judge_sure"}
 
 
 @pytest.mark.parametrize("reason", REASONS)

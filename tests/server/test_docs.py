@@ -24,6 +24,7 @@ from slhf_server.errors import RequestError
 from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.observability.metrics import LATENCY, Metrics
 from slhf_server.settings.endpoints import RemoteEngineSettings, UpstreamSettings
+from slhf_server.settings.judging import JudgeSettings, RewardSettings
 from slhf_server.settings.reading import load_settings
 from slhf_server.settings.server import ServedModel, Settings
 from slhf_server.settings.shadowing import ShadowSettings
@@ -135,7 +136,8 @@ def test_every_setting_stands_in_the_table_with_its_default(configuration: str) 
 
 
 def test_every_key_of_a_model_and_of_another_server_is_explained(configuration: str) -> None:
-    sections = (ServedModel, ShadowSettings, UpstreamSettings, RemoteEngineSettings)
+    servers = (UpstreamSettings, RemoteEngineSettings, JudgeSettings, RewardSettings)
+    sections = (ServedModel, ShadowSettings, *servers)
     assert left_out([name for section in sections for name in section.model_fields], configuration) == []
 
 
@@ -144,12 +146,16 @@ def test_the_example_configurations_are_read(
 ) -> None:
     monkeypatch.setenv("SLHF_UPSTREAMS__OPENAI__API_KEY", "sk-1")
     file = tmp_path / "slhf.yaml"
-    upstream, remote, whole = re.findall(r"```yaml\n(.*?)```", configuration, re.DOTALL)
+    upstream, remote, judges, whole = re.findall(r"```yaml\n(.*?)```", configuration, re.DOTALL)
     file.write_text(upstream, encoding="utf-8")
     assert load_settings(["--config", str(file)]).upstreams["openai"].key() is not None
     monkeypatch.undo()
     file.write_text(remote, encoding="utf-8")
     assert load_settings(["--config", str(file)]).engine_names == ["gpu"]
+    file.write_text(judges, encoding="utf-8")
+    assert [judge.kind for judge in load_settings(["--config", str(file)]).judges.values()] == [
+        *("upstream", "engine", "reward"),
+    ]
     file.write_text(whole, encoding="utf-8")
     settings = load_settings(["--config", str(file)])
     assert len(settings.models) == 2

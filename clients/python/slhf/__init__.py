@@ -18,6 +18,7 @@ from slhf.bundle import (
     revision_of,
     write_bundle,
 )
+from slhf.cards import ModelCard
 from slhf.client import AsyncClient, Client
 from slhf.errors import (
     APIError,
@@ -40,7 +41,6 @@ from slhf.history import Message
 from slhf.turns import FOLLOWER_TURN, follower_turn
 from slhf.wire import (
     Event,
-    ModelCard,
     Refinement,
     RefinementCompleted,
     RefineOptions,

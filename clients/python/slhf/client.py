@@ -23,9 +23,10 @@ from slhf._exchange import (
     refine_request,
     transport_error,
 )
+from slhf.cards import ModelCard, ModelList
 from slhf.connection import DEFAULT_TIMEOUT, http_settings
 from slhf.verdicts import Ballot, PreferenceList, ShadowReport, Vote, VoteRequest
-from slhf.wire import Event, ModelCard, ModelList, RefineResponse
+from slhf.wire import Event, RefineResponse
 
 
 def _refine_call(conversation: Conversation, options: Options, *, stream: bool) -> dict[str, Any]:

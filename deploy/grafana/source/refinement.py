@@ -4,14 +4,16 @@ from boards import Section, Variable, board, objective
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from panels import AMBER, GREEN, LEVELS, RED, Step, heat, lines, number, quantiles
 from promql import mean, quantile, rate, selector, total
+from shadow import shadow
 from traffic import load, servers, tokens, upstreams
-from verdicts import verdicts
 
 E2E, FIRST = "slhf_e2e_request_latency_seconds", "slhf_time_to_first_token_seconds"
 ROUND, QUEUE, OVERHEAD = "slhf_round_latency_seconds", "slhf_request_queue_time_seconds", "slhf_overhead_seconds"
 SUCCESS, FAILURE = "slhf_request_success_total", "slhf_request_failure_total"
 LOST = "slhf_rounds_lost_total"
 STOPS, FALLBACKS, ROUNDS = "slhf_stop_reason_total", "slhf_fallback_total", "slhf_rounds_total"
+VERDICTS, CHOSEN = "slhf_verdicts_total", "slhf_selected_round_total"
+JUDGE, JUDGE_TOKENS = "slhf_judge_latency_seconds", "slhf_judge_tokens_total"
 EDIT, LENGTH = "slhf_draft_edit_ratio", "slhf_draft_length_ratio"
 RUNNING, WAITING = "slhf_num_requests_running", "slhf_num_requests_waiting"
 OUR_ERRORS = (
@@ -39,9 +41,10 @@ VARIABLES = [
     Variable("outcome", "Round outcome", ROUNDS),
     Variable("part", "Lost", "slhf_rounds_lost_total"),
     Variable("result", "In the shadow", "slhf_shadow_total"),
-    Variable("judge", "Judge", "slhf_verdicts_total"),
-    Variable("use", "Verdict for", "slhf_verdicts_total"),
-    Variable("verdict", "Verdict", "slhf_verdicts_total"),
+    Variable("judge", "Judge", VERDICTS),
+    Variable("use", "Verdict for", VERDICTS),
+    Variable("verdict", "Verdict", VERDICTS),
+    Variable("kind", "Judge's tokens", JUDGE_TOKENS),
     Variable("source", "Draft from", "slhf_draft_source_total"),
     Variable("finish_reason", "Finish reason", SUCCESS),
     Variable("error_type", "Error", '{__name__=~"slhf_request_failure_total|slhf_upstream_errors_total"}'),
@@ -50,7 +53,7 @@ VARIABLES = [
 
 def refinement() -> Dashboard:
     description = "Refinements as their users see them: latency, rounds, drift, tokens, errors, upstreams."
-    own = [_now(), _latency(), _rounds(), _drift(), verdicts()]
+    own = [_now(), _latency(), _rounds(), _judges(), shadow(), _drift()]
     return board("slhf-refinement", description, VARIABLES, [*own, load(), upstreams(), tokens(), servers()])
 
 
@@ -196,7 +199,8 @@ def _rounds() -> Section:
         [
             lines(
                 "Stop reasons",
-                "Why refinements ended. All but rounds_done, unchanged, disabled, shadowed and tool_calls ended early.",
+                "Why refinements ended. All but rounds_done, disabled, shadowed, tool_calls and what stop_when asks "
+                "for (unchanged, small_edit, no_gain, judge_sure) ended early.",
                 "reqps",
                 (rate(STOPS, "reason"), "{{reason}}"),
                 stacked=True,
@@ -241,6 +245,41 @@ def _rounds() -> Section:
                 "The bundle's Leader, an upstream, or the client.",
                 "reqps",
                 (rate("slhf_draft_source_total", "source"), "{{source}}"),
+                stacked=True,
+            ),
+        ],
+    )
+
+
+def _judges() -> Section:
+    return (
+        "Judges: are rounds better than what was there before them?",
+        [
+            lines(
+                "Verdicts",
+                "refined: the round's text is the better one; draft: the best text before it is. The others are no "
+                "verdict. failed: answers of select: judge are then the best text before, often the draft.",
+                "ops",
+                (rate(VERDICTS, "use, verdict"), "{{use}}: {{verdict}}"),
+                stacked=True,
+            ),
+            lines(
+                "Rounds that were chosen",
+                "Refinements with a judge, by the round that was the answer. 0 is the draft: nothing was gained.",
+                "reqps",
+                (rate(CHOSEN, "round"), "round {{round}}"),
+                stacked=True,
+            ),
+            quantiles(
+                "Judge's time",
+                "One verdict, both orders at once. It is a part of the latency of its refinement.",
+                JUDGE,
+            ),
+            lines(
+                "Judge's tokens",
+                "Of prompts and of replies, by judge. A reward model reports none.",
+                "short",
+                (rate(JUDGE_TOKENS, "judge, kind"), "{{judge}} {{kind}}"),
                 stacked=True,
             ),
         ],

@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from slhf import Bundle
 from slhf.bundle import BUILTIN_PREFIX
-from slhf.wire import ModelCard, ModelList
+from slhf.cards import ModelCard, ModelList
 from slhf_server.api.dependencies import RunningService
 from slhf_server.api.error_handlers import errors
 

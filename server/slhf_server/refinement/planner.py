@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from slhf import Bundle
+from slhf.cards import JudgeCard, ModelCard, ModelLimits
 from slhf.history import Message
 from slhf.turns import follower_turn
-from slhf.wire import JudgeCard, ModelCard, ModelLimits, RefineOptions
+from slhf.wire import RefineOptions
 from slhf_server.deadline import Deadline
 from slhf_server.errors import BadRequest, ModelNotFound
 from slhf_server.models.base import ChatModel, Engine, SamplingParams, Tokenizer, Turn

@@ -13,12 +13,13 @@ from slhf.verdicts import PreferenceList, ShadowReport, Vote, VoteRequest
 from slhf_server.models.judge import Judge
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.state import RefinementResult
+from slhf_server.settings.endpoints import OWN_ENGINE
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import ServedModel, Settings
 from slhf_server.verdicts import report
 from slhf_server.verdicts.ballots import Ballots
 from slhf_server.verdicts.record import selected
-from slhf_server.verdicts.shadow import Shadow
+from slhf_server.verdicts.shadow import LAST, Shadow
 from slhf_server.verdicts.shadow_metrics import VerdictMetrics
 from slhf_server.verdicts.store import Experiment, UnreadableFile, VerdictStore
 
@@ -69,6 +70,7 @@ class Ledger:
                 self._store,
                 self._metrics,
                 self._clock,
+                priority=LAST if model.follower == OWN_ENGINE else 0,  # a remote one may refuse any other
                 keep_texts=self._keep_texts,
             )
 
@@ -76,8 +78,9 @@ class Ledger:
         """Look at a refinement that has ended."""
         key, revision = job.log.get("key"), self._revisions.get(job.model, "")
         self._ballots.remember(job, result, revision, key)
-        for record in selected(job, result, revision, self._clock(), keep=self._keep_texts):
-            self._store.note(record)
+        if self._keep_texts:  # without them a choice says no more than the metrics do
+            for record in selected(job, result, revision, self._clock()):
+                self._store.note(record)
         if (shadow := self._shadows.get(job.model)) is not None:
             shadow.take(job, result, key)
 

@@ -67,8 +67,8 @@ def outcome_of(verdict: Verdict) -> Outcome:
     return "win" if verdict.p > 0.5 else "loss" if verdict.p < 0.5 else "tie"
 
 
-def selected(job: Job, result: RefinementResult, revision: str, now: float, *, keep: bool) -> Iterator[Record]:
-    """What a judge has said of a request's rounds while it chose among them; `keep`: whether texts may be kept."""
+def selected(job: Job, result: RefinementResult, revision: str, now: float) -> Iterator[Record]:
+    """What a judge has said of a request's rounds while it chose among them, with the texts."""
     rounds = result.refinement.rounds
     for judged in () if job.no_store else result.judged:
         if judged.failed:
@@ -82,14 +82,14 @@ def selected(job: Job, result: RefinementResult, revision: str, now: float, *, k
             judge=judged.judge,
             key=job.log.get("key"),
             draft_source=job.draft_source,
-            draft=Text.of(rounds[judged.against].text, keep=keep),
-            refined=Text.of(rounds[judged.round].text, keep=keep),
+            draft=Text.of(rounds[judged.against].text, keep=True),
+            refined=Text.of(rounds[judged.round].text, keep=True),
             created=now,
             edit_ratio=rounds[judged.round].edit_ratio if judged.against == judged.round - 1 else None,
             p=judged.p,
             consistent=judged.consistent,
             judge_tokens=judged.usage.total_tokens,
-            messages=messages_of(job.turns) if keep else None,
+            messages=messages_of(job.turns),
         )
 
 

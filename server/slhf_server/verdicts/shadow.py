@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from slhf_server.models.base import Turn
 from slhf_server.models.judge import Judge, Verdict
 from slhf_server.models.reasoning import is_blank
+from slhf_server.refinement.edits import edit_ratio
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.loop import refine
-from slhf_server.refinement.state import RefinementResult, edit_ratio
+from slhf_server.refinement.state import RefinementResult
 from slhf_server.refinement.stops import RULES
 from slhf_server.settings.shadowing import ShadowSettings
 from slhf_server.verdicts.record import SAME, Record, Text, messages_of, outcome_of
@@ -27,8 +28,8 @@ LONGEST = 32_768
 """Characters of conversation and draft together; longer ones are left out (docs/api.md)."""
 MOST_WAITING = 32
 """Refinements in one model's queue (docs/api.md)."""
-PRIORITY = 1_000_000
-"""Of vLLM's: below everything that somebody waits for."""
+LAST = 1_000_000
+"""vLLM's priority of what runs after everything that somebody waits for."""
 _DAY_S = 86_400
 _logger = logging.getLogger(__name__)
 
@@ -58,15 +59,17 @@ class Shadow:
         metrics: VerdictMetrics,
         clock: Callable[[], float],
         *,
+        priority: int,
         keep_texts: bool,
     ) -> None:
-        """`clock` gives Unix seconds."""
+        """`clock` gives Unix seconds. `priority`: vLLM's, of the refinements."""
         self._settings = settings
         self._experiment = experiment
         self._judge = judge
         self._store = store
         self._metrics = metrics
         self._clock = clock
+        self._priority = priority
         self._keep_texts = keep_texts
         self._ends = progress.started + settings.days * _DAY_S
         self._tokens = progress.refine_tokens + progress.judge_tokens
@@ -87,7 +90,7 @@ class Shadow:
         if len(self._queue) >= MOST_WAITING:
             return self._count("dropped", "queue_full")
         spent = result.usage.total_tokens
-        self._queue.append(Case(job.shadow(result.draft, spent, PRIORITY), result.draft, key))
+        self._queue.append(Case(job.shadow(result.draft, spent, self._priority), result.draft, key))
         self._fill()
 
     def make_way(self) -> None:

@@ -12,7 +12,7 @@ from tests.sdks import environments
 from tests.server.conftest import eventually
 
 SOURCE = ROOT / "deploy" / "grafana" / "source"
-SHADOW = {"slhf_win_rate_low", "slhf_win_rate_high", "slhf_verdicts_total"} | {
+SHADOW = {"slhf_win_rate_low", "slhf_win_rate_high"} | {
     f"slhf_shadow_{rest}" for rest in ("total", "tokens_total", "queue")
 }
 """What only a model in shadow mode has."""

@@ -40,14 +40,14 @@ def busy_server() -> Iterator[str]:
                 "cloud": {**common, "base_url": cloud.url},
                 "broken": {**common, "base_url": broken.url, "breaker_cooldown_s": 600},
             },
+            "judges": {"house": {"upstream": "cloud"}},
+            "verdicts_file": f"{folder}/verdicts.db",
             "models": {
-                "plain": {"rounds": 2},
+                "plain": {"rounds": 2, "judge": "house"},
                 "cloud": {"leader": "cloud"},
                 "broken": {"leader": "broken"},
                 "shaded": {"shadow": {"judge": "house", "share": 1}},
             },
-            "judges": {"house": {"engine": "own"}},
-            "verdicts_file": f"{folder}/verdicts.db",
         }
         with running(create_app(Settings(**settings), FakeEngine(reply).open)) as url:
             yield url
@@ -65,6 +65,7 @@ def one_of_each(url: str) -> None:
         post("refine", prompt="what is it", rounds=3)
         post("refine", prompt="what is it", draft=KEPT, stop_when_unchanged=False)
         post("refine", prompt="what is it", draft=CODE)
+        post("refine", prompt="what is it", select="judge")
         post("refine", prompt="fail")
         post("refine", 500, prompt="fail", on_error="fail")
         post("refine", prompt="what is it", stream=True)

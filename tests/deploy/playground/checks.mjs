@@ -1,12 +1,12 @@
 // Drives the playground as a user does: node checks.mjs prints a line of JSON for each check, {name, error}.
-// The environment says where: URL, KEYED (asks for a key), PREFIXED (below a path), CHROMIUM, OUT (a folder for what is copied).
+// The environment says where: URL, JUDGED (its model has a judge), KEYED (asks for a key), PREFIXED (below a path), CHROMIUM, OUT (a folder for what is copied).
 
 import { strict as assert } from "node:assert";
 import { readFileSync, writeFileSync } from "node:fs";
 import { check, column, harmless, played, ready, refine, show, textOf, XSS } from "./browser.mjs";
 import "./links.mjs";
 
-const { URL: url, KEYED: keyed, PREFIXED: prefixed, CHROMIUM: chromium, OUT: out } = process.env;
+const { URL: url, JUDGED: judged, KEYED: keyed, PREFIXED: prefixed, CHROMIUM: chromium, OUT: out } = process.env;
 const AXE = readFileSync(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
 
 check("three rounds fill a column each, with figures and why it ended", async (open) => {
@@ -220,6 +220,38 @@ check("a round that lost something says what", async (open) => {
   const page = await open({ url });
   await refine(page, { prompt: "lose the code", draft: "So:\n```python\nprint(1)\n```\n", rounds: 1 });
   assert.match(await column(page, "Round 1").innerText(), /This round lost a code block, so it left the text before it/);
+});
+
+check("what a judge says stands below each round, and its choice is the answer", async (open) => {
+  const page = await open({ url: judged, viewport: { width: 360, height: 740 }, bypassCSP: true }); // for axe alone
+  await ready(page);
+  await page.getByRole("radio", { name: "what house chooses" }).check();
+  await refine(page, { rounds: 2 });
+  assert.equal(await page.locator(".verdict").innerText(), "Ended because all 2 rounds were done. Round 1 was chosen by the judge house.");
+  assert.match(await column(page, "Round 1").innerText(), /answer/);
+  const figures = (name) => column(page, name).locator(".figures").innerText();
+  assert.match(await figures("Round 1"), /judge's p\s+0\.73 against draft/);
+  assert.match(await figures("Round 2"), /judge's p\s+0\.05 against round 1/);
+  assert.doesNotMatch(await figures("Draft"), /judge/);
+  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
+  await page.addScriptTag({ content: AXE });
+  const { violations } = await page.evaluate(() => globalThis.axe.run());
+  assert.deepEqual(violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.html)}`), []);
+  await page.getByRole("button", { name: "Copy as Python" }).click();
+  await page.waitForSelector(".taken");
+  assert.match(await page.locator("#taken").inputValue(), /select="judge",/);
+  await page.getByRole("button", { name: "Copy link" }).click();
+  await page.waitForFunction(() => document.querySelector("#taken").value.includes("#r="));
+  const other = await open({ url: await page.locator("#taken").inputValue() });
+  await other.waitForSelector(".verdict.done");
+  assert.match(await other.getByRole("article", { name: "Round 2" }).innerText(), /0\.05 against round 1/);
+  assert.match(await other.locator(".verdict").innerText(), /chosen by the judge house/);
+});
+
+check("a model without a judge is not asked to choose", async (open) => {
+  const page = await open({ url });
+  await ready(page);
+  assert.equal(await page.getByText("The answer is").count(), 0);
 });
 
 check("a bad value is named where it stands, by the page or by the server", async (open) => {

@@ -21,6 +21,7 @@ from slhf_server.models.fake import FakeEngine, Said, improve
 from slhf_server.settings.server import Settings
 from tests.conftest import running
 from tests.deploy.programs import ROOT, found
+from tests.server.models.judges.canned import canned
 
 HERE = Path(__file__).parent
 WORDS = 300
@@ -36,6 +37,16 @@ def reply(turns: Sequence[Turn]) -> Said:
     number = 0 if len(turns) < 3 else int(turns[-2].text.split(" ", 1)[0]) + 1
     words = [f"word{place}" if place % 7 else f"changed{number}" for place in range(WORDS)]
     return f"{number} {' '.join(words)}"
+
+
+def once_better(text: str) -> float:
+    """To the judge a draft that was refined once is the best, and one that was refined twice the worst."""
+    return 1.0 if text.count("better") == 1 else -float(text.count("better"))
+
+
+def judged_by(url: str) -> Settings:
+    judges = {"house": {"reward": {"base_url": url}}}
+    return Settings(judges=judges, models={"fake": {"judge": "house"}})  # type: ignore[arg-type]
 
 
 @dataclass
@@ -66,11 +77,19 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     (folder / "node_modules").symlink_to(modules)  # Node looks for packages beside the file that imports them
     engine = FakeEngine(reply, token_seconds=TOKEN_SECONDS)
     with (
+        canned(reward=once_better) as judge,
+        running(create_app(judged_by(judge.url), engine.open)) as judged,
         running(create_app(Settings(verdicts_file=folder / "verdicts.db"), engine.open)) as url,
         running(create_app(Settings(api_keys="me=right", verdicts_file=folder / "keyed.db"), engine.open)) as keyed,
         running(create_app(Settings(), engine.open), "/below/it") as prefixed,
     ):
-        places = {"URL": f"{url}/", "KEYED": f"{keyed}/", "PREFIXED": f"{prefixed}/", "OUT": str(folder)}
+        places = {
+            "URL": f"{url}/",
+            "JUDGED": f"{judged}/",
+            "KEYED": f"{keyed}/",
+            "PREFIXED": f"{prefixed}/",
+            "OUT": str(folder),
+        }
         environ = os.environ | places | {"CHROMIUM": chromium}
         command = [found("node"), str(folder / "checks.mjs")]
         done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=280)

@@ -25,6 +25,7 @@ from slhf_server.settings.reading import load_settings
 from slhf_server.settings.server import Settings
 from tests.conftest import running, until
 from tests.server.conftest import Run
+from tests.server.models.judges.canned import canned
 
 ASK = {"messages": [{"role": "user", "content": "what is it"}]}
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -171,6 +172,32 @@ def test_spans_say_what_was_asked_and_what_it_took(traced: Traced, collector: Co
         "slhf.round": 1,
         "slhf.role": "follower",
     }
+
+
+def test_a_verdict_is_a_child_behind_its_round(traced: Traced, collector: Collector) -> None:
+    with canned(reward=len) as judge:
+        judges = {"house": {"reward": {"base_url": judge.url, "max_retries": 0}}}
+        with traced(judges=judges, models={"fake": {"judge": "house", "select": "judge"}}) as url:
+            chat(url)
+            judge.status = 500
+            chat(url)
+    whole, *children = collector.spans[:4]
+    verdict = next(span for span in children if span.name == "judge house")
+    assert [span.name for span in sorted(children, key=lambda one: one.end_time_unix_nano)][-1] == "judge house"
+    assert (verdict.parent_span_id, verdict.status.code) == (whole.span_id, UNSET)
+    told = attributes(verdict)
+    assert told.pop("slhf.p") > 0.9
+    assert told == {
+        conventions.GEN_AI_OPERATION_NAME: "evaluate",
+        conventions.GEN_AI_PROVIDER_NAME: "slhf",
+        conventions.GEN_AI_SYSTEM: "slhf",
+        conventions.GEN_AI_REQUEST_MODEL: "house",
+        conventions.GEN_AI_USAGE_INPUT_TOKENS: 0,
+        conventions.GEN_AI_USAGE_OUTPUT_TOKENS: 0,
+        "slhf.round": 1,
+    }
+    failed = next(span for span in collector.spans[4:] if span.name == "judge house")
+    assert (failed.status.code, attributes(failed)["error.type"]) == (ERROR, "judge_failed")
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -15,6 +15,7 @@ from tests.server.verdicts.judged import judging_engine
 def selecting(folder: Path, **more: Any) -> dict[str, Any]:
     model = {"rounds": 2, "judge": "house", "select": "judge"}
     return {
+        "log_content": True,
         "verdicts_file": str(folder / "v.db"),
         "judges": {"house": {"engine": "own"}},
         "models": {"fake": model},
@@ -27,7 +28,7 @@ def wins(url: str) -> int:
 
 
 def test_a_judges_choice_among_rounds_is_kept_with_the_texts_that_it_compared(serve: Serve, tmp_path: Path) -> None:
-    url = serve(judging_engine(), **selecting(tmp_path, log_content=True))
+    url = serve(judging_engine(), **selecting(tmp_path))
     for headers in ({}, {"Cache-Control": "no-store"}):
         answer = httpx2.post(f"{url}/v1/refine", json={"prompt": "what is it"}, headers=headers).json()
         assert answer["refinement"]["selection"]["round"] == 2
@@ -38,6 +39,13 @@ def test_a_judges_choice_among_rounds_is_kept_with_the_texts_that_it_compared(se
         ("select", "better better draft of: what is it", "better draft of: what is it"),
     ]
     assert {pair["id"] for pair in pairs} != {answer["id"]}
+
+
+def test_without_texts_a_choice_is_in_the_metrics_alone(serve: Serve, tmp_path: Path) -> None:
+    url = serve(judging_engine(), **selecting(tmp_path, log_content=False))
+    httpx2.post(f"{url}/v1/refine", json={"prompt": "what is it"}).raise_for_status()
+    assert 'use="select",verdict="refined"' in httpx2.get(f"{url}/metrics").text
+    assert not (tmp_path / "v.db").exists()
 
 
 def test_the_latest_choices_push_out_older_ones(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

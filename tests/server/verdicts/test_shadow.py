@@ -210,8 +210,7 @@ def test_texts_are_kept_where_the_operator_wants_them_alone(serve: Serve, tmp_pa
 def test_a_shadow_needs_a_judge_that_there_is() -> None:
     with pytest.raises(SettingsError, match=r"models\.fake\.shadow\.judge: 'other' is no judge; there is house"):
         Settings(
-            judges={"house": {"engine": "own"}},  # type: ignore[dict-item]
-            models={"fake": {"shadow": {"judge": "other"}}},  # type: ignore[dict-item]
+            **{"judges": {"house": {"engine": "own"}}, "models": {"fake": {"shadow": {"judge": "other"}}}},
         )
 
 

@@ -5,8 +5,9 @@ import { html } from "./vendor/htm-preact.js";
 const NAMES = { own_answers: "own answers", base_model: "base model" };
 
 export function Card({ model }) {
-  const { limits, max_model_len: context } = model;
+  const { limits, judge, max_model_len: context } = model;
   const facts = { ...model.card, context: context && `${context.toLocaleString("en")} tokens` };
+  if (judge) facts.judge = judge.kind === "engine" ? `${judge.name}: the served weights themselves` : judge.name;
   if (limits) facts.limits = `${limits.rounds} rounds, ${limits.max_total_tokens.toLocaleString("en")} tokens`;
   return html`
     <details class="card">

@@ -69,6 +69,18 @@ export function Form({ form, change, problem, models, running, onRun, onStop, bl
         />
         <span class="ends" aria-hidden="true"><span>0</span><span>${most}</span></span>
       </div>
+      ${model?.judge &&
+      html`
+        <fieldset class="field">
+          <legend>The answer is</legend>
+          <${Choice}
+            name="select"
+            value=${form.select}
+            change=${change}
+            options=${{ "": "as the model is set", last: "the last round", judge: `what ${model.judge.name} chooses` }}
+          />
+        </fieldset>
+      `}
       <div class="three">
         ${[
           ["temperature", "Temperature", "decimal"],

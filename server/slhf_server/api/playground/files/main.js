@@ -89,8 +89,9 @@ function App() {
     const model = models.list.find((one) => one.id === form.model);
     if (!model) return;
     if (model.drafts === false && form.drafter !== "me") change("drafter", "me");
+    if (!model.judge && form.select) change("select", "");
     if (model.limits && form.rounds > model.limits.rounds) change("rounds", model.limits.rounds);
-  }, [models.list, form.model, form.drafter, form.rounds]);
+  }, [models.list, form.model, form.drafter, form.rounds, form.select]);
 
   useEffect(() => {
     const open = async () => {

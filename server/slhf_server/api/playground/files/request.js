@@ -9,6 +9,7 @@ export const EMPTY = {
   draft: "",
   instruction: "",
   rounds: 1,
+  select: "",
   temperature: "",
   seed: "",
   budget: "",
@@ -34,6 +35,7 @@ export function bodyOf(form) {
   if (form.drafter === "me") body.draft = form.draft;
   if (form.instruction.trim()) body.instruction = form.instruction;
   body.rounds = form.rounds;
+  if (form.select) body.select = form.select;
   const temperature = numberOf("temperature", form.temperature, (n) => n >= 0 && n <= 2, "a number from 0 to 2");
   const seed = numberOf("seed", form.seed, Number.isSafeInteger, "a whole number of at most 15 digits");
   const budget = numberOf("budget", form.budget, (n) => Number.isSafeInteger(n) && n > 0, "a whole number above 0");

@@ -89,6 +89,12 @@ function body(round, base, view) {
   return html`<p class="plain">${round.text}</p>`;
 }
 
+/** What the judge said of a round: how probably it is better than the best text before it. */
+function said({ p, against, failed }) {
+  if (p === null) return failed ? "it failed" : "no verdict";
+  return `${p.toFixed(2)} against ${nameOf(against).toLowerCase()}`;
+}
+
 function Figures({ round }) {
   const { usage, latency_ms: ms, edit_ratio: edited, finish_reason: reason } = round;
   const { accepted_prediction_tokens: right, rejected_prediction_tokens: wrong } = usage.completion_tokens_details;
@@ -100,6 +106,7 @@ function Figures({ round }) {
     ["guesses", right + wrong ? `${right} of ${right + wrong}` : "none"],
   ];
   if (edited !== null && edited !== undefined) rows.push(["edited", `${Math.round(edited * 100)} %`]);
+  if (round.judged) rows.push(["judge's p", said(round.judged)]);
   if (reason === "length") rows.push(["ended", "out of tokens"]);
   return html`
     <dl class="figures">

@@ -8,6 +8,9 @@ const WHY = {
   rounds_done: (k) => `all ${k} rounds were done`,
   disabled: () => "no rounds were asked for",
   unchanged: () => "a round changed nothing",
+  small_edit: () => "a round changed little",
+  no_gain: () => "a round did not win against the best text before it",
+  judge_sure: () => "the judge was sure that a round is better",
   deadline: () => "the time was up",
   token_budget: () => "the token budget was used up",
   context_length: () => "the next round would not have fitted into the model's context",
@@ -25,7 +28,8 @@ export function verdict(run) {
   if (!report) return "";
   const { stop_reason: reason, rounds_requested: k, returned_round: number } = report;
   const because = (reason === "rounds_done" && k === 1 ? "the one round was done" : WHY[reason]?.(k)) ?? reason;
-  const answer = number ? `Round ${number} is the answer.` : "The draft is the answer.";
+  const who = number ? `Round ${number}` : "The draft";
+  const answer = report.selection ? `${who} was chosen by the judge ${report.selection.judge}.` : `${who} is the answer.`;
   return `Ended because ${because}. ${answer}`;
 }
 
@@ -67,6 +71,8 @@ function after(run, event) {
       return run.rounds.some((round) => round.round === event.round)
         ? changed(run, event.round, (round) => ({ ...round, ...event, done: true }))
         : { ...run, rounds: [...run.rounds, { ...event, done: true }] };
+    case "round.judged":
+      return changed(run, event.round, (round) => ({ ...round, judged: event }));
     case "refinement.completed":
       return { ...ended(run, "done", null), id: event.id, refinement: event.refinement, output: event.output };
     case "error":

@@ -56,7 +56,7 @@ function formOf(given) {
   return form;
 }
 
-const OPTIONS = { model: "", prompt: "", draft: "", instruction: "", rounds: 0, temperature: 0, seed: 0, max_total_tokens: 0 };
+const OPTIONS = { model: "", prompt: "", draft: "", instruction: "", rounds: 0, select: "", temperature: 0, seed: 0, max_total_tokens: 0 };
 
 /** A request that may be copied as a program: only names that the page itself writes, lest a name be a program. */
 function bodyOf(given) {
@@ -76,9 +76,14 @@ function runOf(given) {
     stop_reason: text(told.stop_reason),
     rounds_requested: count(told.rounds_requested),
     returned_round: count(told.returned_round),
+    selection: told.selection ? { judge: text(told.selection.judge) } : null,
   };
   const done = given.status === "done" && refinement;
   return { ...idle, status: done ? "done" : "stopped", body: bodyOf(given.body), rounds, refinement, output: text(given.output), fromLink: true };
+}
+
+function judgedOf(given) {
+  return { p: Number.isFinite(given.p) ? given.p : null, against: count(given.against), failed: given.failed === true };
 }
 
 function roundOf(given, place) {
@@ -92,6 +97,7 @@ function roundOf(given, place) {
     latency_ms: count(given?.latency_ms),
     edit_ratio: Number.isFinite(given?.edit_ratio) ? given.edit_ratio : null,
     lost: text(given?.lost) || null,
+    judged: given?.judged ? judgedOf(given.judged) : undefined,
     usage: {
       prompt_tokens: count(usage.prompt_tokens),
       completion_tokens: count(usage.completion_tokens),

@@ -1,16 +1,16 @@
-"""A row of the dashboard *Refinement*: whether refined texts are better than their drafts, by judges and by people."""
+"""A row of the dashboard *Refinement*: whether refined texts would be better than what users get in shadow mode."""
 
 from boards import Section
 from panels import lines
 from promql import rate, selector, total
 
 LOW, HIGH, QUEUE = "slhf_win_rate_low", "slhf_win_rate_high", "slhf_shadow_queue"
-SHADOW, VERDICTS, TOKENS = "slhf_shadow_total", "slhf_verdicts_total", "slhf_shadow_tokens_total"
+SHADOW, TOKENS = "slhf_shadow_total", "slhf_shadow_tokens_total"
 
 
-def verdicts() -> Section:
+def shadow() -> Section:
     return (
-        "Verdicts: are refined texts better than their drafts?",
+        "Shadow: would refined texts be better than the drafts that users get?",
         [
             lines(
                 "Win rate in the shadow",
@@ -21,14 +21,6 @@ def verdicts() -> Section:
                 (f"max by (model_name) ({selector(HIGH)})", "{{model_name}}: at most"),
                 ("slhf:objective_win_rate", "objective: above"),
                 most=1,
-            ),
-            lines(
-                "Verdicts",
-                "What for, and which text is better. inconsistent: a judge's two orders contradict each other; "
-                "unreadable: it gave no answer.",
-                "ops",
-                (rate(VERDICTS, "use, verdict"), "{{use}}: {{verdict}}"),
-                stacked=True,
             ),
             lines(
                 "In the shadow",
