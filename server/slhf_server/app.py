@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from slhf_server.access.keys import Keyring, OperatorsKeyring
-from slhf_server.api import error_handlers, operations, refine, tokens
+from slhf_server.api import error_handlers, judgements, operations, refine, tokens
 from slhf_server.api import operators as operators_port
 from slhf_server.api.anthropic import count_tokens, messages
 from slhf_server.api.authentication import Authentication
@@ -68,7 +68,7 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
         service.metrics.registry.register(KeyUsage(keyring))
     _wrap(app, settings, keyring)
     error_handlers.install(app)
-    for part in (refine, chat, completions, responses, messages, count_tokens, tokens, operations):
+    for part in (refine, chat, completions, responses, messages, count_tokens, tokens, judgements, operations):
         app.include_router(part.router)
     if settings.shows_playground:
         app.router.routes.extend(page.routes())

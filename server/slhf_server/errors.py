@@ -7,6 +7,7 @@ RequestError                      status, type, code, param: becomes OpenAI's er
 │       └── UpstreamContextExceeded      the same, said by an upstream, which keeps the lengths to itself
 ├── InvalidAPIKey            401  invalid_api_key (WWW-Authenticate)
 ├── ModelNotFound            404  model_not_found
+├── RefinementNotFound       404  refinement_not_found: nothing to vote on
 ├── RequestTimeout           408  request_timeout: head or body did not arrive in time
 ├── BodyTooLarge             413  request_too_large
 ├── EncodedBody              415  unsupported_content_encoding (Accept-Encoding)
@@ -91,6 +92,10 @@ class InvalidAPIKey(RequestError):
 
 class ModelNotFound(RequestError):
     code = "model_not_found"
+
+
+class RefinementNotFound(RequestError):
+    code = "refinement_not_found"
 
 
 class RequestTimeout(RequestError):

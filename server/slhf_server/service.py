@@ -28,6 +28,7 @@ from slhf_server.refinement.state import RefinementResult
 from slhf_server.settings.endpoints import OWN_ENGINE
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
+from slhf_server.verdicts.ledger import Ledger
 
 if TYPE_CHECKING:
     from slhf_server.models.upstream.client import Upstream
@@ -57,6 +58,7 @@ class Service:
         self.judges: Mapping[str, Judge] = {}
         """By name; none until the engines are loaded."""
         self._closing = AsyncExitStack()
+        self.ledger = Ledger(settings, self.metrics.registry, self.metrics.verdicts)
         self._planner: Planner | None = None
         self._open_engine = open_engine
         self._open_remote_engines = open_remote_engines
@@ -93,6 +95,7 @@ class Service:
         """
         self._abandoned.set()
         await self.loading()
+        await self.ledger.stop()
         for probe in self._probes:
             probe.cancel()
         if self._probes:
@@ -103,6 +106,7 @@ class Service:
             await remote.close()
         await self._closing.aclose()
         await self.workers.close()
+        self.ledger.close()
         if self._watching is not None:
             self._watching.cancel()
         if self.engine is not None:
@@ -201,6 +205,7 @@ class Service:
         first, failures = jobs[0], list[RequestError]()
         self._check_awake()  # they may have been planned before it fell asleep
         self._jobs.update(jobs)
+        self.ledger.make_way()
         try:
             if self._ends is not None:  # they were planned before the shutdown began
                 self._bring_forward(jobs, self._ends)
@@ -225,6 +230,7 @@ class Service:
             self._jobs.difference_update(jobs)
             if not self._jobs:
                 self._idle.set()
+                self.ledger.resume()
 
     def _observe(self, job: Job, event: RefinementEvent) -> None:
         """Show metrics, traces and the log a chain's first piece of text, and every event that is no piece.
@@ -267,6 +273,7 @@ class Service:
         if self.settings.log_content:
             told = {"messages": [f"{turn.role}: {turn.text}" for turn in job.turns], "answer": result.text}
             job.log.setdefault("content", []).append(told)
+        self.ledger.ended(job, result)
 
     async def _load(self) -> None:
         started = time.perf_counter()
@@ -274,6 +281,7 @@ class Service:
             own, engines = await self._opened()
             judges = open_judges(self.settings.judges, self.upstreams, own, self._others_metrics, self._closing)
             planner = Planner(self.settings, engines, self.upstreams, self.workers, judges)
+            await self.ledger.open(planner.served, planner.revisions, judges)
         except Exception as exc:  # noqa: BLE001  kept in `failure`: the command that serves decides what it means
             return self._fail(exc)
         names = list(planner.served)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import httpx2
@@ -185,6 +186,7 @@ def test_the_finish_reason_is_that_of_the_returned_round(serve: Serve) -> None:
 REASONS: dict[StopReason, tuple[FakeEngine, dict[str, Any], dict[str, Any], str]] = {
     "rounds_done": (FakeEngine(), {"rounds": 2}, {}, "better better d"),
     "disabled": (FakeEngine(), {"rounds": 0}, {}, "d"),
+    "shadowed": (FakeEngine(), {"rounds": 2}, {}, "d"),
     "unchanged": (FakeEngine(lambda turns: "d"), {"rounds": 5, "stop_when_unchanged": True}, {}, "d"),
     "deadline": (FakeEngine(token_seconds=0.1), {"rounds": 8, "timeout_ms": 350}, {}, ""),
     "token_budget": (FakeEngine(), {"rounds": 8, "max_total_tokens": 60}, {}, ""),
@@ -201,9 +203,13 @@ def test_each_stop_reason_is_tried_here_but_an_upstreams_and_those_of_judges_and
 
 
 @pytest.mark.parametrize("reason", REASONS)
-def test_whatever_ends_the_loop_the_best_finished_text_is_the_answer(serve: Serve, reason: StopReason) -> None:
+def test_whatever_ends_the_loop_the_best_finished_text_is_the_answer(
+    serve: Serve, reason: StopReason, tmp_path: Path
+) -> None:
     engine, options, body, text = REASONS[reason]
-    answer = chat(serve(engine), {"draft": "d", "return_rounds": True, **options}, **body)
+    shadow = {"models": {"fake": {"shadow": {"judge": "house"}}}, "judges": {"house": {"engine": "own"}}}
+    settings = shadow | {"verdicts_file": str(tmp_path / "v.db")} if reason == "shadowed" else {}
+    answer = chat(serve(engine, **settings), {"draft": "d", "return_rounds": True, **options}, **body)
     report = answer.json()["refinement"]
     assert (answer.status_code, report["stop_reason"]) == (200, reason)
     assert answer.headers["x-slhf-stop-reason"] == reason
@@ -355,7 +361,7 @@ def test_nothing_is_configured_over_http(serve: Serve) -> None:
     assert {path for path, methods in paths.items() if "post" in methods} <= {
         *(CHAT, REFINE),
         *("/v1/completions", "/v1/responses", "/v1/messages"),
-        *("/v1/messages/count_tokens", "/tokenize", "/detokenize"),
+        *("/v1/messages/count_tokens", "/tokenize", "/detokenize", "/v1/votes"),
     }
     for method in ("PUT", "PATCH", "DELETE"):
         assert httpx2.request(method, f"{url}/v1/models/fake").status_code == 405

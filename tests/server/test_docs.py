@@ -30,6 +30,8 @@ from slhf_server.settings.judging import JudgeSettings, RewardSettings
 from slhf_server.settings.profiles import Profile
 from slhf_server.settings.reading import load_settings
 from slhf_server.settings.server import ServedModel, Settings
+from slhf_server.settings.shadowing import ShadowSettings
+from slhf_server.verdicts.shadow_metrics import VerdictMetrics
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -125,6 +127,7 @@ def test_every_option_of_a_refinement_is_explained(api: str) -> None:
 def test_every_metric_is_explained(api: str) -> None:
     metrics = Metrics()
     UpstreamMetrics(metrics.registry, LATENCY)
+    VerdictMetrics(metrics.registry, metrics.verdicts)
     metrics.watch(Admission(1, 1), ["name"])
     metrics.registry.register(KeyUsage(Keyring(Settings())))
     families = [f"{one.name}_total" if one.type == "counter" else one.name for one in metrics.registry.collect()]
@@ -137,8 +140,8 @@ def test_every_setting_stands_in_the_table_with_its_default(configuration: str) 
 
 
 def test_every_key_of_a_section_that_others_name_and_of_an_api_key_is_explained(configuration: str) -> None:
-    servers = (ServedModel, UpstreamSettings, RemoteEngineSettings)
-    sections = (*servers, JudgeSettings, RewardSettings, KeyEntry, Profile)
+    servers = (UpstreamSettings, RemoteEngineSettings, JudgeSettings, RewardSettings)
+    sections = (ServedModel, ShadowSettings, *servers, KeyEntry, Profile)
     assert left_out([name for section in sections for name in section.model_fields], configuration) == []
 
 

@@ -1,13 +1,10 @@
 """The `slhf` command. Exit codes: 0 done, 1 server or network failed, 2 wrong usage or input, 130 interrupted."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -15,13 +12,14 @@ from rich.table import Table
 from slhf import __version__
 from slhf._diff import heading, print_rounds, printable
 from slhf._exchange import Options
+from slhf._failures import clear_errors
 from slhf._journal import Record, is_stdout
 from slhf._lines import Keys
+from slhf._shadow import shadow
 from slhf._source import Source, standard_input
 from slhf.batch import Summary, refine_source
 from slhf.client import AsyncClient, Client
 from slhf.connection import DEFAULT_TIMEOUT
-from slhf.errors import APIError, InputError, SLHFError
 from slhf.wire import (
     RefinementCompleted,
     RefineResponse,
@@ -37,6 +35,8 @@ BATCH_RETRIES = 5
 """A batch is more patient than one question: no reader waits for it, and the full queue is of its own making."""
 
 app = typer.Typer(name="slhf", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+app.add_typer(shadow, name="shadow")
 
 BaseUrl = Annotated[str | None, typer.Option(help="The server; default $SLHF_BASE_URL, else http://127.0.0.1:8000.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's answer as JSON.")]
@@ -60,7 +60,7 @@ def _root(
 @app.command()
 def models(base_url: BaseUrl = None, as_json: AsJson = False) -> None:
     """List the models that the server serves."""
-    with _clear_errors():
+    with clear_errors():
         with Client(base_url) as client:
             cards = client.models()
         if as_json:
@@ -124,7 +124,7 @@ def refine(
         stop_when_unchanged=stop_when_unchanged or None,
         on_error=cast(Literal["return_draft", "fail"] | None, on_error),
     )
-    with _clear_errors():
+    with clear_errors():
         if input_ is not None and output is not None:
             client = AsyncClient(base_url, timeout=wait, max_retries=BATCH_RETRIES)
             _refine_file(client, input_, output, concurrency, Keys(prompt_key, draft_key), options)
@@ -246,29 +246,3 @@ def _print_summary(summary: Summary, target: Path) -> None:
         typer.echo("slhf: every line was refused; it is not tried again while its refusal is in the output", err=True)
     if summary.failed or not summary.has_results:
         raise typer.Exit(1)
-
-
-@contextlib.contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Print one line instead of a traceback for whatever is not a bug of ours."""
-    try:
-        yield
-    except ValidationError as exc:
-        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
-        raise typer.BadParameter("; ".join(problems)) from exc
-    except InputError as exc:
-        raise _failure(str(exc), 2) from exc
-    except APIError as exc:
-        request = f" (request {exc.request_id})" if exc.request_id else ""
-        raise _failure(f"{exc.status} {exc.code or exc.type}: {exc}{request}", 1) from exc
-    except SLHFError as exc:
-        raise _failure(str(exc), 1) from exc
-    except BrokenPipeError:  # the reader of our output has seen enough
-        raise
-    except OSError as exc:
-        raise _failure(str(exc), 1) from exc
-
-
-def _failure(message: str, code: int) -> typer.Exit:
-    typer.echo(f"slhf: {' '.join(message.split())}", err=True)
-    return typer.Exit(code)

@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, Self, Unpack
+from urllib.parse import quote
 
 import httpx2
 
@@ -24,12 +25,23 @@ from slhf._exchange import (
 )
 from slhf.cards import ModelCard, ModelList
 from slhf.connection import DEFAULT_TIMEOUT, http_settings
+from slhf.verdicts import Ballot, PreferenceList, ShadowReport, Vote, VoteRequest
 from slhf.wire import Event, RefineResponse
 
 
 def _refine_call(conversation: Conversation, options: Options, *, stream: bool) -> dict[str, Any]:
     body = refine_body(refine_request(conversation, options, stream=stream))
     return {"method": "POST", "url": "/v1/refine", "content": body, "headers": {"Content-Type": "application/json"}}
+
+
+def _vote_call(refinement: str, vote: Ballot, a: int, b: int | None) -> dict[str, Any]:
+    body = VoteRequest(id=refinement, vote=vote, a=a, b=b).model_dump_json(exclude_none=True)
+    return {"method": "POST", "url": "/v1/votes", "content": body, "headers": {"Content-Type": "application/json"}}
+
+
+def _preferences_call(model: str, after: str | None) -> dict[str, Any]:
+    params = {} if after is None else {"after": after}
+    return {"method": "GET", "url": f"/v1/preferences/{quote(model)}", "params": params}
 
 
 class Client:
@@ -96,6 +108,25 @@ class Client:
     def models(self) -> list[ModelCard]:
         """The models that the server serves, the default one first. Raises APIError or TransportError."""
         return parsed(ModelList, self._send(self._http.build_request("GET", "/v1/models"))).data
+
+    def vote(self, refinement: str, vote: Ballot, *, a: int = 0, b: int | None = None) -> Vote:
+        """Say which of two rounds of a refinement is better, by the `id` of its answer; the last vote counts.
+
+        `a` and `b` are rounds; 0 is the draft, and None the round that was returned. Raises APIError, 404 for a
+        refinement that the server does not remember, or TransportError.
+        """
+        return parsed(Vote, self._send(self._http.build_request(**_vote_call(refinement, vote, a, b))))
+
+    def shadow(self, model: str) -> ShadowReport:
+        """What the verdicts on a served model say so far. Raises APIError or TransportError."""
+        return parsed(ShadowReport, self._send(self._http.build_request("GET", f"/v1/shadow/{quote(model)}")))
+
+    def preferences(self, model: str, *, after: str | None = None) -> PreferenceList:
+        """A page of pairs of texts of which one was better; `after` is the `last_id` of the page before it.
+
+        Raises APIError or TransportError.
+        """
+        return parsed(PreferenceList, self._send(self._http.build_request(**_preferences_call(model, after))))
 
     def _send(self, request: httpx2.Request, *, stream: bool = False) -> httpx2.Response:
         attempts = exchange(self._max_retries)
@@ -170,6 +201,18 @@ class AsyncClient:
     async def models(self) -> list[ModelCard]:
         """Do as `Client.models` does."""
         return parsed(ModelList, await self._send(self._http.build_request("GET", "/v1/models"))).data
+
+    async def vote(self, refinement: str, vote: Ballot, *, a: int = 0, b: int | None = None) -> Vote:
+        """Do as `Client.vote` does."""
+        return parsed(Vote, await self._send(self._http.build_request(**_vote_call(refinement, vote, a, b))))
+
+    async def shadow(self, model: str) -> ShadowReport:
+        """Do as `Client.shadow` does."""
+        return parsed(ShadowReport, await self._send(self._http.build_request("GET", f"/v1/shadow/{quote(model)}")))
+
+    async def preferences(self, model: str, *, after: str | None = None) -> PreferenceList:
+        """Do as `Client.preferences` does."""
+        return parsed(PreferenceList, await self._send(self._http.build_request(**_preferences_call(model, after))))
 
     async def _send(self, request: httpx2.Request, *, stream: bool = False) -> httpx2.Response:
         attempts = exchange(self._max_retries)

@@ -119,6 +119,7 @@ ERRORS: dict[str, ErrorKind] = {
     "token_budget_exceeded": ErrorKind(400, BadRequest, _REQUEST),
     "invalid_api_key": ErrorKind(401, AuthenticationError, _REQUEST),
     "model_not_found": ErrorKind(404, ModelNotFound, _REQUEST),  # any other 404 is a wrong address, no missing model
+    "refinement_not_found": ErrorKind(404, APIError, _REQUEST),
     "request_timeout": ErrorKind(408, APIError, _REQUEST),
     "request_too_large": ErrorKind(413, PayloadTooLarge, _REQUEST),
     "unsupported_content_encoding": ErrorKind(415, APIError, _REQUEST),

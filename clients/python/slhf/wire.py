@@ -29,6 +29,7 @@ StopReason = Literal[
     "invalid_structure",
     "error",
     "disabled",
+    "shadowed",
 ]
 Select = Literal["last", "judge"]
 """Which round is the answer: the last one, or the best by a judge, the draft among them."""

@@ -4,6 +4,7 @@ from boards import Section, Variable, board, objective
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from panels import AMBER, GREEN, LEVELS, RED, Step, heat, lines, number, quantiles
 from promql import mean, quantile, rate, selector, total
+from shadow import shadow
 from traffic import load, servers, tokens, upstreams
 
 E2E, FIRST = "slhf_e2e_request_latency_seconds", "slhf_time_to_first_token_seconds"
@@ -39,8 +40,9 @@ VARIABLES = [
     Variable("reason", "Stop reason", STOPS),
     Variable("outcome", "Round outcome", ROUNDS),
     Variable("part", "Lost", "slhf_rounds_lost_total"),
+    Variable("result", "In the shadow", "slhf_shadow_total"),
     Variable("judge", "Judge", VERDICTS),
-    Variable("use", "Judge's use", VERDICTS),
+    Variable("use", "Verdict for", VERDICTS),
     Variable("verdict", "Verdict", VERDICTS),
     Variable("kind", "Judge's tokens", JUDGE_TOKENS),
     Variable("source", "Draft from", "slhf_draft_source_total"),
@@ -52,7 +54,7 @@ VARIABLES = [
 
 def refinement() -> Dashboard:
     description = "Refinements as their users see them: latency, rounds, drift, tokens, errors, upstreams."
-    own = [_now(), _latency(), _rounds(), _judges(), _drift()]
+    own = [_now(), _latency(), _rounds(), _judges(), shadow(), _drift()]
     return board("slhf-refinement", description, VARIABLES, [*own, load(), upstreams(), tokens(), servers()])
 
 
@@ -198,8 +200,8 @@ def _rounds() -> Section:
         [
             lines(
                 "Stop reasons",
-                "Why refinements ended. All but rounds_done, disabled, tool_calls and what stop_when asks for "
-                "(unchanged, small_edit, no_gain, judge_sure) ended early.",
+                "Why refinements ended. All but rounds_done, disabled, shadowed, tool_calls and what stop_when asks "
+                "for (unchanged, small_edit, no_gain, judge_sure) ended early.",
                 "reqps",
                 (rate(STOPS, "reason"), "{{reason}}"),
                 stacked=True,
@@ -259,7 +261,7 @@ def _judges() -> Section:
                 "refined: the round's text is the better one; draft: the best text before it is. The others are no "
                 "verdict. failed: answers of select: judge are then the best text before, often the draft.",
                 "ops",
-                (rate(VERDICTS, "verdict"), "{{verdict}}"),
+                (rate(VERDICTS, "use, verdict"), "{{use}}: {{verdict}}"),
                 stacked=True,
             ),
             lines(

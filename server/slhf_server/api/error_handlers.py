@@ -116,7 +116,7 @@ def bad_request(errors: list[Any], body: Any) -> BadRequest:
 
 
 def _path(error: Any, body: Any) -> list[str]:
-    """Where in the body the error is, without pydantic's names for the alternatives of a union."""
+    """Where in the body the error is, without pydantic's names for the alternatives of a union; or in the query."""
     if error["loc"][0] == "query":
         return [str(step) for step in error["loc"][1:]]
     path: list[str] = []

@@ -1,4 +1,4 @@
-"""The headers of a request that name the caller's span, and those that a non-streamed answer has."""
+"""What the headers of a request say beside its key, and those that a non-streamed answer has."""
 
 from starlette.datastructures import Headers
 
@@ -10,6 +10,12 @@ _TRACE_CONTEXT = ("traceparent", "tracestate")  # W3C Trace Context
 def trace_headers(headers: Headers) -> dict[str, str]:
     """The headers that name the caller's span, as they came."""
     return {name: ",".join(headers.getlist(name)) for name in _TRACE_CONTEXT if name in headers}
+
+
+def asks_for_no_store(headers: Headers) -> bool:
+    """Whether `Cache-Control` says `no-store` (RFC 9111, 5.2.1.5)."""
+    directives = ",".join(headers.getlist("cache-control")).split(",")
+    return any(directive.strip().lower() == "no-store" for directive in directives)
 
 
 def refinement_headers(result: RefinementResult) -> dict[str, str]:

@@ -8,7 +8,7 @@ from fastapi import Request
 
 from slhf_server.access.keys import Key, Keyring
 from slhf_server.api.error_handlers import Names
-from slhf_server.api.headers import trace_headers
+from slhf_server.api.headers import asks_for_no_store, trace_headers
 from slhf_server.api.parameter import priority_header
 from slhf_server.models.structured_output.response_format import structured_output_of
 from slhf_server.refinement.job import Job
@@ -48,6 +48,7 @@ async def planned(
         cache_salt=keyring.cache_salt(request.state.log.get("key")),
         log=request.state.log,
         trace=trace_headers(request.headers),
+        no_store=asks_for_no_store(request.headers),
     )
     jobs = planner.plan(whole)
     request.state.model = jobs[0].model

@@ -12,7 +12,7 @@ from slhf_server.errors import RequestError
 from slhf_server.refinement.loop import RefinementEvent
 from slhf_server.refinement.state import RefinementResult
 
-_AS_ASKED: tuple[StopReason, ...] = ("rounds_done", "disabled")
+_AS_ASKED: tuple[StopReason, ...] = ("rounds_done", "disabled", "shadowed")
 
 
 async def collect_results(events: AsyncGenerator[tuple[int, RefinementEvent], None]) -> dict[int, RefinementResult]:

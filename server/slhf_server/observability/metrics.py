@@ -178,7 +178,7 @@ class Metrics:
         self.child(self.request_rounds, model).observe(refinement.rounds_run)
         self.child(self.draft_source, model, refinement.draft_source).inc()
         self.child(self.overhead, model).observe(result.overhead_ms / 1e3)
-        if refinement.stop_reason not in ("rounds_done", "disabled", *RULES):
+        if refinement.stop_reason not in ("rounds_done", "disabled", "shadowed", *RULES):
             self.child(self.fallback, model, refinement.stop_reason).inc()
         if refinement.tools_ignored:
             self.child(self.tools_ignored, model).inc()

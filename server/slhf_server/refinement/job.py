@@ -1,7 +1,7 @@
 """What one refinement is asked to do: settled before it starts, with every default applied and every limit checked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from slhf.wire import DraftSource, Role
@@ -94,6 +94,12 @@ class Job:
     deltas: Deltas = "none"
     tools_ignored: bool = False
     """Whether the request offered tools to a Leader that cannot call any."""
+    no_store: bool = False
+    """Whether the client wants nothing kept (`Cache-Control: no-store`)."""
+    shadow_rounds: int = 0
+    """In shadow mode: how many rounds were asked for, of which the client gets none; else 0."""
+    timeout_s: float = 0.0
+    """How far off the deadline was when the request was planned."""
     counts_tokens: bool = False
     """Have chunks sent even when nothing is streamed, so that a round that is cut is billed exactly."""
 
@@ -111,6 +117,28 @@ class Job:
     def engine_plays(self) -> bool:
         """Whether the engine has a round to play; an upstream's draft without rounds leaves it none."""
         return self.rounds > 0 or self.draft_source == "leader"
+
+    def shadow(self, draft: str, spent: int, priority: int) -> "Job":
+        """The refinement of that draft that the client did not get, after everybody else's, with the tokens that
+        `spent` has left of the budget. `again` says when its time begins."""
+        return replace(
+            self,
+            draft=draft,
+            rounds=self.shadow_rounds,
+            shadow_rounds=0,
+            leader=None,
+            leader_turns=(),  # they may hold images, and nobody drafts any more
+            follower=replace(self.follower, sampling=replace(self.follower.sampling, priority=priority)),
+            draft_thinks=False,  # the draft is as the Follower sees it
+            max_total_tokens=self.max_total_tokens - spent,
+            deltas="none",
+            counts_tokens=False,
+            log=RequestLog(),
+        )
+
+    def again(self, attempt: int) -> "Job":
+        """The same job with as much time from now, and a name of its own in the engine."""
+        return replace(self, deadline=Deadline.after(self.timeout_s), run_id=f"{self.run_id}.{attempt}")
 
     def streams(self, number: int) -> bool:
         """Whether the client reads this round while it is generated."""

@@ -14,10 +14,10 @@ from contextlib import aclosing
 
 from slhf.wire import RoundCompleted, RoundDelta, RoundJudged, RoundStarted
 from slhf_server.errors import DeadlineExceeded, InternalError, RequestError
+from slhf_server.refinement.comparison import ask
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.request_log import record_tokens
 from slhf_server.refinement.state import RefinementResult, RefinementState
-from slhf_server.refinement.verdicts import ask
 
 _logger = logging.getLogger(__name__)
 RefinementEvent = RoundStarted | RoundDelta | RoundCompleted | RoundJudged | RefinementResult

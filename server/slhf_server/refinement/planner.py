@@ -64,6 +64,8 @@ class RefineParams:
     """The request's line in the log."""
     trace: Mapping[str, str] = field(default_factory=dict)
     """The headers that name the caller's span."""
+    no_store: bool = False
+    """Whether the client wants nothing kept of it."""
     check_supported: Callable[[Drafter], None] = lambda drafter: None
     """Raises BadRequest for a parameter that the draft's writer cannot take."""
 
@@ -125,6 +127,16 @@ class Planner:
         if away is not None and not found:
             raise away
         return found
+
+    def name_of(self, model: str) -> str:
+        """The served model's own name. Raises ModelNotFound."""
+        return self._find(model)[0]
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """Of each served model's weights."""
+        engines = {name: self._engines[served.follower] for name, served in self.served.items()}
+        return {name: engine.manifest.revision or "unknown" for name, engine in engines.items()}
 
     def card(self, name: str, *, created: int) -> ModelCard:
         """A served model as `GET /v1/models` shows it under a name or an alias.
@@ -203,6 +215,8 @@ class Planner:
         conversation.check_parts(params.messages, drafter)
         if served.images == "pass_through" and any(message.others for message in params.messages):
             rounds = 0
+        rounds, shadow_rounds = (0, rounds) if served.shadow is not None else (rounds, 0)
+        timeout_s = _limited("timeout_ms", options.timeout_ms, None, limits.timeout_ms) / 1e3
         turns = conversation.as_text(params.messages)
         wished = wishes(options, served, manifest)
         judging = self._judging(served, wished, manifest, with_instruction(turns, options.instruction))
@@ -221,7 +235,7 @@ class Planner:
             follower=RoleBinding("follower", engine.follower, following, manifest.keeps_by_silence),
             follower_turn=follower_turn(manifest.follower_turn, options.instruction),
             received=time.perf_counter(),
-            deadline=Deadline.after(_limited("timeout_ms", options.timeout_ms, None, limits.timeout_ms) / 1e3),
+            deadline=Deadline.after(timeout_s),
             max_total_tokens=_limited("max_total_tokens", options.max_total_tokens, None, limits.max_total_tokens),
             fail_on_error=options.on_error == "fail",
             stops=rules_of(wished.stop_when, self._thresholds(served, manifest)),
@@ -234,6 +248,9 @@ class Planner:
             profile=profile,
             draft_thinks=served.draft_thinks,
             counts_tokens=params.counts_tokens or options.timeout_ms is not None,
+            no_store=params.no_store,
+            shadow_rounds=shadow_rounds,
+            timeout_s=timeout_s,
             cache_salt=params.cache_salt,
             log=params.log,
             trace=params.trace,

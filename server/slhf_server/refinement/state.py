@@ -27,13 +27,13 @@ from slhf_server.errors import (
 )
 from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.reasoning import is_blank, refinable
+from slhf_server.refinement.comparison import Comparison, Judged
 from slhf_server.refinement.edits import edit_ratio
 from slhf_server.refinement.job import Job, RoleBinding
 from slhf_server.refinement.kept import lost
 from slhf_server.refinement.round import RoundState
 from slhf_server.refinement.seeds import seed_of
 from slhf_server.refinement.trajectory import Trajectory
-from slhf_server.refinement.verdicts import Comparison, Judged
 from slhf_server.settings.server import Kept
 
 
@@ -53,6 +53,9 @@ class RefinementResult:
     """Those of the returned round's tokens, where the request asked for them; a client's draft has none."""
     stop_sequence: str | None = None
     """The stop string that ended the returned round, where its model says so."""
+
+    judged: tuple[RoundJudged, ...] = ()
+    """What the judge said of the rounds."""
 
     @property
     def tool_calls(self) -> list[dict[str, Any]] | None:
@@ -117,7 +120,8 @@ class RefinementState:
             return "tool_calls"
         met = self._rules_met()
         if self.number > self._job.rounds:
-            done: StopReason = "rounds_done" if self._job.rounds else "disabled"
+            done: StopReason = "shadowed" if self._job.shadow_rounds else "disabled"
+            done = "rounds_done" if self._job.rounds else done
             return "no_gain" if "no_gain" in met else done
         if self._left() <= 0 and "no_gain" not in met:
             return "token_budget"
@@ -209,7 +213,7 @@ class RefinementState:
         usage = RefinementUsage(draft=self._usages[0], rounds=self._usages[1:], judge=self._trajectory.usage)
         refinement = Refinement(
             applied=any(one.round and one.lost is None for one in self._finished[: answer + 1]),
-            rounds_requested=self._job.rounds,
+            rounds_requested=self._job.rounds or self._job.shadow_rounds,
             rounds_run=len(self._finished) - 1,
             returned_round=best.round,
             stop_reason=reason,
@@ -231,6 +235,7 @@ class RefinementState:
             self._draft,
             tuple(logprobs),
             stop_sequence,
+            self._trajectory.events,
         )
 
     def spent(self) -> Usage:

@@ -7,9 +7,9 @@ one stays.
 from collections.abc import Sequence
 
 from slhf.wire import Round, RoundJudged, Selection, Usage
+from slhf_server.refinement.comparison import Comparison, Judged
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.standing import Standing
-from slhf_server.refinement.verdicts import Comparison, Judged
 
 _CHARACTERS = 4
 """About as many have a token; a guess, because nobody here knows the judge's tokenizer."""
@@ -67,6 +67,11 @@ class Trajectory:
         if event.p is not None and event.p >= asked.judging.margin:
             self._best = number
         return event
+
+    @property
+    def events(self) -> tuple[RoundJudged, ...]:
+        """All that was said, in the order of the rounds."""
+        return tuple(self._events.values())
 
     def answer(self, latest: int) -> int:
         """The round whose text is the answer."""

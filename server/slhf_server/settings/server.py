@@ -29,11 +29,12 @@ from slhf_server.settings.endpoints import (
 from slhf_server.settings.judging import JudgeSettings, judge_name
 from slhf_server.settings.key_files import read_key
 from slhf_server.settings.limits import RefineLimits, ServerLimits
+from slhf_server.settings.origins import ConfigFile, Environment
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.profiles import Profile, profile_name
 from slhf_server.settings.redaction import without_secrets
 from slhf_server.settings.sections import Section, UserPath
-from slhf_server.settings.sources import ConfigFile, Environment
+from slhf_server.settings.shadowing import ShadowSettings
 from slhf_server.settings.values import given
 
 BUILTIN = "builtin:qwen2.5-coder-1.5b-slhf"
@@ -75,6 +76,8 @@ class ServedModel(Section):
     draft_thinks: bool = False
     """Whether clients' drafts come from a model that writes `<think>...</think>` first, which the Follower then does
     not see."""
+    shadow: ShadowSettings | None = None
+    """Clients get drafts, and a share of them is refined and judged in the shadow. None: clients get refinements."""
     limits: RefineLimits = RefineLimits()
     """The values set here replace the server's."""
     profile: str | None = None
@@ -143,6 +146,9 @@ class Settings(BaseSettings):
     ping_interval_s: float = Field(default=10.0, gt=0, le=10, description="comment in silent streams, seconds")
     cache_dir: UserPath = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("slhf")), description="the converted built-in models"
+    )
+    verdicts_file: UserPath | None = Field(
+        default=None, description="SQLite file of verdicts and votes; none: verdicts.db in the cache_dir"
     )
     weights_dir: UserPath | None = Field(
         default=None, description="folder with files of built-in models (GGUF), which are looked for there first"
@@ -316,6 +322,9 @@ class Settings(BaseSettings):
             if model.judge is not None and model.judge not in self.judges:
                 known = ", ".join(self.judges) or "none"
                 raise SettingsError(f"models.{name}.judge: {model.judge!r} is no judge; there is {known}")
+            if model.shadow is not None and model.shadow.judge not in self.judges:
+                known = ", ".join(self.judges) or "none"
+                raise SettingsError(f"models.{name}.shadow.judge: {model.shadow.judge!r} is no judge; there is {known}")
             if model.judge is None and model.select == "judge":
                 raise SettingsError(f"models.{name}.select: 'judge' needs the key 'judge', which names one")
             if model.judge is None and (rules := JUDGED & {*(model.stop_when or ())}):

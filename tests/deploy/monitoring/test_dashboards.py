@@ -12,6 +12,10 @@ from tests.sdks import environments
 from tests.server.conftest import eventually
 
 SOURCE = ROOT / "deploy" / "grafana" / "source"
+SHADOW = {"slhf_win_rate_low", "slhf_win_rate_high"} | {
+    f"slhf_shadow_{rest}" for rest in ("total", "tokens_total", "queue")
+}
+"""What only a model in shadow mode has."""
 UNNAMED_LABELS = {"job", "instance", "le", "position", "version", "revision", "finished_reason"}
 
 
@@ -84,9 +88,19 @@ def test_no_metric_and_no_filtered_label_is_unknown(watched: Prometheus) -> None
     assert dashboards.unknown(watched, exprs) == set()
 
 
-def test_every_variable_offers_values_and_a_chosen_model_empties_no_panel(watched: Prometheus) -> None:
+def test_every_variable_offers_values(watched: Prometheus) -> None:
     for variable in dashboards.variables("refinement"):
         metric = dashboards.filled_in(variable.metric)
         assert watched.values(variable.label, metric), variable
-    plain = {"model_name": "plain"}
-    assert eventually(lambda: not dashboards.empty(watched, "refinement", plain)), plain
+
+
+@pytest.mark.parametrize(("model", "in_shadow"), [("plain", False), ("shaded", True)])
+def test_a_chosen_model_empties_no_panel(watched: Prometheus, model: str, in_shadow: bool) -> None:
+    """A model in shadow mode has the panels of the shadow, any other one all the others."""
+    every = dashboards.queries("refinement")
+    due = {f"{title}: {expr}" for title, expr in every if bool(dashboards.metrics(expr) & SHADOW) is in_shadow}
+
+    def missing() -> set[str]:
+        return due & {*dashboards.empty(watched, "refinement", {"model_name": model})}
+
+    assert eventually(lambda: not missing()), missing()

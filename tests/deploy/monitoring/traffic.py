@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx2
@@ -31,8 +32,9 @@ def reply(turns: Sequence[Turn]) -> Said:
 
 @contextmanager
 def busy_server() -> Iterator[str]:
-    """Models `plain`, `cloud` (a Leader that answers) and `broken` (one that answered once); yields the base URL."""
-    with upstream(LISTED, GOOD) as cloud, upstream(LISTED, error(500)) as broken:
+    """Models `plain`, `cloud` (a Leader that answers), `broken` (one that answered once) and `shaded` (in shadow mode);
+    yields the base URL."""
+    with upstream(LISTED, GOOD) as cloud, upstream(LISTED, error(500)) as broken, TemporaryDirectory() as folder:
         common = {"model": "big", "max_retries": 0, "breaker_failures": 2}
         settings: dict[str, Any] = {
             "upstreams": {
@@ -41,10 +43,12 @@ def busy_server() -> Iterator[str]:
             },
             **{"api_keys": f"web={KEY}", "admin_key": ADMIN, "metrics_by_key": "on"},
             "judges": {"house": {"upstream": "cloud"}},
+            "verdicts_file": f"{folder}/verdicts.db",
             "models": {
                 "plain": {"rounds": 2, "judge": "house"},
                 "cloud": {"leader": "cloud"},
                 "broken": {"leader": "broken"},
+                "shaded": {"shadow": {"judge": "house", "share": 1}},
             },
         }
         with running(create_app(Settings(**settings), FakeEngine(reply).open)) as url:
@@ -75,5 +79,6 @@ def one_of_each(url: str) -> None:
             http.post("/v1/chat/completions", json={**chat, "model": "broken"})
         post("completions", prompt="what is it", max_tokens=2)
         post("responses", input="what is it")
+        post("refine", prompt="what is it", model="shaded")
         post("chat/completions", 404, **chat, model="nobody")
         post("refine", 400, prompt="what is it", rounds=-1)

@@ -107,6 +107,30 @@ check("blind means that no round is shown before the choice", async (open) => {
   assert.equal(await page.locator("article").count(), 2);
 });
 
+check("a blind choice is a vote, which the server keeps once it is made", async (open) => {
+  const page = await open({ url: keyed });
+  await page.getByLabel("API key").fill("right");
+  await page.keyboard.press("Tab");
+  await refine(page, { rounds: 2 });
+  const votes = [];
+  page.on("request", (request) => request.url().endsWith("/v1/votes") && votes.push(request.postDataJSON()));
+  await page.getByRole("button", { name: "Compare blind" }).click();
+  assert.match(await page.locator("dialog .hint").innerText(), /keeps which one you choose/);
+  const drafted = (await page.locator("dialog section").first().innerText()).includes("better") ? "2" : "1";
+  await page.keyboard.press(drafted);
+  await page.getByText("The server has kept your vote.").waitFor();
+  await page.keyboard.press("4"); // a choice is made once
+  assert.deepEqual(votes.map(({ id, ...rest }) => [id.startsWith("refine-"), rest]), [[true, { vote: "a", a: 0, b: 2 }]]);
+  const answer = await fetch(`${keyed}v1/shadow/fake`, { headers: { Authorization: "Bearer right" } });
+  const { n, losses } = (await answer.json()).by.source.vote;
+  assert.deepEqual([n, losses], [1, 1]);
+  await page.keyboard.press("Escape");
+  await page.route("**/v1/votes", (route) => route.fulfill({ status: 400, json: { error: { message: "too long ago" } } }));
+  await page.getByRole("button", { name: "Compare blind" }).click();
+  await page.keyboard.press("3");
+  await page.getByText("Your vote is not kept: too long ago").waitFor();
+});
+
 check("nothing is wider than a screen of 360 pixels", async (open) => {
   const page = await open({ url, viewport: { width: 360, height: 740 } });
   const fits = async () => assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth));

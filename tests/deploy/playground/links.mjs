@@ -23,6 +23,8 @@ check("a link restores form and rounds, without the key", async (open) => {
   assert.equal(await other.getByLabel("API key").inputValue(), "");
   assert.equal(await other.evaluate(() => JSON.stringify({ ...sessionStorage })), "{}");
   assert.equal(await other.getByText("these rounds were not run here").count(), 1);
+  await other.getByRole("button", { name: "Compare blind" }).click();
+  assert.match(await other.locator("dialog .hint").innerText(), /in this page alone/); // nobody knows such a run by an id
 });
 
 const linked = (held) => `${url}#r=${deflateRawSync(typeof held === "string" ? held : JSON.stringify(held)).toString("base64url")}`;

@@ -79,8 +79,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     with (
         canned(reward=once_better) as judge,
         running(create_app(judged_by(judge.url), engine.open)) as judged,
-        running(create_app(Settings(), engine.open)) as url,
-        running(create_app(Settings(api_keys="me=right"), engine.open)) as keyed,
+        running(create_app(Settings(verdicts_file=folder / "verdicts.db"), engine.open)) as url,
+        running(create_app(Settings(api_keys="me=right", verdicts_file=folder / "keyed.db"), engine.open)) as keyed,
         running(create_app(Settings(), engine.open), "/below/it") as prefixed,
     ):
         places = {

@@ -1,10 +1,11 @@
-// Draft and answer as A and B, in an order drawn for each comparison. Choices are counted in this page and sent nowhere.
+// Draft and answer as A and B, in an order drawn for each comparison, and the vote that the choice is.
 
 import { html, useLayoutEffect, useMemo, useRef, useState } from "./vendor/htm-preact.js";
 import { Markdown } from "./text.js";
 import { nameOf } from "./run.js";
 
 export const NO_CHOICES = { draft: 0, answer: 0, tie: 0, "both bad": 0 };
+const VOTES = { draft: "a", answer: "b", tie: "tie", "both bad": "both_bad" };
 const CHOICES = ["A is better", "B is better", "Tie", "Both are bad"];
 
 /** The two texts of a finished run that can be told apart, or null. */
@@ -15,10 +16,16 @@ export function pairOf(run) {
   return draft && answer && draft.text !== answer.text ? { draft, answer } : null;
 }
 
+/** The body of `POST /v1/votes` for a choice, or null: a run from a link is not known to this server by its id. */
+export function voteOf(run, what) {
+  if (!run.id || run.fromLink) return null;
+  return { id: run.id, vote: VOTES[what], a: 0, b: run.refinement.returned_round };
+}
+
 const coin = () => crypto.getRandomValues(new Uint8Array(1))[0] % 2 === 0;
 
 /** A dialog over all the rest. `onChoice` gets "draft", "answer", "tie" or "both bad"; `onClose` ends it either way. */
-export function Blind({ pair, tally, onChoice, onClose }) {
+export function Blind({ pair, tally, note, onChoice, onClose }) {
   const [chosen, setChosen] = useState(null);
   const sides = useMemo(() => (coin() ? ["draft", "answer"] : ["answer", "draft"]), [pair]);
   const dialog = useRef(null);
@@ -64,7 +71,7 @@ export function Blind({ pair, tally, onChoice, onClose }) {
         )}
       </div>
       <p class="tally" role="status">${chosen !== null && html`<${Revealed} sides=${sides} pair=${pair} tally=${tally} />`}</p>
-      <p class="hint">Choices are counted in this page alone. Nothing is sent or kept.</p>
+      <p class="hint" role="status">${note}</p>
     </dialog>
   `;
 }

@@ -1,15 +1,18 @@
 // The page: what is in the form, what runs, and where both may be taken to.
 
 import { html, render, useCallback, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
-import { Blind, NO_CHOICES, pairOf } from "./blind.js";
+import { Blind, NO_CHOICES, pairOf, voteOf } from "./blind.js";
 import { Form } from "./form.js";
 import { BadField, bodyOf, curlOf, EMPTY, lineOf, pythonOf } from "./request.js";
 import { Rounds } from "./rounds.js";
-import { idle, nameOf, play, verdict } from "./run.js";
+import { idle, nameOf, play, verdict, wordsOf } from "./run.js";
 import { fragmentOf, restored } from "./share.js";
-import { served } from "./stream.js";
+import { cast, served } from "./stream.js";
 
 const KEY = "slhf-api-key";
+const COUNTED_HERE = "Choices are counted in this page alone. Nothing is sent or kept.";
+const TO_BE_KEPT = "The server keeps which one you choose, and the texts only if its operator lets it.";
+const KEPT = "The server has kept your vote.";
 const AGAIN_MS = 3000;
 
 const address = () => location.origin + location.pathname;
@@ -64,6 +67,7 @@ function App() {
   const [comparing, setComparing] = useState(null);
   const [hidden, setHidden] = useState(false);
   const [tally, setTally] = useState(NO_CHOICES);
+  const [note, setNote] = useState(null);
   const [runs, setRuns] = useState([]);
   const [taken, setTaken] = useState(null);
   const stop = useRef(null);
@@ -147,8 +151,11 @@ function App() {
   const choose = (what) => {
     setTally((old) => ({ ...old, [what]: old[what] + 1 }));
     setRuns((old) => old.map((one) => (one.body === run.body ? { ...one, choice: what } : one)));
+    const vote = voteOf(run, what);
+    if (vote) cast(vote, key).then(() => setNote(KEPT), (error) => setNote(`Your vote is not kept: ${wordsOf(error)}`));
   };
   const closed = () => {
+    setNote(null);
     setComparing(null);
     setHidden(false);
   };
@@ -219,7 +226,7 @@ function App() {
         ${taken && html`<${Taken} ...${taken} />`}
       </main>
     </div>
-    ${comparing && html`<${Blind} pair=${comparing} tally=${tally} onChoice=${choose} onClose=${closed} />`}
+    ${comparing && html`<${Blind} pair=${comparing} tally=${tally} note=${note ?? (voteOf(run, "tie") ? TO_BE_KEPT : COUNTED_HERE)} onChoice=${choose} onClose=${closed} />`}
   `;
 }
 

@@ -2,7 +2,7 @@
 
 import { refinement } from "./stream.js";
 
-export const idle = { status: "idle", body: null, rounds: [], refinement: null, output: null, error: null };
+export const idle = { status: "idle", id: null, body: null, rounds: [], refinement: null, output: null, error: null };
 
 const WHY = {
   rounds_done: (k) => `all ${k} rounds were done`,
@@ -16,6 +16,7 @@ const WHY = {
   context_length: () => "the next round would not have fitted into the model's context",
   error: () => "a round failed",
   tool_calls: () => "the draft calls tools",
+  shadowed: () => "this model is in shadow mode, where nobody gets refinements",
   invalid_structure: () => "a round was not the structure that was asked for",
 };
 
@@ -73,7 +74,7 @@ function after(run, event) {
     case "round.judged":
       return changed(run, event.round, (round) => ({ ...round, judged: event }));
     case "refinement.completed":
-      return { ...ended(run, "done", null), refinement: event.refinement, output: event.output };
+      return { ...ended(run, "done", null), id: event.id, refinement: event.refinement, output: event.output };
     case "error":
       return ended(run, "failed", event.error.message);
     default:
@@ -94,7 +95,7 @@ const ended = (run, status, error) => ({
   rounds: run.rounds.map((round) => (round.done ? round : { ...round, cut: true })),
 });
 
-function wordsOf(error) {
+export function wordsOf(error) {
   if (error.status === 401) return "The server asks for an API key, or does not know this one.";
   if (error.status === 429) return `${error.message} Try again in ${error.retryAfter ?? 1} s.`;
   return error.status ? error.message : "The server could not be reached.";

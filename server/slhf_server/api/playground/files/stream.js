@@ -1,4 +1,4 @@
-// The two calls of the page. Addresses are relative, so that the page works under whatever prefix a proxy gives it.
+// The calls of the page. Addresses are relative, so that the page works under whatever prefix a proxy gives it.
 
 /** What the server answered instead of a stream. */
 export class Refused extends Error {
@@ -21,6 +21,12 @@ async function checked(response) {
 export async function served(key, signal) {
   const response = await checked(await fetch("v1/models", { headers: keyed(key), signal }));
   return (await response.json()).data;
+}
+
+/** Have a vote kept: `{id, vote, a, b}`. */
+export async function cast(vote, key) {
+  const headers = { "Content-Type": "application/json", ...keyed(key) };
+  await checked(await fetch("v1/votes", { method: "POST", headers, body: JSON.stringify(vote) }));
 }
 
 /** The events of a refinement as they come. */

@@ -1,0 +1,136 @@
+"""Votes of people on the rounds of a refinement, by its id."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from slhf import Client, RefineResponse
+from slhf.errors import APIError
+from slhf_server.models.fake import FakeEngine
+from slhf_server.verdicts import ballots
+from tests.conftest import Serve
+
+
+def refined(url: str, key: str = "", headers: dict[str, str] | None = None, **body: Any) -> RefineResponse:
+    with_key = {"Authorization": f"Bearer {key}"} if key else {}
+    body = {"prompt": "what is it", "draft": "d", "rounds": 2} | body
+    answer = httpx2.post(f"{url}/v1/refine", json=body, headers=with_key | (headers or {}))
+    return RefineResponse.model_validate(answer.raise_for_status().json())
+
+
+def vote(url: str, key: str = "", **body: Any) -> httpx2.Response:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return httpx2.post(f"{url}/v1/votes", json=body, headers=headers)
+
+
+@pytest.fixture
+def url(serve: Serve, tmp_path: Path) -> str:
+    return serve(verdicts_file=str(tmp_path / "v.db"))
+
+
+@pytest.mark.parametrize(
+    ("given", "counts"), [("a", (0, 0, 1)), ("b", (1, 0, 0)), ("tie", (0, 1, 0)), ("both_bad", (0, 1, 0))]
+)
+def test_a_vote_compares_the_draft_with_the_answer(url: str, given: Any, counts: tuple[int, int, int]) -> None:
+    with Client(url) as client:
+        answer = client.refine("what is it", draft="d", rounds=2)
+        said = client.vote(answer.id, given)
+        assert (said.id, said.model, said.vote, said.a, said.b) == (answer.id, "fake", given, 0, 2)
+        found = client.shadow("fake")
+        votes = found.by["source"]["vote"]
+        assert (votes.wins, votes.ties, votes.losses) == counts
+        assert (found.n, found.judge, found.share, found.decision) == (0, None, None, "undecided")
+
+
+def test_of_any_two_rounds_the_later_one_is_the_refined_one(url: str) -> None:
+    answer = refined(url)
+    assert vote(url, id=answer.id, vote="a", a=2, b=1).json()["vote"] == "a"
+    assert httpx2.get(f"{url}/v1/shadow/fake").json()["by"]["source"]["vote"]["wins"] == 1
+
+
+def test_the_last_vote_counts(url: str) -> None:
+    answer = refined(url)
+    for body in ({"vote": "a"}, {"vote": "tie", "a": 2, "b": 0}, {"vote": "b"}):
+        assert vote(url, id=answer.id, **body).status_code == 200
+    votes = httpx2.get(f"{url}/v1/shadow/fake").json()["by"]["source"]["vote"]
+    assert (votes["n"], votes["wins"]) == (1, 1)
+
+
+def test_the_id_of_a_chats_answer_will_do(url: str) -> None:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as sdk:
+        answer = sdk.chat.completions.create(model="fake", messages=[{"role": "user", "content": "what is it"}])
+    assert vote(url, id=answer.id, vote="b").status_code == 200
+
+
+def test_a_key_votes_on_its_own_refinements_alone(serve: Serve, tmp_path: Path) -> None:
+    url = serve(verdicts_file=str(tmp_path / "v.db"), api_keys="me=mine,you=yours", log_content=True)
+    answer = refined(url, "mine")
+    strange = vote(url, "yours", id=answer.id, vote="b")
+    unknown = vote(url, "yours", id="refine-unknown", vote="b")
+    assert strange.status_code == unknown.status_code == 404
+    assert strange.json()["error"]["code"] == "refinement_not_found"
+    assert strange.json()["error"] == unknown.json()["error"]
+    assert vote(url, "mine", id=answer.id, vote="b").status_code == 200
+    for key, pairs in (("mine", 1), ("yours", 0)):
+        page = httpx2.get(f"{url}/v1/preferences/fake", headers={"Authorization": f"Bearer {key}"}).json()
+        assert len(page["data"]) == pairs
+
+
+def test_what_cannot_be_voted_on_is_a_404(serve: Serve, tmp_path: Path) -> None:
+    """An unknown id, an answer that is its draft, one that its client wanted nothing kept of."""
+    url = serve(verdicts_file=str(tmp_path / "v.db"))
+    draft = refined(url, rounds=0)
+    secret = refined(url, headers={"Cache-Control": "no-store"})
+    for found in ("refine-1", draft.id, secret.id):
+        assert vote(url, id=found, vote="a").status_code == 404
+    with Client(url) as client, pytest.raises(APIError) as caught:
+        client.vote("refine-1", "a")
+    assert (caught.value.status, caught.value.code, caught.value.param) == (404, "refinement_not_found", "id")
+    assert not (tmp_path / "v.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"vote": "b", "b": 3}, "b"),
+        ({"vote": "b", "a": 9}, "a"),
+        ({"vote": "b", "a": 1, "b": 1}, "b"),
+        ({"vote": "b", "a": -1}, "a"),
+        ({"vote": "better"}, "vote"),
+        ({"vote": "b", "c": 1}, "c"),
+        ({}, "vote"),
+    ],
+)
+def test_a_vote_that_makes_no_sense_is_a_400_that_names_the_key(url: str, body: dict[str, Any], param: str) -> None:
+    answer = vote(url, id=refined(url).id, **body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_old_refinements_are_forgotten(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ballots, "MOST", 3)
+    url = serve(verdicts_file=str(tmp_path / "v.db"))
+    ids = [refined(url).id for _ in range(4)]
+    assert [vote(url, id=one, vote="b").status_code for one in ids] == [404, 200, 200, 200]
+
+
+def test_pairs_come_in_pages(serve: Serve, tmp_path: Path) -> None:
+    url = serve(FakeEngine(), verdicts_file=str(tmp_path / "v.db"), log_content=True)
+    for number, choice in enumerate(("b", "a", "tie")):
+        assert vote(url, id=refined(url, prompt=f"question {number}").id, vote=choice).status_code == 200
+    first = httpx2.get(f"{url}/v1/preferences/fake", params={"limit": 1}).json()
+    assert (first["has_more"], first["without_texts"], len(first["data"])) == (True, 0, 1)
+    rest = httpx2.get(f"{url}/v1/preferences/fake", params={"after": first["last_id"]}).json()
+    assert rest["has_more"] is False
+    found = [(pair["messages"][0]["content"], pair["chosen"]) for pair in first["data"] + rest["data"]]
+    assert found == [("question 0", "better better d"), ("question 1", "d")]
+    for params in ({"limit": 0}, {"limit": 101}, {"after": -1}, {"after": "x"}):
+        wrong = httpx2.get(f"{url}/v1/preferences/fake", params=params)
+        assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, [*params][0])
+
+
+@pytest.mark.parametrize("path", ["shadow", "preferences"])
+def test_a_model_that_is_not_served_is_a_404(url: str, path: str) -> None:
+    assert httpx2.get(f"{url}/v1/{path}/other").json()["error"]["code"] == "model_not_found"
