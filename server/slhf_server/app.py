@@ -19,7 +19,6 @@ from slhf_server.api.playground import page
 from slhf_server.api.route import METRICS, OPEN, is_open
 from slhf_server.loading.remote_engines import open_remote_engines
 from slhf_server.loading.start import open_vllm
-from slhf_server.observability.key_usage import KeyUsage
 from slhf_server.service import OpenEngine, Service
 from slhf_server.settings.server import Settings
 
@@ -65,7 +64,7 @@ def create_app(settings: Settings, open_engine: OpenEngine = open_vllm) -> FastA
     keyring.on_store_failure = service.metrics.limits_store_failed
     service.metrics.build(version("slhf-server"))
     if settings.metrics_by_key == "on":
-        service.metrics.registry.register(KeyUsage(keyring))
+        service.metrics.watch_keys(keyring)
     _wrap(app, settings, keyring)
     error_handlers.install(app)
     for part in (refine, chat, completions, responses, messages, count_tokens, tokens, judgements, operations):

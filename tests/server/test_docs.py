@@ -23,7 +23,6 @@ from slhf_server.api.openai.parameters import CHAT, COMPLETIONS, RESPONSES
 from slhf_server.api.parameter import Parameter, rows
 from slhf_server.errors import RequestError
 from slhf_server.models.upstream.counters import UpstreamMetrics
-from slhf_server.observability.key_usage import KeyUsage
 from slhf_server.observability.metrics import LATENCY, Metrics
 from slhf_server.settings.endpoints import RemoteEngineSettings, UpstreamSettings
 from slhf_server.settings.judging import JudgeSettings, RewardSettings
@@ -129,7 +128,7 @@ def test_every_metric_is_explained(api: str) -> None:
     UpstreamMetrics(metrics.registry, LATENCY)
     VerdictMetrics(metrics.registry, metrics.verdicts)
     metrics.watch(Admission(1, 1), ["name"])
-    metrics.registry.register(KeyUsage(Keyring(Settings())))
+    metrics.watch_keys(Keyring(Settings()))
     families = [f"{one.name}_total" if one.type == "counter" else one.name for one in metrics.registry.collect()]
     assert left_out(families, api) == []
 

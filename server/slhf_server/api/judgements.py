@@ -8,8 +8,6 @@ from slhf.verdicts import PreferenceList, ShadowReport, Vote, VoteRequest
 from slhf_server.api.body import JsonRoute
 from slhf_server.api.dependencies import RunningService
 from slhf_server.api.error_handlers import errors
-from slhf_server.errors import BadRequest, RefinementNotFound
-from slhf_server.verdicts.ballots import NoBallot, WrongRound
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -19,17 +17,8 @@ _MOST_PAIRS = 100  # of a page
 
 @router.post("/v1/votes", responses=errors(400, 401, 404, 408, 413, 415, 429, 431, 500, 503))
 async def vote(body: VoteRequest, request: Request, service: RunningService) -> Vote:
-    """Keep a vote on two rounds of a refinement that the same key has asked for; of several on them the last counts.
-
-    Raises RefinementNotFound, and BadRequest for its rounds.
-    """
-    try:
-        return await service.ledger.vote(body, request.state.log.get("key"))
-    except NoBallot as exc:
-        message = "no refinement of that id can be voted on: it is not known here, not this key's, or too long ago"
-        raise RefinementNotFound(message, param="id") from exc
-    except WrongRound as exc:
-        raise BadRequest(str(exc), param=exc.param) from exc
+    """Keep a vote on two rounds of a refinement that the same key has asked for; of several on them the last counts."""
+    return await service.ledger.vote(body, request.state.log.get("key"))
 
 
 @router.get("/v1/shadow/{model:path}", responses=_READING)

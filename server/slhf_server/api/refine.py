@@ -1,22 +1,20 @@
 """`POST /v1/refine` improves a draft, or drafts first, over k rounds; it answers JSON with every round, or events."""
 
 import time
-from collections.abc import Mapping
 
 from fastapi import APIRouter, Request, Response
 
 from slhf.history import Message
-from slhf.wire import ErrorEvent, Event, RefinementCompleted, RefineRequest, RefineResponse
+from slhf.wire import ErrorBody, ErrorEvent, Event, RefinementCompleted, RefineRequest, RefineResponse
 from slhf_server.api.body import JsonRoute
 from slhf_server.api.dependencies import RunningService
 from slhf_server.api.disconnect import unless_disconnected
-from slhf_server.api.error_handlers import RESPONSES, body_of
+from slhf_server.api.error_handlers import RESPONSES, Names
 from slhf_server.api.headers import refinement_headers
 from slhf_server.api.planning import planned
 from slhf_server.api.results import collect_results
 from slhf_server.api.sse import frame
 from slhf_server.api.streaming import stream
-from slhf_server.errors import RequestError
 from slhf_server.models.base import SamplingParams
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.loop import RefinementEvent
@@ -44,7 +42,7 @@ async def refine(body: RefineRequest, request: Request, service: RunningService)
     (job,) = jobs = await planned(request, service, params, lambda: names)
     with_rounds = body.return_rounds is not False
     if body.stream:
-        return await stream(service, jobs, RefineEvents(job, with_rounds, names))
+        return await stream(service, jobs, RefineEvents(job, with_rounds, lambda: names))
     result = (await unless_disconnected(request, collect_results(service.run(jobs))))[0]
     answer = _answer(job, result, with_rounds).model_dump_json()
     return Response(answer, media_type="application/json", headers=refinement_headers(result))
@@ -53,9 +51,9 @@ async def refine(body: RefineRequest, request: Request, service: RunningService)
 class RefineEvents:
     """Typed events, each with its `event:` field; implements `Renderer`."""
 
-    def __init__(self, job: Job, with_rounds: bool, names: Mapping[str, str]) -> None:
+    def __init__(self, job: Job, with_rounds: bool, names: Names) -> None:
         self._job = job
-        self._names = names
+        self.names = names
         self._with_rounds = with_rounds
 
     def event(self, number: int, event: RefinementEvent) -> list[bytes]:
@@ -69,8 +67,8 @@ class RefineEvents:
     def end(self) -> list[bytes]:
         return []
 
-    def error(self, exc: RequestError) -> bytes:
-        event = ErrorEvent(error=body_of(exc, self._names))
+    def error(self, status: int, body: ErrorBody) -> bytes:
+        event = ErrorEvent(error=body)
         return frame(event.model_dump_json(), event.type)
 
 

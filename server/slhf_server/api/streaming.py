@@ -5,7 +5,8 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from slhf.wire import RoundCompleted, RoundStarted
+from slhf.wire import ErrorBody, RoundCompleted, RoundStarted
+from slhf_server.api.error_handlers import Names, body_of
 from slhf_server.api.sse import PING, EventStream, Peekable
 from slhf_server.errors import InternalError, RequestError
 from slhf_server.refinement.job import Job
@@ -27,7 +28,12 @@ class Renderer(Protocol):
     def end(self) -> list[bytes]:
         """The frames after the last chain's result."""
 
-    def error(self, exc: RequestError) -> bytes: ...
+    @property
+    def names(self) -> Names:
+        """The client's names of what errors name."""
+
+    def error(self, status: int, body: ErrorBody) -> bytes:
+        """The last frame of a stream that failed with this HTTP status."""
 
 
 async def stream(service: Service, jobs: Sequence[Job], renderer: Renderer, *, ping: bytes = PING) -> EventStream:
@@ -81,7 +87,7 @@ async def _frames(
 def _last_frame(service: Service, job: Job, renderer: Renderer, exc: RequestError) -> bytes:
     service.metrics.request_failed(job.model, job.endpoint, exc)
     job.log["status"] = exc.status
-    return renderer.error(exc)
+    return renderer.error(exc.status, body_of(exc, renderer.names()))
 
 
 def _a_model_has_spoken(event: RefinementEvent) -> bool:

@@ -16,7 +16,9 @@ from prometheus_client import (
 
 from slhf.wire import RoundCompleted, RoundJudged
 from slhf_server.access.admission import Admission
+from slhf_server.access.keys import Keyring
 from slhf_server.errors import RequestError
+from slhf_server.observability.key_usage import KeyUsage
 from slhf_server.refinement.edits import edit_ratio
 from slhf_server.refinement.state import RefinementResult
 from slhf_server.refinement.stops import RULES
@@ -125,6 +127,10 @@ class Metrics:
             gauge = Gauge(name, text, ("model_name",), registry=self.registry)
             for model in model_names:
                 gauge.labels(model).set_function(partial(counts.__getitem__, model))
+
+    def watch_keys(self, keyring: Keyring) -> None:
+        """Tell what each API key uses, by its name."""
+        self.registry.register(KeyUsage(keyring))
 
     def child(self, metric: Metric, *labels: str) -> Metric:
         """`metric.labels(...)`, kept, because its checks are half of what counting costs. Labels are bounded."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from slhf.verdicts import Outcome, VoteRequest
 from slhf.wire import DraftSource
+from slhf_server.errors import BadRequest, RefinementNotFound
 from slhf_server.models.base import Turn
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.state import RefinementResult
@@ -17,18 +18,6 @@ MOST = 4_096
 """Refinements (docs/api.md)."""
 MOST_CHARACTERS = 16 << 20
 """Of their texts, where these are kept."""
-
-
-class NoBallot(Exception):
-    """Nothing can be voted on: the refinement is not known, or is another key's."""
-
-
-class WrongRound(Exception):
-    """A vote names a round that the refinement does not have, or two that are the same text."""
-
-    def __init__(self, message: str, param: str) -> None:
-        super().__init__(message)
-        self.param = param
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +41,13 @@ class Ballot:
         return sum(map(len, kept))
 
     def record(self, request: VoteRequest, now: float) -> Record:
-        """The vote as a verdict on the later of its two rounds. Raises WrongRound."""
+        """The vote as a verdict on the later of its two rounds. Raises BadRequest for these."""
         a, b = request.a, self.returned if request.b is None else request.b
         for name, number in (("a", a), ("b", b)):
             if number >= len(self.texts):
-                raise WrongRound(f"round {number}: the refinement has {len(self.texts) - 1} rounds", name)
+                raise BadRequest(f"round {number}: the refinement has {len(self.texts) - 1} rounds", param=name)
         if self.texts[a].sha256 == self.texts[b].sha256:
-            raise WrongRound(f"rounds {a} and {b} are the same text", "b")
+            raise BadRequest(f"rounds {a} and {b} are the same text", param="b")
         earlier, later = sorted((a, b))
         outcome: Outcome
         if request.vote in ("tie", "both_bad"):
@@ -112,10 +101,11 @@ class Ballots:
             self._forget(next(iter(self._known)))
 
     def of(self, refinement: str, key: str | None) -> Ballot:
-        """What a key may vote on. Raises NoBallot, which does not tell another key's id from an unknown one."""
+        """What a key may vote on. Raises RefinementNotFound: another key's id is not told from an unknown one."""
         ballot = self._known.get(refinement)
         if ballot is None or ballot.key != key:
-            raise NoBallot(refinement)
+            message = "no refinement of that id can be voted on: it is not known here, not this key's, or too long ago"
+            raise RefinementNotFound(message, param="id")
         return ballot
 
     def _forget(self, refinement: str) -> None:

@@ -95,7 +95,7 @@ class Ledger:
             shadow.resume()
 
     async def vote(self, request: VoteRequest, key: str | None) -> Vote:
-        """Keep a key's vote; when this returns it is on disk. Raises NoBallot and WrongRound."""
+        """Keep a key's vote; when this returns it is on disk. Raises RefinementNotFound and BadRequest."""
         ballot, now = self._ballots.of(request.id, key), self._clock()
         await self._store.add(record := ballot.record(request, now))
         self._metrics.count(record)

@@ -12,10 +12,10 @@ from prometheus_client import Counter
 from starlette.types import Message
 
 from slhf.history import Message as ChatMessage
-from slhf.wire import RefineOptions, RoundDelta
+from slhf.wire import ErrorBody, RefineOptions, RoundDelta
 from slhf_server.api.streaming import stream
 from slhf_server.app import create_app
-from slhf_server.errors import DeadlineExceeded, EngineFailed, RequestError
+from slhf_server.errors import DeadlineExceeded, EngineFailed
 from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.fake import FakeEngine, Said
 from slhf_server.refinement.loop import RefinementEvent
@@ -383,8 +383,11 @@ class Breaking:
     def end(self) -> list[bytes]:
         return [self._break("end")]
 
-    def error(self, exc: RequestError) -> bytes:
-        return f"error {exc.code}: {exc.message}".encode()
+    def names(self) -> dict[str, str]:
+        return {}
+
+    def error(self, status: int, body: ErrorBody) -> bytes:
+        return f"error {body.code}: {body.message}".encode()
 
     def _break(self, place: str) -> bytes:
         return b"fine" if place != self._at else bytes(1 // 0)

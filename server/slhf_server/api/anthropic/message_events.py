@@ -3,12 +3,11 @@
 import json
 from typing import Any
 
-from slhf.wire import RoundDelta
+from slhf.wire import ErrorBody, RoundDelta
 from slhf_server.api.anthropic.message_answer import MessageAnswer, calls, signature, stop, texts, thought, tool_use
-from slhf_server.api.error_handlers import Names, body_of
+from slhf_server.api.error_handlers import Names
 from slhf_server.api.error_shapes import anthropic_error
 from slhf_server.api.sse import frame
-from slhf_server.errors import RequestError
 from slhf_server.models.reasoning import is_blank
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.loop import RefinementEvent
@@ -34,7 +33,7 @@ class MessageEvents:
     def __init__(self, job: Job, answer: MessageAnswer, names: Names) -> None:
         self._job = job
         self._answer = answer
-        self._names = names
+        self.names = names
         self._begun = False
         self._blocks = 0  # that were opened
         self._open: tuple[str, int] | None = None  # the open block: its kind, and its round or its call's index
@@ -50,8 +49,8 @@ class MessageEvents:
     def end(self) -> list[bytes]:
         return []
 
-    def error(self, exc: RequestError) -> bytes:
-        told = anthropic_error(exc.status, body_of(exc, self._names()), self._job.request_id)
+    def error(self, status: int, body: ErrorBody) -> bytes:
+        told = anthropic_error(status, body, self._job.request_id)
         return event("error", **told.model_dump(exclude={"type"}, exclude_none=True))
 
     def _opening(self) -> list[bytes]:

@@ -5,12 +5,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from slhf.wire import ErrorResponse, RoundDelta, TokenLogprob
-from slhf_server.api.error_handlers import body_of
+from slhf.wire import ErrorBody, ErrorResponse, RoundDelta, TokenLogprob
 from slhf_server.api.openai.chat_request import GenerationRequest
 from slhf_server.api.results import combined
 from slhf_server.api.sse import DONE, frame
-from slhf_server.errors import RequestError
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.loop import RefinementEvent
 from slhf_server.refinement.state import RefinementResult
@@ -27,6 +25,7 @@ class Chunks:
     def __init__(self, job: Job, body: GenerationRequest) -> None:
         self.job = job
         self.body = body
+        self.names = body.names
         self._head = {"id": job.id, "object": self.object, "created": int(time.time()), "model": job.model}
         self._answered: set[int] = set()  # choices of whose answering round a piece was sent
         self.calling: set[int] = set()  # choices of which pieces of tool calls were sent
@@ -65,8 +64,8 @@ class Chunks:
         totals = {"choices": [], "usage": whole.usage.model_dump(), "refinement": report.model_dump()}
         return [frame(json.dumps(self._head | totals)), DONE]
 
-    def error(self, exc: RequestError) -> bytes:
-        return frame(ErrorResponse(error=body_of(exc, self.body.names())).model_dump_json())
+    def error(self, status: int, body: ErrorBody) -> bytes:
+        return frame(ErrorResponse(error=body).model_dump_json())
 
     def chunk(self, choice: dict[str, Any]) -> bytes:
         body: dict[str, Any] = self._head | {"choices": [choice]}

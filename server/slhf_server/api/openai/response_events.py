@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from slhf.wire import RoundDelta
-from slhf_server.api.error_handlers import Names, body_of
+from slhf.wire import ErrorBody, RoundDelta
+from slhf_server.api.error_handlers import Names
 from slhf_server.api.openai.response_answer import Item, ResponseAnswer, part, speaks, status
 from slhf_server.api.sse import frame
-from slhf_server.errors import RequestError
 from slhf_server.models.reasoning import is_blank
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.loop import RefinementEvent
@@ -34,7 +33,7 @@ class ResponseEvents:
     def __init__(self, job: Job, answer: ResponseAnswer, names: Names) -> None:
         self._job = job
         self._answer = answer
-        self._names = names
+        self.names = names
         self._numbers = count()
         self._begun = False
         self._open: _Open | None = None
@@ -51,9 +50,8 @@ class ResponseEvents:
     def end(self) -> list[bytes]:
         return []
 
-    def error(self, exc: RequestError) -> bytes:
-        told = body_of(exc, self._names())
-        return self._event("error", code=told.code or told.type, message=told.message, param=told.param)
+    def error(self, status: int, body: ErrorBody) -> bytes:
+        return self._event("error", code=body.code or body.type, message=body.message, param=body.param)
 
     def _opening(self) -> list[bytes]:
         self._begun = True
