@@ -31,7 +31,7 @@ from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.profiles import Profile, profile_name
 from slhf_server.settings.redaction import without_secrets
 from slhf_server.settings.sections import Section, UserPath
-from slhf_server.settings.sources import ConfigFile, Environment
+from slhf_server.settings.setting_sources import ConfigFile, Environment
 from slhf_server.settings.values import given
 
 BUILTIN = "builtin:qwen2.5-coder-1.5b-slhf"
