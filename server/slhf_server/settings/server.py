@@ -29,11 +29,11 @@ from slhf_server.settings.endpoints import (
 from slhf_server.settings.judging import JudgeSettings, judge_name
 from slhf_server.settings.key_files import read_key
 from slhf_server.settings.limits import RefineLimits, ServerLimits
-from slhf_server.settings.origins import ConfigFile, Environment
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.profiles import Profile, profile_name
 from slhf_server.settings.redaction import without_secrets
 from slhf_server.settings.sections import Section, UserPath
+from slhf_server.settings.setting_sources import ConfigFile, Environment
 from slhf_server.settings.shadowing import ShadowSettings
 from slhf_server.settings.values import given
 

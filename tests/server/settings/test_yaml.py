@@ -43,6 +43,8 @@ def upstream(key: str) -> str:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
+        ("metrics_by_key: no", {"metrics_by_key": "off"}),
+        ("metrics_by_key: yes\nadmin_key: k", {"metrics_by_key": "on", "admin_key": "k"}),
         ("speculation: off", {"speculation": "off"}),
         ("speculation: no", {"speculation": "off"}),
         ("speculation: False", {"speculation": "off"}),
