@@ -22,6 +22,14 @@ HOSTS = re.compile(
     r"|npmjs[.](?:org|com)|yarnpkg[.]com|npmmirror[.]com|anaconda[.](?:org|com)|proxy[.]golang[.]org|crates[.]io"
     r"|rubygems[.]org|maven[.]org)\b"
 )
+# Where the version is written out, for people and tools that do not read the file VERSION.
+WRITTEN_OUT = re.compile(
+    r"\bslhf-server:(\d[\w.]*)-(?:gpu|cpu|ray|gateway|training)\b"  # an image's tag
+    r"|^(?:ARG VERSION=|version: |appVersion: )(\d\S*)"  # the Dockerfile's label, the chart's two
+    r"|\bslhf(?:-server)?~=(\d[\d.]*)",  # what one distribution wants of another
+    re.MULTILINE,
+)
+OF_THE_VERSION = ("Dockerfile", "deploy/*", "docs/*.md", "*/pyproject.toml")
 # A path of the machine that somebody worked on; part of an address or of a longer path it is none.
 MACHINE_PATHS = re.compile(r"(?<![\w./~$}-])/(?:home|root|work|Users)/\w")
 # A container has its own file system, and these describe one.
@@ -51,14 +59,25 @@ def lines_matching(pattern: re.Pattern[str], files: list[Path]) -> Iterator[str]
 
 
 def versions() -> Iterator[str]:
+    """The file VERSION is right; all else follows it."""
     changelog = ROOT / "CHANGELOG.md"
     newest = newest_version(changelog.read_text()) if changelog.exists() else None
+    version = (ROOT / "VERSION").read_text().strip()
     if newest is None:
         yield "CHANGELOG.md names no version (## 0.1.0)"
+    elif newest != version:
+        yield f"VERSION: {version}, but CHANGELOG.md's newest is {newest}"
     for folder in DISTRIBUTIONS:
-        project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
-        if project["version"] != newest:
-            yield f"{folder}/pyproject.toml: version {project['version']}, but CHANGELOG.md's newest is {newest}"
+        project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())
+        source = project.get("tool", {}).get("hatch", {}).get("version", {}).get("path", "")
+        if (ROOT / folder / source).resolve() != (ROOT / "VERSION").resolve():
+            yield f"{folder}/pyproject.toml: its version is not that of the file VERSION"
+    for file in tracked():
+        if any(fnmatch(str(file), pattern) for pattern in OF_THE_VERSION):
+            for tag, label, wanted in WRITTEN_OUT.findall((ROOT / file).read_text(errors="ignore")):
+                right = version == (tag or label) or (wanted and version.startswith(wanted.rpartition(".")[0] + "."))
+                if not right:
+                    yield f"{file}: {tag or label or wanted}, but VERSION says {version}"
 
 
 def lock_files() -> Iterator[str]:

@@ -67,6 +67,7 @@ def main(arguments: list[str]) -> int:
     if "--image" in arguments:
         arguments.remove("--image")
         os.environ["BUILD_IMAGE"] = "1"
+    os.environ["RELEASE"] = "1"
     os.environ["PATH"] = f"{os.environ['PATH']}{os.pathsep}{tools()}"
     server = "./server"
     if "--engine" in arguments:

@@ -33,11 +33,45 @@ def test_the_first_numbered_heading_is_the_newest_version(
     assert hygiene.newest_version(changelog) == version
 
 
-def test_a_distribution_behind_the_changelog_is_found(hygiene: ModuleType, checkout: Path) -> None:
+def distributions(hygiene: ModuleType, checkout: Path, more: str = "") -> None:
+    for folder in hygiene.DISTRIBUTIONS:
+        up = "../" * len(Path(folder).parts)
+        track(checkout, f"{folder}/pyproject.toml", f'[tool.hatch.version]\npath = "{up}VERSION"\n{more}')
+
+
+def test_a_version_behind_the_changelog_is_found(hygiene: ModuleType, checkout: Path) -> None:
     track(checkout, "CHANGELOG.md", "## 0.2.0\n")
-    for folder, version in zip(hygiene.DISTRIBUTIONS, ("0.2.0", "0.1.0", "0.2.0"), strict=True):
-        track(checkout, f"{folder}/pyproject.toml", f'[project]\nversion = "{version}"\n')
-    assert list(hygiene.versions()) == ["server/pyproject.toml: version 0.1.0, but CHANGELOG.md's newest is 0.2.0"]
+    track(checkout, "VERSION", "0.1.0\n")
+    distributions(hygiene, checkout)
+    assert list(hygiene.versions()) == ["VERSION: 0.1.0, but CHANGELOG.md's newest is 0.2.0"]
+
+
+def test_a_distribution_with_a_version_of_its_own_is_found(hygiene: ModuleType, checkout: Path) -> None:
+    track(checkout, "CHANGELOG.md", "## 0.2.0\n")
+    track(checkout, "VERSION", "0.2.0\n")
+    distributions(hygiene, checkout)
+    track(checkout, "server/pyproject.toml", '[project]\nversion = "0.2.0"\n')
+    assert list(hygiene.versions()) == ["server/pyproject.toml: its version is not that of the file VERSION"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("Dockerfile", "ARG VERSION=0.1.9\n", "0.1.9"),
+        ("docs/deployment.md", "| `cpu` | `slhf-server:0.1.9-cpu` |\n", "0.1.9"),
+        ("deploy/helm/slhf/Chart.yaml", "appVersion: 0.1.9\n", "0.1.9"),
+        ("training/pyproject.toml", '[tool.hatch.version]\npath = "../VERSION"\n# "slhf~=0.1.0"\n', "0.1.0"),
+    ],
+)
+def test_an_older_version_that_is_written_out_is_found(
+    hygiene: ModuleType, checkout: Path, name: str, text: str, found: str
+) -> None:
+    track(checkout, "CHANGELOG.md", "## 0.2.1\n")
+    track(checkout, "VERSION", "0.2.1\n")
+    distributions(hygiene, checkout, '# "slhf~=0.2.0"\n')
+    assert list(hygiene.versions()) == []
+    track(checkout, name, text)
+    assert list(hygiene.versions()) == [f"{name}: {found}, but VERSION says 0.2.1"]
 
 
 def test_lock_files_are_found_once_tracked(hygiene: ModuleType, checkout: Path) -> None:

@@ -12,6 +12,9 @@ COMMANDS = [
     "scripts/dashboards",
     "scripts/pin",
     "scripts/prometheus",
+    "scripts/release",
+    "scripts/image-labels",
+    "scripts/deploy-checks",
     "scripts/environment",
     ".ci/run",
 ]

@@ -1,5 +1,5 @@
-"""The images, where scripts/deploy-checks --image asks for them: each built once in a session, and not again for a
-commit that its label names, if no file has been changed since.
+"""The images, where scripts/deploy-checks --image asks for them: each built once in a session, and not again where its
+label names this very commit and no file has been changed since.
 
 Docker keeps the layers of `gpu` for `ray` and `training`, which begin with them; buildah, which must keep none here, is
 given the image that it has made of `gpu`.

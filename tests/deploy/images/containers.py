@@ -22,6 +22,7 @@ from tests.scripts.conftest import load
 
 PYTHON_IMAGE = dockerfile_argument("PYTHON_IMAGE")
 PROGRAMS = ("buildah", "podman", "crun", "conmon", "mmdebstrap", "unshare")
+MERGED = "/usr/share/mmdebstrap/hooks/merged-usr"
 LIBRARIES = "libbz2-1.0 libffi8 liblzma5 libncursesw6 libreadline8 libsqlite3-0 libssl3 libuuid1 zlib1g"
 """What Python's own modules are linked against."""
 
@@ -113,7 +114,7 @@ def make_stand_in(containers: Containers, folder: Path) -> None:
     caches = [f'Dir::Cache::{name} ""' for name in ("pkgcache", "srcpkgcache")]
     options = [*(f"--dpkgopt={option}" for option in smaller), *(f"--aptopt={option}" for option in caches)]
     packages = ",".join(["ca-certificates", "netbase", "tzdata", *LIBRARIES.split()])
-    options.append('--aptopt=APT::Install-Recommends "false"')
+    options += ["--include=usr-is-merged", f"--hook-dir={MERGED}"]  # else usrmerge comes, with all of Perl
     debian = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}", *options]
     subprocess.run([*debian, "bookworm", str(folder / "debian.tar")], env=containers.environ, check=True)
     copy_python(Path(sys.base_prefix), folder / "python")

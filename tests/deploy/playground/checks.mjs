@@ -181,26 +181,27 @@ for (const colorScheme of ["light", "dark"]) {
 }
 
 check("three rounds of 300 tokens are drawn without a frame over 100 ms", async (open) => {
-  const longest = [];
-  for (let tries = 0; tries < 3 && !(longest.at(-1) <= 100); tries++) { // a busy machine is no fault of the page
-    const page = await open({ url });
-    await ready(page);
-    await page.evaluate(() => {
-      window.longest = 0;
-      const next = (before) => (now) => {
-        window.longest = Math.max(window.longest, now - before);
-        requestAnimationFrame(next(now));
-      };
-      requestAnimationFrame((now) => requestAnimationFrame(next(now)));
-    });
-    await refine(page, { prompt: "long" });
-    const words = await textOf(page, "Round 3");
-    assert.ok(words.split(/\s+/).length >= 300);
-    longest.push(await page.evaluate(() => window.longest));
-  }
-  writeFileSync(`${out}/frames.json`, JSON.stringify(longest));
-  assert.ok(Math.min(...longest) <= 100, `longest frames, ms: ${longest}`);
+  const page = await open({ url });
+  await ready(page);
+  const browser = page.context().browser();
+  await browser.startTracing(page, { categories: ["devtools.timeline", "disabled-by-default-devtools.timeline"] });
+  await refine(page, { prompt: "long" });
+  const frames = framesOf(JSON.parse((await browser.stopTracing()).toString()).traceEvents);
+  const words = await textOf(page, "Round 3");
+  assert.ok(words.split(/\s+/).length >= 300);
+  const longest = (clock) => Math.max(...frames.slice(1).map((frame, n) => frame[clock] - frames[n][clock])) / 1000;
+  const told = { frames: frames.length, worked_ms: longest("tts"), apart_ms: longest("ts") };
+  writeFileSync(`${out}/frames.json`, JSON.stringify(told));
+  assert.ok(frames.length > 50 && told.worked_ms <= 100, JSON.stringify(told));
 });
+
+/** The page's frames in order, with the main thread's own clock (tts), which stands still while others have the processor. */
+function framesOf(events) {
+  const frames = events.filter((event) => event.name === "FireAnimationFrame" && event.tts);
+  const of = (frame) => frames.filter((other) => other.pid === frame.pid && other.tid === frame.tid);
+  const drawn = frames.map(of).reduce((most, one) => (one.length > most.length ? one : most), []);
+  return drawn.sort((one, other) => one.ts - other.ts);
+}
 
 check("Stop keeps what was finished", async (open) => {
   const page = await open({ url });
