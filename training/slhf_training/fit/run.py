@@ -24,6 +24,7 @@ from slhf.weights import difference, logits_of, write_model
 from slhf_training.config import portable, read_config
 from slhf_training.errors import SettingsError
 from slhf_training.fit import FitSettings, Kept
+from slhf_training.fit.ema import FOLDER
 from slhf_training.fit.trainer import build_roles, load_model
 from slhf_training.models.adapters import (
     CONFIG,
@@ -145,10 +146,12 @@ def export(
     interpolation: Interpolation | None = None,
     rank: int | None = None,
     average: int | None = None,
+    ema: bool = False,
 ) -> Bundle:
     """Write the bundle; `step` chooses the checkpoint (None: the last), `dtype` and `rank` are those of what is written
     (None: as trained; only adapters have a rank). `average`: the adapters' factors are the means of so many
-    checkpoints' up to that one. `target` appears when it is whole.
+    checkpoints' up to that one. `ema`: the moving average at that step instead of its own weights. `target` appears
+    when it is whole.
 
     Raises SettingsError for a run that cannot be exported so, and where the target exists.
     """
@@ -160,21 +163,28 @@ def export(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         staging = Path(temporary) / "bundle"
         staging.mkdir()
-        weights = checkpoint
+        weights = _moving_average(checkpoint) if ema else checkpoint
         if interpolation is not None:
-            weights = Path(temporary) / "between"
-            _interpolate(settings, checkpoint, interpolation, weights)
+            end, weights = weights, Path(temporary) / "between"
+            _interpolate(settings, end, interpolation, weights)
         if average is not None:
-            if interpolation is not None:
-                raise SettingsError("--average does not go together with --share")
+            if interpolation is not None or ema:
+                raise SettingsError(f"--average does not go together with {'--ema' if ema else '--share'}")
             weights = Path(temporary) / "mean"
             _average(settings, run, checkpoint, average, weights)
         parts = _weights(settings, weights, staging, merge, dtype, rank)
         bundle = write_bundle(
-            staging, _manifest(settings, checkpoint, name, parts, evaluation, interpolation, rank, average)
+            staging, _manifest(settings, checkpoint, name, parts, evaluation, interpolation, rank, average, ema)
         )
         staging.rename(target)
     return bundle
+
+
+def _moving_average(checkpoint: Path) -> Path:
+    found = checkpoint / FOLDER
+    if not found.is_dir():
+        raise SettingsError(f"--ema: {checkpoint} has no moving average; ema_decay of fit keeps one")
+    return found
 
 
 def _interpolate(settings: FitSettings, checkpoint: Path, between: Interpolation, target: Path) -> None:
@@ -283,6 +293,7 @@ def _manifest(
     interpolation: Interpolation | None,
     rank: int | None,
     average: int | None,
+    ema: bool,
 ) -> Bundle:
     facts = settings.model_dump(
         mode="json", exclude={"output_dir", "model", "adapter", "data", "drafts", "preference", "validation"}
@@ -294,6 +305,7 @@ def _manifest(
         "drafts": None if settings.drafts is None else portable(settings.drafts),
         "step": _step(checkpoint),
         "average": average,
+        "ema": settings.ema_decay if ema else None,
         "share": None if interpolation is None else interpolation.share,
         "rank": rank,
         "settings": facts,
