@@ -116,8 +116,14 @@ def best_step(run: Path) -> int:
 
 def last_metrics(checkpoint: Path) -> dict[str, Any]:
     """The last entry of the training log; empty where there is none."""
-    history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    history = history_of(checkpoint)
     return dict(history[-1]) if history else {}
+
+
+def history_of(checkpoint: Path) -> list[dict[str, Any]]:
+    """The training log up to a checkpoint, an entry for each step that was logged and for each validation."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return list(state["log_history"])
 
 
 def _checkpoints(run: Path) -> dict[int, Path]:
