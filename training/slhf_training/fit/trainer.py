@@ -19,6 +19,7 @@ import torch
 from accelerate.utils import DistributedType, gather_object
 from transformers import PrinterCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from slhf_training.data import Example
@@ -248,11 +249,13 @@ class GameTrainer(ResumableTrainer):
         finally:
             self._saving = False
         self.accelerator.wait_for_everyone()
+        best = str(directory / f"checkpoint-{step}") if (step := self.state.best_global_step) else None
+        self.state.best_model_checkpoint = best  # transformers takes it for the one that is still aside
         if self.args.should_save:
+            self.state.save_to_json(str(directory / STAGING / name / TRAINER_STATE_NAME))
             shutil.rmtree(directory / name, ignore_errors=True)
             (directory / STAGING / name).rename(directory / name)
             (directory / STAGING).rmdir()
-            best = str(directory / f"checkpoint-{step}") if (step := self.state.best_global_step) else None
             rotate_checkpoints(str(directory), self.settings.keep_checkpoints, best_model_checkpoint=best)
         self.accelerator.wait_for_everyone()
 
