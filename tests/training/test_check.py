@@ -38,7 +38,7 @@ def written(directory: Path, **changes: Any) -> Path:
 
 @pytest.mark.parametrize("weights", ["separate", "shared", "full"])
 def test_the_estimate_counts_what_the_model_has(weights: str, tmp_path: Path) -> None:
-    settings = read_config(written(tmp_path, weights=weights), FitSettings)
+    settings = read_config(written(tmp_path, weights=weights, ema_decay=0.9), FitSettings)
     parts = estimate(settings).parts
     roles = build_roles(settings, load_model(settings)[1])
     held = sum(parameter.numel() for parameter in load_model(settings)[1].parameters())
@@ -46,6 +46,7 @@ def test_the_estimate_counts_what_the_model_has(weights: str, tmp_path: Path) ->
     assert parts["the model"] == 4 * held
     assert parts["adapters"] == (0 if weights == "full" else 4 * learnt)
     assert (parts["gradients"], parts["the optimiser"]) == (4 * learnt, 8 * learnt)
+    assert parts["the moving average"] == 4 * learnt
     assert parts["copies of it (what samples, the reference)"] == 2 * held
     assert (
         parts["keys and values of a batch that is sampled"] == 5 * 8 * 2 * 2 * 2 * 16 * 2

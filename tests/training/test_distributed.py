@@ -36,9 +36,9 @@ CONFIGURATIONS = ROOT / "training" / "examples" / "accelerate"
 SCRIPT = "from tests.training.test_distributed import train; import sys; train(sys.argv[1], sys.argv[2:])\n"
 STEPS = 3
 GAMES: dict[str, dict[str, Any]] = {
-    "separate": {},
+    "separate": {"ema_decay": 0.5},
     "shared": {"weights": "shared", "optimisation": {"gradient_checkpointing": True}},
-    "full": {"weights": "full"},
+    "full": {"weights": "full", "ema_decay": 0.5},
     "nash-md": {"algorithm": "nash-md", "game": {"mixture": 0.5}},
     "drafts": {},
     "validated": {"validation": {**OTHER, "every": 2}},
@@ -135,8 +135,10 @@ def curve(run: Path) -> dict[str, list[float]]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    files = sorted((run / f"checkpoint-{STEPS}").rglob("*model.safetensors"))
-    return {f"{path.parent.name}/{key}": tensor for path in files for key, tensor in load_file(path).items()}
+    """By file and name; the moving average's, too, where there is one."""
+    checkpoint = run / f"checkpoint-{STEPS}"
+    files = sorted(checkpoint.rglob("*model.safetensors"))
+    return {f"{path.parent.relative_to(checkpoint)}/{k}": v for path in files for k, v in load_file(path).items()}
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +188,7 @@ def test_several_processes_validate_as_one(one: Path, sharded: Path) -> None:
 
 def test_sharded_weights_are_trained_in_float32_and_computed_in_bfloat16(one: Path, sharded: Path) -> None:
     """In the checkpoint all moved by steps of the rate, and as in one process."""
-    start = {f"checkpoint-{STEPS}/{name}": weight for name, weight in tiny.model().state_dict().items()}
+    start = {f"./{name}": weight for name, weight in tiny.model().state_dict().items()}
     found, expected = weights(sharded / "mixed"), weights(one / "mixed")
     assert {weight.dtype for weight in found.values()} == {torch.float32}
     moved = torch.cat([(weight - start[name]).flatten() for name, weight in found.items()])

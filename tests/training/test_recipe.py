@@ -1,6 +1,7 @@
 """`slhf-train run`: pairs in, a measured bundle out; what was cut short goes on, and no prompt serves twice."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,11 @@ def test_pairs_become_a_bundle_that_says_how_good_it_is(tmp_path: Path, capsys: 
     bundle = read_bundle(tmp_path / "mine" / "bundle")
     assert (bundle.name, bundle.trained) == ("mine", "stackelberg")
     assert {duel["follower"] for duel in bundle.evaluation["refinement"]["duels"]} == {"trained", "base"}
-    assert (tmp_path / "mine" / "evaluation" / "report.md").is_file()
+    page = (tmp_path / "mine" / "evaluation" / "report.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"^!\[.*\]\((.*)\)$", page, re.MULTILINE)
+    assert pictures == ["round_robin.png", "refinement.png", "rounds.png", "training.png"]
+    for name in pictures:
+        assert (tmp_path / "mine" / "evaluation" / name).read_bytes().startswith(b"\x89PNG")
     report = json.loads((tmp_path / "mine" / "evaluation" / "report.json").read_text(encoding="utf-8"))
     sampling = {key: report["settings"]["generation"][key] for key in ("temperature", "max_new_tokens")}
     assert sampling == {"temperature": 0.9, "max_new_tokens": 4}  # as it was trained, and so validated

@@ -30,7 +30,8 @@ SCRIPT = "from tests.training.test_resume import train; import sys; train(sys.ar
 def train(directory: str, options: list[str]) -> None:
     """Run in a process of its own. `--die`: kill -9 in the third step, after the checkpoint of the second."""
     torch.set_num_threads(1)
-    settings = tiny.settings(Path(directory), optimisation={"steps": STEPS, "schedule": "cosine"}, save_every=2, seed=5)
+    optimisation = {"steps": STEPS, "schedule": "cosine"}
+    settings = tiny.settings(Path(directory), optimisation=optimisation, save_every=2, seed=5, ema_decay=0.5)
     judged = 0
 
     def preference(chats: object, first: list[str], second: list[str]) -> object:
@@ -56,7 +57,7 @@ def test_two_steps_kill_and_two_more_are_four_steps_to_the_bit(tmp_path: Path) -
     assert {p.name for p in (tmp_path / "killed").iterdir() if p.is_dir()} == {"checkpoint-2"}
     assert run(tmp_path / "killed", "--resume") == 0
     whole, resumed = (tmp_path / name / f"checkpoint-{STEPS}" for name in ("whole", "killed"))
-    for adapter in ("leader", "follower"):
+    for adapter in ("leader", "follower", "ema/leader", "ema/follower"):
         one, other = (load_file(p / adapter / "adapter_model.safetensors") for p in (whole, resumed))
         assert all(torch.equal(one[name], other[name]) for name in one)
     assert logged(whole) == logged(resumed)

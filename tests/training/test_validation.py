@@ -80,6 +80,9 @@ def test_the_best_step_is_kept_and_exported(tmp_path: Path, capsys: pytest.Captu
     one.train()
     assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
     assert best_step(tmp_path / "run") == 2
+    for step in (2, 4):  # where it will be found: else a run that goes on says that it is gone
+        state = json.loads((tmp_path / "run" / f"checkpoint-{step}" / "trainer_state.json").read_text(encoding="utf-8"))
+        assert state["best_model_checkpoint"] == str(tmp_path / "run" / "checkpoint-2")
     resumed = trainer(tmp_path / "run", Scripted(0.8), steps=5, keep_checkpoints=1)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     assert best_step(tmp_path / "run") == 2

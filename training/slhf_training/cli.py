@@ -267,6 +267,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=int, help="which checkpoint (default: the last)")
     parser.add_argument("--best", action="store_true", help="the checkpoint whose validation was the best")
     parser.add_argument("--average", type=int, metavar="N", help="the mean of the last N checkpoints' adapters")
+    parser.add_argument("--ema", action="store_true", help="the moving average of the weights, which `ema_decay` keeps")
     parser.add_argument("--merge", action="store_true", help="one plain model and no adapters; for shared weights")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of what is written (default: as trained)")
     parser.add_argument(
@@ -311,6 +312,7 @@ def _export(arguments: argparse.Namespace) -> None:
         average=arguments.average,
         judge=arguments.judge,
         judge_head=arguments.judge_head,
+        ema=arguments.ema,
     )
     sys.stdout.write(f"{arguments.bundle}: {bundle.name}, {bundle.trained}, revision {bundle.revision}\n")
 

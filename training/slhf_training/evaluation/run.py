@@ -29,14 +29,19 @@ REPORT, READABLE = "report.json", "report.md"
 
 def write_report(report: Mapping[str, Any], folder: Path) -> None:
     (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / READABLE).write_text(markdown(report), encoding="utf-8")
+    pictures = {}
     for name, kind in registered().items():
         if name in report["sections"] and (picture := kind.picture(report["sections"][name])) is not None:
-            picture.savefig(folder / f"{name}.png", dpi=150)
+            pictures[kind] = f"{name}.png"
+            picture.savefig(folder / pictures[kind], dpi=150)
+    (folder / READABLE).write_text(markdown(report, pictures), encoding="utf-8")
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """What is most worth reading comes first: a section's summary, then what the figures are, then the sections."""
+def markdown(report: Mapping[str, Any], pictures: "Mapping[Kind, str] | None" = None) -> str:
+    """What is most worth reading comes first: a section's summary, then what the figures are, then the sections.
+
+    `pictures`: file names of sections' pictures, which lie beside the page.
+    """
     found = {kind: report["sections"][name] for name, kind in registered().items() if name in report["sections"]}
     lines = ["# Evaluation", ""]
     for kind, figures in found.items():
@@ -44,6 +49,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += _facts(report)
     for kind, figures in found.items():
         lines += ["", *kind.markdown(figures)]
+        if pictures and kind in pictures:
+            lines += ["", f"![{pictures[kind]}]({pictures[kind]})"]
     return "\n".join(lines) + "\n"
 
 
@@ -72,6 +79,7 @@ _LOG = logging.getLogger(__name__)
 OpenModel = Callable[[str, "OpenBundle", str, GenerationSettings], AbstractContextManager[Generator]]
 """Opens a model, given its name, its bundle, the bundle's name in the configuration, and the sampling."""
 PreferenceOf = Callable[[PreferenceSettings], Preference]
+Kind = type[Measurement[Any]]
 Measured = Mapping[str, Measurement[Any]]
 """What is computed, by the section's name."""
 

@@ -123,6 +123,10 @@ class FitSettings(Run):
     """The dtype of the base model. All weights are trained in float32, in which small steps are not lost: they compute
     in `optimisation.autocast`, and the reference is kept in `rollout.dtype`."""
     follower_turn: str = Field(default=FOLLOWER_TURN, min_length=1)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Keep the exponential moving average of the trained weights beside them, in which the weights after a step count
+    so much less than those after the next one: at 0.99 it is mostly of the last 100 steps. `export --ema` takes it. It
+    costs as much memory as the trained weights. None: no average."""
     validation: ValidationSettings | None = None
     """None: nobody looks before the run's end."""
     game: Game = Game()

@@ -82,6 +82,7 @@ def estimate(settings: FitSettings, processes: int = 1, sharded: bool = False) -
             "adapters": 0 if settings.weights == "full" else 4 * learnt,
             "gradients": 4 * learnt // share,
             "the optimiser": 8 * learnt // share,
+            "the moving average": 0 if settings.ema_decay is None else 4 * learnt // share,
             "activations of a micro-batch": tokens * per_token,
             "keys and values of a batch that is sampled": cache,
         }

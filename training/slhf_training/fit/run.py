@@ -24,6 +24,7 @@ from slhf.weights import difference, logits_of, write_model
 from slhf_training.config import portable, read_config
 from slhf_training.errors import SettingsError
 from slhf_training.fit import FitSettings, Kept
+from slhf_training.fit.ema import FOLDER
 from slhf_training.fit.trainer import build_roles, load_model
 from slhf_training.models.adapters import (
     CONFIG,
@@ -116,8 +117,14 @@ def best_step(run: Path) -> int:
 
 def last_metrics(checkpoint: Path) -> dict[str, Any]:
     """The last entry of the training log; empty where there is none."""
-    history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    history = history_of(checkpoint)
     return dict(history[-1]) if history else {}
+
+
+def history_of(checkpoint: Path) -> list[dict[str, Any]]:
+    """The training log up to a checkpoint, an entry for each step that was logged and for each validation."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return list(state["log_history"])
 
 
 def _checkpoints(run: Path) -> dict[int, Path]:
@@ -148,11 +155,13 @@ def export(
     average: int | None = None,
     judge: Path | None = None,
     judge_head: str | None = None,
+    ema: bool = False,
 ) -> Bundle:
     """Write the bundle; `step` chooses the checkpoint (None: the last), `dtype` and `rank` are those of what is written
     (None: as trained; only adapters have a rank). `average`: the adapters' factors are the means of so many
-    checkpoints' up to that one. `judge`: a directory of `slhf-train reward` that the bundle carries, with `judge_head`
-    as the head that judges (None: the only one). `target` appears when it is whole.
+    checkpoints' up to that one. `ema`: the moving average at that step instead of its own weights. `judge`: a directory
+    of `slhf-train reward` that the bundle carries, with `judge_head` as the head that judges (None: the only one).
+    `target` appears when it is whole.
 
     Raises SettingsError for a run that cannot be exported so, and where the target exists.
     """
@@ -164,13 +173,13 @@ def export(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         staging = Path(temporary) / "bundle"
         staging.mkdir()
-        weights = checkpoint
+        weights = _moving_average(checkpoint) if ema else checkpoint
         if interpolation is not None:
-            weights = Path(temporary) / "between"
-            _interpolate(settings, checkpoint, interpolation, weights)
+            end, weights = weights, Path(temporary) / "between"
+            _interpolate(settings, end, interpolation, weights)
         if average is not None:
-            if interpolation is not None:
-                raise SettingsError("--average does not go together with --share")
+            if interpolation is not None or ema:
+                raise SettingsError(f"--average does not go together with {'--ema' if ema else '--share'}")
             weights = Path(temporary) / "mean"
             _average(settings, run, checkpoint, average, weights)
         parts = _weights(settings, weights, staging, merge, dtype, rank)
@@ -178,10 +187,17 @@ def export(
             copied = not merge and settings.weights != "full" and Path(settings.model).is_dir()
             parts["judge"] = carry(judge, judge_head, staging, Path(settings.model) if copied else None)
         bundle = write_bundle(
-            staging, _manifest(settings, checkpoint, name, parts, evaluation, interpolation, rank, average)
+            staging, _manifest(settings, checkpoint, name, parts, evaluation, interpolation, rank, average, ema)
         )
         staging.rename(target)
     return bundle
+
+
+def _moving_average(checkpoint: Path) -> Path:
+    found = checkpoint / FOLDER
+    if not found.is_dir():
+        raise SettingsError(f"--ema: {checkpoint} has no moving average; ema_decay of fit keeps one")
+    return found
 
 
 def _interpolate(settings: FitSettings, checkpoint: Path, between: Interpolation, target: Path) -> None:
@@ -290,6 +306,7 @@ def _manifest(
     interpolation: Interpolation | None,
     rank: int | None,
     average: int | None,
+    ema: bool,
 ) -> Bundle:
     facts = settings.model_dump(
         mode="json", exclude={"output_dir", "model", "adapter", "data", "drafts", "preference", "validation"}
@@ -301,6 +318,7 @@ def _manifest(
         "drafts": None if settings.drafts is None else portable(settings.drafts),
         "step": _step(checkpoint),
         "average": average,
+        "ema": settings.ema_decay if ema else None,
         "share": None if interpolation is None else interpolation.share,
         "rank": rank,
         "settings": facts,

@@ -1,8 +1,10 @@
 """One step's chats and given drafts, played with a rollout and a judge: the algorithms' StepContext."""
 
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -13,11 +15,14 @@ from slhf_training.data import Example
 from slhf_training.errors import DataError
 from slhf_training.fit import DraftAnswers
 from slhf_training.fit.algorithms import Completion, penalised
+from slhf_training.fit.streaming import Coming, as_they_come, ready, then, written
 from slhf_training.models.prompts import Prompts
 from slhf_training.preference import Preference
-from slhf_training.rollout import Rollout
+from slhf_training.rollout import Rollout, Streaming
 from slhf_training.types import Chat, Ids, Player, Probabilities, Sample
 
+Asked = tuple[int, Completion | None]
+"""The number of a chat, and the draft that is to be refined."""
 Phase = Literal["rollout", "judge", "reference", "forward_backward", "update"]
 
 
@@ -116,41 +121,79 @@ class ChatStepContext:
         self.answered: list[tuple[Player, Completion]] = []
         self.judged: list[Probabilities] = []
         """The judge's own words, without the penalty for unfinished answers, in the order of the questions."""
+        self._tokenizing = threading.Lock()  # a rollout that streams brings its answers in threads of its own
 
     def answer(
         self, player: Player, slot: int, drafts: Sequence[Completion] | None = None, each: int = 1
     ) -> list[Completion]:
-        environment = self._environment
         if drafts is None:
-            numbers = [number for number in self._numbers for _ in range(each)]
-            prompts = [environment.prompts.leader(self._chats[number]) for number in numbers]
+            asked: list[Asked] = [(number, None) for number in self._numbers for _ in range(each)]
         else:
-            refined = [draft for draft in drafts for _ in range(each)]
-            numbers = [draft.chat for draft in refined]
-            prompts = [environment.prompts.follower(self._chats[d.chat], d.sample.ids) for d in refined]
+            asked = [(draft.chat, draft) for draft in drafts for _ in range(each)]
         again: Counter[int] = Counter()
         seeds = []
-        for number in numbers:
+        for number, _ in asked:
             seeds.append(self._seed(number, slot, again[number]))
             again[number] += 1
-        with environment.clock("rollout"):
-            samples = environment.rollout.sample(prompts, player, seeds)
-        found = [
-            Completion(number, prompt, sample, environment.prompts.text(sample.ids))
-            for number, prompt, sample in zip(numbers, prompts, samples, strict=True)
-        ]
+        streams = isinstance(self._environment.rollout, Streaming)
+        found = (self._streamed if streams else self._sampled)(player, asked, seeds)
         self.answered += [(player, answer) for answer in found]
         return found
+
+    def _sampled(self, player: Player, asked: Sequence[Asked], seeds: Sequence[int]) -> list[Completion]:
+        """All in one batch."""
+        prompts = [self._prompt(number, draft) for number, draft in asked]
+        with self._environment.clock("rollout"):
+            samples = self._environment.rollout.sample(prompts, player, seeds)
+        return [
+            self._completion(number, prompt, sample)
+            for (number, _), prompt, sample in zip(asked, prompts, samples, strict=True)
+        ]
+
+    def _streamed(self, player: Player, asked: Sequence[Asked], seeds: Sequence[int]) -> list[Completion]:
+        """Each asked for as soon as its draft is there, and none waited for."""
+        rollout = self._environment.rollout
+        assert isinstance(rollout, Streaming)
+        with self._environment.clock("rollout"):
+            ask = rollout.asking(player)
+
+        def coming(place: int, number: int, draft: Completion | None, seed: int) -> Completion:
+            def begin(draft: Completion | None) -> Future[Completion]:
+                prompt = self._prompt(number, draft)
+                return then(ask(place, prompt, seed), lambda sample: ready(self._completion(number, prompt, sample)))
+
+            return Coming(number, begin(None) if draft is None else then(written(draft), begin))
+
+        return [coming(at, *one, seed) for at, (one, seed) in enumerate(zip(asked, seeds, strict=True))]
+
+    def _prompt(self, number: int, draft: Completion | None) -> Ids:
+        with self._tokenizing:
+            prompts = self._environment.prompts
+            if draft is None:
+                return prompts.leader(self._chats[number])
+            return prompts.follower(self._chats[number], draft.sample.ids)
+
+    def _completion(self, number: int, prompt: Ids, sample: Sample) -> Completion:
+        with self._tokenizing:
+            return Completion(number, prompt, sample, self._environment.prompts.text(sample.ids))
 
     def given(self) -> list[Completion]:
         return [Completion(d.number, (), Sample(d.ids, (), ended=True), d.text) for d in self._drafts]
 
     def judge(self, first: Sequence[Completion], second: Sequence[Completion]) -> Probabilities:
         environment = self._environment
-        with environment.clock("judge"):
-            p = environment.preference(
-                [self._chats[a.chat] for a in first], [a.text for a in first], [b.text for b in second]
-            )
+        p: Probabilities = np.full(len(first), np.nan)
+        parts = as_they_come([*zip(first, second, strict=True)])
+        while True:
+            with environment.clock("rollout"):
+                part = next(parts, None)
+            if part is None:
+                break
+            a, b = ([answers[number] for number in part] for answers in (first, second))
+            with environment.clock("judge"):
+                p[part] = environment.preference(
+                    [self._chats[answer.chat] for answer in a], [x.text for x in a], [x.text for x in b]
+                )
         self.judged.append(p)
         return penalised(p, first, second, environment.eos_penalty)
 

@@ -19,6 +19,7 @@ import torch
 from accelerate.utils import DistributedType, gather_object
 from transformers import PrinterCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from slhf_training.data import Example
@@ -26,6 +27,7 @@ from slhf_training.data.load import DataSettings, load
 from slhf_training.errors import DataError, SettingsError
 from slhf_training.fit import FitSettings, validation
 from slhf_training.fit.algorithms import Completion, Episode
+from slhf_training.fit.ema import Ema
 from slhf_training.fit.learner import Learner, StepResult
 from slhf_training.fit.optimisation import Clip, Progress, ResumableTrainer, checkpoint_gradients, training_arguments
 from slhf_training.fit.step import ChatStepContext, Clock, DraftPool, Environment, drafts_of
@@ -142,6 +144,7 @@ class GameTrainer(ResumableTrainer):
         if len(chats) < settings.optimisation.batch_size * self.args.world_size:
             raise DataError(f"data: {len(chats)} chats do not fill one batch of {settings.optimisation.batch_size}")
         self._learner = Learner(roles, settings, self.clock, gather_object)
+        self._ema = None if settings.ema_decay is None else Ema(roles, settings.ema_decay)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """One iteration: play, judge, learn. Returns the loss; gradients are clipped and the same everywhere."""
@@ -209,8 +212,11 @@ class GameTrainer(ResumableTrainer):
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # transformers' estimate is for one forward and backward pass of `inputs`
 
-    def note_time(self) -> None:
-        """Log this step's seconds by phase, after the update."""
+    def end_step(self) -> None:
+        """After the update: average the weights, and log this step's seconds by phase."""
+        if self._ema is not None:
+            with self.clock("update"):
+                self._ema.update(self.state.global_step)
         self._note(of_time(self.clock.read(), time.perf_counter() - self._step_started))
 
     def _note(self, metrics: dict[str, float]) -> None:
@@ -243,16 +249,21 @@ class GameTrainer(ResumableTrainer):
         finally:
             self._saving = False
         self.accelerator.wait_for_everyone()
+        best = str(directory / f"checkpoint-{step}") if (step := self.state.best_global_step) else None
+        self.state.best_model_checkpoint = best  # transformers takes it for the one that is still aside
         if self.args.should_save:
+            self.state.save_to_json(str(directory / STAGING / name / TRAINER_STATE_NAME))
             shutil.rmtree(directory / name, ignore_errors=True)
             (directory / STAGING / name).rename(directory / name)
             (directory / STAGING).rmdir()
-            best = str(directory / f"checkpoint-{step}") if (step := self.state.best_global_step) else None
             rotate_checkpoints(str(directory), self.settings.keep_checkpoints, best_model_checkpoint=best)
         self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        self.roles.save(Path(output_dir or self.args.output_dir), write=self.args.should_save)
+        directory = Path(output_dir or self.args.output_dir)
+        self.roles.save(directory, write=self.args.should_save)
+        if self._ema is not None:
+            self._ema.save(directory, write=self.args.should_save)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.args.should_save:
@@ -261,6 +272,8 @@ class GameTrainer(ResumableTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.roles.load(Path(resume_from_checkpoint))
+        if self._ema is not None:
+            self._ema.load(Path(resume_from_checkpoint))
 
 
 def _gathered_dtype(settings: FitSettings) -> torch.dtype | None:
@@ -283,7 +296,7 @@ class _Timing(TrainerCallback):  # type: ignore[misc]
         self._updating.close()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self._trainer.note_time()
+        self._trainer.end_step()
 
 
 def _examples(batch: list[Any]) -> dict[str, list[Any]]:

@@ -146,6 +146,11 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a split tensor, in the same memory; any other one as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def like(tensor: Tensor, model: Tensor) -> Tensor:
     """Return this process's part of the whole tensor, split as `model` is; without a split, the tensor itself."""
     if not isinstance(model, DTensor) or isinstance(tensor, DTensor):

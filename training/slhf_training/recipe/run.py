@@ -10,15 +10,25 @@ from typing import Any
 from slhf import Bundle
 from slhf_training.errors import SettingsError
 from slhf_training.evaluation import GenerationSettings, evaluate_settings
-from slhf_training.evaluation.run import REPORT, OpenModel, evaluate, open_model
+from slhf_training.evaluation.run import READABLE, OpenModel, evaluate, open_model
 from slhf_training.fit import FitSettings
-from slhf_training.fit.run import best_step, changed, export, last_checkpoint, start_run
+from slhf_training.fit.curves import draw
+from slhf_training.fit.run import (
+    best_step,
+    changed,
+    checkpoint_of,
+    export,
+    history_of,
+    last_checkpoint,
+    start_run,
+)
 from slhf_training.fit.trainer import trainer_of
 from slhf_training.recipe import RecipeSettings
 from slhf_training.reward import RewardTraining
 from slhf_training.reward.run import train as train_reward
 
 HEAD = "preferred"
+CURVES = "training.png"
 JUDGE, LEARNT, VALIDATED, MEASURED = (0.0, 0.4), (0.4, 0.8), (0.8, 0.9), (0.9, 1.0)
 """Parts of the pairs' prompts; the second judge learns from those that the roles learn on, and judges others."""
 _LOG = logging.getLogger(__name__)
@@ -121,8 +131,16 @@ def _measured(settings: RecipeSettings, fit: FitSettings, bundle: Path, opened: 
         "round_robin": {"players": ["base", "trained", "trained > trained"]},
     }
     report = evaluate(evaluate_settings().model_validate(given), opened=opened)
-    _LOG.info("the report is %s", directory / REPORT)
+    _add_curves(fit, directory)
+    _LOG.info("the report is %s", directory / READABLE)
     return {"judge": "a reward model from other pairs than the training's", **report["sections"]}
+
+
+def _add_curves(fit: FitSettings, directory: Path) -> None:
+    """The training's picture, at the end of the report."""
+    draw(history_of(checkpoint_of(fit.output_dir, None))).savefig(directory / CURVES, dpi=100)
+    with (directory / READABLE).open("a", encoding="utf-8") as page:
+        page.write(f"\n## Training\n\ndocs/training.md says what healthy curves look like.\n\n![{CURVES}]({CURVES})\n")
 
 
 def _generation(how: GenerationSettings, fit: FitSettings) -> GenerationSettings:

@@ -3,8 +3,9 @@
 Imported by fit and evaluation.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Literal, Protocol, Self
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Annotated, Literal, Protocol, Self, runtime_checkable
 
 from pydantic import Field, model_validator
 
@@ -22,6 +23,18 @@ class Rollout(Protocol):
         A prompt's answer depends on its own seed alone and not on what else is in the batch, so that batches and
         processes can be cut differently with the same result.
         """
+
+
+Ask = Callable[[int, Ids, int], "Future[Sample]"]
+"""Asks for one answer, given its place among those that belong together, its prompt and its seed; returns at once."""
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A rollout that is asked for one answer at a time, and answers in its own time."""
+
+    def asking(self, player: Player) -> Ask:
+        """Return what asks for answers by the player's weights as they are now. All processes must call it."""
 
 
 class Servers(Section):

@@ -11,7 +11,7 @@ With several processes the first one loads while the others wait; all sample.
 import hashlib
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 from slhf_training.config import authorization
 from slhf_training.errors import RolloutError, SettingsError
 from slhf_training.models.roles import Roles
-from slhf_training.rollout import SEEDS, RolloutSettings, Servers
+from slhf_training.rollout import SEEDS, Ask, RolloutSettings, Servers
 from slhf_training.types import Ids, Player, Sample
 
 # The model's own generation settings are the server's defaults: each has to be overruled.
@@ -49,19 +49,26 @@ class ServerRollout:
         self._loaded: dict[str, str] = {}
         for server in self._servers:
             server.check(self._end_ids[0])
+        self._pool = ThreadPoolExecutor(settings.batch_size, "slhf-rollout")
 
     def sample(self, prompts: Sequence[Ids], player: Player, seeds: Sequence[int]) -> list[Sample]:
+        ask = self.asking(player)
+        asked = [ask(i, prompt, seed) for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))]
+        return [future.result() for future in asked]
+
+    def asking(self, player: Player) -> Ask:
+        """Implements `Streaming`: no more answers than `batch_size` are under way at once, the others wait."""
         adapter = self._up_to_date(player)
-        with ThreadPoolExecutor(self._settings.batch_size) as pool:
+
+        def ask(place: int, prompt: Ids, seed: int) -> Future[Sample]:
             # A chat's answers and replies go to one server, whose prefix cache may hold their beginning.
-            asked = [
-                pool.submit(self._ask, self._servers[i % len(self._servers)], adapter, prompt, seed)
-                for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
-            ]
-            return [future.result() for future in asked]
+            return self._pool.submit(self._ask, self._servers[place % len(self._servers)], adapter, prompt, seed)
+
+        return ask
 
     def close(self) -> None:
         """End the connections. The adapters stay loaded: the servers are not ours."""
+        self._pool.shutdown()
         for server in self._servers:
             server.close()
 
@@ -89,7 +96,7 @@ class ServerRollout:
         name = names[0]  # all take the first process's
         if name != self._loaded.get(adapter):
             processes = PartialState()
-            processes.wait_for_everyone()  # until all have their answers of the adapter that is about to go
+            processes.wait_for_everyone()  # weights change when all answers of a step are there, in every process
             if processes.is_main_process:
                 self._replace(adapter, name, weights)
             processes.wait_for_everyone()
