@@ -59,8 +59,8 @@ def serve_fake(port: int) -> None:
             port=port,
             log_level="error",
             verdicts_file=Path(folder) / "verdicts.db",
-            judges={"house": {"engine": "own"}},  # type: ignore[dict-item]
-            models={"plain": {}, "shaded": {"shadow": shadow}},  # type: ignore[dict-item]
+            judges={"house": {"engine": "own"}},
+            models={"plain": {}, "shaded": {"shadow": shadow}},
         )
         asyncio.run(serve(settings, bind(settings), fake().open))
 

@@ -175,7 +175,8 @@ class Shadow:
         if result.text == case.draft:
             return SAME
         turns: list[Turn] = [*case.job.turns]
-        return await self._judge.compare(turns, case.draft, result.text, request_id=f"{case.job.run_id}.judge")
+        name = f"{case.job.run_id}.judge"
+        return await self._judge.compare(turns, case.draft, result.text, request_id=name, priority=self._priority)
 
     async def _keep(self, case: Case, result: RefinementResult, verdict: Verdict) -> None:
         outcome, keep = outcome_of(verdict), self._keep_texts
