@@ -101,7 +101,7 @@ class Service:
         """
         self._abandoned.set()
         await self.loading()
-        await self._ledger.stop()
+        self._ledger.stop()
         for probe in self._probes:
             probe.cancel()
         if self._probes:
@@ -112,7 +112,7 @@ class Service:
             await remote.close()
         await self._closing.aclose()
         await self.workers.close()
-        self._ledger.close()
+        await self._ledger.close()
         if self._watching is not None:
             self._watching.cancel()
         if self.engine is not None:
@@ -122,6 +122,7 @@ class Service:
 
     def drain(self, grace_s: float) -> None:
         """Have every refinement under way answer within the grace period, with its best finished text if need be."""
+        self._ledger.stop()
         self._ends = asyncio.get_running_loop().time() + max(0.0, grace_s - _ANSWERING_S)
         self._bring_forward(self._jobs, self._ends)
 

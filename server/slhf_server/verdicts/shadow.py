@@ -76,6 +76,7 @@ class Shadow:
         self._outcomes = Counter(progress.outcomes)
         self._queue: deque[Case] = deque()
         self._running: dict[asyncio.Task[None], Case] = {}
+        self._stopped = False
         self._busy = False  # whether a client waits for an answer
         model = experiment.model
         metrics.queue.labels(model).set_function(lambda: len(self._queue))
@@ -87,8 +88,8 @@ class Shadow:
             return
         if (reason := self._reason_against(job, result)) is not None:
             return self._count("skipped", reason)
-        if len(self._queue) >= MOST_WAITING:
-            return self._count("dropped", "queue_full")
+        if self._stopped or len(self._queue) >= MOST_WAITING:
+            return self._count("dropped", "shutdown" if self._stopped else "queue_full")
         spent = result.usage.total_tokens
         self._queue.append(Case(job.shadow(result.draft, spent, self._priority), result.draft, key))
         self._fill()
@@ -106,17 +107,21 @@ class Shadow:
         self._busy = False
         self._fill()
 
-    async def stop(self) -> None:
-        """Give up what runs and drop what waits."""
-        dropped = len(self._queue) + len(self._running)
+    def stop(self) -> None:
+        """Give up what runs, and drop what waits and what comes."""
+        if self._stopped:
+            return
+        self._stopped = True
+        for _ in range(len(self._queue) + len(self._running)):
+            self._count("dropped", "shutdown")
         self._queue.clear()
-        self._settings = self._settings.model_copy(update={"concurrent": 0})
         for task in self._running:
             task.cancel()
+
+    async def stopped(self) -> None:
+        """Wait until what was given up has ended."""
         if self._running:
             await asyncio.wait(self._running)
-        for _ in range(dropped):
-            self._count("dropped", "shutdown")
 
     def _reason_against(self, job: Job, result: RefinementResult) -> str | None:
         """Why this refinement is not played in the shadow."""
@@ -148,7 +153,7 @@ class Shadow:
         case = self._running.pop(task)
         if not task.cancelled():
             task.result()
-        elif self._settings.concurrent:  # it has made way
+        elif not self._stopped:  # it has made way
             self._queue.appendleft(case)
         self._fill()
 
