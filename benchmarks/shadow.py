@@ -1,6 +1,6 @@
 """What shadow mode costs those who are served: drafts with a fifth of them refined and judged behind, and without.
 
-    python -m benchmarks.shadow [--seconds 20] [--repeats 5]
+    python -m benchmarks.shadow [--seconds 4] [--repeats 25]
 
 One server on a fake model, a process of its own, whose drafts take some 50 ms (10 words). Requests arrive at random
 (Poisson) at 50/s and ask for one round: of a model in shadow mode with a share of 0.2, and of a model that is asked for
@@ -59,8 +59,8 @@ def serve_fake(port: int) -> None:
             port=port,
             log_level="error",
             verdicts_file=Path(folder) / "verdicts.db",
-            judges={"house": {"engine": "own"}},  # type: ignore[dict-item]
-            models={"plain": {}, "shaded": {"shadow": shadow}},  # type: ignore[dict-item]
+            judges={"house": {"engine": "own"}},
+            models={"plain": {}, "shaded": {"shadow": shadow}},
         )
         asyncio.run(serve(settings, bind(settings), fake().open))
 
@@ -110,10 +110,10 @@ async def run(seconds: float, repeats: int) -> dict[str, Any]:
 def table(figures: dict[str, Any]) -> str:
     rows = figures["rows"]
     lines = [f"{figures['date']}, {figures['machine']}.", ""]
-    lines += ["| at 50 requests/s | p50 | p99 | p99 of each repeat | judged | CPU per request |", "|---" * 6 + "|"]
+    lines += ["| at 50 requests/s | p50 | p99 | p99, lowest to highest | judged | CPU per request |", "|---" * 6 + "|"]
     for name, each in rows.items():
         middle = {key: statistics.median(row[key] for row in each) for key in each[0]}
-        spread = ", ".join(f"{row['p99']:.0f}" for row in each)
+        spread = " to ".join(f"{end(row['p99'] for row in each):.0f}" for end in (min, max))
         share = sum(row["judged"] for row in each) / sum(row["answered"] for row in each)
         cells = (name, f"{middle['p50']:.1f} ms", f"{middle['p99']:.1f} ms", f"{spread} ms", f"{share:.0%}")
         lines.append(f"| {' | '.join(cells)} | {middle['cpu_ms']:.2f} ms |")
@@ -125,8 +125,8 @@ def table(figures: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each turn")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
+    parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     asked = parser.parse_args()

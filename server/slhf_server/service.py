@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nu
 from typing import TYPE_CHECKING
 
 from slhf import Bundle
-from slhf.wire import RoundCompleted, RoundDelta, RoundJudged
+from slhf.wire import RoundDelta
 from slhf_server.access.admission import Admission
 from slhf_server.bundles.abandoning import may_be_abandoned
 from slhf_server.errors import BadRequest, EngineUnavailable, InternalError, RequestError, UpstreamUnavailable
@@ -95,7 +95,7 @@ class Service:
         """
         self._abandoned.set()
         await self.loading()
-        await self.ledger.stop()
+        self.ledger.stop()
         for probe in self._probes:
             probe.cancel()
         if self._probes:
@@ -106,7 +106,7 @@ class Service:
             await remote.close()
         await self._closing.aclose()
         await self.workers.close()
-        self.ledger.close()
+        await self.ledger.close()
         if self._watching is not None:
             self._watching.cancel()
         if self.engine is not None:
@@ -116,6 +116,7 @@ class Service:
 
     def drain(self, grace_s: float) -> None:
         """Have every refinement under way answer within the grace period, with its best finished text if need be."""
+        self.ledger.stop()
         self._ends = self._end_of_grace(grace_s)
         self._bring_forward(self._jobs, self._ends)
 
@@ -137,9 +138,11 @@ class Service:
                 self._idle.clear()
                 if self._jobs:
                     await self._idle.wait()
+                await self.ledger.pause()
                 await self.engine.sleep()
             except BaseException:
                 self.asleep = False
+                self.ledger.go_on()
                 raise
         _logger.info("the engine sleeps")
 
@@ -149,6 +152,7 @@ class Service:
             if self.asleep and self.engine is not None:
                 await self.engine.wake_up()
                 self.asleep = False
+                self.ledger.go_on()
                 _logger.info("the engine is awake")
 
     def _end_of_grace(self, grace_s: float) -> float:
@@ -240,13 +244,8 @@ class Service:
         try:
             if self._tracing is not None:
                 self._tracing.take(job, event)
-            if isinstance(event, RoundDelta):
-                self.metrics.first_token_came(job.model, time.perf_counter() - job.received)
-            elif isinstance(event, RoundCompleted):
-                self.metrics.round_completed(job.model, event)
-            elif isinstance(event, RoundJudged):
-                self.metrics.round_judged(job.model, event)
-            elif isinstance(event, RefinementResult):
+            self.metrics.take(job.model, event, time.perf_counter() - job.received)
+            if isinstance(event, RefinementResult):
                 self._ended(job, event)
         except Exception:
             _logger.exception("request %s is answered, but not counted in full", job.request_id)

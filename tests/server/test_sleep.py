@@ -1,6 +1,7 @@
 """Sleep and wake-up: what runs ends in the grace period with its best text, what comes is refused, nothing is lost."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -11,6 +12,7 @@ from slhf_server.models.fake import FakeEngine
 from slhf_server.settings.server import Settings
 from tests.conftest import until
 from tests.server.conftest import Play
+from tests.server.verdicts.judged import shadowed
 
 ADMIN = {"Authorization": "Bearer an-operators"}
 
@@ -69,6 +71,24 @@ def test_asleep_it_refuses_every_request_and_is_not_ready_until_it_is_woken(play
                 assert (woken.status_code, woken.json(), engine.asleep) == (200, {"is_sleeping": False}, False)
             assert (await server.refine()).status_code == 200
             assert await server.status("/ready") == 200
+
+    play(scenario())
+
+
+def test_what_runs_in_the_shadow_is_given_up_for_a_sleep_and_begins_again_after_it(play: Play, tmp_path: Path) -> None:
+    """The fake engine refuses to be put to sleep in the middle of a completion."""
+
+    async def scenario() -> None:
+        said = iter(["word " * 100_000, *["better"] * 9])
+        engine = FakeEngine(lambda turns: next(said), token_seconds=0.001)
+        async with Both(engine, **shadowed(tmp_path)) as server:
+            assert (await server.refine()).json()["refinement"]["stop_reason"] == "shadowed"
+            await until(lambda: engine.follower.running == 1, 0.01)
+            assert (await server.operators.post("/sleep")).status_code == 200
+            assert engine.asleep
+            assert engine.follower.running == 0
+            assert (await server.operators.post("/wake_up")).status_code == 200
+            await until(lambda: len(engine.follower.calls) > 1, 0.01)
 
     play(scenario())
 

@@ -32,8 +32,10 @@ class Judge(Protocol):
     def name(self) -> str:
         """Its name in the settings, as answers and metrics report it."""
 
-    async def compare(self, turns: Sequence[Turn], old: str, new: str, *, request_id: str) -> Verdict:
-        """Whether `new` is a better answer to `turns` (which end with a user's) than `old`.
+    async def compare(
+        self, turns: Sequence[Turn], old: str, new: str, *, request_id: str, priority: int = 0
+    ) -> Verdict:
+        """Whether `new` is a better answer to `turns` (which end with a user's) than `old`. `priority`: vLLM's.
 
         Raises as `ChatModel.stream` does, where the judge cannot be asked; whoever asks goes on without a verdict.
         """

@@ -14,7 +14,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from slhf.wire import RoundCompleted, RoundJudged
+from slhf.wire import RoundCompleted, RoundDelta, RoundJudged
 from slhf_server.access.admission import Admission
 from slhf_server.access.keys import Keyring
 from slhf_server.errors import RequestError
@@ -150,6 +150,15 @@ class Metrics:
     def request_queued(self, model: str, seconds: float) -> None:
         """Note that a request has waited for its place for so many seconds."""
         self.child(self.queue, model).observe(seconds)
+
+    def take(self, model: str, event: object, seconds: float) -> None:
+        """Count what an event of a refinement says, `seconds` after its request came."""
+        if isinstance(event, RoundDelta):
+            self.first_token_came(model, seconds)
+        elif isinstance(event, RoundCompleted):
+            self.round_completed(model, event)
+        elif isinstance(event, RoundJudged):
+            self.round_judged(model, event)
 
     def first_token_came(self, model: str, seconds: float) -> None:
         """Note how many seconds after it was planned a streamed request showed its first text."""

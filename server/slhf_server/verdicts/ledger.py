@@ -3,6 +3,7 @@
 Nothing here holds up an answer: what it is shown, it looks at without waiting for anything.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -94,6 +95,15 @@ class Ledger:
         for shadow in self._shadows.values():
             shadow.resume()
 
+    async def pause(self) -> None:
+        """Have nothing run in the shadow until `go_on`: the engine is to sleep."""
+        for shadow in self._shadows.values():
+            await shadow.pause()
+
+    def go_on(self) -> None:
+        for shadow in self._shadows.values():
+            shadow.go_on()
+
     async def vote(self, request: VoteRequest, key: str | None) -> Vote:
         """Keep a key's vote; when this returns it is on disk. Raises RefinementNotFound and BadRequest."""
         ballot, now = self._ballots.of(request.id, key), self._clock()
@@ -112,14 +122,17 @@ class Ledger:
         """Pairs of a served model: with API keys those of one key's requests, else all."""
         return await report.pairs(self._store, model, key=key, every_key=not self._has_keys, after=after, limit=limit)
 
-    async def stop(self) -> None:
-        """Give up what is under way in the shadow, at once."""
+    def stop(self) -> None:
+        """Give up what is under way in the shadow, at once, and begin nothing more."""
         for shadow in self._shadows.values():
-            await shadow.stop()
+            shadow.stop()
 
-    def close(self) -> None:
-        """End the store, after what it has been given."""
-        self._store.close()
+    async def close(self) -> None:
+        """Do as `stop` does, and end the store after what it has been given."""
+        self.stop()
+        for shadow in self._shadows.values():
+            await shadow.stopped()
+        await asyncio.to_thread(self._store.close)
 
     def _experiment(self, model: str) -> Experiment:
         shadow = self._served[model].shadow

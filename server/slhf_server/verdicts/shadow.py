@@ -76,7 +76,9 @@ class Shadow:
         self._outcomes = Counter(progress.outcomes)
         self._queue: deque[Case] = deque()
         self._running: dict[asyncio.Task[None], Case] = {}
+        self._stopped = False
         self._busy = False  # whether a client waits for an answer
+        self._paused = False
         model = experiment.model
         metrics.queue.labels(model).set_function(lambda: len(self._queue))
         metrics.show_win_rate(model, self._outcomes)
@@ -87,8 +89,8 @@ class Shadow:
             return
         if (reason := self._reason_against(job, result)) is not None:
             return self._count("skipped", reason)
-        if len(self._queue) >= MOST_WAITING:
-            return self._count("dropped", "queue_full")
+        if self._stopped or len(self._queue) >= MOST_WAITING:
+            return self._count("dropped", "shutdown" if self._stopped else "queue_full")
         spent = result.usage.total_tokens
         self._queue.append(Case(job.shadow(result.draft, spent, self._priority), result.draft, key))
         self._fill()
@@ -97,26 +99,38 @@ class Shadow:
         """A client waits for an answer."""
         self._busy = True
         if self._settings.when_idle:
-            for task, case in self._running.items():
-                if not case.judged:
-                    task.cancel()
+            self._give_up()
 
     def resume(self) -> None:
         """No client waits for an answer any more."""
         self._busy = False
         self._fill()
 
-    async def stop(self) -> None:
-        """Give up what runs and drop what waits."""
-        dropped = len(self._queue) + len(self._running)
+    async def pause(self) -> None:
+        """Give up what runs, and begin nothing until `go_on`."""
+        self._paused = True
+        self._give_up()
+        await self.stopped()
+
+    def go_on(self) -> None:
+        self._paused = False
+        self._fill()
+
+    def stop(self) -> None:
+        """Give up what runs, and drop what waits and what comes."""
+        if self._stopped:
+            return
+        self._stopped = True
+        for _ in range(len(self._queue) + len(self._running)):
+            self._count("dropped", "shutdown")
         self._queue.clear()
-        self._settings = self._settings.model_copy(update={"concurrent": 0})
         for task in self._running:
             task.cancel()
+
+    async def stopped(self) -> None:
+        """Wait until what was given up has ended."""
         if self._running:
             await asyncio.wait(self._running)
-        for _ in range(dropped):
-            self._count("dropped", "shutdown")
 
     def _reason_against(self, job: Job, result: RefinementResult) -> str | None:
         """Why this refinement is not played in the shadow."""
@@ -135,9 +149,15 @@ class Shadow:
         over = judged + under_way >= self._settings.verdicts or self._tokens >= self._settings.tokens
         return "ended" if over or self._clock() >= self._ends else None
 
+    def _give_up(self) -> None:
+        """End what runs; it begins again when it may."""
+        for task, case in self._running.items():
+            if not case.judged:
+                task.cancel()
+
     def _fill(self) -> None:
         """Begin as many of those that wait as may run."""
-        held = self._busy and self._settings.when_idle
+        held = self._paused or (self._busy and self._settings.when_idle)
         while self._queue and not held and len(self._running) < self._settings.concurrent:
             case = self._queue.popleft()
             task = asyncio.create_task(self._play(case))
@@ -148,7 +168,7 @@ class Shadow:
         case = self._running.pop(task)
         if not task.cancelled():
             task.result()
-        elif self._settings.concurrent:  # it has made way
+        elif not self._stopped:  # it was given up
             self._queue.appendleft(case)
         self._fill()
 
@@ -175,7 +195,8 @@ class Shadow:
         if result.text == case.draft:
             return SAME
         turns: list[Turn] = [*case.job.turns]
-        return await self._judge.compare(turns, case.draft, result.text, request_id=f"{case.job.run_id}.judge")
+        name = f"{case.job.run_id}.judge"
+        return await self._judge.compare(turns, case.draft, result.text, request_id=name, priority=self._priority)
 
     async def _keep(self, case: Case, result: RefinementResult, verdict: Verdict) -> None:
         outcome, keep = outcome_of(verdict), self._keep_texts

@@ -113,7 +113,9 @@ class ErraticJudge:
         self._says = says
         self._asked = 0
 
-    async def compare(self, turns: Sequence[Turn], old: str, new: str, *, request_id: str) -> Verdict:
+    async def compare(
+        self, turns: Sequence[Turn], old: str, new: str, *, request_id: str, priority: int = 0
+    ) -> Verdict:
         said, seconds = self._says[min(self._asked, len(self._says) - 1)]
         self._asked += 1
         self.running += 1

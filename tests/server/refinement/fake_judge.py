@@ -24,7 +24,9 @@ class FakeJudge:
         self._says = says
         self._seconds = seconds
 
-    async def compare(self, turns: Sequence[Turn], old: str, new: str, *, request_id: str) -> Verdict:
+    async def compare(
+        self, turns: Sequence[Turn], old: str, new: str, *, request_id: str, priority: int = 0
+    ) -> Verdict:
         self.asked.append((old, new))
         self.turns.append(turns)
         self.ids.append(request_id)

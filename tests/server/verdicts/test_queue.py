@@ -73,6 +73,23 @@ def test_a_shutdown_drops_all_of_it_without_delay(tmp_path: Path, play: Play) ->
     play(scenario())
 
 
+def test_a_server_that_drains_begins_nothing_more_in_the_shadow(tmp_path: Path, play: Play) -> None:
+    async def scenario() -> None:
+        engine = endless()
+        async with running(engine, tmp_path, concurrent=1) as service:
+            await answered(service, 1)
+            await until(lambda: engine.follower.running == 1)
+            last = asyncio.create_task(answered(service, 2))
+            await asyncio.sleep(0)  # it is planned
+            service.drain(10)
+            assert await last == "a draft"
+            await until(lambda: engine.follower.running == 0)
+            assert len(engine.follower.calls) == 1
+            assert metric(service, "slhf_shadow_total", result="dropped", reason="shutdown") == 2
+
+    play(scenario())
+
+
 def test_when_idle_it_gives_way_to_a_request_and_begins_again(tmp_path: Path, play: Play) -> None:
     async def scenario() -> None:
         engine = endless()

@@ -188,10 +188,10 @@ def test_the_follower_runs_after_everybody_elses_in_the_shadow_alone(serve: Serv
     url = serve(engine, **shadowed(tmp_path))
     refine(url, seed=7, instruction="Be brief.")
     assert eventually(lambda: report(url).n == 1)
-    drafted, judged = engine.leader.calls[0][1], engine.follower.calls
-    assert drafted.priority == 0
-    assert [sampling.priority for _, sampling in judged] == [1_000_000] * 2
-    assert all(turns[-1].text.endswith("Be brief.") for turns, _ in judged)
+    drafted, *judged = [sampling.priority for _, sampling in engine.leader.calls]
+    assert (drafted, judged) == (0, [1_000_000] * 2)
+    assert [sampling.priority for _, sampling in engine.follower.calls] == [1_000_000] * 2
+    assert all(turns[-1].text.endswith("Be brief.") for turns, _ in engine.follower.calls)
 
 
 def test_texts_are_kept_where_the_operator_wants_them_alone(serve: Serve, tmp_path: Path) -> None:
@@ -209,9 +209,7 @@ def test_texts_are_kept_where_the_operator_wants_them_alone(serve: Serve, tmp_pa
 
 def test_a_shadow_needs_a_judge_that_there_is() -> None:
     with pytest.raises(SettingsError, match=r"models\.fake\.shadow\.judge: 'other' is no judge; there is house"):
-        Settings(
-            **{"judges": {"house": {"engine": "own"}}, "models": {"fake": {"shadow": {"judge": "other"}}}},
-        )
+        Settings(judges={"house": {"engine": "own"}}, models={"fake": {"shadow": {"judge": "other"}}})
 
 
 def test_a_file_of_verdicts_that_cannot_be_used_keeps_the_server_from_serving(tmp_path: Path, play: Play) -> None:

@@ -37,8 +37,11 @@ class LanguageModelJudge:
         self._max_tokens = max_tokens
         self._template_options = template_options or {}
 
-    async def compare(self, turns: Sequence[Turn], old: str, new: str, *, request_id: str) -> Verdict:
-        new_first, old_first = await self._both(question(turns, new, old), question(turns, old, new), request_id)
+    async def compare(
+        self, turns: Sequence[Turn], old: str, new: str, *, request_id: str, priority: int = 0
+    ) -> Verdict:
+        asked = question(turns, new, old), question(turns, old, new)
+        new_first, old_first = await self._both(asked, request_id, priority)
         p, consistent = _together(new_first.p, old_first.p)
         replies = (new_first, old_first)
         return Verdict(
@@ -49,9 +52,10 @@ class LanguageModelJudge:
             completion_tokens=sum(reply.completion_tokens for reply in replies),
         )
 
-    async def _both(self, one: str, other: str, request_id: str) -> tuple[_Reply, _Reply]:
+    async def _both(self, asked: tuple[str, str], request_id: str, priority: int) -> tuple[_Reply, _Reply]:
         """The replies to both questions, asked at once. Where one fails, the other ends with it."""
-        tasks = [asyncio.create_task(self._reply(text, f"{request_id}-{at}")) for at, text in enumerate((one, other))]
+        replies = [self._reply(text, f"{request_id}-{at}", priority) for at, text in enumerate(asked)]
+        tasks = [asyncio.create_task(reply) for reply in replies]
         try:
             first, second = await asyncio.gather(*tasks)
         finally:
@@ -60,11 +64,12 @@ class LanguageModelJudge:
             await asyncio.gather(*tasks, return_exceptions=True)
         return first, second
 
-    async def _reply(self, text: str, request_id: str) -> _Reply:
+    async def _reply(self, text: str, request_id: str, priority: int) -> _Reply:
         sampling = SamplingParams(
             temperature=0.0,
             max_tokens=self._max_tokens,
             logprobs=_LIKELIEST,
+            priority=priority,
             dispensable=frozenset({"temperature", "logprobs"}),
             # Both orders share what the cache holds of the conversation, and no other request finds it there.
             cache_salt=request_id.partition("-")[0],

@@ -40,7 +40,9 @@ class RewardServer:
         client = connect(f"judges.{name}.reward", self._url, settings)
         self._endpoint = Endpoint("judge", name, settings, client, metrics, patience or Patience())
 
-    async def compare(self, turns: Sequence[Turn], old: str, new: str, *, request_id: str) -> Verdict:
+    async def compare(
+        self, turns: Sequence[Turn], old: str, new: str, *, request_id: str, priority: int = 0
+    ) -> Verdict:
         chat = [{"role": turn.role, "content": turn.text} for turn in turns]
         body = {"conversations": [[*chat, {"role": "assistant", "content": text}] for text in (old, new)]}
         before, after = await self._rewards(body)
