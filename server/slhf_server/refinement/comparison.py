@@ -38,7 +38,8 @@ async def ask(job: Job, asked: Comparison) -> Judged:
     request_id = f"{job.run_id}-{asked.round}-judge"
     verdict = None
     try:
-        answer = judging.judge.compare(judging.turns, asked.old, asked.new, request_id=request_id)
+        texts = (asked.old, asked.new)
+        answer = judging.judge.compare(judging.turns, *texts, request_id=request_id, priority=job.priority)
         verdict = await job.deadline.wait_for(answer)
     except Exception as exc:
         job.deadline.check()  # raises where it was the deadline that ended it

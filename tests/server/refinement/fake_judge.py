@@ -20,6 +20,7 @@ class FakeJudge:
         self.asked: list[tuple[str, str]] = []
         self.turns: list[Sequence[Turn]] = []
         self.ids: list[str] = []
+        self.priorities: list[int] = []
         self.running = 0
         self._says = says
         self._seconds = seconds
@@ -30,6 +31,7 @@ class FakeJudge:
         self.asked.append((old, new))
         self.turns.append(turns)
         self.ids.append(request_id)
+        self.priorities.append(priority)
         self.running += 1
         try:
             await asyncio.sleep(self._seconds)

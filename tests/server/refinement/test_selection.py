@@ -60,6 +60,12 @@ def test_a_later_text_is_compared_with_the_best_before_it_and_the_follower_goes_
     assert [turns[-2].text for turns, _ in engine.follower.calls] == ["d", "a", "b"]
 
 
+def test_the_judge_is_asked_at_the_requests_priority() -> None:
+    engine, by = writes("a"), judge(a=0.9)
+    judged(engine, by, follower=RoleBinding("follower", engine.follower, SamplingParams(priority=7)))
+    assert by.priorities == [7]
+
+
 @pytest.mark.parametrize(("p", "wins"), [(0.6, True), (0.59, False), (0.5, False), (None, False)])
 def test_a_text_must_win_by_the_margin_and_where_the_judge_abstains_the_draft_stays(
     p: float | None, wins: bool
