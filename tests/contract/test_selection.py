@@ -161,7 +161,7 @@ def test_what_a_model_cannot_do_is_a_400_that_says_so(url: str, options: dict[st
 
 
 def test_a_served_model_whose_bundle_has_no_threshold_does_not_start() -> None:
-    settings = Settings(models={"fake": {"stop_when": ["small_edit"]}})  # type: ignore[dict-item]
+    settings = Settings(models={"fake": {"stop_when": ["small_edit"]}})
     service = create_app(settings, FakeEngine().open).state.service
 
     async def load() -> None:
