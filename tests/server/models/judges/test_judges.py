@@ -31,7 +31,7 @@ def verdicts(server: Canned, settings: dict[str, Any], *pairs: tuple[str, str]) 
 
     async def ask() -> list[Verdict]:
         metrics = UpstreamMetrics(CollectorRegistry(), LATENCY)
-        big = UpstreamSettings(base_url=f"{server.url}/v1", model="big", api_key="sk-1", **PATIENT)  # type: ignore[arg-type]
+        big = UpstreamSettings(base_url=f"{server.url}/v1", model="big", api_key="sk-1", **PATIENT)
         upstream = Upstream("big", big, metrics)
         async with AsyncExitStack() as closing:
             closing.push_async_callback(upstream.close)
@@ -60,6 +60,7 @@ def test_an_upstream_is_asked_for_one_letter_in_both_orders() -> None:
     assert quoted == ["new", "old"]
     for body in server.asked:
         assert (body["model"], body["temperature"], body["logprobs"], body["top_logprobs"]) == ("big", 0, True, 20)
+        assert body["max_completion_tokens"] == 8
         assert body["messages"][0]["content"].count("system: Be brief.\n\nuser: Why?") == 1
     assert set(server.keys) == {"Bearer sk-1"}
 
@@ -116,7 +117,8 @@ def test_an_upstream_that_fails_is_no_verdict() -> None:
 def test_a_reward_model_is_asked_as_training_asks_it() -> None:
     with canned(reward=lambda text: {"old": 1.0, "new": 3.0}[text]) as server:
         (verdict,) = by_reward(server, ("old", "new"), scale=2.0, api_key="rm-1")
-    assert verdict == Verdict(pytest.approx(1 / (1 + math.exp(-1))))
+    assert verdict.p == pytest.approx(1 / (1 + math.exp(-1)))
+    assert verdict == Verdict(verdict.p)
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     assert server.asked == [{"conversations": [[*chat, {"role": "assistant", "content": t}] for t in ("old", "new")]}]
     assert server.keys == ["Bearer rm-1"]
@@ -174,4 +176,5 @@ def test_our_own_model_does_not_think_where_its_template_has_a_switch(switch: st
     judge = open_judges(settings, {}, engine, metrics, AsyncExitStack())["own"]
     asyncio.run(judge.compare(TURNS, "old", "new", request_id="run-1-judge"))
     assert [sampling.template_options for _, sampling in engine.leader.calls] == [{switch: False}] * 2
+    assert [sampling.max_tokens for _, sampling in engine.leader.calls] == [1, 1]
     assert engine.follower.calls == []
