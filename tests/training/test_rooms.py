@@ -76,10 +76,11 @@ def arrows() -> dict[str, set[str]]:
 def test_the_package_stays_small_enough_to_be_known() -> None:
     """A module is a file of about 150 lines; what lies beside the rooms is what all of them share.
 
-    Each one over 90 is something that users ask for by a name of its own: a preference source, a command.
+    Each one over 90 is something that users ask for by a name of its own: a preference source, a section, a
+    command.
     """
     found = modules()
-    assert len(found) <= 96
+    assert len(found) <= 100
     assert len([name for name, path in found.items() if path.parent == TRAINING / PACKAGE]) <= 6
 
 

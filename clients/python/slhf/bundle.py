@@ -4,6 +4,7 @@
         slhf.json            this module's `Bundle`
         config.json, ...     the base model's weights and tokenizer, unless `base_model` says where else they are
         leader/, follower/   LoRA adapters in peft's format, each optional
+        judge/               a reward model that `slhf-train reward` wrote, optional
 
 A directory that holds a Hugging Face model and no `slhf.json` is a bundle too: one set of weights plays both roles with
 the paper's follower turn, and `trained` is "unknown".
@@ -21,6 +22,8 @@ from slhf.turns import FOLLOWER_TURN
 from slhf.wire import Select, StopWhen
 
 MANIFEST = "slhf.json"
+JUDGE: Final = "judge"
+"""The directory of a bundle's judge."""
 FORMAT: Final = 1
 BUILTIN_PREFIX: Final = "builtin:"
 """What the name of a model that is built into the server begins with."""
@@ -72,11 +75,26 @@ class JudgeSure(_Strict):
     """A round that is better with at least this probability ends the refinement."""
 
 
+class SelectMargin(_Strict):
+    margin: float = Field(gt=0.5, le=1)
+    """A later text has to be better with at least this probability, to be the answer."""
+
+
 class StopRules(_Strict):
-    """Thresholds of stop rules, as they were measured for this bundle. None: not measured."""
+    """Thresholds, as they were measured for this bundle (`slhf-train evaluate`, section `rules`). None: not measured."""
 
     small_edit: SmallEdit | None = None
     judge_sure: JudgeSure | None = None
+    select: SelectMargin | None = None
+
+
+class BundledJudge(_Strict):
+    """The reward model that lies in `judge/`; `slhf-train reward serve BUNDLE/judge` answers for it."""
+
+    head: str = Field(min_length=1)
+    """Which of its heads scores texts."""
+    accuracy: dict[str, Any] = {}
+    """By name of held-out pairs: how often it was right (`accuracy`, `interval`), of how many (`pairs`), `coverage`."""
 
 
 class Bundle(_Strict):
@@ -106,6 +124,7 @@ class Bundle(_Strict):
     stop_when: tuple[StopWhen, ...] | None = None
     """What ends a refinement early, as above; a server without a judge leaves aside what asks one."""
     stop_rules: StopRules = StopRules()
+    judge: BundledJudge | None = None
     sampling: SamplingDefaults = SamplingDefaults()
     revision: str | None = None
     """`revision_of` the bundle's other files when it was written; None: not recorded."""
@@ -139,6 +158,7 @@ class Bundle(_Strict):
             "trained": self.trained,
             "roles": "shared" if self.leader == self.follower else "separate",
             "own_answers": 0 if self.own_answers is None else self.own_answers.count,
+            "judge": None if self.judge is None else self.judge.model_dump(),
             "stop_rules": self.stop_rules.model_dump(exclude_none=True),
             "training": self.training,
             "evaluation": self.evaluation,
@@ -168,6 +188,8 @@ def read_bundle(directory: Path, *, name: str | None = None) -> Bundle:
     for role, weights in (("leader", bundle.leader), ("follower", bundle.follower)):
         if weights.adapter is not None:
             _check_adapter(directory, weights.adapter, f"{manifest}: {role}.adapter")
+    if bundle.judge is not None and not (directory / JUDGE / "reward.json").is_file():
+        raise BundleError(f"{manifest}: judge: there is no reward model in {JUDGE}/ (reward.json)")
     return bundle
 
 

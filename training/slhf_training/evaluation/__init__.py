@@ -99,6 +99,7 @@ class EvaluateSettings(Section):
                     raise ValueError(f"{name}: {model!r} is a file of drafts and cannot be sampled")
             if missing := sorted(key for key in kind.needs if getattr(self, key) is None):
                 raise ValueError(f"{name} needs {' and '.join(missing)}")
+            kind.check(how, dict(bundles_of(self.models)), self.preference)
         return self
 
     def _check(self, chain: Chain) -> None:
@@ -126,4 +127,10 @@ def drafts_of(models: Mapping[str, ModelSettings]) -> Iterator[tuple[str, Path, 
 def fingerprint(bundle: "OpenBundle", generation: "GenerationSettings") -> str:
     """A digest of all that decides what a bundle writes: its files, its manifest and the sampling."""
     how = generation.model_dump(mode="json", exclude={"batch_size"})
-    return digest([revision_of(bundle.directory), bundle.manifest.model_dump(mode="json", exclude={"evaluation"}), how])
+    return digest(
+        [
+            revision_of(bundle.directory),
+            bundle.manifest.model_dump(mode="json", exclude={"evaluation", "judge", "stop_rules"}),
+            how,
+        ]
+    )

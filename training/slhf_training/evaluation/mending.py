@@ -14,7 +14,7 @@ from slhf_training.checks import ReadableCheck
 from slhf_training.checks.registry import passed_all
 from slhf_training.checks.tests import program_of
 from slhf_training.evaluation.answers import GIVEN, Answer, Answers, Chain
-from slhf_training.evaluation.pages import ABSENT, heading, number, percent, table
+from slhf_training.evaluation.pages import ABSENT, count, heading, number, percent, points, table
 from slhf_training.evaluation.prompts import Case
 from slhf_training.evaluation.statistics import Numbers, edit, loops, share
 from slhf_training.evaluation.study import Figures, SectionData, row_of
@@ -262,8 +262,8 @@ def _summary_cells(player: tuple[str, Mapping[str, Any]]) -> list[Any]:
 
 
 def _round_cells(one: Mapping[str, Any]) -> list[str]:
-    shares = (_count(one[key]) for key in ("mended", "broken", "unchanged_right"))
-    return [percent(one["right"]), _points(one["gain"]), *shares]
+    shares = (count(one[key]) for key in ("mended", "broken", "unchanged_right"))
+    return [percent(one["right"]), points(one["gain"]), *shares]
 
 
 def _by_model(figures: Mapping[str, Any]) -> Iterator[str]:
@@ -282,8 +282,8 @@ def _rounds(figures: Mapping[str, Any]) -> Iterator[str]:
     rows = [
         [
             *_named(task, row),
-            *(one["round"], one["rows"], percent(one["right"]), _points(one["gain"]), _points(one["against_round_1"])),
-            *(_count(one[key]) for key in ("mended", "broken")),
+            *(one["round"], one["rows"], percent(one["right"]), points(one["gain"]), points(one["against_round_1"])),
+            *(count(one[key]) for key in ("mended", "broken")),
         ]
         for task, row in _players(figures)
         for one in row["rounds"]
@@ -306,7 +306,7 @@ def _two_answers(figures: Mapping[str, Any]) -> Iterator[str]:
         (
             [
                 *(task, one["leader"], *(percent(one[key]) for key in ("right", "chosen", "pass_at_2"))),
-                *(_count(one["panel_spoke"]), number(one["words"]), number(one["tokens"])),
+                *(count(one["panel_spoke"]), number(one["words"]), number(one["tokens"])),
             ]
             for task, group in groups.items()
             for one in group["two_answers"]
@@ -327,7 +327,7 @@ def _two_answers(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from table(
         ["task", "drafts by", "refined by", "against two of", "refined less chosen, points", "words", "tokens"],
         (
-            [*_named(task, row), one["leader"], _points(one["gain"]), number(one["words"]), number(one["tokens"])]
+            [*_named(task, row), one["leader"], points(one["gain"]), number(one["words"]), number(one["tokens"])]
             for task, row in _players(figures)
             if (one := row.get("against_two_answers")) is not None
         ),
@@ -351,20 +351,9 @@ def _look(figures: Mapping[str, Any]) -> Iterator[str]:
 def _style_cells(one: Mapping[str, Any]) -> list[str]:
     loops = " / ".join(_bare(one[key]) for key in ("draft_loops", "loops"))
     words, tokens = (" / ".join(map(number, one[key])) for key in ("words", "tokens"))
-    shares = _count(one["unchanged"]), _bare(one["edit_ratio"]), words, tokens, _bare(one["language_switched"]), loops
+    shares = count(one["unchanged"]), _bare(one["edit_ratio"]), words, tokens, _bare(one["language_switched"]), loops
     return [*shares, str(one["cut_at_the_limit"]), str(one["kept_the_draft"])]
 
 
 def _bare(found: Mapping[str, Any] | None) -> str:
     return ABSENT if found is None else f"{100 * found['value']:.1f} %"
-
-
-def _points(found: Mapping[str, Any] | None) -> str:
-    if found is None:
-        return ABSENT
-    return f"{100 * found['value']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
-
-
-def _count(found: Mapping[str, Any] | None) -> str:
-    """A count, the number it is of, and the percentage."""
-    return ABSENT if found is None else f"{found['count']} of {found['n']}: {percent(found)}"

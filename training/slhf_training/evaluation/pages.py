@@ -55,6 +55,17 @@ def percent(found: Mapping[str, Any] | None) -> str:
     return f"{100 * found['value']:.1f} % ({100 * found['low']:.1f}–{100 * found['high']:.1f})"
 
 
+def points(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ABSENT
+    return f"{100 * found['value']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+
+
+def count(found: Mapping[str, Any] | None) -> str:
+    """A count, the number it is of, and the percentage."""
+    return ABSENT if found is None else f"{found['count']} of {found['n']}: {percent(found)}"
+
+
 def number(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.1f}"
 

@@ -18,7 +18,7 @@ from slhf_training.evaluation.sections import Measurement, registered
 from slhf_training.evaluation.statistics import Bootstrap
 from slhf_training.evaluation.study import Comparisons, SectionData, source_name
 from slhf_training.models.bundles import open_bundle
-from slhf_training.preference import Cache, Preference, PreferenceSettings, preference_of
+from slhf_training.preference import Cache, Preference, PreferenceSettings, SourceSettings, preference_of
 
 if TYPE_CHECKING:
     from slhf_training.models.bundles import OpenBundle
@@ -110,6 +110,9 @@ def evaluate(
     report["models"] = {name: _model_row(settings, name, bundles) for name in settings.models}
     report["seconds"] = round(time.monotonic() - started, 1)
     write_report(report, settings.output_dir)
+    directories = {name: bundle.directory for name, bundle in bundles.items()}
+    for name, figures in report["sections"].items():
+        measured[name].publish(figures, directories)
     return report
 
 
@@ -140,12 +143,13 @@ def _judged(
     of_main = [one for one in measured.values() if one.prompts is main]
     samples = {name: n for one in of_main for name, n in one.sampled(one.how).items()}
     with ExitStack() as stack:
-        comparisons = None
-        if settings.preference is not None:
+
+        def judge_of(source: SourceSettings) -> Comparisons:
             cache = stack.enter_context(closing(Cache(settings.output_dir / JUDGEMENTS)))
-            name = source_name(settings.preference)
-            comparisons = Comparisons(judge(settings.preference), name, cache, settings.judge_batch_size)
-        study = SectionData(main, answers, comparisons, Bootstrap(settings.resamples), samples)
+            return Comparisons(judge(source), source_name(source), cache, settings.judge_batch_size)
+
+        comparisons = None if settings.preference is None else judge_of(settings.preference)
+        study = SectionData(main, answers, comparisons, Bootstrap(settings.resamples), judge_of, samples)
         found = {name: one.figures(replace(study, prompts=one.prompts)) for name, one in measured.items()}
     return {
         "prompts": len(main),

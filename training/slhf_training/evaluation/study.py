@@ -4,7 +4,7 @@ Judged pairs of texts: any preference source, each pair asked once, kept on disk
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from slhf_training.evaluation.answers import Answers, Chain, Slot
 from slhf_training.evaluation.prompts import Prompt
 from slhf_training.evaluation.statistics import Bootstrap, Estimate, edit, length_controlled, preferred
-from slhf_training.preference import Cache, Preference, revisions
+from slhf_training.preference import Cache, Preference, SourceSettings, revisions
 from slhf_training.types import Chat, Probabilities, digest
 
 SlotPair = tuple[Slot, Slot]
@@ -101,6 +101,8 @@ class SectionData:
     comparisons: Comparisons | None
     """The judge; None where there is none, and no section that is computed asks."""
     bootstrap: Bootstrap
+    judge_of: Callable[[SourceSettings], Comparisons]
+    """Any other judge, ready to be asked."""
     samples: Mapping[str, int] = field(default_factory=dict)
     """How many independent answers to `prompts` the Leaders have that were sampled."""
 

@@ -68,6 +68,29 @@ def revisions(value: Any) -> Iterator[str]:
             yield from revisions(one)
 
 
+def sources(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the sections of a source's dumped settings that have a `kind`: its own, and those of sources within it."""
+    if isinstance(value, Mapping):
+        if "kind" in value:
+            yield value
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from sources(one)
+
+
+def origins(settings: "SourceSettings") -> set[tuple[str, ...]]:
+    """What a source's verdicts come from: contents of directories, names of models, addresses; a program's kind."""
+    found = set()
+    for part in sources(settings.model_dump()):
+        named = [str(part[key]) for key in ("url", "base_url", "model", "function") if part.get(key)]
+        if named or not any(list(sources(value)) for value in part.values()):
+            found.add(
+                tuple(revision_of(Path(name)) if Path(name).is_dir() else name for name in named or [part["kind"]])
+            )
+    return found
+
+
 class Preference(Protocol):
     """p(first beats second | chat) for a batch; it may be intransitive, and no scalar reward need stand behind it."""
 

@@ -14,6 +14,7 @@ from slhf_training.config import Section
 from slhf_training.evaluation.answers import Answers, Chain, Slot, with_drafts
 from slhf_training.evaluation.prompts import Prompt
 from slhf_training.evaluation.study import Figures, SectionData
+from slhf_training.preference import SourceSettings
 
 How = TypeVar("How", bound=Section)
 
@@ -42,6 +43,11 @@ class Measurement(ABC, Generic[How]):
         """The players of the settings, whose names are checked."""
 
     @classmethod
+    def check(cls, how: How, bundles: Mapping[str, str], preference: SourceSettings | None) -> None:
+        """Raises ValueError where its settings do not go with the configuration's bundles, by model, or its judge."""
+        return None
+
+    @classmethod
     def sampled(cls, how: How) -> Mapping[str, int]:
         """Models whose Leader answers a prompt several times, and how often."""
         return {}
@@ -59,6 +65,10 @@ class Measurement(ABC, Generic[How]):
 
     def export(self, folder: Path, answers: Answers) -> None:
         """Write files for other programs; most sections have none."""
+        return None
+
+    def publish(self, figures: Mapping[str, Any], directories: Mapping[str, Path]) -> None:
+        """Write what was found into the bundles' directories, by model; most sections leave them alone."""
         return None
 
     @abstractmethod

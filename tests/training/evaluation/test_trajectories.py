@@ -1,0 +1,105 @@
+"""Stop rules on written rounds: what each returns, how far it runs, whom it asks; and how a threshold is chosen."""
+
+import numpy as np
+import pytest
+
+from slhf_training.evaluation.trajectories import (
+    NamedRule,
+    Outcome,
+    Trajectory,
+    chosen,
+    judge_sure,
+    last,
+    no_gain,
+    rules,
+    select,
+    small_edit,
+    unchanged,
+)
+
+NAN = float("nan")
+
+
+def trajectory(
+    texts: str, p: dict[tuple[int, int], float] | None = None, right: str = "", held_out: float = NAN
+) -> Trajectory:
+    """Texts are separated by "|". `right`: a digit for each. `held_out`: the measuring judge's p of every pair."""
+    written = tuple(texts.split("|"))
+    judged = np.full((len(written), len(written)), NAN)
+    for pair, value in (p or {}).items():
+        judged[pair] = value
+    checked = np.array([float(mark) for mark in right] or [NAN] * len(written))
+    return Trajectory(written, judged, checked, np.full((len(written), len(written)), held_out))
+
+
+WORDS = "a b c d e f g h i j"
+ONE_WORD = f"{WORDS}|{WORDS} k|{WORDS} k l m n o p|{WORDS} k l m n o p"
+"""Edits of 1 word in 21, of 5 in 27, and of none."""
+
+
+def test_rules_that_ask_nobody_end_at_the_first_round_that_meets_them() -> None:
+    written = trajectory(ONE_WORD)
+    assert last(written, 2) == Outcome(2, 2)
+    assert unchanged(written) == Outcome(3, 3)
+    assert small_edit(written, 0.04) == Outcome(3, 3)
+    assert small_edit(written, 1 / 21) == Outcome(1, 1)
+    assert unchanged(trajectory("a|a|b")) == Outcome(1, 1)
+
+
+def test_no_gain_returns_the_text_before_the_round_that_won_nothing() -> None:
+    assert no_gain(trajectory("a|b|c|d", {(1, 0): 0.9, (2, 1): 0.5})) == Outcome(1, 2, ((1, 0), (2, 1)))
+    assert no_gain(trajectory("a|b", {(1, 0): 0.55})) == Outcome(0, 1, ((1, 0),))
+    assert no_gain(trajectory("a|b", {(1, 0): 0.6})) == Outcome(1, 1, ((1, 0),))
+
+
+def test_a_judge_that_abstains_gives_nothing_a_win() -> None:
+    silent = trajectory("a|b|c")
+    assert no_gain(silent).returned == 0
+    assert select(silent, 0.5).returned == 0
+    assert judge_sure(silent, 0.5) == Outcome(2, 2, ((1, 0), (2, 0)))
+
+
+def test_select_keeps_the_best_so_far_and_the_draft_is_one_of_them() -> None:
+    """Round 1 beats the draft, round 2 does not beat round 1, round 3 is compared with round 1."""
+    p = {(1, 0): 0.7, (2, 1): 0.65, (3, 1): 0.75, (3, 2): 0.1, (2, 0): 0.2, (3, 0): 0.2}
+    written = trajectory("a|b|c|d", p)
+    assert select(written, 0.7) == Outcome(3, 3, ((1, 0), (2, 1), (3, 1)))
+    assert select(written, 0.72).returned == 0
+    assert select(written, 0.6) == Outcome(2, 3, ((1, 0), (2, 1), (3, 2)))
+
+
+def test_of_the_same_text_nobody_is_asked() -> None:
+    assert select(trajectory("a|a|a", {(1, 0): 0.5, (2, 0): 0.5}), 0.5) == Outcome(0, 2)
+    assert no_gain(trajectory("a|a", {(1, 0): 0.5})) == Outcome(0, 1)
+
+
+def test_a_round_is_useful_where_its_text_is_better_than_all_before() -> None:
+    assert trajectory("a|b|c|d", right="0101").useful() == [1]
+    assert trajectory("a|b|c|d", right="1010").useful() == []
+    assert trajectory("a|b|c", held_out=0.6).useful() == [1, 2]
+    assert trajectory("a|b|c", held_out=0.59).useful() == []
+    assert trajectory("a|b|c").useful() == []
+
+
+def test_the_most_drastic_threshold_that_loses_few_useful_rounds_is_chosen() -> None:
+    """Round 1 changes 1 of 21 words in one trajectory, 3 of 11 in another; in both round 2 is the useful one. Of 39
+    useful rounds one is lost at .05 and two at .3: (1 + 1) / 40 is .05, and (2 + 1) / 40 is more. Of 38, one is."""
+    kept = [trajectory("a|b", right="01")] * 37
+    two = [trajectory(f"{WORDS}|{WORDS} k|x", right="001"), trajectory("a b c d|a b c d e f g|x", right="001")]
+    ratios = [one for one in rules(2, (0.3, 0.02, 0.05), (), ()) if one.name == "small_edit"]
+    assert chosen(ratios, [*kept, *two], 0.05) == 0.05
+    assert chosen(ratios, [*kept[1:], *two], 0.05) == 0.02
+    assert chosen(ratios, [*kept, *two], 0.08) == 0.3
+
+
+def test_too_few_useful_rounds_choose_nothing() -> None:
+    """Nothing is lost, but 1 of 19 is .0526; 1 of 20 is .05."""
+    harmless = [NamedRule("small_edit", 0.1, lambda written: Outcome(written.rounds, written.rounds))]
+    assert chosen(harmless, [trajectory("a|b", right="01")] * 18, 0.05) is None
+    assert chosen(harmless, [trajectory("a|b", right="01")] * 19, 0.05) == 0.1
+
+
+@pytest.mark.parametrize("name", ["judge_sure", "select", "small_edit"])
+def test_thresholds_are_tried_from_the_one_that_loses_least(name: str) -> None:
+    values = [one.value for one in rules(2, (0.1, 0.05), (0.7, 0.9), (0.8, 0.6)) if one.name == name]
+    assert values == {"judge_sure": [0.9, 0.7], "select": [0.6, 0.8], "small_edit": [0.05, 0.1]}[name]
