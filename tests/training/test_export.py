@@ -1,6 +1,7 @@
 """From two steps of training to a bundle that `read_bundle`, which the server uses, takes."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from slhf import read_bundle
+from slhf import BundleError, read_bundle
 from slhf_server.bundles.merging import merged
 from slhf_training.cli import main
 from slhf_training.data import Example, Pair
@@ -19,6 +20,8 @@ from slhf_training.fit import FitSettings
 from slhf_training.fit.run import Interpolation, export, start_run
 from slhf_training.fit.trainer import build_roles, build_trainer, load_model
 from slhf_training.models.bundles import open_bundle
+from slhf_training.reward.bundled import carry
+from slhf_training.reward.model import Manifest
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
 
@@ -332,3 +335,49 @@ def test_an_average_is_of_the_last_checkpoints_adapters(tmp_path: Path, capsys: 
     for given in (["--average", "4"], ["--average", "1"], ["--average", "2", "--share", "0.5"]):
         assert main([*command[:2], str(tmp_path / "none"), *given]) == 1
         assert "--average" in capsys.readouterr().err
+
+
+def reward_model(
+    directory: Path, backbone: str = "builtin:smollm2-135m", heads: tuple[str, ...] = ("helpful",)
+) -> Path:
+    """What `slhf-train reward` leaves, as far as a bundle takes it."""
+    directory.mkdir()
+    manifest = Manifest(backbone=backbone, layers=(1,), max_tokens=64, batch_tokens=64, heads=heads, adapters=False)
+    (directory / "reward.json").write_text(manifest.model_dump_json())
+    (directory / "heads.safetensors").write_bytes(b"weights")
+    figures = {"accuracy": 0.69, "interval": [0.64, 0.74], "pairs": 300, "coverage": 1.0, "ece": 0.1}
+    (directory / "report.json").write_text(json.dumps({"evaluation": {"hh": {name: figures for name in heads}}}))
+    return directory
+
+
+def test_a_bundle_carries_a_judge_with_its_accuracy(tmp_path: Path) -> None:
+    trained_run(tmp_path)
+    judge = reward_model(tmp_path / "judge", heads=("helpful", "brief"))
+    command = ["export", str(tmp_path / "run"), str(tmp_path / "bundle"), "--judge", str(judge)]
+    assert main([*command, "--judge-head", "brief"]) == 0
+    bundle = read_bundle(tmp_path / "bundle")
+    known = {"accuracy": 0.69, "interval": [0.64, 0.74], "pairs": 300, "coverage": 1.0}
+    assert bundle.card()["judge"] == {"head": "brief", "accuracy": {"hh": known}}
+    carried = {path.name: path.read_bytes() for path in (tmp_path / "bundle" / "judge").iterdir()}
+    assert carried == {name: (judge / name).read_bytes() for name in ("reward.json", "heads.safetensors")}
+    shutil.rmtree(tmp_path / "bundle" / "judge")
+    with pytest.raises(BundleError, match=r"judge: there is no reward model in judge/"):
+        read_bundle(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ({"backbone": "/models/mine"}, r"--judge: .*: its backbone, /models/mine, is on this machine alone"),
+        ({"heads": ("helpful", "brief")}, r"--judge-head: .* has several: helpful, brief"),
+    ],
+)
+def test_a_judge_that_others_could_not_load_is_not_carried(tmp_path: Path, more: dict[str, Any], problem: str) -> None:
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(SettingsError, match=problem):
+        carry(reward_model(tmp_path / "judge", **more), None, tmp_path / "bundle")
+    with pytest.raises(SettingsError, match=r"--judge-head: .* has no head kind; it has helpful"):
+        carry(reward_model(tmp_path / "other"), "kind", tmp_path / "bundle")
+    with pytest.raises(SettingsError, match=r"--judge: .*nothing: no reward model"):
+        carry(tmp_path / "nothing", None, tmp_path / "bundle")
+    assert list((tmp_path / "bundle").iterdir()) == []

@@ -24,7 +24,7 @@ ROOMS = {
     "rollout": WORDS | {"models"},
     "reward": WORDS | {"data", "models"},
     "preference": WORDS | {"checks", "data", "instructions", "models", "reward"},
-    "fit": WORDS | {"data", "models", "preference", "rollout"},
+    "fit": WORDS | {"data", "models", "preference", "reward", "rollout"},
     "evaluation": WORDS | {"checks", "data", "instructions", "models", "preference", "reward", "rollout"},
     "distill": WORDS | {"data", "evaluation", "fit", "models", "preference"},
     "imitation": WORDS | {"data", "fit", "models"},

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     """Return the exit status: 0, or 1 where a TrainingError says what to mend. Bad arguments exit with 2."""
     if argv is None:
         signal.signal(signal.SIGTERM, _end)
-    arguments = _parser().parse_args(_by_todays_name(sys.argv[1:] if argv is None else argv))
+    arguments = _parser().parse_args(_named_whole(_by_todays_name(sys.argv[1:] if argv is None else argv)))
     try:
         arguments.run(arguments)
     except TrainingError as exc:
@@ -52,6 +52,11 @@ def _by_todays_name(argv: list[str]) -> list[str]:
     name = FORMER[argv[0]]
     sys.stderr.write(f"slhf-train: {argv[0]} is called {name} now; the old name will go\n")
     return [name, *argv[1:]]
+
+
+def _named_whole(argv: list[str]) -> list[str]:
+    """A command of two words as one argument."""
+    return [" ".join(argv[:2]), *argv[2:]] if " ".join(argv[:2]) in COMMANDS else argv
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -136,6 +141,28 @@ def _reward(arguments: argparse.Namespace) -> None:
 
     _logs()
     train(read_config(arguments.config, RewardTraining))
+
+
+def _reward_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="what `reward` wrote, or a bundle's judge/")
+    parser.add_argument("--head", help="which of its heads scores (default: the only one)")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=8100, help="0 takes a free one (default: 8100)")
+    parser.add_argument("--api-key-variable", metavar="NAME", help="the environment variable with the key to demand")
+
+
+def _reward_serve(arguments: argparse.Namespace) -> None:
+    from slhf_training.config import authorization
+    from slhf_training.reward.serving import application, listener, serve, served_model
+
+    _logs()
+    authorized = authorization(arguments.api_key_variable, "--api-key-variable").get("authorization", "")
+    with listener(arguments.host, arguments.port) as bound:
+        model, head = served_model(arguments.directory, arguments.head)
+        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+        sys.stdout.write(f"head {head} at http://{host}:{bound.getsockname()[1]}/rewards\n")
+        sys.stdout.flush()
+        serve(application(model, head, authorized), bound)
 
 
 def _distill(arguments: argparse.Namespace) -> None:
@@ -254,6 +281,8 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rank", type=int, help="of the adapters, lower than as trained: the nearest of that rank")
     parser.add_argument("--evaluation", type=Path, metavar="FILE.json", help="figures for the bundle's card")
+    parser.add_argument("--judge", type=Path, metavar="DIR", help="a reward model that the bundle carries in judge/")
+    parser.add_argument("--judge-head", metavar="HEAD", help="which of its heads judges (default: the only one)")
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -263,6 +292,8 @@ def _export(arguments: argparse.Namespace) -> None:
         raise SettingsError("--best and --step both choose a checkpoint")
     if (arguments.start and arguments.share is None) or (arguments.start_step and not arguments.start):
         raise SettingsError("--start needs --share, and --start-step needs --start")
+    if arguments.judge_head is not None and arguments.judge is None:
+        raise SettingsError("--judge-head needs --judge")
     between = None
     if arguments.share is not None:
         between = Interpolation(arguments.share, arguments.start, arguments.start_step)
@@ -278,6 +309,8 @@ def _export(arguments: argparse.Namespace) -> None:
         interpolation=between,
         rank=arguments.rank,
         average=arguments.average,
+        judge=arguments.judge,
+        judge_head=arguments.judge_head,
     )
     sys.stdout.write(f"{arguments.bundle}: {bundle.name}, {bundle.trained}, revision {bundle.revision}\n")
 
@@ -373,6 +406,11 @@ COMMANDS: dict[str, Command] = {
         "train and evaluate the reward models that judge answers",
         _config("slhf_training.reward.RewardTraining"),
         _reward,
+    ),
+    "reward serve": Command(
+        "answer over HTTP with the rewards of a trained reward model, for the server's judges",
+        _reward_serve_arguments,
+        _reward_serve,
     ),
 }
 

@@ -56,7 +56,16 @@ def test_a_judge_that_abstains_gives_nothing_a_win() -> None:
     silent = trajectory("a|b|c")
     assert no_gain(silent).returned == 0
     assert select(silent, 0.5).returned == 0
-    assert judge_sure(silent, 0.5) == Outcome(2, 2, ((1, 0), (2, 0)))
+    assert judge_sure(silent, 0.6) == Outcome(2, 2, ((1, 0),))
+
+
+def test_judge_sure_ends_with_the_round_that_beats_the_best_before_it_by_far() -> None:
+    """Round 1 is the best from .6 on; .8 against it is sure. Of the last round nobody is asked: it ends in any case."""
+    written = trajectory("a|b|c|d", {(1, 0): 0.7, (2, 1): 0.8, (2, 0): 0.5, (3, 1): 0.99, (3, 2): 0.99})
+    assert judge_sure(written, 0.8) == Outcome(2, 2, ((1, 0), (2, 1)))
+    assert judge_sure(written, 0.7) == Outcome(1, 1, ((1, 0),))
+    assert judge_sure(written, 0.9) == Outcome(3, 3, ((1, 0), (2, 1)))
+    assert judge_sure(trajectory("a|b", {(1, 0): 0.99}), 0.6) == Outcome(1, 1)
 
 
 def test_select_keeps_the_best_so_far_and_the_draft_is_one_of_them() -> None:

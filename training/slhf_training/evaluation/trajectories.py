@@ -92,9 +92,17 @@ def no_gain(written: Trajectory) -> Outcome:
 
 
 def judge_sure(written: Trajectory, p: float) -> Outcome:
-    """The first round that the judge prefers to the draft with at least p is the last."""
-    found = _first(written, lambda round_: written.wins(round_, 0, p))
-    return Outcome(found.returned, found.rounds, _asked(written, [(n, 0) for n in range(1, found.rounds + 1)]))
+    """The first round that the judge prefers to the best before it with at least p is the last. Nobody is asked of a
+    round that no other would follow."""
+    best = 0
+    asked = []
+    for round_ in range(1, written.rounds):
+        asked.append((round_, best))
+        if written.wins(round_, best, p):
+            return Outcome(round_, round_, _asked(written, asked))
+        if written.wins(round_, best, MARGIN):
+            best = round_
+    return Outcome(written.rounds, written.rounds, _asked(written, asked))
 
 
 def select(written: Trajectory, margin: float) -> Outcome:

@@ -39,6 +39,7 @@ from slhf_training.models.adapters import (
 from slhf_training.models.load import base_directory, load_written
 from slhf_training.models.roles import DTYPES, Roles
 from slhf_training.models.sharding import this_process
+from slhf_training.reward.bundled import carry
 
 SETTINGS = "settings.json"
 _LOG = logging.getLogger(__name__)
@@ -145,10 +146,13 @@ def export(
     interpolation: Interpolation | None = None,
     rank: int | None = None,
     average: int | None = None,
+    judge: Path | None = None,
+    judge_head: str | None = None,
 ) -> Bundle:
     """Write the bundle; `step` chooses the checkpoint (None: the last), `dtype` and `rank` are those of what is written
     (None: as trained; only adapters have a rank). `average`: the adapters' factors are the means of so many
-    checkpoints' up to that one. `target` appears when it is whole.
+    checkpoints' up to that one. `judge`: a directory of `slhf-train reward` that the bundle carries, with `judge_head`
+    as the head that judges (None: the only one). `target` appears when it is whole.
 
     Raises SettingsError for a run that cannot be exported so, and where the target exists.
     """
@@ -170,6 +174,8 @@ def export(
             weights = Path(temporary) / "mean"
             _average(settings, run, checkpoint, average, weights)
         parts = _weights(settings, weights, staging, merge, dtype, rank)
+        if judge is not None:
+            parts["judge"] = carry(judge, judge_head, staging)
         bundle = write_bundle(
             staging, _manifest(settings, checkpoint, name, parts, evaluation, interpolation, rank, average)
         )

@@ -82,7 +82,7 @@ class RemoteReward:
 
     def _ask(self, batch: Sequence[tuple[Chat, str]]) -> list[float]:
         request = {"conversations": [[*chat, {"role": "assistant", "content": answer}] for chat, answer in batch]}
-        answer = answered(self._client, "", request, self._settings.retries, self._settings.backoff_s)
+        answer = answered(self._client, self._settings.url, request, self._settings.retries, self._settings.backoff_s)
         try:
             rewards = [np.nan if reward is None else float(reward) for reward in answer.json()["rewards"]]
         except (ValueError, LookupError, TypeError) as exc:

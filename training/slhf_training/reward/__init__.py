@@ -1,6 +1,6 @@
-"""Reward models are heads on a language model's body; here they are trained, measured and asked.
+"""Reward models are heads on a language model's body; here they are trained, measured, asked and served.
 
-Imported by preference and evaluation.
+Imported by preference, fit and evaluation.
 
 Here is the configuration of `slhf-train reward`.
 """

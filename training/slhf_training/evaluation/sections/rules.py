@@ -169,7 +169,7 @@ class Rules(Measurement[RulesSettings]):
                 f"Stop rules: refined by {follower}",
                 "The same written rounds, seen by each rule. *Gain*, *mended*, *broken*, *harm*: by the program, where "
                 "one checks. *Judged*: how often the judge that measures prefers the returned text to the draft (half "
-                "where it is the draft), and how many drafts it prefers. *Useful lost*: of the rounds better than every "
+                "where it is the draft), and how many drafts it prefers. *Useful lost*: of the rounds better than each "
                 "text before them, those that the rule does not return, nor a later one. *Tokens* are the rounds'; "
                 "*verdicts* and *read* are the deciding judge's: what it reads in both orders, a token for 4 "
                 f"characters. Thresholds (*) were chosen on {by}.",
