@@ -1,5 +1,6 @@
 """A tiny random reward model behind its real HTTP server: its scores are training's, and bad bodies are refused."""
 
+import asyncio
 import json
 import re
 import signal
@@ -17,7 +18,13 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
+from prometheus_client import CollectorRegistry
 
+from slhf_server.models.base import Turn as ServedTurn
+from slhf_server.models.judge import Verdict
+from slhf_server.models.judges.reward_server import RewardServer
+from slhf_server.models.upstream.counters import UpstreamMetrics
+from slhf_server.settings.judging import RewardSettings as EndpointOfReward
 from slhf_training.cli import main
 from slhf_training.preference import preference_of
 from slhf_training.preference.remote import RemoteRewardSettings, remote_reward_of
@@ -89,6 +96,25 @@ def test_the_served_rewards_are_trainings_own_on_the_same_pairs(url: str, direct
     scores = RewardModel.load(directory).scores(CHATS, FIRST, ["helpful"])[0]
     body = {"conversations": [conversation(text, ("user", f"Say {n}")) for n, text in enumerate(FIRST)]}
     assert posted(url, body).json()["rewards"] == pytest.approx(scores.tolist(), abs=1e-5)
+
+
+def test_the_servers_judge_asks_it_and_says_what_training_says(url: str, directory: Path) -> None:
+    own = preference_of(RewardSettings(kind="reward", model=directory, head="helpful"))
+
+    async def asked() -> list[Verdict]:
+        settings = EndpointOfReward(base_url=f"{url}/rewards")  # type: ignore[arg-type]
+        judge = RewardServer("house", settings, UpstreamMetrics(CollectorRegistry(), [1.0]))
+        try:
+            triples = zip(CHATS, FIRST, SECOND, strict=True)
+            return [
+                await judge.compare([ServedTurn("user", chat[0]["content"])], old, new, request_id="r")
+                for chat, new, old in triples
+            ]
+        finally:
+            await judge.close()
+
+    p = [verdict.p for verdict in asyncio.run(asked())]
+    assert p == pytest.approx(own(CHATS, FIRST, SECOND).tolist(), abs=1e-5)
 
 
 def test_many_askers_at_once_get_their_own_rewards(url: str) -> None:

@@ -81,7 +81,7 @@ class SelectMargin(_Strict):
 
 
 class StopRules(_Strict):
-    """Thresholds, as they were measured for this bundle (`slhf-train evaluate`, section `rules`). None: not measured."""
+    """Thresholds, as `slhf-train evaluate` measured them for this bundle. None: not measured."""
 
     small_edit: SmallEdit | None = None
     judge_sure: JudgeSure | None = None

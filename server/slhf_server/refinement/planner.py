@@ -210,7 +210,8 @@ class Planner:
             raise BadRequest(f"{problem[0]}: {problem[1]}", param=problem[0])
         if served.judge is None or not wished.asks:
             return None
-        margin = self._settings.judges[served.judge].margin
+        measured = manifest.stop_rules.select
+        margin = self._settings.judges[served.judge].margin if measured is None else measured.margin
         return Judging(self._judges[served.judge], turns, margin, wished.selects)
 
     def _thresholds(self, served: ServedModel, manifest: Bundle) -> Thresholds:

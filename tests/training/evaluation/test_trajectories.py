@@ -1,9 +1,16 @@
 """Stop rules on written rounds: what each returns, how far it runs, whom it asks; and how a threshold is chosen."""
 
+from itertools import product
+from random import Random
+
 import numpy as np
 import pytest
 
+from slhf_server.models.fake import FakeEngine
+from slhf_server.refinement import stops
+from slhf_server.refinement.job import Judging
 from slhf_training.evaluation.trajectories import (
+    MARGIN,
     NamedRule,
     Outcome,
     Trajectory,
@@ -16,6 +23,8 @@ from slhf_training.evaluation.trajectories import (
     small_edit,
     unchanged,
 )
+from tests.server.refinement.fake_judge import FakeJudge
+from tests.server.refinement.test_refinement import QUESTION, outcome
 
 NAN = float("nan")
 
@@ -112,3 +121,35 @@ def test_too_few_useful_rounds_choose_nothing() -> None:
 def test_thresholds_are_tried_from_the_one_that_loses_least(name: str) -> None:
     values = [one.value for one in rules(2, (0.1, 0.05), (0.7, 0.9), (0.8, 0.6)) if one.name == name]
     assert values == {"judge_sure": [0.9, 0.7], "select": [0.6, 0.8], "small_edit": [0.05, 0.1]}[name]
+
+
+TEXTS = ("a b c d e f g h", "a b c d e f g h i", "x y", "a b c d e f g i")
+"""Few, so that rounds repeat each other, and at different distances."""
+
+
+@pytest.mark.parametrize(
+    "rule", rules(3, (0.1, 0.2), (0.7, 0.9), (0.6, 0.8)), ids=lambda one: f"{one.name}-{one.value}"
+)
+def test_the_servers_loop_would_have_done_what_a_rule_says(rule: NamedRule) -> None:
+    """Random rounds and verdicts: the same text returned, as many rounds, the same questions to the judge."""
+    for seed in range(20):
+        chance = Random(seed)
+        texts = [chance.choice(TEXTS) for _ in range(4)]
+        says = {pair: chance.choice([None, 0.3, 0.6, 0.75, 0.9]) for pair in product(TEXTS, TEXTS)}  # (old, new)
+        pairs = [(new, old) for new in range(1, 4) for old in range(new)]
+        p = {(new, old): NAN if (one := says[texts[old], texts[new]]) is None else one for new, old in pairs}
+        due = rule.rule(trajectory("|".join(texts), p))
+        left = iter(texts[1:])
+        judge = FakeJudge(lambda old, new: says[old, new])  # noqa: B023  it is asked within this turn
+        selects = rule.name in ("select", "no_gain")
+        margin = rule.value if rule.name == "select" and rule.value is not None else MARGIN
+        asks = selects or rule.name == "judge_sure"
+        found = outcome(
+            FakeEngine(lambda turns: next(left)),  # noqa: B023
+            draft=texts[0],
+            rounds=int(rule.value or 0) if rule.name == "last" else 3,
+            judging=Judging(judge, QUESTION, margin, selects) if asks else None,
+            stops=stops.rules_of([rule.name], stops.Thresholds(rule.value, rule.value)),  # type: ignore[list-item]
+        )
+        assert (found.refinement.returned_round, found.refinement.rounds_run) == (due.returned, due.rounds), texts
+        assert judge.asked == [(texts[old], texts[new]) for new, old in due.asked]

@@ -124,13 +124,17 @@ def drafts_of(models: Mapping[str, ModelSettings]) -> Iterator[tuple[str, Path, 
     return ((name, model.drafts, model.model) for name, model in models.items() if model.drafts is not None)
 
 
+_NOT_WRITING = {"evaluation", "judge", "select", "stop_rules", "stop_when"}
+"""What a manifest says of a bundle that changes no text that it writes."""
+
+
 def fingerprint(bundle: "OpenBundle", generation: "GenerationSettings") -> str:
     """A digest of all that decides what a bundle writes: its files, its manifest and the sampling."""
     how = generation.model_dump(mode="json", exclude={"batch_size"})
     return digest(
         [
             revision_of(bundle.directory),
-            bundle.manifest.model_dump(mode="json", exclude={"evaluation", "judge", "stop_rules"}),
+            bundle.manifest.model_dump(mode="json", exclude=_NOT_WRITING),
             how,
         ]
     )

@@ -119,7 +119,7 @@ class Served:
             request_id=number,
             model=None,
             messages=[Message.model_validate(message) for message in task.chat],
-            options=RefineOptions(rounds=rounds, draft=task.draft),
+            options=RefineOptions(rounds=rounds, draft=task.draft, select="last", stop_when=[]),
             sampling=self._sampling(task.seed),
             deltas="none",
         )
