@@ -35,6 +35,7 @@ def test_what_is_written_is_what_is_read(directory: Path) -> None:
     assert read_bundle(directory) == written
     assert written.revision == revision_of(directory)
     assert (written.card()["roles"], written.card()["trained"]) == ("separate", "stackelberg")
+    assert (written.card()["judge"], written.card()["stop_rules"]) == (None, {})
 
 
 def test_a_model_without_a_manifest_plays_both_roles(directory: Path) -> None:

@@ -45,10 +45,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reward")
     backbone = str(write_backbone(folder / "backbone"))
     torch.manual_seed(1)
-    limits = {"max_tokens": 96, "batch_tokens": 256}
-    manifest = Manifest(backbone=backbone, layers=(1, 2), heads=("helpful", "brief"), adapters=False, **limits)
+    manifest = Manifest(
+        backbone=backbone, layers=(1, 2), max_tokens=96, batch_tokens=256, heads=("helpful", "brief"), adapters=False
+    )
     heads = {name: Head(torch.randn(64), torch.randn(())) for name in manifest.heads}
-    RewardModel(manifest, Backbone.load(backbone, (1, 2), **limits), heads).save(folder / "judge")
+    RewardModel(manifest, Backbone.load(backbone, (1, 2), 96, 256), heads).save(folder / "judge")
     return folder / "judge"
 
 
@@ -102,7 +103,7 @@ def test_the_servers_judge_asks_it_and_says_what_training_says(url: str, directo
     own = preference_of(RewardSettings(kind="reward", model=directory, head="helpful"))
 
     async def asked() -> list[Verdict]:
-        settings = EndpointOfReward(base_url=f"{url}/rewards")  # type: ignore[arg-type]
+        settings = EndpointOfReward(base_url=f"{url}/rewards")
         judge = RewardServer("house", settings, UpstreamMetrics(CollectorRegistry(), [1.0]))
         try:
             triples = zip(CHATS, FIRST, SECOND, strict=True)

@@ -38,6 +38,11 @@ def test_every_task_has_its_list_of_rows_and_none_has_more_than_300() -> None:
     assert sum(len(lists[name]) for name in open_prompts().panel.tasks) >= 400
 
 
+def test_rules_are_told_on_rows_that_checked_has_too() -> None:
+    tasks = read_config(EXAMPLES / "evaluate-rules.yaml", evaluate_settings()).rules.tasks
+    assert tasks == {name: example().checked.tasks[name] for name in ("gsm8k_drafts", "code_drafts")}
+
+
 @needs_shared_data
 def test_open_prompts_are_in_the_data_and_other_models_have_answered_them() -> None:
     if FOLDER != ROOT.parent / "shared" / "data":
