@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slhf.bundle import Bundle, read_bundle
+from slhf.bundle import Bundle, read_bundle, write_bundle
 from slhf.errors import BundleError
 from slhf_training.errors import SettingsError
 from slhf_training.evaluation.run import READABLE, evaluate
@@ -147,6 +147,17 @@ def test_thresholds_are_written_into_the_manifest_and_the_card_where_asked(tmp_p
     written = dict(models.written)
     evaluate(how, opened=models)
     assert models.written == written  # the thresholds change nothing of what it writes
+
+
+def test_a_bundle_that_asks_for_a_rule_keeps_its_threshold_where_none_is_found(tmp_path: Path) -> None:
+    how = asked(tmp_path, alpha=0.01, write=True)
+    before = read_bundle(tmp_path / "slhf")
+    wishes = {"stop_when": ["small_edit"], "stop_rules": {"small_edit": {"edit_ratio": 0.1}}}
+    write_bundle(tmp_path / "slhf", Bundle.model_validate(before.model_dump() | wishes))
+    with pytest.raises(SettingsError, match=r"rules\.write: .*slhf: .*small_edit needs a threshold"):
+        evaluate(how, opened=FakeModels(follower))
+    assert read_bundle(tmp_path / "slhf").stop_rules.small_edit is not None
+    assert (tmp_path / "out" / READABLE).exists()
 
 
 def test_rows_without_a_check_are_the_measuring_judges(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from slhf.bundle import read_bundle, write_bundle
+from slhf.bundle import Bundle, read_bundle, write_bundle
 from slhf_training.config import Section, portable
 from slhf_training.data import Example
 from slhf_training.data.load import split
+from slhf_training.errors import SettingsError
 from slhf_training.evaluation.answers import Chain, Slot, refined
 from slhf_training.evaluation.mending import Marks, counted
 from slhf_training.evaluation.pages import count, estimate, heading, number, percent, points, table
@@ -59,7 +60,8 @@ class RulesSettings(Section):
     validation: float = Field(default=0.5, gt=0, lt=1)
     """Share of the prompts by which thresholds are chosen; figures are of the others."""
     write: bool = False
-    """Write the thresholds, and what they gave, into the manifests of the Followers, which must be directories."""
+    """Write the thresholds, and what they gave, into the manifests of the Followers, which must be directories. What
+    was there before goes."""
 
 
 class Rules(Measurement[RulesSettings]):
@@ -113,7 +115,12 @@ class Rules(Measurement[RulesSettings]):
             found = figures[follower]
             known = {rule: {KEYS[rule]: value} for rule, value in found["thresholds"].items() if value is not None}
             changed = {"stop_rules": known, "evaluation": bundle.evaluation | {"rules": self._card(found)}}
-            write_bundle(directories[follower], type(bundle).model_validate(bundle.model_dump() | changed))
+            try:
+                written = Bundle.model_validate(bundle.model_dump() | changed)
+            except ValidationError as exc:  # its own wishes ask for a threshold that was not found
+                said = "; ".join(error["msg"] for error in exc.errors())
+                raise SettingsError(f"rules.write: {directories[follower]}: {said}") from exc
+            write_bundle(directories[follower], written)
 
     def _card(self, found: Mapping[str, Any]) -> Figures:
         """For the bundle's card: of all rows, the rules with nothing to choose and the chosen thresholds."""
