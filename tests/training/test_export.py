@@ -20,8 +20,9 @@ from slhf_training.fit import FitSettings
 from slhf_training.fit.run import Interpolation, export, start_run
 from slhf_training.fit.trainer import build_roles, build_trainer, load_model
 from slhf_training.models.bundles import open_bundle
+from slhf_training.reward.backbone import Backbone
 from slhf_training.reward.bundled import carry
-from slhf_training.reward.model import Manifest
+from slhf_training.reward.model import Head, Manifest, RewardModel
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as
 
@@ -358,11 +359,33 @@ def test_a_bundle_carries_a_judge_with_its_accuracy(tmp_path: Path) -> None:
     bundle = read_bundle(tmp_path / "bundle")
     known = {"accuracy": 0.69, "interval": [0.64, 0.74], "pairs": 300, "coverage": 1.0}
     assert bundle.card()["judge"] == {"head": "brief", "accuracy": {"hh": known}}
-    carried = {path.name: path.read_bytes() for path in (tmp_path / "bundle" / "judge").iterdir()}
-    assert carried == {name: (judge / name).read_bytes() for name in ("reward.json", "heads.safetensors")}
+    carried = tmp_path / "bundle" / "judge"
+    assert {path.name for path in carried.iterdir()} == {"reward.json", "heads.safetensors"}
+    assert json.loads((carried / "reward.json").read_bytes()) == json.loads((judge / "reward.json").read_bytes())
     shutil.rmtree(tmp_path / "bundle" / "judge")
     with pytest.raises(BundleError, match=r"judge: there is no reward model in judge/"):
         read_bundle(tmp_path / "bundle")
+
+
+def test_a_judge_on_the_bundles_own_base_reads_it_there(tmp_path: Path) -> None:
+    trained_run(tmp_path, weights="shared")
+    base = str(tmp_path / "model")
+    manifest = Manifest(backbone=base, layers=(1,), max_tokens=64, batch_tokens=64, heads=("h",), adapters=False)
+    weights = torch.linspace(-1, 1, 64)
+    own = RewardModel(manifest, Backbone.load(base, (1,), 64, 64), {"h": Head(weights, torch.tensor(0.5))})
+    own.save(tmp_path / "judge")
+    scores = own.scores([tiny.CHAT] * 2, ["A B", "C"])
+    export(tmp_path / "run", tmp_path / "bundle", "one", judge=tmp_path / "judge")
+    with pytest.raises(
+        SettingsError, match="is on this machine alone"
+    ):  # merged weights are not what it was trained on
+        export(tmp_path / "run", tmp_path / "merged", "two", merge=True, judge=tmp_path / "judge")
+    shutil.rmtree(base)
+    assert (
+        RewardModel.load(tmp_path / "bundle" / "judge").scores([tiny.CHAT] * 2, ["A B", "C"]).tolist()
+        == scores.tolist()
+    )
+    assert str(tmp_path) not in (tmp_path / "bundle" / "judge" / "reward.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,8 @@ def export(
             _average(settings, run, checkpoint, average, weights)
         parts = _weights(settings, weights, staging, merge, dtype, rank)
         if judge is not None:
-            parts["judge"] = carry(judge, judge_head, staging)
+            copied = not merge and settings.weights != "full" and Path(settings.model).is_dir()
+            parts["judge"] = carry(judge, judge_head, staging, Path(settings.model) if copied else None)
         bundle = write_bundle(
             staging, _manifest(settings, checkpoint, name, parts, evaluation, interpolation, rank, average)
         )

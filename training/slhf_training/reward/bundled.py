@@ -7,23 +7,26 @@ from typing import Any
 from slhf.bundle import JUDGE, BundledJudge
 from slhf.json_text import read_json
 from slhf_training.errors import SettingsError
-from slhf_training.reward.model import ADAPTERS, HEADS, MANIFEST, Manifest
+from slhf_training.reward.model import ADAPTERS, BESIDE, HEADS, MANIFEST, Manifest
 from slhf_training.reward.run import REPORT
 
 _FIGURES = ("accuracy", "interval", "pairs", "coverage")
 
 
-def carry(source: Path, head: str | None, bundle: Path) -> BundledJudge:
+def carry(source: Path, head: str | None, bundle: Path, base: Path | None = None) -> BundledJudge:
     """Copy what `slhf-train reward` wrote into the bundle's `judge/`; what its manifest says of it.
 
-    `head` is the one that judges (None: the only one). Raises SettingsError for what is no reward model, for a head
-    that it has not, and for a backbone that others would not find.
+    `head` is the one that judges (None: the only one). `base`: the directory whose weights lie in the bundle, and are
+    the judge's backbone there too, if they are here. Raises SettingsError for what is no reward model, for a head that
+    it has not, and for a backbone that others would not find.
     """
     try:
         manifest = Manifest.model_validate(read_json((source / MANIFEST).read_bytes()))
         report = read_json((source / REPORT).read_bytes()) if (source / REPORT).exists() else {}
     except (OSError, ValueError) as exc:
         raise SettingsError(f"--judge: {source}: no reward model: {exc}") from exc
+    if base is not None and Path(manifest.backbone).is_absolute() and Path(manifest.backbone).samefile(base):
+        manifest = manifest.model_copy(update={"backbone": BESIDE})
     if Path(manifest.backbone).is_absolute():
         raise SettingsError(f"--judge: {source}: its backbone, {manifest.backbone}, is on this machine alone")
     if head is None and len(manifest.heads) > 1:
@@ -33,8 +36,8 @@ def carry(source: Path, head: str | None, bundle: Path) -> BundledJudge:
         raise SettingsError(f"--judge-head: {source} has no head {found}; it has {', '.join(manifest.heads)}")
     target = bundle / JUDGE
     target.mkdir()
-    for name in (MANIFEST, HEADS):
-        shutil.copyfile(source / name, target / name)
+    (target / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(source / HEADS, target / HEADS)
     if manifest.adapters:
         shutil.copytree(source / ADAPTERS, target / ADAPTERS)
     return BundledJudge(head=found, accuracy=_accuracy(report, found))

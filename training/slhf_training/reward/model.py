@@ -25,13 +25,15 @@ from slhf_training.types import Chat, ChatKey, Probabilities, chat_key, sigmoid
 MANIFEST = "reward.json"
 HEADS = "heads.safetensors"
 ADAPTERS = "adapters"
+BESIDE = ".."
+"""The backbone of a judge that a bundle carries, where it is the bundle's own base model."""
 FORMAT: Final = 1
 
 
 class Manifest(Section):
     format: Literal[1] = FORMAT
     backbone: str
-    """A hub id or an absolute path."""
+    """A hub id, `builtin:NAME`, an absolute path, or `BESIDE`."""
     layers: tuple[int, ...]
     max_tokens: int
     batch_tokens: int
@@ -68,7 +70,8 @@ class RewardModel:
             tensors = load_file(directory / HEADS)
         except (OSError, ValueError) as exc:
             raise SettingsError(f"{directory}: no reward model: {exc}") from exc
-        backbone = Backbone.load(manifest.backbone, manifest.layers, manifest.max_tokens, manifest.batch_tokens)
+        name = str(directory.absolute().parent) if manifest.backbone == BESIDE else manifest.backbone
+        backbone = Backbone.load(name, manifest.layers, manifest.max_tokens, manifest.batch_tokens)
         heads = {name: Head(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in manifest.heads}
         if any(head.weight.shape != (backbone.size,) for head in heads.values()):
             raise SettingsError(
