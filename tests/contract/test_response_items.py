@@ -198,6 +198,7 @@ def test_what_cannot_be_read_is_refused_by_name(url: str, item: Any, param: str)
         {"reasoning": {"effort": None, "summary": None}},
         {"reasoning": {"effort": "none", "summary": None}},
         {"include": None, "tools": None, "tool_choice": None, "metadata": None, "truncation": None},
+        {"include": ["reasoning.encrypted_content"]},
         {"stream_options": {"include_obfuscation": None}},
         {"stream_options": {"include_obfuscation": True}},
         {"tools": [{"type": "function", "name": "f", "parameters": {}}], "tool_choice": "none"},

@@ -183,10 +183,12 @@ def test_an_upstream_leader_gets_tools_as_chat_has_them(serve: Serve) -> None:
     message = {"role": "assistant", "content": None, "tool_calls": [called]}
     reply = {**HELLO, "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}], "usage": USAGE}
     with upstream(says(reply)) as cloud:
-        answer = post(serve(FakeEngine(), **settings(cloud)), tools=TOOLS, tool_choice=NAMED).json()
+        tools = [*TOOLS, {"type": "web_search"}]
+        answer = post(serve(FakeEngine(), **settings(cloud)), tools=tools, tool_choice=NAMED).json()
         asked = cloud.asked[-1]
     assert [(item["type"], item["name"]) for item in answer["output"]] == [("function_call", "weather")]
-    (weather, _) = asked.body["tools"]
+    (weather, _, hosted) = asked.body["tools"]
+    assert hosted == {"type": "web_search"}
     described = {"name": "weather", "description": "Of a city.", "parameters": WEATHER, "strict": True}
     assert weather == {"type": "function", "function": described}
     assert asked.body["tool_choice"] == {"type": "function", "function": {"name": "weather"}}

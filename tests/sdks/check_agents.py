@@ -20,14 +20,12 @@ from tests.sdks.checks import BASE_URL, CALLS_TOOLS, KEY, LOOK_UP, LOOKED_UP, MO
 called: list[str] = []
 
 
-@function_tool
 def weather(city: str, days: int) -> str:
     """Tells the weather of a city."""
     called.append(f"weather {city} {days}")
     return "sunny"
 
 
-@function_tool
 def clock() -> str:
     """Tells the time."""
     called.append("clock")
@@ -37,7 +35,12 @@ def clock() -> str:
 def agent(model: Any, **settings: Any) -> Any:
     client = AsyncOpenAI(base_url=BASE_URL, api_key=KEY, max_retries=0)
     chosen = model(model=MODEL, openai_client=client)
-    return Agent(name="Helper", model=chosen, model_settings=ModelSettings(**settings), tools=[weather, clock])
+    return Agent(
+        name="Helper",
+        model=chosen,
+        model_settings=ModelSettings(**settings),
+        tools=[function_tool(tool) for tool in (weather, clock)],
+    )
 
 
 async def in_one_piece(model: Any) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 from anthropic import Anthropic
 from openai import OpenAI
@@ -70,6 +71,17 @@ def refines_a_streamed_response() -> None:
     assert events[-1].response.output_text == ANSWER
 
 
+def refines_a_completion() -> None:
+    assert chats.completions.create(model="completions", prompt=QUESTION, **under("refine")).choices[0].text == ANSWER
+
+
+def keeps_a_held_stream_alive_by_comments() -> None:
+    body = {"model": "base", "messages": user(), "stream": True, "guardrails": ["slow"]}
+    headers = {"Authorization": f"Bearer {MASTER_KEY}"}
+    told = httpx2.post(f"{PROXY}/v1/chat/completions", json=body, headers=headers, timeout=60).text.splitlines()
+    assert any(line.startswith(":") for line in told), told
+
+
 def leaves_answers_alone_where_nobody_asks_for_the_guardrail() -> None:
     answer = chats.chat.completions.create(model="base", messages=user())
     assert answer.choices[0].message.content == DRAFT
@@ -88,11 +100,12 @@ def shows_the_refiner_conversation_draft_and_limits_and_waits_no_longer_than_it_
     assert block.type == "text"
     drafts = [chat.choices[0].message.content, block.text, response.output_text]
     assert drafts == [DRAFT, ANSWER, DRAFT]
+    Canned.asked[:-3] = []
     seen = [
         {**asked, "messages": [(turn["role"], words(turn["content"])) for turn in asked["messages"]]}
         for asked in Canned.asked
     ]
-    wanted = {"timeout_ms": 100, "max_tokens": 64, "stream": False, "return_rounds": False}
+    wanted: dict[str, Any] = {"timeout_ms": 100, "max_tokens": 64, "stream": False, "return_rounds": False}
     wanted |= {"messages": [("system", "Be brief."), ("user", QUESTION)]}
     assert seen == [{**wanted, "draft": draft} for draft in drafts]
     assert "TimeoutError" in log.read_text()
@@ -166,6 +179,8 @@ if __name__ == "__main__":
                 refines_a_streamed_message,
                 refines_a_response,
                 refines_a_streamed_response,
+                refines_a_completion,
+                keeps_a_held_stream_alive_by_comments,
                 leaves_answers_alone_where_nobody_asks_for_the_guardrail,
                 shows_the_refiner_conversation_draft_and_limits_and_waits_no_longer_than_it_may,
                 leaves_answers_and_streams_as_they_are_where_the_refiner_is_down,

@@ -85,8 +85,10 @@ def config(canned: str) -> dict[str, Any]:
         "model_list": [
             model("base", "openai/fake", BASE_URL, **drafts),
             model("claude", "anthropic/fake", URL),
+            model("completions", "text-completion-openai/fake", BASE_URL, **drafts),
             model("canned", "openai/canned", f"{canned}/v1"),
         ],
+        "litellm_settings": {"sse_keepalive_ping_interval_seconds": 0.2},
         "guardrails": [
             guardrail("refine", "os.environ/SLHF_BASE_URL"),
             guardrail("strict", "os.environ/SLHF_BASE_URL", refine={"on_error": "fail"}),

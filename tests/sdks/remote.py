@@ -38,7 +38,7 @@ class Engine:
 
     def answer(self, asked: Asked) -> Reply:
         prompt = asked.body["prompt"]
-        turns = [Turn(role, text) for role, text in TURN.findall(self._encoder.decode(prompt))]  # type: ignore[arg-type]
+        turns = [Turn(role, text) for role, text in TURN.findall(self._encoder.decode(prompt))]
         said = reply(turns)
         text, failed = taken_apart(improve(turns) if isinstance(said, list) else said)  # a remote Leader calls no tools
         made = events(self._encoder, prompt, *words(text), end=not failed)

@@ -20,7 +20,6 @@ import copy
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from typing import Any, cast
 
-import httpx2
 from litellm._logging import verbose_proxy_logger
 from litellm.integrations.custom_guardrail import CustomGuardrail
 from litellm.proxy._types import UserAPIKeyAuth
@@ -54,7 +53,6 @@ class SlhfRefine(CustomGuardrail):  # type: ignore[misc]  # LiteLLM is not insta
         api_key: str | None = None,
         timeout: float = 60.0,
         refine: Options | None = None,
-        transport: httpx2.AsyncBaseTransport | None = None,
         **litellm_params: Any,
     ) -> None:
         super().__init__(**litellm_params, supported_event_hooks=[GuardrailEventHooks.post_call])
@@ -62,7 +60,7 @@ class SlhfRefine(CustomGuardrail):  # type: ignore[misc]  # LiteLLM is not insta
         self._timeout = timeout
         self._options: Options = {"timeout_ms": round(timeout * 1000), "return_rounds": False, **(refine or {})}
         refine_request("", {**self._options, "draft": ""})  # an option that the contract does not know is refused here
-        self._client = AsyncClient(api_base, api_key, timeout=timeout + GRACE_S, max_retries=0, transport=transport)
+        self._client = AsyncClient(api_base, api_key, timeout=timeout + GRACE_S, max_retries=0)
 
     async def apply_guardrail(
         self, inputs: Mapping[str, Any], request_data: dict[str, Any], input_type: str, logging_obj: Any = None
@@ -71,7 +69,8 @@ class SlhfRefine(CustomGuardrail):  # type: ignore[misc]  # LiteLLM is not insta
         try:
             if input_type != "response" or not _is_refinable(inputs, request_data):
                 return inputs
-            conversation = _conversation(request_data)
+            if (conversation := _conversation(request_data)) is None:
+                return inputs
             options = self._options_for(request_data)
             refined = await asyncio.gather(*(self._refine(conversation, text, options) for text in inputs["texts"]))
         except Exception:  # noqa: BLE001 - a bug, here or in LiteLLM's reading, may cost no answer
@@ -128,9 +127,10 @@ class SlhfRefine(CustomGuardrail):  # type: ignore[misc]  # LiteLLM is not insta
 
     async def _refine(self, conversation: Conversation, draft: str, options: Options) -> str:
         """The refined text, or the draft where the server fails, refuses or is slow."""
+        asked: Options = {**options, "draft": draft}
         try:
             async with asyncio.timeout(self._timeout + GRACE_S):
-                answer = await self._client.refine(conversation, **{**options, "draft": draft})
+                answer = await self._client.refine(conversation, **asked)
         except (SLHFError, TimeoutError, ValidationError) as exc:
             verbose_proxy_logger.warning("slhf: the answer is left as it is: %s: %s", type(exc).__name__, exc)
             return draft
@@ -145,12 +145,14 @@ def _reading(user_api_key_dict: UserAPIKeyAuth) -> Any:
     return found and found[1]
 
 
-def _conversation(request_data: dict[str, Any]) -> Conversation:
-    """The request's messages in OpenAI's form, whatever the endpoint."""
+def _conversation(request_data: dict[str, Any]) -> Conversation | None:
+    """The request's messages in OpenAI's form, whatever the endpoint, or its prompt; None where it has neither."""
     buckets = [request_data.get(name) or {} for name in ("metadata", "litellm_metadata")]
     route = next((bucket[ROUTE] for bucket in buckets if bucket.get(ROUTE)), None)
     reading = _reading(UserAPIKeyAuth(request_route=route))
-    return cast(Conversation, reading.get_structured_messages(request_data) if reading else request_data["messages"])
+    messages = reading.get_structured_messages(request_data) if reading else request_data.get("messages")
+    prompt = request_data.get("prompt")
+    return cast(Conversation | None, messages or (prompt if isinstance(prompt, str) else None))
 
 
 def _is_refinable(inputs: Mapping[str, Any], request_data: Mapping[str, Any]) -> bool:
