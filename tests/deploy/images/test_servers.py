@@ -142,10 +142,8 @@ def test_nothing_tells_where_its_packages_came_from(server: Server) -> None:
 
 
 def test_no_weights_are_built_in_unless_they_are_asked_for(server: Server) -> None:
-    told = server.running.inside("sh", "-c", "ls -A /usr/share/slhf/weights; echo weights_dir is [$SLHF_WEIGHTS_DIR]")
-    expected = "weights_dir is []"
-    assert told.stdout.strip().splitlines()[-1] == expected
-    assert server.target == "gateway" or told.stdout.strip() == expected
+    look = "ls -A /usr/share/slhf/weights 2>/dev/null; echo weights_dir is [$SLHF_WEIGHTS_DIR]"
+    assert server.running.inside("sh", "-c", look).stdout.strip() == "weights_dir is []"
 
 
 def test_a_ready_server_passes_its_own_check(server: Server) -> None:
