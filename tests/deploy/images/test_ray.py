@@ -82,4 +82,5 @@ def test_sigterm_ends_the_node(head: Running) -> None:
     head.process.send_signal(signal.SIGTERM)
     status = head.process.wait(120)
     figure(f"ray: ended {time.monotonic() - began:.1f} s after SIGTERM, status {status}")
-    assert status in (0, 128 + signal.SIGTERM), head.said()
+    assert status == 1, head.said()  # Ray's own, after it has drained its node
+    assert "finished draining" in head.said()

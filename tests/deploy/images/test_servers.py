@@ -5,6 +5,7 @@ bases and uv's downloads are used again. The figures are printed. `gpu` runs on 
 """
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -63,8 +64,14 @@ def gateway_server(podman: Containers, tag: str, folder: Path) -> Iterator[tuple
         options = [f"--volume={tokenizer}:/tokenizer:ro", f"--env=SLHF_REMOTE_ENGINES={json.dumps(engines)}"]
         with started(podman, tag, folder / "log", options=options) as running:
             listening = running.wait_until_answered("/health")
-            figure(f"gateway: listens {listening:.1f} s after `podman run`")
+            figure(f"gateway: listens {listening:.1f} s after `podman run`, {worked_s(running):.2f} s of it at work")
             yield running, "gpu"
+
+
+def worked_s(running: Running) -> float:
+    """Processor time of the container's first process, which a busy machine changes little."""
+    ticks = running.inside("cat", "/proc/1/stat").stdout.rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 STARTS = {"cpu": engine_server, "gateway": gateway_server, "gpu": engine_server}
@@ -135,10 +142,8 @@ def test_nothing_tells_where_its_packages_came_from(server: Server) -> None:
 
 
 def test_no_weights_are_built_in_unless_they_are_asked_for(server: Server) -> None:
-    told = server.running.inside("sh", "-c", "ls -A /usr/share/slhf/weights; echo weights_dir is [$SLHF_WEIGHTS_DIR]")
-    expected = "weights_dir is []"
-    assert told.stdout.strip().splitlines()[-1] == expected
-    assert server.target == "gateway" or told.stdout.strip() == expected
+    look = "ls -A /usr/share/slhf/weights 2>/dev/null; echo weights_dir is [$SLHF_WEIGHTS_DIR]"
+    assert server.running.inside("sh", "-c", look).stdout.strip() == "weights_dir is []"
 
 
 def test_a_ready_server_passes_its_own_check(server: Server) -> None:

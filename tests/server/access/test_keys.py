@@ -269,11 +269,17 @@ def test_the_command_makes_a_key_and_its_entry(python: Run) -> None:
     assert made[0] != made[1]
 
 
-@pytest.mark.parametrize("arguments", [(), ("a", "b"), ("--help",), ("no spaces",)])
+@pytest.mark.parametrize("arguments", [(), ("a", "b"), ("--name",), ("no spaces",)])
 def test_the_command_refuses_what_is_no_name(python: Run, arguments: tuple[str, ...]) -> None:
     ended = python(COMMAND, *arguments)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_the_command_says_how_it_is_used(python: Run, flag: str) -> None:
+    ended = python(COMMAND, flag)
+    assert (ended.returncode, ended.stdout) == (0, "usage: slhf-server-key NAME\n")
 
 
 COMMAND = "from slhf_server.access.keys import main; main()"
