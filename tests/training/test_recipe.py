@@ -108,6 +108,19 @@ def test_what_is_wrong_is_named_before_anything_is_made(changes: dict[str, Any],
         read_config(written(tmp_path, **changes), RecipeSettings)
 
 
+def test_a_run_goes_on_with_another_way_of_measuring(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Such as after hours of training, where the evaluation's engine does not start: nothing is trained again."""
+    with pytest.raises(EngineError):
+        run(read_config(written(tmp_path), RecipeSettings), "mine", broken)
+    trained = (tmp_path / "mine" / "fit" / "checkpoint-2").stat().st_mtime_ns
+    measuring = {"prompts": 3, "generation": {"generator": "hf"}}
+    run(read_config(written(tmp_path, measuring=measuring), RecipeSettings), "mine")
+    assert "measuring.prompts: 5 before, 3 now" in caplog.text
+    assert (tmp_path / "mine" / "fit" / "checkpoint-2").stat().st_mtime_ns == trained
+    report = json.loads((tmp_path / "mine" / "evaluation" / "report.json").read_text(encoding="utf-8"))
+    assert report["prompts"] == 3
+
+
 def test_another_recipe_does_not_go_on_in_the_same_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(EngineError):
         run(read_config(written(tmp_path), RecipeSettings), "mine", broken)

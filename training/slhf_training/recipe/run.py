@@ -39,7 +39,8 @@ def run(settings: RecipeSettings, name: str, opened: OpenModel = open_model) -> 
 
     Raises SettingsError, DataError, DivergedError, TrainingError, EngineError and JudgeError; what was finished stays.
     """
-    changed(settings)
+    for line in changed(settings):
+        _LOG.warning("going on in %s: %s", settings.output_dir, line)
     fit, target = _fit_settings(settings), settings.output_dir / "bundle"
     if target.exists():
         raise SettingsError(f"output_dir: {target} exists already")
