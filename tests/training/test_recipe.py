@@ -71,6 +71,8 @@ def test_pairs_become_a_bundle_that_says_how_good_it_is(tmp_path: Path, capsys: 
     page = (tmp_path / "mine" / "evaluation" / "report.md").read_text(encoding="utf-8")
     pictures = re.findall(r"^!\[.*\]\((.*)\)$", page, re.MULTILINE)
     assert pictures == ["round_robin.png", "refinement.png", "rounds.png", "training.png"]
+    assert re.search(r"^\| judge \| \d+ \| \d+ \| [01]\.\d{3} ± ", page, re.MULTILINE)
+    assert re.search(r"^\| held-out-judge \| ", page, re.MULTILINE)
     for name in pictures:
         assert (tmp_path / "mine" / "evaluation" / name).read_bytes().startswith(b"\x89PNG")
     report = json.loads((tmp_path / "mine" / "evaluation" / "report.json").read_text(encoding="utf-8"))
