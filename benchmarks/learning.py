@@ -1,18 +1,21 @@
 """What the learner of a fit holds and computes, beside one that makes all logits of a micro-batch at once.
 
     python -m benchmarks.learning [--repeats 2]
+    python -m benchmarks.learning --profile "a part of the logits at a time" [--mode checkpointed]
 
 Both learn from the same answers on the built-in model with its vocabulary of 49,152: a micro-batch of 8 for each role,
 of 64 to 128 tokens, to prompts of about 50. Nothing is sampled and nothing judged. The peer makes log-probs as the
 learner did until it made them of a part of the logits at a time: float32 logits for every token, padding included, and
-their gradients. Each runs in a process of its own, in turns. Writes benchmarks/learning.json and a table of
-docs/benchmarks.md.
+their gradients; and it keeps a copy of what adapters read. Each runs in a process of its own, in turns. Writes
+benchmarks/learning.json and a table of docs/benchmarks.md.
 
     (a) peak memory of the process / the peer's                                       at most 0.7
     (b) what the process holds at its peak beyond what it held before / the peer's
     (c) tokens learnt from per CPU second / the peer's                                at least 1
 
-(a) and (b) also where gradients are checkpointed: then the layers' activations do not hide the logits.
+(a) and (b) also where gradients are checkpointed: then the layers' activations do not hide the logits. And the learner
+with its frozen base in bfloat16 beside the peer as it is by default, in float32: other numbers, and for many users the
+way to less memory. `--profile` prints what is alive at the peak instead of measuring.
 """
 
 import argparse
@@ -30,13 +33,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.alive import Alive
 from benchmarks.report import occasion, write
 from benchmarks.training import DTYPE, chats, settings
 from slhf_server.builtin.catalogue import NAME, built_in
 from slhf_server.settings.server import Settings
 from slhf_training.fit import FitSettings
 from slhf_training.fit.algorithms import Completion, Episode
-from slhf_training.fit.learner import Learner
+from slhf_training.fit.learner import Learner, StepResult
 from slhf_training.fit.step import Clock
 from slhf_training.fit.trainer import build_roles, load_model
 from slhf_training.models.prompts import Prompts
@@ -44,12 +48,27 @@ from slhf_training.models.scoring import answer_logits, right_padded
 from slhf_training.types import ROLES, Chat, Ids, Sample
 
 MICRO_BATCH, LONGEST = 8, 128
+KEPT, CHECKPOINTED, NARROW = "kept", "checkpointed", "base in bfloat16"
+MODES: dict[str, dict[str, Any]] = {
+    KEPT: {},
+    CHECKPOINTED: {"gradient_checkpointing": True},
+    NARROW: {},
+}
+"""Of optimisation, by what a row calls it."""
+BESIDE = {KEPT: KEPT, CHECKPOINTED: CHECKPOINTED, NARROW: KEPT}
+"""By which of the peer's rows each is divided."""
 AUTOCAST = "bfloat16" if DTYPE == "bfloat16" else "none"
 OURS, PEER = "a part of the logits at a time", "all logits at once"
+COMPARED = [(name, mode) for mode in (KEPT, CHECKPOINTED) for name in (OURS, PEER)] + [(OURS, NARROW)]
 MOST_MEMORY, LEAST_SPEED = 0.7, 1.0
 
 
 class AllLogits(Learner):
+    """With peft's casts of what adapters read, too, of which autocast makes further copies."""
+
+    def learn(self, rows: Sequence[Episode], leader_too: bool = True) -> StepResult:
+        return self._learn(rows, leader_too)
+
     def _log_probs(self, model: Any, rows: Sequence[Episode]) -> Tensor:
         prompts, answers = [row.answer.prompt for row in rows], [row.answer.sample.ids for row in rows]
         device = self._roles.device
@@ -62,8 +81,8 @@ class AllLogits(Learner):
 LEARNERS: dict[str, type[Learner]] = {OURS: Learner, PEER: AllLogits}
 
 
-def learning(fit: FitSettings, asked: Sequence[Chat], kind: type[Learner]) -> dict[str, float]:
-    """Tokens that are learnt from, the CPU seconds of all threads, and MiB: before it learns, and at the peak."""
+def prepared(fit: FitSettings, asked: Sequence[Chat], kind: type[Learner]) -> tuple[Learner, list[Episode]]:
+    """A learner that has learnt once, and what it is to learn."""
     tokenizer, base = load_model(fit)
     reader = Prompts(tokenizer, fit.follower_turn)
     roles = build_roles(fit, base)
@@ -72,6 +91,11 @@ def learning(fit: FitSettings, asked: Sequence[Chat], kind: type[Learner]) -> di
     answers = _answers(reader, asked, len(tokenizer))
     rows = [Episode(role, answer, 0.25, 1e-3, (role,)) for role in ROLES for answer in answers]
     learner.learn(rows[:1])  # warm: kernels
+    return learner, rows
+
+
+def learning(learner: Learner, rows: Sequence[Episode]) -> dict[str, float]:
+    """Tokens that are learnt from, the CPU seconds of all threads, and MiB: before it learns, and at the peak."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew: loading has one of its own
     before, started = _mib("VmRSS"), time.process_time()
     learner.learn(rows)
@@ -100,27 +124,31 @@ def _mib(key: str) -> float:
     return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1]) / 1024
 
 
-def run_part(name: str, checkpointed: bool) -> None:
+def run_part(name: str, mode: str, profiled: bool) -> None:
     model = built_in(f"builtin:{NAME}", Settings())
-    how = {"micro_batch_size": MICRO_BATCH, "autocast": AUTOCAST, "gradient_checkpointing": checkpointed}
+    how = {"micro_batch_size": MICRO_BATCH, "autocast": AUTOCAST, **MODES[mode]}
+    dtype = "bfloat16" if mode == NARROW else "float32"
     with tempfile.TemporaryDirectory() as directory:
-        fit = settings(model, Path(directory), weights="shared", optimisation=how)
-        print(json.dumps(learning(fit, chats(model, MICRO_BATCH, seed=2), LEARNERS[name])))
+        fit = settings(model, Path(directory), weights="shared", dtype=dtype, optimisation=how)
+        learner, rows = prepared(fit, chats(model, MICRO_BATCH, seed=2), LEARNERS[name])
+        if profiled:
+            with Alive() as alive:  # type: ignore[no-untyped-call]
+                learner.learn(rows)
+            print(*alive.lines(), sep="\n")
+        else:
+            print(json.dumps(learning(learner, rows)))
 
 
 def run(repeats: int) -> dict[str, Any]:
     where = occasion()
     rows = []
     for _ in range(repeats):
-        for checkpointed in (False, True):
-            for name in LEARNERS:
-                command = [sys.executable, "-m", "benchmarks.learning", "--part", name]
-                done = subprocess.run(
-                    command + ["--checkpointed"] * checkpointed, stdout=subprocess.PIPE, check=True, text=True
-                )
-                found = json.loads(done.stdout.splitlines()[-1])
-                rows.append({"learner": name, "checkpointed": checkpointed, **found})
-                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+        for name, mode in COMPARED:
+            command = [sys.executable, "-m", "benchmarks.learning", "--part", name, "--mode", mode]
+            done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+            found = json.loads(done.stdout.splitlines()[-1])
+            rows.append({"learner": name, "mode": mode, **found})
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     threads = f"{torch.get_num_threads()} threads, float32 weights, autocast {AUTOCAST}"
     return {**where, "threads": threads, "torch": torch.__version__, "rows": rows}
 
@@ -128,26 +156,25 @@ def run(repeats: int) -> dict[str, Any]:
 def table(figures: dict[str, Any]) -> str:
     """Markdown: ratios of medians against their limits, and what is behind them."""
     lines = [f"{figures['date']}, {figures['machine']}, {figures['threads']}. torch {figures['torch']}.", ""]
-    lines += ["| ratio | measured | with checkpointed gradients | wanted |", "|---|---|---|---|"]
+    lines += [f"| ratio | gradients {KEPT} | {CHECKPOINTED} | {KEPT}, {NARROW} | wanted |", "|---" * 5 + "|"]
     for name, key, wanted in (
         ("(a) peak memory", "peak", f"<= {MOST_MEMORY}"),
         ("(b) peak less what was held before", "more", ""),
         ("(c) tokens per CPU second", "speed", f">= {LEAST_SPEED}"),
     ):
-        measured = [_median(figures, OURS, kept, key) / _median(figures, PEER, kept, key) for kept in (False, True)]
-        lines.append(f"| {name} | {measured[0]:.2f} | {measured[1]:.2f} | {wanted} |")
+        ratios = (_median(figures, OURS, mode, key) / _median(figures, PEER, BESIDE[mode], key) for mode in MODES)
+        lines.append(f"| {name} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} | {wanted} |")
     lines += ["", "| log-probs from | gradients | peak MiB | before MiB | tokens | tokens per CPU second |"]
     lines.append("|---" * 6 + "|")
-    for kept in (False, True):
-        for name in LEARNERS:
-            shown = [_median(figures, name, kept, key) for key in ("peak", "before_mib", "tokens", "speed")]
-            cells = f"{shown[0]:.0f} | {shown[1]:.0f} | {shown[2]:.0f} | {shown[3]:.1f}"
-            lines.append(f"| {name} | {'checkpointed' if kept else 'kept'} | {cells} |")
+    for name, mode in COMPARED:
+        shown = [_median(figures, name, mode, key) for key in ("peak", "before_mib", "tokens", "speed")]
+        cells = f"{shown[0]:.0f} | {shown[1]:.0f} | {shown[2]:.0f} | {shown[3]:.1f}"
+        lines.append(f"| {name} | {mode} | {cells} |")
     return "\n".join(lines) + "\n"
 
 
-def _median(figures: dict[str, Any], learner: str, checkpointed: bool, key: str) -> float:
-    rows = [row for row in figures["rows"] if (row["learner"], row["checkpointed"]) == (learner, checkpointed)]
+def _median(figures: dict[str, Any], learner: str, mode: str, key: str) -> float:
+    rows = [row for row in figures["rows"] if (row["learner"], row["mode"]) == (learner, mode)]
     return statistics.median(_figure(row, key) for row in rows)
 
 
@@ -167,10 +194,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--part", choices=[*LEARNERS], help="only this learner, as JSON: what the whole starts")
-    parser.add_argument("--checkpointed", action="store_true", help="with --part: checkpoint gradients")
+    parser.add_argument("--profile", choices=[*LEARNERS], help="what is alive at this learner's peak")
+    parser.add_argument("--mode", choices=[*MODES], default=KEPT, help="with --part and --profile")
     arguments = parser.parse_args()
-    if arguments.part:
-        run_part(arguments.part, arguments.checkpointed)
+    if arguments.part or arguments.profile:
+        run_part(arguments.part or arguments.profile, arguments.mode, arguments.profile is not None)
     else:
         figures = run(arguments.repeats)
         write("learning", figures, table(figures))

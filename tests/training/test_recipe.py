@@ -71,6 +71,8 @@ def test_pairs_become_a_bundle_that_says_how_good_it_is(tmp_path: Path, capsys: 
     page = (tmp_path / "mine" / "evaluation" / "report.md").read_text(encoding="utf-8")
     pictures = re.findall(r"^!\[.*\]\((.*)\)$", page, re.MULTILINE)
     assert pictures == ["round_robin.png", "refinement.png", "rounds.png", "training.png"]
+    assert re.search(r"^\| judge \| \d+ \| \d+ \| [01]\.\d{3} ± ", page, re.MULTILINE)
+    assert re.search(r"^\| held-out-judge \| ", page, re.MULTILINE)
     for name in pictures:
         assert (tmp_path / "mine" / "evaluation" / name).read_bytes().startswith(b"\x89PNG")
     report = json.loads((tmp_path / "mine" / "evaluation" / "report.json").read_text(encoding="utf-8"))
@@ -106,6 +108,19 @@ def test_each_part_of_the_prompts_has_one_use(tmp_path: Path) -> None:
 def test_what_is_wrong_is_named_before_anything_is_made(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=message):
         read_config(written(tmp_path, **changes), RecipeSettings)
+
+
+def test_a_run_goes_on_with_another_way_of_measuring(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Such as after hours of training, where the evaluation's engine does not start: nothing is trained again."""
+    with pytest.raises(EngineError):
+        run(read_config(written(tmp_path), RecipeSettings), "mine", broken)
+    trained = (tmp_path / "mine" / "fit" / "checkpoint-2").stat().st_mtime_ns
+    measuring = {"prompts": 3, "generation": {"generator": "hf"}}
+    run(read_config(written(tmp_path, measuring=measuring), RecipeSettings), "mine")
+    assert "measuring.prompts: 5 before, 3 now" in caplog.text
+    assert (tmp_path / "mine" / "fit" / "checkpoint-2").stat().st_mtime_ns == trained
+    report = json.loads((tmp_path / "mine" / "evaluation" / "report.json").read_text(encoding="utf-8"))
+    assert report["prompts"] == 3
 
 
 def test_another_recipe_does_not_go_on_in_the_same_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

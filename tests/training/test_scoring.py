@@ -112,7 +112,7 @@ def test_there_are_never_all_logits_at_once(prompts: list[Ids], monkeypatch: pyt
     """Not for the gradient either; the numbers are those of all logits at once."""
     words = 2_000
     model = LlamaForCausalLM(tiny.config(words, tiny.END, hidden_size=8, initializer_range=0.1))
-    monkeypatch.setattr(scoring, "MOST_LOGITS", 3 * words)
+    monkeypatch.setitem(scoring.MOST_LOGITS, "cpu", 3 * words)
     found = scored(model, prompts)
     with Largest() as largest:  # type: ignore[no-untyped-call]
         answer_log_probs(model, prompts, ANSWERS, 0.7, CPU).sum().backward()  # type: ignore[no-untyped-call]

@@ -124,9 +124,10 @@ def trainer(
     seed: int = 0,
     draft_pool: DraftPool | None = None,
     validation: Validation | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> GameTrainer:
-    """`seed`: of the base model. The fit's own is that of adapters and answers."""
-    base = model(seed)
+    """`seed`: of the base model. The fit's own is that of adapters and answers. `dtype`: of the base model."""
+    base = model(seed, dtype)
     torch.manual_seed(fit.seed)
     words = tokenizer(template)
     roles = Roles(base, fit.weights, fit.lora, fit.plays.trains, DTYPES[fit.rollout.dtype])

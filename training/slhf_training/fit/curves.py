@@ -71,5 +71,5 @@ def _line(axes: Axes, name: str, key: str, log: Log) -> None:
     (line,) = axes.plot(steps, [entry[key] for entry in entries], "o-", label=name, markersize=3, linewidth=1)
     low, high = (key.replace("win_rate", end) for end in ("low", "high"))
     if low != key and low in entries[0]:
-        ends = [[entry[end] for entry in entries] for end in (low, high)]
-        axes.fill_between(steps, *ends, color=line.get_color(), alpha=0.12, linewidth=0)
+        below, above = ([entry[end] for entry in entries] for end in (low, high))
+        axes.fill_between(steps, below, above, color=line.get_color(), alpha=0.12, linewidth=0)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
 
 from slhf_training.fit import FitSettings
@@ -61,9 +62,15 @@ class Learner:
         self._settings = settings
         self._clock = clock
         self._gather = gather
+        self._is_autocast = settings.optimisation.autocast != "none"
 
     def learn(self, rows: Sequence[Episode], leader_too: bool = True) -> StepResult:
         """Add the gradient of these rows to the trained parameters' `.grad`."""
+        # peft would make float32 of what a layer reads, and autocast a copy of that in bfloat16, which is kept.
+        with disable_input_dtype_casting(self._roles.model, self._is_autocast):
+            return self._learn(rows, leader_too)
+
+    def _learn(self, rows: Sequence[Episode], leader_too: bool) -> StepResult:
         result = StepResult(abstained=sum(math.isnan(row.reward) for row in rows))
         taus = {id(row.answer): row.tau for row in rows}
         for role in ORDER if leader_too else ORDER[:1]:
@@ -144,9 +151,7 @@ class Learner:
             )
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        if self._settings.optimisation.autocast == "none":
-            return contextlib.nullcontext()
-        return torch.autocast(self._roles.device.type, dtype=torch.bfloat16)
+        return torch.autocast(self._roles.device.type, dtype=torch.bfloat16, enabled=self._is_autocast)
 
     def _kappa(self, role: Role) -> float:
         """With separate adapters Adam cancels a loss's weight: there kappa multiplies the learning rate instead."""

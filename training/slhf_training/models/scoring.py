@@ -8,8 +8,9 @@ own. Padding is known by lengths and never by the pad id, which may be EOS.
 import contextlib
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -121,27 +122,39 @@ def answer_log_probs(
 ) -> Tensor:
     """(B, T), float32 (or wider): log-prob of each answer's tokens at the sampling temperature; anything in padding.
 
-    Logits take the most memory of a step: one for each token and word of the vocabulary. So they are made of
-    `MOST_LOGITS` at a time, and made again for the gradient.
+    Logits would take the most memory of a step: one for each token and word of the vocabulary. So they are made some at
+    a time, and made again for the gradient.
     """
     ids = right_padded(answers, device, torch.long)
     if not _has_plain_head(model):
         return _chosen(nn.Identity(), answer_logits(model, prompts, answers, device), ids, temperature)
-    head = model.get_output_embeddings()
     with _without_head(model):
         states = _outputs(model, prompts, answers, device)
     is_token = right_padded([[1] * len(answer) for answer in answers], device, torch.bool)
-    count = max(1, MOST_LOGITS // head.weight.shape[0])
+    count = max(1, MOST_LOGITS.get(device.type, MOST_LOGITS["cuda"]) // model.get_output_embeddings().weight.shape[0])
+    head = _cast_once(model.get_output_embeddings(), device)
     parts = zip(torch.split(states[is_token], count), torch.split(ids[is_token], count), strict=True)
     found = torch.cat([checkpoint(_chosen, head, *part, temperature, use_reentrant=False) for part in parts])
     return found.new_zeros(ids.shape).masked_scatter(is_token, found)
 
 
-MOST_LOGITS = 1 << 24
-"""Of one part; 64 MiB in float32."""
+MOST_LOGITS = {"cpu": 1 << 22, "cuda": 1 << 24}
+"""Of one part: 16 and 64 MiB in float32, of which the gradient has some at once. A GPU is slow on few tokens."""
 
 
-def _chosen(head: nn.Module, states: Tensor, ids: Tensor, temperature: float) -> Tensor:
+def _cast_once(head: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return the head with its weights as autocast would cast them for every part, where they are frozen.
+
+    Autocast keeps a cast of weights that learn alone.
+    """
+    if type(head) is not nn.Linear or head.weight.requires_grad or not torch.is_autocast_enabled(device.type):
+        return head  # type: ignore[no-any-return]
+    dtype = torch.get_autocast_dtype(device.type)
+    bias = None if head.bias is None else head.bias.to(dtype)
+    return partial(nn.functional.linear, weight=head.weight.to(dtype), bias=bias)
+
+
+def _chosen(head: Callable[[Tensor], Tensor], states: Tensor, ids: Tensor, temperature: float) -> Tensor:
     """Log-probs of these ids, which have the states' shape but for its last dimension."""
     scaled = _widened(head(states)) / temperature
     return scaled.gather(-1, ids[..., None])[..., 0] - scaled.logsumexp(dim=-1)

@@ -58,7 +58,7 @@ class MeasuringSettings(Section):
 
 
 class RecipeSettings(Kept):
-    fixed: ClassVar[frozenset[str]] = frozenset({"data", "model", "judges", "fit", "measuring"})
+    fixed: ClassVar[frozenset[str]] = frozenset({"data", "model", "judges", "fit"})
     data: DataSettings
     """Pairs: each row has `chosen` and `rejected`."""
     model: ModelName = Field(min_length=1)
@@ -66,6 +66,7 @@ class RecipeSettings(Kept):
     fit: dict[str, Any] = {}
     """Any other keys of `slhf-train fit`."""
     measuring: MeasuringSettings = MeasuringSettings()
+    """It may change in a run that goes on: what is trained stays."""
 
     @field_validator("fit")
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any
 from slhf import Bundle
 from slhf_training.errors import SettingsError
 from slhf_training.evaluation import GenerationSettings, evaluate_settings
+from slhf_training.evaluation.pages import ABSENT, heading, table
 from slhf_training.evaluation.run import READABLE, OpenModel, evaluate, open_model
 from slhf_training.fit import FitSettings
 from slhf_training.fit.curves import draw
@@ -25,12 +26,16 @@ from slhf_training.fit.run import (
 from slhf_training.fit.trainer import trainer_of
 from slhf_training.recipe import RecipeSettings
 from slhf_training.reward import RewardTraining
+from slhf_training.reward.run import REPORT as JUDGE_REPORT
 from slhf_training.reward.run import train as train_reward
 
 HEAD = "preferred"
+UNKNOWN = "pairs that no judge learnt from"
 CURVES = "training.png"
 JUDGE, LEARNT, VALIDATED, MEASURED = (0.0, 0.4), (0.4, 0.8), (0.8, 0.9), (0.9, 1.0)
 """Parts of the pairs' prompts; the second judge learns from those that the roles learn on, and judges others."""
+JUDGES = {"judge": JUDGE, "held-out-judge": LEARNT}
+"""By the folder that each lies in."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -39,12 +44,13 @@ def run(settings: RecipeSettings, name: str, opened: OpenModel = open_model) -> 
 
     Raises SettingsError, DataError, DivergedError, TrainingError, EngineError and JudgeError; what was finished stays.
     """
-    changed(settings)
+    for line in changed(settings):
+        _LOG.warning("going on in %s: %s", settings.output_dir, line)
     fit, target = _fit_settings(settings), settings.output_dir / "bundle"
     if target.exists():
         raise SettingsError(f"output_dir: {target} exists already")
     start_run(settings)
-    for judge, part in (("judge", JUDGE), ("held-out-judge", LEARNT)):
+    for judge, part in JUDGES.items():
         _once(settings.output_dir / judge, lambda there, part=part: _judge(settings, part, there))  # type: ignore[misc]
     _fitted(fit)
     unmeasured = settings.output_dir / "unmeasured"
@@ -82,7 +88,7 @@ def _judge(settings: RecipeSettings, part: tuple[float, float], target: Path) ->
                 "max_tokens": judges.max_tokens,
                 "training": judges.training,
                 "heads": {HEAD: {"data": data, "hold_length": judges.hold_length}},
-                "evaluation": {"pairs that no judge learnt from": measured},
+                "evaluation": {UNKNOWN: measured},
             }
         )
     )
@@ -131,16 +137,42 @@ def _measured(settings: RecipeSettings, fit: FitSettings, bundle: Path, opened: 
         "round_robin": {"players": ["base", "trained", "trained > trained"]},
     }
     report = evaluate(evaluate_settings().model_validate(given), opened=opened)
-    _add_curves(fit, directory)
+    _add_training(settings, fit, directory)
     _LOG.info("the report is %s", directory / READABLE)
     return {"judge": "a reward model from other pairs than the training's", **report["sections"]}
 
 
-def _add_curves(fit: FitSettings, directory: Path) -> None:
-    """The training's picture, at the end of the report."""
+def _add_training(settings: RecipeSettings, fit: FitSettings, directory: Path) -> None:
+    """How right the judges are, and the training's picture, at the end of the report."""
     draw(history_of(checkpoint_of(fit.output_dir, None))).savefig(directory / CURVES, dpi=100)
+    rows = (_judge_row(name, settings.output_dir / name / JUDGE_REPORT) for name in JUDGES)
+    columns = (
+        "judge",
+        "pairs learnt from",
+        "pairs that no judge learnt from",
+        "right",
+        "the longer one is better",
+        "picks it",
+    )
+    lines = [
+        *heading("Judges", "A training is as good as its judge. One that is right half of the time knows nothing."),
+        *table(columns, rows),
+        "",
+        *heading("Training", "docs/training.md says what healthy curves look like."),
+        f"![{CURVES}]({CURVES})",
+    ]
     with (directory / READABLE).open("a", encoding="utf-8") as page:
-        page.write(f"\n## Training\n\ndocs/training.md says what healthy curves look like.\n\n![{CURVES}]({CURVES})\n")
+        page.write("\n" + "\n".join(lines) + "\n")
+
+
+def _judge_row(name: str, report: Path) -> list[str]:
+    found = json.loads(report.read_text(encoding="utf-8"))
+    known = found["evaluation"][UNKNOWN][HEAD]
+    right, error, *longer = (
+        ABSENT if known[key] is None else f"{known[key]:.3f}"
+        for key in ("accuracy", "standard_error", "longer_wins", "picks_longer")
+    )
+    return [name, str(found["heads"][HEAD]["train"]), str(known["pairs"]), f"{right} ± {error}", *longer]
 
 
 def _generation(how: GenerationSettings, fit: FitSettings) -> GenerationSettings:
