@@ -7,11 +7,12 @@ import httpx2
 import openai
 import pytest
 
-from slhf import Client, RefineResponse
+from slhf import AsyncClient, Client, RefineResponse
 from slhf.errors import APIError
 from slhf_server.models.fake import FakeEngine
 from slhf_server.verdicts import ballots
 from tests.conftest import Serve
+from tests.server.conftest import Play
 
 
 def refined(url: str, key: str = "", headers: dict[str, str] | None = None, **body: Any) -> RefineResponse:
@@ -43,6 +44,21 @@ def test_a_vote_compares_the_draft_with_the_answer(url: str, given: Any, counts:
         votes = found.by["source"]["vote"]
         assert (votes.wins, votes.ties, votes.losses) == counts
         assert (found.n, found.judge, found.share, found.decision) == (0, None, None, "undecided")
+
+
+def test_the_asynchronous_client_does_the_same(serve: Serve, tmp_path: Path, play: Play) -> None:
+    url = serve(verdicts_file=str(tmp_path / "v.db"), log_content=True)
+
+    async def scenario() -> None:
+        async with AsyncClient(url) as client:
+            answer = await client.refine("what is it", draft="d", rounds=2)
+            assert (await client.vote(answer.id, "a", a=1, b=2)).b == 2
+            assert (await client.shadow("fake")).by["source"]["vote"].losses == 1
+            first = await client.preferences("fake")
+            assert [(pair.id, pair.chosen) for pair in first.data] == [(answer.id, "better d")]
+            assert (await client.preferences("fake", after=first.last_id)).data == []
+
+    play(scenario())
 
 
 def test_of_any_two_rounds_the_later_one_is_the_refined_one(url: str) -> None:
