@@ -1,5 +1,6 @@
 """Votes of people on the rounds of a refinement, by its id."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 
 from slhf import AsyncClient, Client, RefineResponse
 from slhf.errors import APIError
+from slhf_server.app import create_app
 from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.server import Settings
 from slhf_server.verdicts import ballots
-from tests.conftest import Serve
+from tests.conftest import Serve, running
 from tests.server.conftest import Play
 
 
@@ -25,6 +28,14 @@ def refined(url: str, key: str = "", headers: dict[str, str] | None = None, **bo
 def vote(url: str, key: str = "", **body: Any) -> httpx2.Response:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return httpx2.post(f"{url}/v1/votes", json=body, headers=headers)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """For tests that do not count."""
+    settings = Settings(verdicts_file=tmp_path_factory.mktemp("verdicts") / "v.db")
+    with running(create_app(settings, FakeEngine().open)) as base:
+        yield base
 
 
 @pytest.fixture
@@ -75,10 +86,10 @@ def test_the_last_vote_counts(url: str) -> None:
     assert (votes["n"], votes["wins"]) == (1, 1)
 
 
-def test_the_id_of_a_chats_answer_will_do(url: str) -> None:
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as sdk:
+def test_the_id_of_a_chats_answer_will_do(shared: str) -> None:
+    with openai.OpenAI(base_url=f"{shared}/v1", api_key="none") as sdk:
         answer = sdk.chat.completions.create(model="fake", messages=[{"role": "user", "content": "what is it"}])
-    assert vote(url, id=answer.id, vote="b").status_code == 200
+    assert vote(shared, id=answer.id, vote="b").status_code == 200
 
 
 def test_a_key_votes_on_its_own_refinements_alone(serve: Serve, tmp_path: Path) -> None:
@@ -120,8 +131,8 @@ def test_what_cannot_be_voted_on_is_a_404(serve: Serve, tmp_path: Path) -> None:
         ({}, "vote"),
     ],
 )
-def test_a_vote_that_makes_no_sense_is_a_400_that_names_the_key(url: str, body: dict[str, Any], param: str) -> None:
-    answer = vote(url, id=refined(url).id, **body)
+def test_a_vote_that_makes_no_sense_is_a_400_that_names_the_key(shared: str, body: dict[str, Any], param: str) -> None:
+    answer = vote(shared, id=refined(shared).id, **body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
@@ -148,5 +159,5 @@ def test_pairs_come_in_pages(serve: Serve, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["shadow", "preferences"])
-def test_a_model_that_is_not_served_is_a_404(url: str, path: str) -> None:
-    assert httpx2.get(f"{url}/v1/{path}/other").json()["error"]["code"] == "model_not_found"
+def test_a_model_that_is_not_served_is_a_404(shared: str, path: str) -> None:
+    assert httpx2.get(f"{shared}/v1/{path}/other").json()["error"]["code"] == "model_not_found"
