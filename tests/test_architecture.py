@@ -89,8 +89,10 @@ def test_the_server_needs_no_sdk_of_a_provider() -> None:
 def test_the_service_and_remote_engines_import_upstreams() -> None:
     """And judges, of which one asks a reward model as an upstream is asked; and who hands their metrics around."""
     found = importers("slhf_server.models.upstream", SERVER)
-    names = ("service", "loading/remote_engines", "engine/remote", "engine/replicas", "engine/completions_api")
-    names += ("models/judges/kinds", "models/judges/reward_server")
+    names = [
+        *("service", "loading/remote_engines", "engine/remote", "engine/replicas", "engine/completions_api"),
+        *("models/judges/kinds", "models/judges/reward_server"),
+    ]
     elsewhere = {path for path in found if not path.startswith("slhf_server/models/upstream/")}
     assert elsewhere == {f"slhf_server/{name}.py" for name in names}
 

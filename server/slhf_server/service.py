@@ -262,7 +262,7 @@ class Service:
         started = time.perf_counter()
         try:
             engines = await self._opened()
-            own = engines.get(OWN_ENGINE)
+            self.engine = own = engines.get(OWN_ENGINE)  # from here on `stop` ends it
             judges = open_judges(self.settings.judges, self.upstreams, own, self._others_metrics, self._closing)
             planner = Planner(self.settings, engines, self.upstreams, self.workers, judges)
             await self._ledger.open(planner.served, planner.revisions, judges)
@@ -272,11 +272,11 @@ class Service:
         self.metrics.watch(self.admission, names)
         for engine in engines.values():
             self.metrics.loaded(engine.manifest.revision or "unknown")
-        self._planner, self.engine, self.judges = planner, own, judges
-        context = "" if self.engine is None else f"; context {self.engine.max_model_len} tokens"
+        self._planner, self.judges = planner, judges
+        context = "" if own is None else f"; context {own.max_model_len} tokens"
         _logger.info("ready after %.1f s: %s%s", time.perf_counter() - started, ", ".join(names), context)
-        if self.engine is not None:
-            self._watching = asyncio.create_task(self._watch(self.engine))
+        if own is not None:
+            self._watching = asyncio.create_task(self._watch(own))
 
     async def _opened(self) -> dict[str, Engine]:
         """Every engine that the served models need, and the remote ones that are configured."""

@@ -161,8 +161,9 @@ def test_what_a_model_cannot_do_is_a_400_that_says_so(url: str, options: dict[st
 
 
 def test_a_served_model_whose_bundle_has_no_threshold_does_not_start() -> None:
-    settings = Settings(models={"fake": {"stop_when": ["small_edit"]}})  # type: ignore[dict-item]
-    service = create_app(settings, FakeEngine().open).state.service
+    settings = Settings(models={"fake": {"stop_when": ["small_edit"]}})
+    engine = FakeEngine()
+    service = create_app(settings, engine.open).state.service
 
     async def load() -> None:
         service.start()
@@ -170,6 +171,7 @@ def test_a_served_model_whose_bundle_has_no_threshold_does_not_start() -> None:
         await service.stop()
 
     asyncio.run(load())
+    assert engine.was_shut_down
     assert isinstance(service.failure, SettingsError)
     assert "models.fake.stop_when: 'small_edit' needs a threshold" in str(service.failure)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from prometheus_client import CollectorRegistry
 
 from slhf_server.builtin.catalogue import TRAINED
 from slhf_server.bundles.quantization import quantized
@@ -24,6 +25,11 @@ from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.engine.vllm import VLLMEngine, int8_obstacle
 from slhf_server.loading.opening import open_bundle
 from slhf_server.models.base import Chunk, SamplingParams, Turn
+from slhf_server.models.judge import Verdict
+from slhf_server.models.judges.kinds import open_judges
+from slhf_server.models.upstream.counters import UpstreamMetrics
+from slhf_server.observability.metrics import LATENCY
+from slhf_server.settings.judging import JudgeSettings
 from slhf_server.settings.server import Settings
 
 START_S = 240
@@ -133,6 +139,21 @@ class ExactEngine:
 
     def complete(self, turns: Sequence[Turn], sampling: SamplingParams) -> Chunk:
         return self.completions([(turns, sampling)])[0]
+
+    def verdicts(self, turns: Sequence[Turn], pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+        """What the engine's weights as a judge say of each old and new text, one after the other."""
+        metrics = UpstreamMetrics(CollectorRegistry(), LATENCY)
+        judges = {"own": JudgeSettings(engine="own")}
+        judge = open_judges(judges, {}, self._engine, metrics, contextlib.AsyncExitStack())["own"]
+
+        async def each() -> list[Verdict]:
+            said = []
+            for old, new in pairs:
+                self._asked += 1
+                said.append(await judge.compare(turns, old, new, request_id=f"test{self._asked}-1-judge"))
+            return said
+
+        return self._runner.run(each())
 
     def close(self) -> None:
         self._engine.shutdown()

@@ -46,7 +46,7 @@ def once_better(text: str) -> float:
 
 def judged_by(url: str) -> Settings:
     judges = {"house": {"reward": {"base_url": url}}}
-    return Settings(judges=judges, models={"fake": {"judge": "house"}})  # type: ignore[arg-type]
+    return Settings(judges=judges, models={"fake": {"judge": "house"}})
 
 
 @dataclass

@@ -334,8 +334,8 @@ def it_is_what_is_due(asked: Asked, troupe: Troupe, seen: Seen, deadline: float)
 
 
 def it_is_the_answer(seen: Seen, number: int, due: Answer, asked: Asked) -> None:
-    assert seen.texts[number] == due.texts[-1]
-    assert seen.finish_reasons[number] == due.finish_reason
+    assert seen.texts[number] == due.texts[due.best]
+    assert seen.finish_reasons[number] == due.finish_reasons[due.best]
     if (report := seen.reports.get(number)) is not None:
         assert [one["text"] for one in report["rounds"]] == due.texts
         assert report["stop_reason"] in due.stop_reasons

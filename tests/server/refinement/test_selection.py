@@ -9,7 +9,7 @@ import pytest
 from slhf.wire import RoundCompleted, RoundJudged, Selection
 from slhf_server.errors import EngineFailed, UpstreamUnavailable
 from slhf_server.models.base import SamplingParams
-from slhf_server.models.fake import FakeEngine
+from slhf_server.models.fake import FakeEngine, Said
 from slhf_server.models.judge import Verdict
 from slhf_server.models.structured_output.response_format import StructuredOutput
 from slhf_server.refinement.job import Judging, RoleBinding
@@ -78,7 +78,7 @@ def test_a_judge_that_fails_never_fails_the_refinement(error: Exception, fails: 
 
 
 def test_what_came_of_each_round_is_an_event_behind_it() -> None:
-    by = FakeJudge(lambda old, new: {"a": Verdict(None, False, 7), "b": UpstreamUnavailable("away")}[new])  # type: ignore[return-value]
+    by = judge(a=Verdict(None, False, 7), b=UpstreamUnavailable("away"))
     steps = play(writes("a", "b"), draft="d", rounds=2, judging=Judging(by, QUESTION, 0.6, True))
     told = [step for step in steps if isinstance(step, RoundJudged)]
     assert [(one.round, one.against, one.p, one.consistent, one.failed) for one in told] == [
@@ -168,8 +168,8 @@ def test_a_deadline_that_passes_while_the_judge_is_asked_ends_with_the_best_text
 
 
 def test_an_early_end_returns_the_best_text() -> None:
-    left = iter(["a", EngineFailed("boom")])
-    engine = FakeEngine(lambda turns: next(left))
+    left: list[Said] = ["a", EngineFailed("boom")]
+    engine = FakeEngine(lambda turns: left.pop(0))
     assert of(judged(engine, judge(a=0.2), rounds=3)) == ("d", 0, False, "error")
 
 

@@ -21,7 +21,7 @@ def problem(**settings: Any) -> str:
 
 def test_a_judge_is_an_upstream_the_own_engine_or_a_reward_model() -> None:
     judges: dict[str, Any] = {**HOUSE, "own": {"engine": "own"}, "rm": {"reward": {"base_url": "http://c/score"}}}
-    settings = Settings(upstreams=CLOUD, judges=judges)  # type: ignore[arg-type]
+    settings = Settings(upstreams=CLOUD, judges=judges)
     assert {name: judge.kind for name, judge in settings.judges.items()} == {
         "house": "upstream",
         "own": "engine",

@@ -31,7 +31,7 @@ def verdicts(server: Canned, settings: dict[str, Any], *pairs: tuple[str, str]) 
 
     async def ask() -> list[Verdict]:
         metrics = UpstreamMetrics(CollectorRegistry(), LATENCY)
-        big = UpstreamSettings(base_url=f"{server.url}/v1", model="big", api_key="sk-1", **PATIENT)  # type: ignore[arg-type]
+        big = UpstreamSettings(base_url=f"{server.url}/v1", model="big", api_key="sk-1", **PATIENT)
         upstream = Upstream("big", big, metrics)
         async with AsyncExitStack() as closing:
             closing.push_async_callback(upstream.close)
@@ -116,7 +116,8 @@ def test_an_upstream_that_fails_is_no_verdict() -> None:
 def test_a_reward_model_is_asked_as_training_asks_it() -> None:
     with canned(reward=lambda text: {"old": 1.0, "new": 3.0}[text]) as server:
         (verdict,) = by_reward(server, ("old", "new"), scale=2.0, api_key="rm-1")
-    assert verdict == Verdict(pytest.approx(1 / (1 + math.exp(-1))))
+    assert verdict.p == pytest.approx(1 / (1 + math.exp(-1)))
+    assert verdict == Verdict(verdict.p)
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     assert server.asked == [{"conversations": [[*chat, {"role": "assistant", "content": t}] for t in ("old", "new")]}]
     assert server.keys == ["Bearer rm-1"]
