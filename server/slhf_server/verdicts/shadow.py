@@ -9,9 +9,9 @@ import hashlib
 import logging
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
-from slhf_server.models.base import Turn
 from slhf_server.models.judge import Judge, Verdict
 from slhf_server.models.reasoning import is_blank
 from slhf_server.refinement.edits import edit_ratio
@@ -28,6 +28,8 @@ LONGEST = 32_768
 """Characters of conversation and draft together; longer ones are left out (docs/api.md)."""
 MOST_WAITING = 32
 """Refinements in one model's queue (docs/api.md)."""
+MOST_ATTEMPTS = 8
+"""Of a refinement that makes way again and again (docs/api.md)."""
 LAST = 1_000_000
 """vLLM's priority of what runs after everything that somebody waits for."""
 _DAY_S = 86_400
@@ -152,7 +154,7 @@ class Shadow:
     def _give_up(self) -> None:
         """End what runs; it begins again when it may."""
         for task, case in self._running.items():
-            if not case.judged:
+            if not case.judged and not task.cancelling():  # a second one would disturb the first one's tidying up
                 task.cancel()
 
     def _fill(self) -> None:
@@ -168,8 +170,10 @@ class Shadow:
         case = self._running.pop(task)
         if not task.cancelled():
             task.result()
-        elif not self._stopped:  # it was given up
+        elif not self._stopped and case.attempts < MOST_ATTEMPTS:  # it was given up
             self._queue.appendleft(case)
+        elif not self._stopped:
+            self._count("dropped", "interrupted")
         self._fill()
 
     async def _play(self, case: Case) -> None:
@@ -185,8 +189,11 @@ class Shadow:
             step, case.judged = "store", True
             await self._keep(case, result, verdict)
             self._count("judged", "unchanged" if verdict is SAME else "compared")
-        except Exception:
-            _logger.warning("request %s: its %s failed in the shadow", case.job.request_id, step, exc_info=True)
+        except Exception as exc:
+            said, traced = type(exc).__name__, _logger.isEnabledFor(logging.DEBUG)
+            _logger.warning(
+                "request %s, in the shadow: %s failed: %s", case.job.request_id, step, said, exc_info=traced
+            )
             self._count("failed", step)
         finally:
             self._spend(0 if result is None else result.usage.total_tokens, _tokens(verdict))
@@ -194,9 +201,11 @@ class Shadow:
     async def _compare(self, case: Case, result: RefinementResult) -> Verdict:
         if result.text == case.draft:
             return SAME
-        turns: list[Turn] = [*case.job.turns]
-        name = f"{case.job.run_id}.judge"
-        return await self._judge.compare(turns, case.draft, result.text, request_id=name, priority=self._priority)
+        job, name = case.job, f"{case.job.run_id}.{case.attempts}.judge"
+        async with asyncio.timeout(job.timeout_s):
+            return await self._judge.compare(
+                job.turns, case.draft, result.text, request_id=name, priority=self._priority
+            )
 
     async def _keep(self, case: Case, result: RefinementResult, verdict: Verdict) -> None:
         outcome, keep = outcome_of(verdict), self._keep_texts
@@ -226,6 +235,8 @@ class Shadow:
 
     def _spend(self, refine_tokens: int, judge_tokens: int) -> None:
         """Count what a refinement has cost, whatever came of it."""
+        if not refine_tokens + judge_tokens:
+            return
         self._tokens += refine_tokens + judge_tokens
         for phase, tokens in (("refine", refine_tokens), ("judge", judge_tokens)):
             self._metrics.tokens.labels(self._experiment.model, phase).inc(tokens)
@@ -246,9 +257,10 @@ def _tokens(verdict: Verdict) -> int:
 
 
 async def _refined(job: Job) -> RefinementResult:
-    async for event in refine(job):
-        if isinstance(event, RefinementResult):
-            return event
+    async with aclosing(refine(job)) as events:
+        async for event in events:
+            if isinstance(event, RefinementResult):
+                return event
     raise AssertionError("a refinement ends with its result")
 
 

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from slhf.history import Message
 from slhf.wire import RefineOptions
 from slhf_server.app import create_app
@@ -14,6 +16,7 @@ from slhf_server.models.fake import FakeEngine, FakeModel, improve
 from slhf_server.refinement.planner import RefineParams
 from slhf_server.service import Service
 from slhf_server.settings.server import Settings
+from slhf_server.verdicts import shadow
 from slhf_server.verdicts.shadow import MOST_WAITING
 from tests.conftest import until
 from tests.server.conftest import Play
@@ -105,6 +108,24 @@ def test_when_idle_it_gives_way_to_a_request_and_begins_again(tmp_path: Path, pl
             await until(lambda: engine.follower.running == 1)
             assert [turns[-2].text for turns, _ in engine.follower.calls] == ["a draft", "a draft"]
             assert metric(service, "slhf_shadow_queue") == 1
+
+    play(scenario())
+
+
+def test_when_idle_what_was_given_up_too_often_is_dropped(
+    tmp_path: Path, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow, "MOST_ATTEMPTS", 2)
+
+    async def scenario() -> None:
+        engine = endless()
+        async with running(engine, tmp_path, when_idle=True, concurrent=1, verdicts=1) as service:
+            for number in (1, 2):  # of these the first alone is taken: one verdict is wanted
+                await answered(service, number)
+                await until(lambda: len(engine.follower.calls) == number)  # noqa: B023  asked at once
+            await answered(service, 3)
+            await until(lambda: metric(service, "slhf_shadow_total", result="dropped", reason="interrupted") == 1)
+            assert (engine.follower.running, metric(service, "slhf_shadow_queue")) == (0, 0)
 
     play(scenario())
 

@@ -1,5 +1,6 @@
 """Votes of people on the rounds of a refinement, by its id."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,14 @@ import httpx2
 import openai
 import pytest
 
-from slhf import Client, RefineResponse
+from slhf import AsyncClient, Client, RefineResponse
 from slhf.errors import APIError
+from slhf_server.app import create_app
 from slhf_server.models.fake import FakeEngine
+from slhf_server.settings.server import Settings
 from slhf_server.verdicts import ballots
-from tests.conftest import Serve
+from tests.conftest import Serve, running
+from tests.server.conftest import Play
 
 
 def refined(url: str, key: str = "", headers: dict[str, str] | None = None, **body: Any) -> RefineResponse:
@@ -24,6 +28,14 @@ def refined(url: str, key: str = "", headers: dict[str, str] | None = None, **bo
 def vote(url: str, key: str = "", **body: Any) -> httpx2.Response:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return httpx2.post(f"{url}/v1/votes", json=body, headers=headers)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """For tests that do not count."""
+    settings = Settings(verdicts_file=tmp_path_factory.mktemp("verdicts") / "v.db")
+    with running(create_app(settings, FakeEngine().open)) as base:
+        yield base
 
 
 @pytest.fixture
@@ -45,6 +57,21 @@ def test_a_vote_compares_the_draft_with_the_answer(url: str, given: Any, counts:
         assert (found.n, found.judge, found.share, found.decision) == (0, None, None, "undecided")
 
 
+def test_the_asynchronous_client_does_the_same(serve: Serve, tmp_path: Path, play: Play) -> None:
+    url = serve(verdicts_file=str(tmp_path / "v.db"), log_content=True)
+
+    async def scenario() -> None:
+        async with AsyncClient(url) as client:
+            answer = await client.refine("what is it", draft="d", rounds=2)
+            assert (await client.vote(answer.id, "a", a=1, b=2)).b == 2
+            assert (await client.shadow("fake")).by["source"]["vote"].losses == 1
+            first = await client.preferences("fake")
+            assert [(pair.id, pair.chosen) for pair in first.data] == [(answer.id, "better d")]
+            assert (await client.preferences("fake", after=first.last_id)).data == []
+
+    play(scenario())
+
+
 def test_of_any_two_rounds_the_later_one_is_the_refined_one(url: str) -> None:
     answer = refined(url)
     assert vote(url, id=answer.id, vote="a", a=2, b=1).json()["vote"] == "a"
@@ -59,10 +86,10 @@ def test_the_last_vote_counts(url: str) -> None:
     assert (votes["n"], votes["wins"]) == (1, 1)
 
 
-def test_the_id_of_a_chats_answer_will_do(url: str) -> None:
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as sdk:
+def test_the_id_of_a_chats_answer_will_do(shared: str) -> None:
+    with openai.OpenAI(base_url=f"{shared}/v1", api_key="none") as sdk:
         answer = sdk.chat.completions.create(model="fake", messages=[{"role": "user", "content": "what is it"}])
-    assert vote(url, id=answer.id, vote="b").status_code == 200
+    assert vote(shared, id=answer.id, vote="b").status_code == 200
 
 
 def test_a_key_votes_on_its_own_refinements_alone(serve: Serve, tmp_path: Path) -> None:
@@ -104,8 +131,8 @@ def test_what_cannot_be_voted_on_is_a_404(serve: Serve, tmp_path: Path) -> None:
         ({}, "vote"),
     ],
 )
-def test_a_vote_that_makes_no_sense_is_a_400_that_names_the_key(url: str, body: dict[str, Any], param: str) -> None:
-    answer = vote(url, id=refined(url).id, **body)
+def test_a_vote_that_makes_no_sense_is_a_400_that_names_the_key(shared: str, body: dict[str, Any], param: str) -> None:
+    answer = vote(shared, id=refined(shared).id, **body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
@@ -132,5 +159,5 @@ def test_pairs_come_in_pages(serve: Serve, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["shadow", "preferences"])
-def test_a_model_that_is_not_served_is_a_404(url: str, path: str) -> None:
-    assert httpx2.get(f"{url}/v1/{path}/other").json()["error"]["code"] == "model_not_found"
+def test_a_model_that_is_not_served_is_a_404(shared: str, path: str) -> None:
+    assert httpx2.get(f"{shared}/v1/{path}/other").json()["error"]["code"] == "model_not_found"
