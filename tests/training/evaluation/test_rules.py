@@ -116,6 +116,8 @@ def test_thresholds_are_chosen_on_rows_that_the_figures_do_not_see(tmp_path: Pat
     assert again == figures
     none, _ = found(tmp_path, alpha=0.01)
     assert set(none["thresholds"].values()) == {None}
+    said = "No threshold is known to lose few enough useful rounds for: small_edit, judge_sure, select."
+    assert said in (tmp_path / "out" / READABLE).read_text(encoding="utf-8")
 
 
 def test_the_report_has_a_table_and_marks_what_was_chosen(tmp_path: Path) -> None:

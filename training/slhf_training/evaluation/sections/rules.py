@@ -181,7 +181,7 @@ class Rules(Measurement[RulesSettings]):
                 "*verdicts* and *read* are the deciding judge's: what it reads in both orders, a token for 4 "
                 f"characters. Thresholds (*) were chosen on {by}.",
             )
-            if found["useful"] and None in found["thresholds"].values():
+            if None in found["thresholds"].values():
                 none = ", ".join(name for name, value in found["thresholds"].items() if value is None)
                 yield from (f"No threshold is known to lose few enough useful rounds for: {none}.", "")
             for name, rows in found["groups"].items():
