@@ -105,6 +105,9 @@ def test_keeping_the_draft_is_an_outcome(serve: Serve, rewards: Canned) -> None:
     assert answer["output"] == "mine"
     assert (report["stop_reason"], report["applied"], report["returned_round"]) == ("no_gain", False, 0)
     assert (report["rounds_run"], report["selection"]["round"]) == (1, 0)
+    names = {name for name, _, _ in samples(url)}
+    assert "slhf_stop_reason_total" in names
+    assert "slhf_fallback_total" not in names
 
 
 def test_thresholds_are_the_bundles_else_the_judges(serve: Serve, rewards: Canned) -> None:
@@ -253,6 +256,7 @@ def test_choices_are_selected_apart_and_their_verdicts_add_up(serve: Serve) -> N
         answer = httpx2.post(f"{url}/v1/chat/completions", json=body).json()
     each = [choice["refinement"] for choice in answer["choices"]]
     assert [one["selection"]["p"] for one in each] == [[1.0], [1.0]]
+    assert answer["refinement"]["selection"] is None
     assert answer["refinement"]["usage"]["judge"]["total_tokens"] == 2 * each[0]["usage"]["judge"]["total_tokens"] > 0
     usage = answer["refinement"]["usage"]
     parts = [usage["draft"], *usage["rounds"], usage["judge"]]
@@ -287,6 +291,15 @@ def test_verdicts_are_counted_by_word_with_their_tokens_and_the_round_that_was_c
     assert ("slhf_judge_tokens_total", {**labels, "kind": "prompt"}, 180.0) in found
     assert ("slhf_judge_tokens_total", {**labels, "kind": "generation"}, 6.0) in found
     assert ("slhf_selected_round_total", {**labels, "round": "1"}, 1.0) in found
+
+
+def test_a_verdict_for_the_text_before_and_one_for_neither_have_words_of_their_own(
+    serve: Serve, rewards: Canned
+) -> None:
+    url = serve(FakeEngine(writes("a", "nine")), **by(rewards, select="judge"))
+    assert refine(url, rounds=2)["refinement"]["selection"]["p"] == [pytest.approx(0.0474, abs=1e-4), 0.5]
+    found = {(labels["use"], labels["verdict"]) for name, labels, _ in samples(url) if name == "slhf_verdicts_total"}
+    assert found == {("select", "draft"), ("select", "tie")}
 
 
 def test_a_models_card_names_its_judge_and_whose_weights_it_has(serve: Serve) -> None:

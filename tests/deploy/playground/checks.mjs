@@ -230,8 +230,8 @@ check("what a judge says stands below each round, and its choice is the answer",
   assert.equal(await page.locator(".verdict").innerText(), "Ended because all 2 rounds were done. Round 1 was chosen by the judge house.");
   assert.match(await column(page, "Round 1").innerText(), /answer/);
   const figures = (name) => column(page, name).locator(".figures").innerText();
-  assert.match(await figures("Round 1"), /judge's p\s+0\.73 against draft/);
-  assert.match(await figures("Round 2"), /judge's p\s+0\.05 against round 1/);
+  assert.match(await figures("Round 1"), /judge's p\s+0\.73\s+against\s+draft/);
+  assert.match(await figures("Round 2"), /judge's p\s+0\.05\s+against\s+round 1/);
   assert.doesNotMatch(await figures("Draft"), /judge/);
   assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
   await page.addScriptTag({ content: AXE });
@@ -244,7 +244,7 @@ check("what a judge says stands below each round, and its choice is the answer",
   await page.waitForFunction(() => document.querySelector("#taken").value.includes("#r="));
   const other = await open({ url: await page.locator("#taken").inputValue() });
   await other.waitForSelector(".verdict.done");
-  assert.match(await other.getByRole("article", { name: "Round 2" }).innerText(), /0\.05 against round 1/);
+  assert.match(await other.getByRole("article", { name: "Round 2" }).innerText(), /0\.05\s+against\s+round 1/);
   assert.match(await other.locator(".verdict").innerText(), /chosen by the judge house/);
 });
 

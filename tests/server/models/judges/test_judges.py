@@ -60,6 +60,7 @@ def test_an_upstream_is_asked_for_one_letter_in_both_orders() -> None:
     assert quoted == ["new", "old"]
     for body in server.asked:
         assert (body["model"], body["temperature"], body["logprobs"], body["top_logprobs"]) == ("big", 0, True, 20)
+        assert body["max_completion_tokens"] == 8
         assert body["messages"][0]["content"].count("system: Be brief.\n\nuser: Why?") == 1
     assert set(server.keys) == {"Bearer sk-1"}
 
@@ -175,4 +176,5 @@ def test_our_own_model_does_not_think_where_its_template_has_a_switch(switch: st
     judge = open_judges(settings, {}, engine, metrics, AsyncExitStack())["own"]
     asyncio.run(judge.compare(TURNS, "old", "new", request_id="run-1-judge"))
     assert [sampling.template_options for _, sampling in engine.leader.calls] == [{switch: False}] * 2
+    assert [sampling.max_tokens for _, sampling in engine.leader.calls] == [1, 1]
     assert engine.follower.calls == []

@@ -89,10 +89,10 @@ function body(round, base, view) {
   return html`<p class="plain">${round.text}</p>`;
 }
 
-/** What the judge said of a round: how probably it is better than the best text before it. */
+/** What the judge said of a round: how probably it is better than the best text before it, and which one that was. */
 function said({ p, against, failed }) {
-  if (p === null) return failed ? "it failed" : "no verdict";
-  return `${p.toFixed(2)} against ${nameOf(against).toLowerCase()}`;
+  const told = p === null ? (failed ? "it failed" : "no verdict") : p.toFixed(2);
+  return [["judge's p", told], ["against", nameOf(against).toLowerCase()]];
 }
 
 function Figures({ round }) {
@@ -106,7 +106,7 @@ function Figures({ round }) {
     ["guesses", right + wrong ? `${right} of ${right + wrong}` : "none"],
   ];
   if (edited !== null && edited !== undefined) rows.push(["edited", `${Math.round(edited * 100)} %`]);
-  if (round.judged) rows.push(["judge's p", said(round.judged)]);
+  if (round.judged) rows.push(...said(round.judged));
   if (reason === "length") rows.push(["ended", "out of tokens"]);
   return html`
     <dl class="figures">
