@@ -1,4 +1,4 @@
-"""The loaded weights as their own judge, on real vLLM: p is what the model itself says, read by transformers."""
+"""The loaded weights as their own judge, on real vLLM: what is read is what the model itself says to transformers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slhf_server.models.base import Turn
-from slhf_server.models.judges.letters import question
+from slhf_server.models.base import SamplingParams, Turn
+from slhf_server.models.judges.letters import probability_of_a, question
 from tests.engine.conftest import ExactEngine
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -44,17 +44,21 @@ def said(builtin: Path) -> Said:
     return probability
 
 
-def test_p_is_the_mean_of_what_the_model_says_in_both_orders(exact: ExactEngine, said: Said) -> None:
-    verdicts = exact.verdicts(TURNS, PAIRS)
-    for (old, new), verdict in zip(PAIRS, verdicts, strict=True):
+def test_what_is_read_in_a_reply_is_what_the_model_says(exact: ExactEngine, said: Said) -> None:
+    for old, new in PAIRS:
+        asked = question(TURNS, new, old)
+        reply = exact.complete([Turn("user", asked)], SamplingParams(temperature=0, max_tokens=1, logprobs=20))
+        assert probability_of_a(reply.text, reply.logprobs) == pytest.approx(said(asked), abs=1e-3)
+
+
+def test_a_model_that_follows_the_place_abstains(exact: ExactEngine, said: Said) -> None:
+    """As one of this size does: it says A in either order. Were it not so, p would be the mean of both."""
+    for (old, new), verdict in zip(PAIRS, exact.verdicts(TURNS, PAIRS), strict=True):
         first, second = said(question(TURNS, new, old)), said(question(TURNS, old, new))
         agree = (first > 0.5) != (second > 0.5)
-        assert (verdict.p is not None, verdict.consistent) == (agree, agree), (old, new, first, second)
-        if verdict.p is not None:
-            assert verdict.p == pytest.approx((first + 1 - second) / 2, abs=1e-3)
-        assert verdict.completion_tokens == 2
-        assert verdict.prompt_tokens > 60
-    assert {verdict.consistent for verdict in verdicts} == {True, False}  # both kinds are tried here
+        assert (verdict.consistent, verdict.completion_tokens) == (agree, 2)
+        assert verdict.p == (pytest.approx((first + 1 - second) / 2, abs=1e-3) if agree else None)
+        assert verdict.prompt_tokens > 200
 
 
 def test_a_text_full_of_control_tokens_stays_text_for_the_judge(exact: ExactEngine) -> None:
