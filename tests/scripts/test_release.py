@@ -1,6 +1,8 @@
 """What can be said of the distributions without building them; tests/deploy/test_release.py builds them."""
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -45,3 +47,14 @@ def test_it_is_built_by_the_pinned_hatchling(root: Path) -> None:
         for name in ("constraints.txt", "scripts/requirements-release.txt")
     ]
     assert pins[0] == pins[1] != []
+
+
+def test_an_images_labels_are_arguments_of_its_build(root: Path) -> None:
+    command = [str(root / "scripts" / "image-labels")]
+    environ = os.environ | {"SOURCE_DATE_EPOCH": "0"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    flags, (version, revision, created) = done.stdout.split()[::2], done.stdout.split()[1::2]
+    assert flags == ["--build-arg"] * 3
+    assert version == f"VERSION={(root / 'VERSION').read_text().strip()}"
+    assert re.fullmatch(r"REVISION=[0-9a-f]{40}(-dirty)?", revision)
+    assert created == "CREATED=1970-01-01T00:00:00Z"
