@@ -48,7 +48,8 @@ PANELS = (
 def draw(log: Log) -> Figure:
     """The picture. What a run did not log is left out: without a validation three panels are empty."""
     figure = Figure(figsize=(13, 7), layout="constrained")
-    for panel, axes in zip(PANELS, figure.subplots(2, 3).flat, strict=True):
+    figure.supxlabel("step", fontsize="medium")
+    for panel, axes in zip(PANELS, figure.subplots(2, 3, sharex=True).flat, strict=True):
         for name, key in panel.lines.items():
             _line(axes, name, key, log)
         if panel.level is not None:
@@ -56,7 +57,6 @@ def draw(log: Log) -> Figure:
         if panel.at_zero:
             axes.set_ylim(bottom=0)
         axes.set_title(panel.title, fontsize="medium")
-        axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
