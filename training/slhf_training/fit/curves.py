@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 Log = Sequence[Mapping[str, Any]]
 """A trainer's log: each entry has the `step` that it is of."""
@@ -56,6 +57,7 @@ def draw(log: Log) -> Figure:
             axes.axhline(panel.level, color="tab:grey", linewidth=1, linestyle=":")
         if panel.at_zero:
             axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(panel.title, fontsize="medium")
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
