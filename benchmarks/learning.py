@@ -132,7 +132,7 @@ def run_part(name: str, mode: str, profiled: bool) -> None:
         fit = settings(model, Path(directory), weights="shared", dtype=dtype, optimisation=how)
         learner, rows = prepared(fit, chats(model, MICRO_BATCH, seed=2), LEARNERS[name])
         if profiled:
-            with Alive() as alive:  # type: ignore[no-untyped-call]
+            with Alive() as alive:
                 learner.learn(rows)
             print(*alive.lines(), sep="\n")
         else:

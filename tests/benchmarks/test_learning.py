@@ -72,7 +72,7 @@ def test_a_learner_says_what_it_held(tmp_path: Path) -> None:
 
 def test_a_profile_names_what_is_alive_at_the_peak_and_not_what_was_freed() -> None:
     held = torch.ones(64, MIB // 8)  # there before: it does not count
-    with Alive() as alive:  # type: ignore[no-untyped-call]
+    with Alive() as alive:
         (held + 1).sum()
         kept = held * 2
         kept.view(-1).sin()

@@ -61,8 +61,10 @@ def test_pairs_become_a_bundle_that_says_how_good_it_is(tmp_path: Path, capsys: 
         run(read_config(file, RecipeSettings), "mine", broken)
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").glob("*/**/*") if path.is_file()}
     assert not (tmp_path / "mine" / "bundle").exists()
+    (tmp_path / "mine" / ".bundle.killed").mkdir()
     assert main(["run", str(file)]) == 0
     assert capsys.readouterr().out.endswith(f"scripts/serve --bundle {tmp_path / 'mine' / 'bundle'}\n")
+    assert not [*(tmp_path / "mine").glob(".*")]
     again = {path for path, then in made.items() if path.stat().st_mtime_ns != then}
     assert {path.parent.name for path in again} <= {"evaluation"}
     bundle = read_bundle(tmp_path / "mine" / "bundle")

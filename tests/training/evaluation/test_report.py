@@ -9,6 +9,7 @@ import pytest
 
 from slhf_training.evaluation.generation import Task
 from slhf_training.evaluation.run import EXPORTS, READABLE, REPORT, evaluate
+from slhf_training.evaluation.sections import registered
 from slhf_training.evaluation.sections.benchmarks import ALPACA_EVAL, IFEVAL
 from tests.training.evaluation.fakes import QUESTIONS, FakeModels, Longer, Reply, jsonl, settings
 
@@ -32,6 +33,9 @@ def test_every_section_is_in_all_three_forms(tmp_path: Path) -> None:
     text = (out / READABLE).read_text()
     for title in ("Round robin", "Refinement", "Rounds: slhf refined by slhf", "Cycles"):
         assert f"## {title}\n" in text
+    drawn = registered()["rounds"].picture(report["sections"]["rounds"])
+    assert drawn is not None
+    assert all(tick == int(tick) for axes in drawn.axes for tick in axes.get_xticks())  # there is no round 0.25
     for name in ("round_robin", "refinement", "rounds"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 Log = Sequence[Mapping[str, Any]]
 """A trainer's log: each entry has the `step` that it is of."""
@@ -48,15 +49,16 @@ PANELS = (
 def draw(log: Log) -> Figure:
     """The picture. What a run did not log is left out: without a validation three panels are empty."""
     figure = Figure(figsize=(13, 7), layout="constrained")
-    for panel, axes in zip(PANELS, figure.subplots(2, 3).flat, strict=True):
+    figure.supxlabel("step", fontsize="medium")
+    for panel, axes in zip(PANELS, figure.subplots(2, 3, sharex=True).flat, strict=True):
         for name, key in panel.lines.items():
             _line(axes, name, key, log)
         if panel.level is not None:
             axes.axhline(panel.level, color="tab:grey", linewidth=1, linestyle=":")
         if panel.at_zero:
             axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(panel.title, fontsize="medium")
-        axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")

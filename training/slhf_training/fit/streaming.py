@@ -24,15 +24,15 @@ class Coming(Completion):
         object.__setattr__(self, "written", written)
 
     @property
-    def prompt(self) -> Ids:  # type: ignore[override]
+    def prompt(self) -> Ids:
         return self.written.result().prompt
 
     @property
-    def sample(self) -> Sample:  # type: ignore[override]
+    def sample(self) -> Sample:
         return self.written.result().sample
 
     @property
-    def text(self) -> str:  # type: ignore[override]
+    def text(self) -> str:
         return self.written.result().text
 
 

@@ -49,6 +49,8 @@ def run(settings: RecipeSettings, name: str, opened: OpenModel = open_model) -> 
     fit, target = _fit_settings(settings), settings.output_dir / "bundle"
     if target.exists():
         raise SettingsError(f"output_dir: {target} exists already")
+    for left in settings.output_dir.glob(".*"):  # aside, by a run that was killed while it wrote
+        shutil.rmtree(left)
     start_run(settings)
     for judge, part in JUDGES.items():
         _once(settings.output_dir / judge, lambda there, part=part: _judge(settings, part, there))  # type: ignore[misc]
@@ -68,7 +70,6 @@ def _once(target: Path, make: Callable[[Path], None]) -> None:
         _LOG.info("%s is there", target)
         return
     staging = target.with_name(f".{target.name}")
-    shutil.rmtree(staging, ignore_errors=True)
     make(staging)
     staging.rename(target)
 

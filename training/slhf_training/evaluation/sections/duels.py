@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from pydantic import Field
 
 from slhf_training.config import Section
@@ -201,6 +202,7 @@ class Rounds(Measurement[RoundsSettings]):
         against.set(xlabel="round", ylabel="preferred to round 0", ylim=(0, 1))
         words.set(xlabel="round", ylabel="words", ylim=(0, None))
         for axes in (against, words):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)
             axes.legend(fontsize="small")
         return figure
