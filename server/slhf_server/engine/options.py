@@ -10,7 +10,7 @@ from slhf_server.models.structured_output.response_format import StructuredOutpu
 _LISTS = ("stop", "bad_words", "stop_token_ids", "allowed_token_ids")  # vLLM takes no tuple
 _ELSEWHERE = (
     *("max_total_tokens", "structure", "logit_bias", "cache_salt"),
-    *("upstream_params", "tools", "template_options"),
+    *("upstream_params", "dispensable", "tools", "template_options"),
 )
 _PASSED_ON = tuple(name for name in SamplingParams.__dataclass_fields__ if name not in (*_LISTS, *_ELSEWHERE))
 
