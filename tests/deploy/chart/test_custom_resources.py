@@ -21,6 +21,8 @@ def closed(**properties: Any) -> dict[str, Any]:
 
 
 SELECTOR = closed(matchLabels={"type": "object", "additionalProperties": TEXT})
+ENDPOINT = closed(port=TEXT, path=TEXT, interval=TEXT)
+ENDPOINT["properties"]["authorization"] = closed(credentials=closed(name=TEXT, key=TEXT))
 TRIGGER = closed(
     type={"const": "prometheus"},
     metricType={"const": "AverageValue"},
@@ -30,7 +32,7 @@ SPECS = {
     # monitoring.coreos.com/v1
     "ServiceMonitor": closed(
         selector=SELECTOR,
-        endpoints={"type": "array", "items": closed(port=TEXT, path=TEXT, interval=TEXT), "minItems": 1},
+        endpoints={"type": "array", "items": ENDPOINT, "minItems": 1},
     ),
     "PrometheusRule": closed(
         groups={
@@ -65,6 +67,13 @@ def test_a_resource_has_its_controllers_fields(render: Render, kind: str) -> Non
     resource = render("production")[kind, "r-slhf"]
     assert resource["apiVersion"] == VERSIONS[kind]
     jsonschema.validate(resource["spec"], SPECS[kind])
+
+
+def test_prometheus_shows_the_operators_key_where_metrics_want_one(render: Render) -> None:
+    secret = ["serviceMonitor.operatorsKey.name=admin", "serviceMonitor.operatorsKey.key=token"]
+    spec = render("production", *secret)["ServiceMonitor", "r-slhf"]["spec"]
+    jsonschema.validate(spec, SPECS["ServiceMonitor"])
+    assert spec["endpoints"][0]["authorization"] == {"credentials": {"name": "admin", "key": "token"}}
 
 
 def test_scaling_follows_the_queue_and_the_work_of_this_release(render: Render) -> None:
