@@ -1,6 +1,5 @@
 """The chart with several value files: Kubernetes takes what it renders, and the server the settings in it."""
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +176,7 @@ def test_probes_ask_what_they_are_for(render: Render) -> None:
 
 def test_gpus_are_asked_for_and_choose_the_image(render: Render) -> None:
     gpu, cpu = (container(render(values)["Deployment", "r-slhf"]) for values in ("production", "cpu"))
-    version = tomllib.loads((ROOT / "server" / "pyproject.toml").read_text())["project"]["version"]
+    version = (ROOT / "VERSION").read_text().strip()
     assert gpu["resources"]["limits"]["nvidia.com/gpu"] == 2
     assert "nvidia.com/gpu" not in cpu["resources"]["limits"]
     assert (gpu["image"], cpu["image"]) == tuple(
