@@ -39,7 +39,7 @@ def agent(model: Any, **settings: Any) -> Any:
         name="Helper",
         model=chosen,
         model_settings=ModelSettings(**settings),
-        tools=[function_tool(tool) for tool in (weather, clock)],
+        tools=[function_tool(tool) for tool in [weather, clock]],
     )
 
 

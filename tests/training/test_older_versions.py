@@ -25,7 +25,11 @@ def test_a_configuration_is_read_and_so_is_the_run_directory_that_came_of_it() -
     read = json.loads(settings_of(OLDER / "run").model_dump_json())
     assert read.pop("game") == then.pop("game") | {"preset": "default"}
     assert then == {key: read[key] for key in then}
-    assert {key: read[key] for key in read.keys() - then.keys()} == {"adapter": None, "ema_decay": None, "validation": None}
+    assert {key: read[key] for key in read.keys() - then.keys()} == {
+        "adapter": None,
+        "ema_decay": None,
+        "validation": None,
+    }
     assert checkpoint_of(OLDER / "run", 25) == last_checkpoint(OLDER / "run") == OLDER / "run" / "checkpoint-25"
 
 

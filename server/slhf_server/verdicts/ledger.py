@@ -132,7 +132,8 @@ class Ledger:
         self.stop()
         for shadow in self._shadows.values():
             await shadow.stopped()
-        await asyncio.to_thread(self._store.close)
+        if self._store.used:
+            await asyncio.to_thread(self._store.close)
 
     def _experiment(self, model: str) -> Experiment:
         shadow = self._served[model].shadow

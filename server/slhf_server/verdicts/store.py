@@ -82,6 +82,8 @@ class VerdictStore:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="verdicts")
         self._connection: sqlite3.Connection | None = None
         self._room = threading.Semaphore(MOST_WAITING)
+        self.used = False
+        """Whether there was anything to write. Until then there is no thread, and nothing to close."""
         self._said = ""  # of the latest failure
 
     async def begin(self, experiment: Experiment, now: float) -> Progress:
@@ -96,14 +98,14 @@ class VerdictStore:
         """Have a judge's choice kept in its turn, unless too many wait for theirs. The latest ones push out older ones,
         because every request may make some."""
         if self._room.acquire(blocking=False):
-            done = self._writer.submit(self._changed, partial(_insert_among_latest, record=record))
+            done = self._changing(partial(_insert_among_latest, record=record))
             done.add_done_callback(lambda _: self._room.release())
             done.add_done_callback(self._log_failure)
 
     def spend(self, experiment: Experiment, refine_tokens: int, judge_tokens: int) -> None:
         """Have it noted, in its turn, what a refinement in the shadow has cost; a failure is logged."""
         change = partial(_spend, experiment=experiment, refine_tokens=refine_tokens, judge_tokens=judge_tokens)
-        self._writer.submit(self._changed, change).add_done_callback(self._log_failure)
+        self._changing(change).add_done_callback(self._log_failure)
 
     async def read(self, query: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[sqlite3.Row]:
         """The rows of a query, in a thread. None where there is no file yet. Raises UnreadableFile."""
@@ -115,7 +117,11 @@ class VerdictStore:
         self._writer.shutdown()
 
     async def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._writer, self._changed, change)
+        return await asyncio.wrap_future(self._changing(change))
+
+    def _changing(self, change: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        self.used = True
+        return self._writer.submit(self._changed, change)
 
     def _changed(self, change: Callable[[sqlite3.Connection], T]) -> T:
         if self._connection is None:
