@@ -106,6 +106,15 @@ def test_a_key_votes_on_its_own_refinements_alone(serve: Serve, tmp_path: Path) 
         assert len(page["data"]) == pairs
 
 
+def test_another_keys_refinement_of_the_same_id_takes_no_vote_away(serve: Serve, tmp_path: Path) -> None:
+    url = serve(verdicts_file=str(tmp_path / "v.db"), api_keys="me=mine,you=yours")
+    for key, rounds in (("mine", 1), ("yours", 2)):
+        refined(url, key, {"X-Request-Id": "same"}, rounds=rounds)
+    for key, returned in (("mine", 1), ("yours", 2)):
+        answer = vote(url, key, id="refine-same", vote="b")
+        assert (answer.status_code, answer.json().get("b")) == (200, returned)
+
+
 def test_what_cannot_be_voted_on_is_a_404(serve: Serve, tmp_path: Path) -> None:
     """An unknown id, an answer that is its draft, one that its client wanted nothing kept of."""
     url = serve(verdicts_file=str(tmp_path / "v.db"))
