@@ -87,6 +87,8 @@ class Job:
     """Whether the last round is shown once it is whole: it may have lost something, or an earlier one be better."""
     judging: Judging | None = None
     """None: no judge is asked."""
+    instruction: str | None = None
+    """A wish for this request alone, which the Follower's turn ends with."""
     profile: str | None = None
     """The named way to refine that filled in what the request left out."""
     draft_thinks: bool = False

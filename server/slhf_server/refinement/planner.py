@@ -234,6 +234,7 @@ class Planner:
             leader=self._leader(name, served, leading, drafter),
             follower=RoleBinding("follower", engine.follower, following, manifest.keeps_by_silence),
             follower_turn=follower_turn(manifest.follower_turn, options.instruction),
+            instruction=options.instruction,
             received=time.perf_counter(),
             deadline=Deadline.after(timeout_s),
             max_total_tokens=_limited("max_total_tokens", options.max_total_tokens, None, limits.max_total_tokens),

@@ -189,9 +189,20 @@ def test_the_follower_runs_after_everybody_elses_in_the_shadow_alone(serve: Serv
     refine(url, seed=7, instruction="Be brief.")
     assert eventually(lambda: report(url).n == 1)
     drafted, *judged = [sampling.priority for _, sampling in engine.leader.calls]
-    assert (drafted, judged) == (0, [1_000_000] * 2)
-    assert [sampling.priority for _, sampling in engine.follower.calls] == [1_000_000] * 2
+    latest = 2**31 - 1  # that a client may ask for
+    assert drafted == 0
+    assert min(judged) > latest
+    assert [sampling.priority - 1 > latest for _, sampling in engine.follower.calls] == [True] * 2  # a step before
     assert all(turns[-1].text.endswith("Be brief.") for turns, _ in engine.follower.calls)
+
+
+def test_the_judge_is_told_of_a_requests_instruction(serve: Serve, tmp_path: Path) -> None:
+    engine = judging_engine()
+    url = serve(engine, **shadowed(tmp_path), profiles={"brief": {"instruction": "Be brief."}})
+    refine(url, profile="brief")
+    assert eventually(lambda: report(url).n == 1)
+    _, *judged = [turns[-1].text for turns, _ in engine.leader.calls]
+    assert ["user: what is it\n\nBe brief.\n" in text for text in judged] == [True, True]
 
 
 def test_texts_are_kept_where_the_operator_wants_them_alone(serve: Serve, tmp_path: Path) -> None:
