@@ -205,7 +205,9 @@ class Shadow:
             return SAME
         job, name = case.job, f"{case.job.run_id}.{case.attempts}.judge"
         asked = with_instruction(job.turns, job.instruction)
-        async with asyncio.timeout(job.timeout_s):  # no judge is on a remote engine, and an upstream is sent no priority
+        async with asyncio.timeout(
+            job.timeout_s
+        ):  # no judge is on a remote engine, and an upstream is sent no priority
             return await self._judge.compare(asked, case.draft, result.text, request_id=name, priority=LAST)
 
     async def _keep(self, case: Case, result: RefinementResult, verdict: Verdict) -> None:

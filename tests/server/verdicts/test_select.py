@@ -57,8 +57,8 @@ def test_the_latest_choices_push_out_older_ones(serve: Serve, tmp_path: Path, mo
 
 
 def test_a_file_that_cannot_be_written_holds_up_no_answer(serve: Serve, tmp_path: Path) -> None:
-    (tmp_path / "v.db").write_text("not a database, but long enough" * 20)
     url = serve(judging_engine(), **selecting(tmp_path))
+    (tmp_path / "v.db").write_text("not a database, but long enough" * 20)
     for _ in range(2):
         answer = httpx2.post(f"{url}/v1/refine", json={"prompt": "what is it"})
         assert answer.json()["refinement"]["applied"] is True

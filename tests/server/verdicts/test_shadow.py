@@ -223,9 +223,14 @@ def test_a_shadow_needs_a_judge_that_there_is() -> None:
         Settings(judges={"house": {"engine": "own"}}, models={"fake": {"shadow": {"judge": "other"}}})
 
 
-def test_a_file_of_verdicts_that_cannot_be_used_keeps_the_server_from_serving(tmp_path: Path, play: Play) -> None:
+@pytest.mark.parametrize("with_a_shadow", [True, False])
+def test_a_file_of_verdicts_that_cannot_be_used_keeps_the_server_from_serving(
+    tmp_path: Path, play: Play, with_a_shadow: bool
+) -> None:
     (tmp_path / "verdicts.db").write_text("not a database, but long enough" * 20)
-    app = create_app(Settings(**shadowed(tmp_path)), FakeEngine().open)
+    settings = shadowed(tmp_path)
+    settings = settings if with_a_shadow else {"verdicts_file": settings["verdicts_file"]}
+    app = create_app(Settings(**settings), FakeEngine().open)
 
     async def scenario() -> None:
         async with app.router.lifespan_context(app):
