@@ -135,12 +135,12 @@ class Job:
             max_total_tokens=self.max_total_tokens - spent,
             deltas="none",
             counts_tokens=False,
-            log=RequestLog(),
         )
 
     def again(self, attempt: int) -> "Job":
-        """The same job with as much time from now, and a name of its own in the engine."""
-        return replace(self, deadline=Deadline.after(self.timeout_s), run_id=f"{self.run_id}.{attempt}")
+        """The same job with as much time from now, and a name and a log of its own."""
+        deadline = Deadline.after(self.timeout_s)
+        return replace(self, deadline=deadline, run_id=f"{self.run_id}.{attempt}", log=RequestLog())
 
     def streams(self, number: int) -> bool:
         """Whether the client reads this round while it is generated."""

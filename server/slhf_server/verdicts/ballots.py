@@ -93,7 +93,7 @@ class Ballots:
             key=key,
             draft_source=job.draft_source,
             returned=result.refinement.returned_round,
-            texts=tuple(Text.of(one.text, keep=self._keep_texts) for one in rounds),
+            texts=tuple(Text.of(text, keep=self._keep_texts) for text in result.texts),
             edit_ratios=tuple(one.edit_ratio for one in rounds),
             turns=job.turns if self._keep_texts else (),
         )

@@ -181,9 +181,9 @@ class Shadow:
     async def _play(self, case: Case) -> None:
         """Refine, judge and keep; the outermost boundary of what happens in the shadow."""
         case.attempts += 1
-        step, result, verdict = "refinement", None, Verdict(p=None)
+        job, step, verdict = case.job.again(case.attempts), "refinement", Verdict(p=None)
         try:
-            result = await _refined(case.job.again(case.attempts))
+            result = await _refined(job)
             if (ended := _nothing_to_judge(result)) is not None:
                 return self._count("failed", ended)
             step = "judge"
@@ -198,7 +198,7 @@ class Shadow:
             )
             self._count("failed", step)
         finally:
-            self._spend(0 if result is None else result.usage.total_tokens, _tokens(verdict))
+            self._spend(job.log.get("prompt_tokens", 0) + job.log.get("completion_tokens", 0), _tokens(verdict))
 
     async def _compare(self, case: Case, result: RefinementResult) -> Verdict:
         if result.text == case.draft:
@@ -237,7 +237,7 @@ class Shadow:
         self._metrics.show_win_rate(self._experiment.model, self._outcomes)
 
     def _spend(self, refine_tokens: int, judge_tokens: int) -> None:
-        """Count what a refinement has cost, whatever came of it."""
+        """Count what a refinement has cost, as far as its models have told, whatever came of it."""
         if not refine_tokens + judge_tokens:
             return
         self._tokens += refine_tokens + judge_tokens

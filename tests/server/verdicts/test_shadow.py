@@ -183,6 +183,16 @@ def test_what_fails_in_the_shadow_reaches_no_client_and_is_counted(serve: Serve,
     assert report(url).spent.refine_tokens > 0
 
 
+def test_a_refinement_that_fails_in_the_shadow_is_paid_for_all_the_same(serve: Serve, tmp_path: Path) -> None:
+    def reply(turns: Sequence[Turn]) -> Said:
+        return EngineFailed("boom") if turns[-2].text.startswith("better") else improve(turns)
+
+    url = serve(judging_engine(reply=reply), **shadowed(tmp_path))
+    refine(url, draft="mine", on_error="fail")
+    assert eventually(lambda: counted(url, "slhf_shadow_total", "failed", "refinement") == 1)
+    assert eventually(lambda: report(url).spent.refine_tokens > 0)
+
+
 def test_the_follower_runs_after_everybody_elses_in_the_shadow_alone(serve: Serve, tmp_path: Path) -> None:
     engine = judging_engine()
     url = serve(engine, **shadowed(tmp_path))
