@@ -19,6 +19,7 @@ RequestError                      status, type, code, param: becomes OpenAI's er
 ├── EngineUnavailable        503  engine_unavailable (Retry-After): loading, shutting down, or dead
 ├── UpstreamFailed           502  upstream_error: the upstream answered, and its answer is none
 ├── UpstreamUnavailable      503  upstream_unavailable (Retry-After): no answer, too busy, or its breaker is open
+├── VerdictsUnavailable      503  verdicts_unavailable (Retry-After): their file is locked, broken, or its disk full
 └── Stopped                       ends a refinement early; answered only when nothing was finished
     ├── DeadlineExceeded     504  deadline_exceeded
     ├── TokenBudgetExceeded  400  token_budget_exceeded
@@ -96,6 +97,11 @@ class ModelNotFound(RequestError):
 
 class RefinementNotFound(RequestError):
     code = "refinement_not_found"
+
+
+class VerdictsUnavailable(RequestError):
+    code = "verdicts_unavailable"
+    retry_after = 5
 
 
 class RequestTimeout(RequestError):

@@ -13,7 +13,7 @@ SLHFError
     ├── ModelNotFound         404 model_not_found
     ├── PayloadTooLarge       413
     ├── RateLimited           429; has retry_after
-    ├── Unavailable           503 engine_unavailable, upstream_unavailable; has retry_after
+    ├── Unavailable           503 engine_unavailable, upstream_unavailable, verdicts_unavailable; has retry_after
     └── DeadlineExceeded      504: the deadline passed before anything was finished
 """
 
@@ -130,6 +130,7 @@ ERRORS: dict[str, ErrorKind] = {
     "upstream_error": ErrorKind(502, APIError, _SERVER),
     "engine_unavailable": ErrorKind(503, Unavailable, _SERVER),
     "upstream_unavailable": ErrorKind(503, Unavailable, _SERVER),
+    "verdicts_unavailable": ErrorKind(503, Unavailable, _SERVER),
     "deadline_exceeded": ErrorKind(504, DeadlineExceeded, "timeout_error"),
 }
 """The table, by code. The server's classes of errors name a code and take the rest from here. The client finds its

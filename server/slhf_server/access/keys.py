@@ -236,7 +236,12 @@ def _entries(settings: Settings) -> list[KeyEntry]:
         for entry in entries:
             if values.count(getattr(entry, key)) > 1:
                 raise SettingsError(f"API keys: the {key} of {entry.name!r} is there more than once")
+    operators = settings.operators_key()
     for entry in entries:
+        if operators is not None and entry.sha256 == _hashed(operators.get_secret_value()):
+            raise SettingsError(
+                f"API keys: {entry.name!r} has the operators' key (admin_key), which no client may have"
+            )
         if entry.profile not in (None, NO_PROFILE, *settings.profiles):
             raise SettingsError(f"API keys: the profile of {entry.name!r} is none of this server's")
     limits = settings.limits

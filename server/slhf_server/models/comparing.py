@@ -67,9 +67,12 @@ class ComparingFollower:
             if look.finish_reason == "stop" and (lone_thoughts(look.text) or "").strip() == STAYS:
                 yield look
                 return
-        written = await self._written(conversation, _less(sampling, _Spent(before)), request_id)
+            # It is spent, whatever becomes of the own answers.
+            yield Chunk("", look.completion_tokens, look.prompt_tokens, look.cached_tokens)
+        looked = _Spent(before)
+        written = await self._written(conversation, _less(sampling, looked), request_id)
         spent = _Spent([*before, *written])
-        yield Chunk("", spent.completion, spent.prompt, spent.cached)
+        yield Chunk("", spent.completion - looked.completion, spent.prompt, spent.cached)
         own = [answer for chunk in written if (answer := _usable(chunk))]
         sampling = _less(sampling, spent)
         while True:

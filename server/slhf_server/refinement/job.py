@@ -87,6 +87,8 @@ class Job:
     """Whether the last round is shown once it is whole: it may have lost something, or an earlier one be better."""
     judging: Judging | None = None
     """None: no judge is asked."""
+    instruction: str | None = None
+    """A wish for this request alone, which the Follower's turn ends with."""
     profile: str | None = None
     """The named way to refine that filled in what the request left out."""
     draft_thinks: bool = False
@@ -133,12 +135,12 @@ class Job:
             max_total_tokens=self.max_total_tokens - spent,
             deltas="none",
             counts_tokens=False,
-            log=RequestLog(),
         )
 
     def again(self, attempt: int) -> "Job":
-        """The same job with as much time from now, and a name of its own in the engine."""
-        return replace(self, deadline=Deadline.after(self.timeout_s), run_id=f"{self.run_id}.{attempt}")
+        """The same job with as much time from now, and a name and a log of its own."""
+        deadline = Deadline.after(self.timeout_s)
+        return replace(self, deadline=deadline, run_id=f"{self.run_id}.{attempt}", log=RequestLog())
 
     def streams(self, number: int) -> bool:
         """Whether the client reads this round while it is generated."""

@@ -112,7 +112,8 @@ class Planner:
         choices = _limited("n", params.choices, None, self._settings.limits.choices)
         profile = self._profile(served, params)
         if profile is not None:
-            params = replace(params, options=_filled(params.options, self._settings.profiles[profile]))
+            filled = _filled(params.options, profile, self._settings.profiles[profile], self._limits[name].rounds)
+            params = replace(params, options=filled)
         shared = self._job(name, served, params, drafter, profile)
         return [shared, *(_another(shared, number) for number in range(1, choices))]
 
@@ -234,6 +235,7 @@ class Planner:
             leader=self._leader(name, served, leading, drafter),
             follower=RoleBinding("follower", engine.follower, following, manifest.keeps_by_silence),
             follower_turn=follower_turn(manifest.follower_turn, options.instruction),
+            instruction=options.instruction,
             received=time.perf_counter(),
             deadline=Deadline.after(timeout_s),
             max_total_tokens=_limited("max_total_tokens", options.max_total_tokens, None, limits.max_total_tokens),
@@ -312,9 +314,12 @@ def _followers(params: RefineParams) -> SamplingParams:
     return replace(params.sampling, upstream_params={}, **own)
 
 
-def _filled(options: RefineOptions, profile: Profile) -> RefineOptions:
-    """The options, with the profile's where the request says nothing."""
+def _filled(options: RefineOptions, name: str, profile: Profile, most_rounds: int) -> RefineOptions:
+    """The options, with the profile's where the request says nothing. Raises BadRequest for more rounds than may be."""
     said = profile.model_dump(exclude_none=True)
+    if options.rounds is None and said.get("rounds", 0) > most_rounds:
+        message = f"profile: {name!r} asks for {profile.rounds} rounds, and this model allows at most {most_rounds}"
+        raise BadRequest(message, param="profile")
     return options.model_copy(update={name: value for name, value in said.items() if getattr(options, name) is None})
 
 

@@ -62,6 +62,11 @@ class RefinementResult:
         """OpenAI's tool calls of the returned round, if it has any."""
         return self.refinement.rounds[-1].tool_calls
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Those of all finished rounds, the draft's as the Follower saw it."""
+        return self.draft, *(finished.text for finished in self.refinement.rounds[1:])
+
     def report(self, with_rounds: bool) -> Refinement:
         """The report that the client is shown, with the texts of all rounds if it asks for them."""
         return self.refinement if with_rounds else self.refinement.model_copy(update={"rounds": []})

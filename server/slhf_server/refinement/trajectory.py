@@ -34,8 +34,9 @@ class Trajectory:
         if judging is None or latest.round == 0 or (latest.round == self._job.rounds and not judging.selects):
             return None
         old = rounds[self._best].text
-        if latest.text == old:
-            self._known.add(latest.round)
+        before = rounds[-2]
+        if latest.text == old or (latest.text == before.text and before.round in self._known):
+            self._known.add(latest.round)  # what is known of the same text holds
             return None
         if self._best == 0 and structure is not None and not await structure.admits(old):
             self._best = latest.round  # there is no going back to a draft that is no valid answer

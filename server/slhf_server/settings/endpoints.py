@@ -44,7 +44,7 @@ class EndpointSettings(Section):
     api_key: SecretStr | None = None
     api_key_file: UserPath | None = None
     """A file that holds the key. It is read once, at start."""
-    timeout_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    timeout_s: float = Field(default=120.0, gt=0)
     """Seconds without a byte from the server."""
     max_retries: int = Field(default=2, ge=0, le=10)
     """Further attempts after one that failed before its answer began."""
@@ -52,7 +52,7 @@ class EndpointSettings(Section):
     """Requests to an address at once; others wait until their deadline."""
     breaker_failures: int = Field(default=5, gt=0)
     """Failed attempts in a row after which an address is left alone."""
-    breaker_cooldown_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    breaker_cooldown_s: float = Field(default=30.0, gt=0)
     """Seconds for which it is left alone before one attempt is made."""
     extra_headers: dict[str, SecretStr] = {}
     """Further headers of every request."""

@@ -16,7 +16,7 @@ class RewardSettings(EndpointSettings):
 
     base_url: PlainUrl
     """Where it is asked, as a whole: `POST` with `{"conversations": [...]}`, answered by `{"rewards": [...]}`."""
-    scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    scale: float = Field(default=1.0, gt=0)
     """A difference of rewards of this size is p = 0.73."""
 
 

@@ -22,7 +22,7 @@ UserPath = Annotated[Path, BeforeValidator(_user_path)]
 class Section(BaseModel):
     """A section of the settings."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

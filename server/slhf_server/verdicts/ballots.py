@@ -72,11 +72,14 @@ class Ballot:
 
 
 class Ballots:
-    """What can be voted on, by the refinement's id; of several with one id the latest."""
+    """What can be voted on, by its API key and the refinement's id; of a key's several with one id the latest.
+
+    Clients choose ids, so no key's refinement may push out another key's.
+    """
 
     def __init__(self, *, keep_texts: bool) -> None:
         self._keep_texts = keep_texts
-        self._known: OrderedDict[str, Ballot] = OrderedDict()
+        self._known: OrderedDict[tuple[str | None, str], Ballot] = OrderedDict()
         self._characters = 0
 
     def remember(self, job: Job, result: RefinementResult, revision: str, key: str | None) -> None:
@@ -90,24 +93,24 @@ class Ballots:
             key=key,
             draft_source=job.draft_source,
             returned=result.refinement.returned_round,
-            texts=tuple(Text.of(one.text, keep=self._keep_texts) for one in rounds),
+            texts=tuple(Text.of(text, keep=self._keep_texts) for text in result.texts),
             edit_ratios=tuple(one.edit_ratio for one in rounds),
             turns=job.turns if self._keep_texts else (),
         )
-        self._forget(job.id)
-        self._known[job.id] = ballot
+        self._forget((key, job.id))
+        self._known[key, job.id] = ballot
         self._characters += ballot.characters
         while len(self._known) > MOST or (self._characters > MOST_CHARACTERS and len(self._known) > 1):
             self._forget(next(iter(self._known)))
 
     def of(self, refinement: str, key: str | None) -> Ballot:
         """What a key may vote on. Raises RefinementNotFound: another key's id is not told from an unknown one."""
-        ballot = self._known.get(refinement)
-        if ballot is None or ballot.key != key:
+        ballot = self._known.get((key, refinement))
+        if ballot is None:
             message = "no refinement of that id can be voted on: it is not known here, not this key's, or too long ago"
             raise RefinementNotFound(message, param="id")
         return ballot
 
-    def _forget(self, refinement: str) -> None:
-        if (ballot := self._known.pop(refinement, None)) is not None:
+    def _forget(self, known: tuple[str | None, str]) -> None:
+        if (ballot := self._known.pop(known, None)) is not None:
             self._characters -= ballot.characters

@@ -4,13 +4,16 @@ Nothing here holds up an answer: what it is shown, it looks at without waiting f
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter
 
 from slhf.verdicts import PreferenceList, ShadowReport, Vote, VoteRequest
+from slhf_server.errors import VerdictsUnavailable
 from slhf_server.models.judge import Judge
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.state import RefinementResult
@@ -23,6 +26,8 @@ from slhf_server.verdicts.record import selected
 from slhf_server.verdicts.shadow import LAST, Shadow
 from slhf_server.verdicts.shadow_metrics import VerdictMetrics
 from slhf_server.verdicts.store import Experiment, UnreadableFile, VerdictStore
+
+_logger = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -38,6 +43,7 @@ class Ledger:
         """`verdicts` counts them in the registry. `clock` gives Unix seconds."""
         self._keep_texts = settings.log_content
         self._has_keys = settings.api_keys is not None or settings.api_keys_file is not None
+        self._file_is_set = settings.verdicts_file is not None
         self._path: Path = settings.verdicts_file or settings.cache_dir / "verdicts.db"
         self._store = VerdictStore(self._path)
         self._metrics = VerdictMetrics(registry, verdicts)
@@ -52,17 +58,23 @@ class Ledger:
     ) -> None:
         """Begin, or go on with, the shadow of each served model that has one. `revisions` are those of their weights.
 
-        Raises SettingsError where the file of verdicts cannot be used.
+        Raises SettingsError where a shadow, or the setting `verdicts_file`, needs a file that cannot be used.
         """
         self._served, self._revisions = served, revisions
+        try:
+            await self._open(served, judges)
+        except UnreadableFile as exc:
+            raise SettingsError(f"verdicts_file {exc}") from exc
+
+    async def _open(self, served: Mapping[str, ServedModel], judges: Mapping[str, Judge]) -> None:
+        """Raises UnreadableFile."""
+        if self._file_is_set:
+            await self._store.check()
         for name, model in served.items():
             if model.shadow is None:
                 continue
             experiment = self._experiment(name)
-            try:
-                progress = await self._store.begin(experiment, self._clock())
-            except UnreadableFile as exc:
-                raise SettingsError(f"verdicts_file {exc}") from exc
+            progress = await self._store.begin(experiment, self._clock())
             self._shadows[name] = Shadow(
                 model.shadow,
                 experiment,
@@ -105,9 +117,13 @@ class Ledger:
             shadow.go_on()
 
     async def vote(self, request: VoteRequest, key: str | None) -> Vote:
-        """Keep a key's vote; when this returns it is on disk. Raises RefinementNotFound and BadRequest."""
+        """Keep a key's vote; when this returns it is on disk.
+
+        Raises RefinementNotFound, BadRequest and, as the next two do, VerdictsUnavailable.
+        """
         ballot, now = self._ballots.of(request.id, key), self._clock()
-        await self._store.add(record := ballot.record(request, now))
+        with _available():
+            await self._store.add(record := ballot.record(request, now))
         self._metrics.count(record)
         b = ballot.returned if request.b is None else request.b
         return Vote(id=request.id, model=ballot.model, vote=request.vote, a=request.a, b=b, created=int(now))
@@ -115,12 +131,15 @@ class Ledger:
     async def report(self, model: str) -> ShadowReport:
         """What the verdicts on a served model with its present weights say."""
         settings, experiment = self._served[model].shadow, self._experiment(model)
-        progress = None if settings is None else await self._store.begin(experiment, self._clock())
-        return await report.report(self._store, experiment, settings, progress, self._clock())
+        with _available():
+            progress = None if settings is None else await self._store.begin(experiment, self._clock())
+            return await report.report(self._store, experiment, settings, progress, self._clock())
 
     async def pairs(self, model: str, key: str | None, after: int, limit: int) -> PreferenceList:
         """Pairs of a served model: with API keys those of one key's requests, else all."""
-        return await report.pairs(self._store, model, key=key, every_key=not self._has_keys, after=after, limit=limit)
+        every_key = not self._has_keys
+        with _available():
+            return await report.pairs(self._store, model, key=key, every_key=every_key, after=after, limit=limit)
 
     def stop(self) -> None:
         """Give up what is under way in the shadow, at once, and begin nothing more."""
@@ -138,3 +157,13 @@ class Ledger:
     def _experiment(self, model: str) -> Experiment:
         shadow = self._served[model].shadow
         return Experiment(model, self._revisions[model], "" if shadow is None else shadow.judge)
+
+
+@contextmanager
+def _available() -> Iterator[None]:
+    """Raises VerdictsUnavailable where the file cannot be used; why is told to the log alone."""
+    try:
+        yield
+    except UnreadableFile as exc:
+        _logger.error("verdicts: %s", exc)
+        raise VerdictsUnavailable("verdicts can neither be kept nor read at present") from exc

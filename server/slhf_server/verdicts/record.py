@@ -69,7 +69,7 @@ def outcome_of(verdict: Verdict) -> Outcome:
 
 def selected(job: Job, result: RefinementResult, revision: str, now: float) -> Iterator[Record]:
     """What a judge has said of a request's rounds while it chose among them, with the texts."""
-    rounds = result.refinement.rounds
+    rounds, texts = result.refinement.rounds, result.texts
     for judged in () if job.no_store else result.judged:
         if judged.failed:
             continue
@@ -82,8 +82,8 @@ def selected(job: Job, result: RefinementResult, revision: str, now: float) -> I
             judge=judged.judge,
             key=job.log.get("key"),
             draft_source=job.draft_source,
-            draft=Text.of(rounds[judged.against].text, keep=True),
-            refined=Text.of(rounds[judged.round].text, keep=True),
+            draft=Text.of(texts[judged.against], keep=True),
+            refined=Text.of(texts[judged.round], keep=True),
             created=now,
             edit_ratio=rounds[judged.round].edit_ratio if judged.against == judged.round - 1 else None,
             p=judged.p,

@@ -19,6 +19,7 @@ from slhf_server.refinement.job import Job
 from slhf_server.refinement.loop import refine
 from slhf_server.refinement.state import RefinementResult
 from slhf_server.refinement.stops import RULES
+from slhf_server.refinement.wishes import with_instruction
 from slhf_server.settings.shadowing import ShadowSettings
 from slhf_server.verdicts.record import SAME, Record, Text, messages_of, outcome_of
 from slhf_server.verdicts.shadow_metrics import VerdictMetrics
@@ -30,8 +31,9 @@ MOST_WAITING = 32
 """Refinements in one model's queue (docs/api.md)."""
 MOST_ATTEMPTS = 8
 """Of a refinement that makes way again and again (docs/api.md)."""
-LAST = 1_000_000
-"""vLLM's priority of what runs after everything that somebody waits for."""
+LAST = 2**31 + 1
+"""vLLM's priority of what runs after everything that somebody waits for: clients may ask for up to 2**31 - 1, and a
+round of the Follower's is a step before a draft (engine/vllm.py)."""
 _DAY_S = 86_400
 _logger = logging.getLogger(__name__)
 
@@ -179,9 +181,9 @@ class Shadow:
     async def _play(self, case: Case) -> None:
         """Refine, judge and keep; the outermost boundary of what happens in the shadow."""
         case.attempts += 1
-        step, result, verdict = "refinement", None, Verdict(p=None)
+        job, step, verdict = case.job.again(case.attempts), "refinement", Verdict(p=None)
         try:
-            result = await _refined(case.job.again(case.attempts))
+            result = await _refined(job)
             if (ended := _nothing_to_judge(result)) is not None:
                 return self._count("failed", ended)
             step = "judge"
@@ -196,16 +198,17 @@ class Shadow:
             )
             self._count("failed", step)
         finally:
-            self._spend(0 if result is None else result.usage.total_tokens, _tokens(verdict))
+            self._spend(job.log.get("prompt_tokens", 0) + job.log.get("completion_tokens", 0), _tokens(verdict))
 
     async def _compare(self, case: Case, result: RefinementResult) -> Verdict:
         if result.text == case.draft:
             return SAME
         job, name = case.job, f"{case.job.run_id}.{case.attempts}.judge"
-        async with asyncio.timeout(job.timeout_s):
-            return await self._judge.compare(
-                job.turns, case.draft, result.text, request_id=name, priority=self._priority
-            )
+        asked = with_instruction(job.turns, job.instruction)
+        async with asyncio.timeout(
+            job.timeout_s
+        ):  # no judge is on a remote engine, and an upstream is sent no priority
+            return await self._judge.compare(asked, case.draft, result.text, request_id=name, priority=LAST)
 
     async def _keep(self, case: Case, result: RefinementResult, verdict: Verdict) -> None:
         outcome, keep = outcome_of(verdict), self._keep_texts
@@ -234,7 +237,7 @@ class Shadow:
         self._metrics.show_win_rate(self._experiment.model, self._outcomes)
 
     def _spend(self, refine_tokens: int, judge_tokens: int) -> None:
-        """Count what a refinement has cost, whatever came of it."""
+        """Count what a refinement has cost, as far as its models have told, whatever came of it."""
         if not refine_tokens + judge_tokens:
             return
         self._tokens += refine_tokens + judge_tokens

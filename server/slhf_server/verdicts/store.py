@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +27,7 @@ MOST_WAITING = 1_000
 """Choices of judges that wait to be kept; what comes then is not."""
 MOST_SELECTED = 10_000
 """Verdicts, of whatever source, behind which a judge's choice is forgotten (docs/api.md)."""
-_WAIT_S = 5.0  # for another server's transaction
+_WAIT_S = 5.0  # for another server's transaction; at the end, for all that was given
 _SCHEMA = """
 CREATE TABLE verdicts (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -81,17 +81,25 @@ class VerdictStore:
         self._path = path
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="verdicts")
         self._connection: sqlite3.Connection | None = None
+        self._connected_to: tuple[int, int] | None = None  # device and inode
         self._room = threading.Semaphore(MOST_WAITING)
         self.used = False
         """Whether there was anything to write. Until then there is no thread, and nothing to close."""
         self._said = ""  # of the latest failure
+
+    async def check(self) -> None:
+        """Raises UnreadableFile where nothing could be kept. Makes no file."""
+        await asyncio.to_thread(self._check)
 
     async def begin(self, experiment: Experiment, now: float) -> Progress:
         """Where the experiment stands, which begins now unless it has begun before. Raises UnreadableFile."""
         return await self._write(lambda to: _begin(to, experiment, now))
 
     async def add(self, record: Record) -> None:
-        """Keep a verdict; when this returns it is on disk. A key's later vote takes the place of its earlier one."""
+        """Keep a verdict; when this returns it is on disk. A key's later vote takes the place of its earlier one.
+
+        Raises UnreadableFile.
+        """
         await self._write(lambda to: _insert(to, record))
 
     def note(self, record: Record) -> None:
@@ -112,9 +120,10 @@ class VerdictStore:
         return await asyncio.to_thread(self._read, query, values)
 
     def close(self) -> None:
-        """End the thread, after what it has been given."""
-        self._writer.submit(self._disconnect).result()
-        self._writer.shutdown()
+        """End the thread, after what it has been given. Behind another's lock that takes too long, and is given up."""
+        wait([self._writer.submit(self._disconnect)], _WAIT_S)
+        self._writer.shutdown(cancel_futures=True)
+        self._disconnect()
 
     async def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
         return await asyncio.wrap_future(self._changing(change))
@@ -124,19 +133,38 @@ class VerdictStore:
         return self._writer.submit(self._changed, change)
 
     def _changed(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        if self._connection is None:
-            self._connection = _opened(self._path)
-        with self._connection:  # a transaction
-            return change(self._connection)
+        """Raises UnreadableFile."""
+        try:
+            if self._connection is None or self._connected_to != _identity(self._path):  # it may be moved away
+                self._disconnect()
+                self._connection = _opened(self._path)
+                self._connected_to = _identity(self._path)
+            with self._connection:  # a transaction
+                return change(self._connection)
+        except (OSError, sqlite3.Error) as exc:
+            raise UnreadableFile(f"{self._path}: {exc}") from exc
 
     def _log_failure(self, done: Future[None]) -> None:
-        if (failure := done.exception()) is not None and str(failure) != self._said:
+        failure = None if done.cancelled() else done.exception()
+        if failure is not None and str(failure) != self._said:
             self._said = str(failure)
             _logger.error("a verdict, or what it has cost, could not be kept", exc_info=failure)
 
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
+        self._connection = None
+
+    def _check(self) -> None:
+        try:
+            if self._path.exists():
+                _opened(self._path).close()
+                return
+            folder = next(parent for parent in self._path.absolute().parents if parent.exists())
+            if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+                raise UnreadableFile(f"{self._path}: {folder} is no folder in which a file can be made")
+        except (OSError, sqlite3.Error) as exc:
+            raise UnreadableFile(f"{self._path}: {exc}") from exc
 
     def _read(self, query: str, values: Sequence[Any] | Mapping[str, Any]) -> list[sqlite3.Row]:
         if not self._path.exists():
@@ -151,12 +179,21 @@ class VerdictStore:
             raise UnreadableFile(f"{self._path}: {exc}") from exc
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    """Raises UnreadableFile."""
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file lies there; None: none does."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # it may hold texts; what SQLite puts beside it is alike
-        connection = sqlite3.connect(path, _WAIT_S, check_same_thread=False)
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Raises UnreadableFile, OSError and sqlite3.Error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # it may hold texts; what SQLite puts beside it is alike
+    connection = sqlite3.connect(path, _WAIT_S, check_same_thread=False)
+    try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing, a power cut the last ones
         with connection:
@@ -166,11 +203,12 @@ def _opened(path: Path) -> sqlite3.Connection:
                 for statement in _SCHEMA.split(";\n"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {VERSION}")
-    except (OSError, sqlite3.Error) as exc:
-        raise UnreadableFile(f"{path}: {exc}") from exc
-    if version not in (0, VERSION):
+        if version not in (0, VERSION):
+            message = f"{path}: it is of version {version} of its layout, and this server writes {VERSION}"
+            raise UnreadableFile(message)
+    except BaseException:
         connection.close()
-        raise UnreadableFile(f"{path}: it is of version {version} of its layout, and this server writes {VERSION}")
+        raise
     return connection
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import httpx2
 import pytest
 
+from slhf_server.access.keys import Keyring
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.reading import load_settings
 from slhf_server.settings.server import Settings
@@ -35,6 +36,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         until(log, "ready after")
         yield Served(clients, operators)
         assert process.poll() is None
+
+
+def test_a_client_cannot_have_the_operators_key() -> None:
+    with pytest.raises(SettingsError, match="API keys: 'web' has the operators' key"):
+        Keyring(Settings(admin_key="one-for-all", api_keys="batch=other,web=one-for-all"))
 
 
 def test_it_lies_on_loopback_and_asks_everybody_for_its_own_key(served: Served) -> None:

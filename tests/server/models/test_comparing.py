@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -289,6 +290,21 @@ def test_what_a_first_look_costs_is_counted_among_the_thoughts() -> None:
     assert found[-1].reasoning_tokens == without[-1].reasoning_tokens + 5
     looked_at = sum(len(turn.text.split()) for turn in TURNS)
     assert found[-1].prompt_tokens == without[-1].prompt_tokens + looked_at
+
+
+def test_a_first_look_is_paid_for_where_the_own_answers_fail() -> None:
+    one = replace(looking("<think> The draft: 7 </think>"), leader=model(lambda turns: EngineFailed("broken")))
+
+    async def first_of() -> Chunk:
+        stream = one.stream(TURNS, SAMPLING, request_id="r")
+        first = await anext(stream)
+        with pytest.raises(EngineFailed):
+            await anext(stream)
+        return first
+
+    look = asyncio.run(first_of())
+    assert (look.text, look.completion_tokens) == ("", 5)
+    assert look.prompt_tokens == sum(len(turn.text.split()) for turn in TURNS)
 
 
 def test_a_draft_that_must_have_a_structure_is_not_kept_at_a_first_look() -> None:

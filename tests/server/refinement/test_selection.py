@@ -53,6 +53,14 @@ def test_the_best_text_is_the_answer_and_not_the_last_one() -> None:
     )
 
 
+def test_a_text_that_was_judged_is_not_judged_again_in_the_next_round() -> None:
+    by = judge(a=0.3, b=0.7)
+    result = judged(writes("a", "a", "b"), by, rounds=3)
+    assert by.asked == [("d", "a"), ("d", "b")]
+    assert result.refinement.selection is not None
+    assert (result.text, result.refinement.selection.p) == ("b", [0.3, None, 0.7])
+
+
 def test_a_later_text_is_compared_with_the_best_before_it_and_the_follower_goes_on_from_the_latest() -> None:
     engine, by = writes("a", "b", "c"), judge(a=0.9, b=0.2, c=0.8)
     assert judged(engine, by, rounds=3).text == "c"

@@ -10,6 +10,7 @@ from slhf_server.settings.server import Settings
 
 CLOUD = {"cloud": {"base_url": "http://a/v1", "model": "m"}}
 GPU = {"gpu": {"base_url": "http://b/v1", "model": "m", "tokenizer": "t"}}
+INF = float("inf")
 HOUSE = {"house": {"upstream": "cloud"}}
 
 
@@ -63,6 +64,7 @@ def test_variables_name_a_judge_and_its_key_is_hidden(monkeypatch: pytest.Monkey
         ({"models": {"a": {"select": "judge"}}}, "models.a.select: 'judge' needs the key 'judge'"),
         ({"models": {"a": {"stop_when": ["no_gain"]}}}, "models.a.stop_when: 'no_gain' needs the key 'judge'"),
         ({"models": {"a": {"stop_when": ["tired"]}}}, "stop_when"),
+        ({"judges": {"own": {"engine": "own"}}, "models": {"a": {"shadow": {"judge": "own", "days": INF}}}}, "days"),
     ],
 )
 def test_what_cannot_work_is_named(settings: dict[str, Any], said: str) -> None:

@@ -57,8 +57,21 @@ def test_the_latest_choices_push_out_older_ones(serve: Serve, tmp_path: Path, mo
 
 
 def test_a_file_that_cannot_be_written_holds_up_no_answer(serve: Serve, tmp_path: Path) -> None:
-    (tmp_path / "v.db").write_text("not a database, but long enough" * 20)
     url = serve(judging_engine(), **selecting(tmp_path))
+    (tmp_path / "v.db").write_text("not a database, but long enough" * 20)
     for _ in range(2):
         answer = httpx2.post(f"{url}/v1/refine", json={"prompt": "what is it"})
         assert answer.json()["refinement"]["applied"] is True
+
+
+def test_the_thoughts_of_a_clients_draft_are_no_part_of_a_pair(serve: Serve, tmp_path: Path) -> None:
+    """Neither the Follower nor the judge has seen them."""
+    settings = selecting(tmp_path)
+    settings["models"]["fake"]["draft_thinks"] = True
+    url = serve(judging_engine(), **settings)
+    body = {"prompt": "what is it", "draft": "<think>hm</think>mine", "rounds": 1}
+    answer = httpx2.post(f"{url}/v1/refine", json=body).json()
+    assert httpx2.post(f"{url}/v1/votes", json={"id": answer["id"], "vote": "b"}).status_code == 200
+    assert eventually(lambda: wins(url) == 1)
+    pairs = httpx2.get(f"{url}/v1/preferences/fake").json()["data"]
+    assert {(pair["source"], pair["rejected"]) for pair in pairs} == {("select", "mine"), ("vote", "mine")}

@@ -183,15 +183,36 @@ def test_what_fails_in_the_shadow_reaches_no_client_and_is_counted(serve: Serve,
     assert report(url).spent.refine_tokens > 0
 
 
+def test_a_refinement_that_fails_in_the_shadow_is_paid_for_all_the_same(serve: Serve, tmp_path: Path) -> None:
+    def reply(turns: Sequence[Turn]) -> Said:
+        return EngineFailed("boom") if turns[-2].text.startswith("better") else improve(turns)
+
+    url = serve(judging_engine(reply=reply), **shadowed(tmp_path))
+    refine(url, draft="mine", on_error="fail")
+    assert eventually(lambda: counted(url, "slhf_shadow_total", "failed", "refinement") == 1)
+    assert eventually(lambda: report(url).spent.refine_tokens > 0)
+
+
 def test_the_follower_runs_after_everybody_elses_in_the_shadow_alone(serve: Serve, tmp_path: Path) -> None:
     engine = judging_engine()
     url = serve(engine, **shadowed(tmp_path))
     refine(url, seed=7, instruction="Be brief.")
     assert eventually(lambda: report(url).n == 1)
     drafted, *judged = [sampling.priority for _, sampling in engine.leader.calls]
-    assert (drafted, judged) == (0, [1_000_000] * 2)
-    assert [sampling.priority for _, sampling in engine.follower.calls] == [1_000_000] * 2
+    latest = 2**31 - 1  # that a client may ask for
+    assert drafted == 0
+    assert min(judged) > latest
+    assert [sampling.priority - 1 > latest for _, sampling in engine.follower.calls] == [True] * 2  # a step before
     assert all(turns[-1].text.endswith("Be brief.") for turns, _ in engine.follower.calls)
+
+
+def test_the_judge_is_told_of_a_requests_instruction(serve: Serve, tmp_path: Path) -> None:
+    engine = judging_engine()
+    url = serve(engine, **shadowed(tmp_path), profiles={"brief": {"instruction": "Be brief."}})
+    refine(url, profile="brief")
+    assert eventually(lambda: report(url).n == 1)
+    _, *judged = [turns[-1].text for turns, _ in engine.leader.calls]
+    assert ["user: what is it\n\nBe brief.\n" in text for text in judged] == [True, True]
 
 
 def test_texts_are_kept_where_the_operator_wants_them_alone(serve: Serve, tmp_path: Path) -> None:
@@ -212,9 +233,14 @@ def test_a_shadow_needs_a_judge_that_there_is() -> None:
         Settings(judges={"house": {"engine": "own"}}, models={"fake": {"shadow": {"judge": "other"}}})
 
 
-def test_a_file_of_verdicts_that_cannot_be_used_keeps_the_server_from_serving(tmp_path: Path, play: Play) -> None:
+@pytest.mark.parametrize("with_a_shadow", [True, False])
+def test_a_file_of_verdicts_that_cannot_be_used_keeps_the_server_from_serving(
+    tmp_path: Path, play: Play, with_a_shadow: bool
+) -> None:
     (tmp_path / "verdicts.db").write_text("not a database, but long enough" * 20)
-    app = create_app(Settings(**shadowed(tmp_path)), FakeEngine().open)
+    settings = shadowed(tmp_path)
+    settings = settings if with_a_shadow else {"verdicts_file": settings["verdicts_file"]}
+    app = create_app(Settings(**settings), FakeEngine().open)
 
     async def scenario() -> None:
         async with app.router.lifespan_context(app):

@@ -1,15 +1,18 @@
 """Verdicts on disk: what has been added is there, whatever becomes of the process."""
 
+import asyncio
 import os
 import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from slhf_server.verdicts import report
+from slhf_server.verdicts import store as verdict_store
 from slhf_server.verdicts.store import Experiment, UnreadableFile, VerdictStore
 from tests.server.conftest import Play
 from tests.server.verdicts.records import record
@@ -150,5 +153,49 @@ def test_where_nothing_was_kept_nothing_is_read_and_no_file_is_made(tmp_path: Pa
         assert (found.n, found.win_rate, found.interval, found.decision) == (0, None, (0.0, 1.0), "undecided")
         assert not (tmp_path / "v.db").exists()
         store.close()
+
+    play(scenario())
+
+
+def test_what_is_kept_is_in_the_file_that_lies_there_now(tmp_path: Path, play: Play) -> None:
+    """Somebody moves it away under a running server, to keep it elsewhere."""
+
+    async def scenario() -> None:
+        store = VerdictStore(tmp_path / "v.db")
+        await store.add(record(1))
+        (tmp_path / "v.db").rename(tmp_path / "old.db")
+        await store.add(record(2))
+        assert await numbers(store) == ["refine-2"]
+        store.close()
+
+    play(scenario())
+
+
+def test_it_ends_behind_anothers_lock_although_many_verdicts_wait(
+    tmp_path: Path, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verdict_store, "_WAIT_S", 0.1)
+
+    async def scenario() -> None:
+        store = VerdictStore(tmp_path / "v.db")
+        await store.add(record(1))
+        with closing(sqlite3.connect(tmp_path / "v.db")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for number in range(500):  # each would wait for the lock: longer than `play` does
+                store.note(record(number, source="select"))
+            await asyncio.to_thread(store.close)
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("name", ["", "notes.txt", "notes.txt/v.db"])
+def test_a_file_that_cannot_be_is_found_out_before_anything_is_kept(tmp_path: Path, play: Play, name: str) -> None:
+    (tmp_path / "notes.txt").write_text("not a database, but long enough to look like one\n" * 9)
+
+    async def scenario() -> None:
+        with pytest.raises(UnreadableFile, match=os.fspath(tmp_path / name)):
+            await VerdictStore(tmp_path / name).check()
+        await VerdictStore(tmp_path / "deep" / "v.db").check()
+        assert not (tmp_path / "deep").exists()
 
     play(scenario())

@@ -1,6 +1,8 @@
 """Votes of people on the rounds of a refinement, by its id."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from slhf.errors import APIError
 from slhf_server.app import create_app
 from slhf_server.models.fake import FakeEngine
 from slhf_server.settings.server import Settings
-from slhf_server.verdicts import ballots
+from slhf_server.verdicts import ballots, store
 from tests.conftest import Serve, running
 from tests.server.conftest import Play
 
@@ -106,6 +108,15 @@ def test_a_key_votes_on_its_own_refinements_alone(serve: Serve, tmp_path: Path) 
         assert len(page["data"]) == pairs
 
 
+def test_another_keys_refinement_of_the_same_id_takes_no_vote_away(serve: Serve, tmp_path: Path) -> None:
+    url = serve(verdicts_file=str(tmp_path / "v.db"), api_keys="me=mine,you=yours")
+    for key, rounds in (("mine", 1), ("yours", 2)):
+        refined(url, key, {"X-Request-Id": "same"}, rounds=rounds)
+    for key, returned in (("mine", 1), ("yours", 2)):
+        answer = vote(url, key, id="refine-same", vote="b")
+        assert (answer.status_code, answer.json().get("b")) == (200, returned)
+
+
 def test_what_cannot_be_voted_on_is_a_404(serve: Serve, tmp_path: Path) -> None:
     """An unknown id, an answer that is its draft, one that its client wanted nothing kept of."""
     url = serve(verdicts_file=str(tmp_path / "v.db"))
@@ -134,6 +145,28 @@ def test_what_cannot_be_voted_on_is_a_404(serve: Serve, tmp_path: Path) -> None:
 def test_a_vote_that_makes_no_sense_is_a_400_that_names_the_key(shared: str, body: dict[str, Any], param: str) -> None:
     answer = vote(shared, id=refined(shared).id, **body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_a_file_that_cannot_be_used_is_a_503_and_the_vote_may_be_sent_again(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store, "_WAIT_S", 0.1)
+    url = serve(verdicts_file=str(tmp_path / "v.db"))
+    answer = refined(url)
+    assert vote(url, id=answer.id, vote="a").status_code == 200
+    with closing(sqlite3.connect(tmp_path / "v.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        refused = vote(url, id=answer.id, vote="b")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+    assert refused.json()["error"]["code"] == "verdicts_unavailable"
+    assert str(tmp_path) not in refused.text
+    assert f"{tmp_path}/v.db: database is locked" in caplog.text
+    assert vote(url, id=answer.id, vote="b").status_code == 200
+    for file in tmp_path.glob("v.db*"):
+        file.unlink()
+    (tmp_path / "v.db").write_text("not a database, but long enough" * 20)
+    for path in ("shadow", "preferences"):
+        assert httpx2.get(f"{url}/v1/{path}/fake").json()["error"]["code"] == "verdicts_unavailable"
 
 
 def test_old_refinements_are_forgotten(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
