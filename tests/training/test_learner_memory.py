@@ -33,16 +33,17 @@ def learnt(directory: Path, kind: type[Learner], weights: str, autocast: str) ->
         Completion(n, prompt, Sample(ids, (-1.0,) * len(ids), ended=True), "") for n, ids in enumerate(ANSWERS)
     ]
     rows = [Episode(role, answer, 0.25, 1e-3, (role,)) for role in ROLES for answer in completions]
-    kept: dict[int, int] = {}
+    kept: dict[int, Tensor] = {}  # which keeps them alive, so that no address is given twice
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         kind(roles, settings, Clock()).learn(rows)
     gradients: list[Any] = [p.grad for parameters in roles.trained.values() for p in parameters]
-    return [gradient for gradient in gradients if gradient is not None], sum(kept.values())
+    size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return [gradient for gradient in gradients if gradient is not None], size
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ OUR_ERRORS = (
     "engine_unavailable",
     "upstream_error",
     "upstream_unavailable",
+    "verdicts_unavailable",
     "deadline_exceeded",
     "server_error",
 )

@@ -91,6 +91,13 @@ def test_of_the_same_text_nobody_is_asked() -> None:
     assert no_gain(trajectory("a|a", {(1, 0): 0.5})) == Outcome(0, 1)
 
 
+def test_of_a_text_that_was_judged_nobody_is_asked_again() -> None:
+    """A judge that answers otherwise the second time is not heard."""
+    written = trajectory("a|b|b|c", {(1, 0): 0.5, (2, 0): 0.9, (3, 0): 0.5})
+    assert select(written, 0.6) == Outcome(0, 3, ((1, 0), (3, 0)))
+    assert judge_sure(written, 0.8) == Outcome(3, 3, ((1, 0),))
+
+
 def test_a_round_is_useful_where_its_text_is_better_than_all_before() -> None:
     assert trajectory("a|b|c|d", right="0101").useful() == [1]
     assert trajectory("a|b|c|d", right="1010").useful() == []

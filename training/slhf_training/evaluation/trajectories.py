@@ -43,6 +43,10 @@ class Trajectory:
         """Whether the judge prefers the later text by the margin. A text beats no text that is the same."""
         return self.texts[new] != self.texts[old] and bool(self.p[new, old] >= margin)
 
+    def repeats(self, round_: int) -> bool:
+        """Whether a round returned its draft to the letter: what is known of that text holds, and nobody is asked."""
+        return self.texts[round_] == self.texts[round_ - 1]
+
     def changed(self, round_: int) -> float:
         """The edit ratio of a round."""
         return edit(self.texts[round_ - 1], self.texts[round_]).ratio
@@ -75,7 +79,7 @@ def last(written: Trajectory, rounds: int) -> Outcome:
 
 def unchanged(written: Trajectory) -> Outcome:
     """The first round that returns its draft to the letter is the last."""
-    return _first(written, lambda round_: written.texts[round_] == written.texts[round_ - 1])
+    return _first(written, written.repeats)
 
 
 def small_edit(written: Trajectory, edit_ratio: float) -> Outcome:
@@ -97,6 +101,8 @@ def judge_sure(written: Trajectory, p: float) -> Outcome:
     best = 0
     asked = []
     for round_ in range(1, written.rounds):
+        if written.repeats(round_):
+            continue
         asked.append((round_, best))
         if written.wins(round_, best, p):
             return Outcome(round_, round_, _asked(written, asked))
@@ -110,6 +116,8 @@ def select(written: Trajectory, margin: float) -> Outcome:
     best = 0
     asked = []
     for round_ in range(1, written.rounds + 1):
+        if written.repeats(round_):
+            continue
         asked.append((round_, best))
         if written.wins(round_, best, margin):
             best = round_
