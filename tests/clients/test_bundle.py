@@ -64,6 +64,10 @@ def test_the_revision_changes_with_the_weights_and_not_with_the_manifest(directo
         ({"name": "duo", "stop_rules": {"judge_sure": {"p": 0.5}}}, "stop_rules.judge_sure.p: "),
         ({"name": "duo", "own_answers": {"count": 0, "max_tokens": 9, "temperature": 0.5}}, "own_answers.count: "),
         ({"name": "duo", "own_answers": {"count": 4}}, "own_answers.max_tokens: "),
+        (
+            {"name": "duo", "own_answers": {"count": 4, "max_tokens": 9, "temperature": 1, "only_results": True}},
+            "own_answers.only_results: needs keeps_by_silence",
+        ),
         ({"name": "duo", "own_answers": {"count": 4, "max_tokens": 9, "temperature": 0}}, "own_answers.temperature: "),
         ({"name": "duo", "colour": "red"}, "colour: "),
         ({"name": "duo", "format": 2}, "format: "),

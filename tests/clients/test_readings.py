@@ -2,7 +2,7 @@
 
 import pytest
 
-from slhf.readings import Readings
+from slhf.readings import Readings, states_result
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,46 @@ def test_an_empty_result_is_none() -> None:
 def test_results_of_any_length_are_read() -> None:
     long = "word " * 20_000
     assert Readings.parse(Readings.of(long, [long, "other"]).text) == Readings.of(long, [long, "other"])
+
+
+LONG = "The air scatters blue light more than red light, and so the sky looks blue to everybody who looks up. "
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{LONG}Therefore, the answer is 15.",
+        f"{LONG}#### 1,200",
+        f"{LONG}\\[ x = \\boxed{{4}} \\]",
+        f"{LONG}She pays $3.50. Let me know if you have further questions!",  # a courtesy may follow
+        f"{LONG}**12 apples**\n\n---\n",  # and signs without a word
+        f"{LONG}答案是 8。",
+        "Paris",
+        "no",
+        "The capital of France is Paris.",
+    ],
+)
+def test_a_result_is_a_number_at_the_end_or_a_few_words(text: str) -> None:
+    assert states_result(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LONG,
+        f"In 1879 he was born. {LONG}It is so. Is it not?",
+        f"1. Wash it.\n2. {LONG}\nThat is all.\nEnjoy the tea.",
+        "def f(words):\n    found = [word for word in words if word in set(words)]\n    for word in words:\n"
+        "        found.append(word)\n    return found",
+        "",
+        " \n\t",
+        "...",
+    ],
+)
+def test_other_texts_state_none(text: str) -> None:
+    assert not states_result(text)
+
+
+def test_a_long_text_is_read_at_its_end() -> None:
+    assert not states_result("9 " * 1_000_000 + LONG * 10)
+    assert states_result("a " * 1_000_000 + "9")

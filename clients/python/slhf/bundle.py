@@ -66,6 +66,9 @@ class OwnAnswers(_Strict):
     first_look: bool = False
     """Whether the Follower looks at the draft alone first: where all that it says then is the thought `It stays.`
     (slhf/readings.py), the draft stays and no own answer is written."""
+    only_results: bool = False
+    """Whether a draft that states no result (slhf.readings.states_result) stays as it is, without the Follower being
+    asked: its readings would find nothing to compare. The bundle must be one that `keeps_by_silence`."""
 
 
 class SmallEdit(_Strict):
@@ -142,6 +145,12 @@ class Bundle(_Strict):
     def _has_the_threshold(self) -> "Bundle":
         if "small_edit" in (self.stop_when or ()) and self.stop_rules.small_edit is None:
             raise ValueError("stop_when: small_edit needs a threshold in stop_rules")
+        return self
+
+    @model_validator(mode="after")
+    def _may_keep_a_draft(self) -> "Bundle":
+        if self.own_answers is not None and self.own_answers.only_results and not self.keeps_by_silence:
+            raise ValueError("own_answers.only_results: needs keeps_by_silence")
         return self
 
     @property

@@ -6,6 +6,7 @@ one takes the draft's place. This is self-consistency (Wang et al., ICLR 2023). 
 serving reads them, so their form is said once, here.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ STAYS = "It stays."
 """The thought of a Follower that sees no result to compare, or that knows without comparing."""
 _DRAFT = "The draft: "
 _NOTHING = "none"
+_SENTENCES = re.compile(r"(?<=[.!?。])\s+|\n+")
+_TAIL = 1_000
+"""Characters in which a result is looked for."""
+_FEW_WORDS = 12
+"""So many may be a result as a whole: a name, a yes, one sentence."""
 _MARGIN = 2
 """How many more own answers have to speak for another result than for the draft's: one alone would break every right
 draft that the model itself gets wrong."""
@@ -64,6 +70,15 @@ class Readings:
     def _rivals(self) -> Counter[str]:
         """Of results alike in number the one that comes first is the first."""
         return Counter(result for result in self.own if result is not None and result != self.draft)
+
+
+def states_result(text: str) -> bool:
+    """Whether a program sees a result that other answers can be compared with: a number in one of the last two
+    sentences, behind which one of courtesy may stand, or no more than a dozen words. It may be none: this only tells
+    texts with which there is something to compare from essays, letters and most programs."""
+    sentences = [one for one in _SENTENCES.split(text[-_TAIL:]) if any(map(str.isalnum, one))]
+    numbers = any(map(str.isdecimal, "".join(sentences[-2:])))
+    return bool(sentences) and (numbers or (len(text) <= _TAIL and len(text.split()) <= _FEW_WORDS))
 
 
 def _plain(result: str | None) -> str | None:

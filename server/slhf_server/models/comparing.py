@@ -6,8 +6,9 @@ Follower's turn (slhf/turns.py), where nobody but the Follower reads them: they 
 What it has to say may be no more than the results that it reads in all of them. Then these are counted, and one of its
 own answers takes the draft's place or none does (slhf/readings.py).
 
-A bundle may have the Follower look at the draft alone first, because own answers cost the most of a round, and of a
-program, say, it knows without them that it stays (measured: docs/experiments/first-look.md).
+Own answers cost the most of a round. So a bundle may have none written to a draft that states no result, because there
+is nothing to compare and the draft stays. And it may have the Follower look at the draft alone first, because of a
+program, say, it knows without own answers that it stays (measured: docs/experiments/first-look.md).
 
 Where a request gives the Follower an instruction, there is nothing to compare: its own answers would not follow it. The
 model then has the draft and the instruction alone before it.
@@ -20,13 +21,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from slhf import Bundle, OwnAnswers
-from slhf.readings import STAYS, Readings
-from slhf.turns import follower_turn, with_own_answers
+from slhf.readings import STAYS, Readings, states_result
+from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT, follower_turn, with_own_answers
 from slhf_server.errors import ContextLengthExceeded
 from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn
 from slhf_server.models.reasoning import is_blank, lone_thoughts, strip_reasoning
 
 _SEEDS = 2**63
+_STAYING = f"{OPEN_THOUGHT}\n{STAYS}\n{CLOSE_THOUGHT}"
 _LOOK_TOKENS = 16
 """What the thought that the draft stays takes, and a little more: a Follower that says more writes own answers."""
 
@@ -60,6 +62,9 @@ class ComparingFollower:
             async with aclosing(self.follower.stream(turns, sampling, request_id=request_id, deltas=deltas)) as stream:
                 async for chunk in stream:
                     yield chunk
+            return
+        if self.how.only_results and sampling.structure is None and not states_result(draft.text):
+            yield Chunk(_STAYING, 0, finish_reason="stop")
             return
         before: list[Chunk] = []
         if self.how.first_look and sampling.structure is None:  # which the draft may not have

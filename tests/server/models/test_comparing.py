@@ -325,3 +325,31 @@ def test_a_first_look_is_within_the_budget() -> None:
     one = looking("<think>\nThe draft: 7\n</think>", says="nine " * 60)
     found = chunks(one, SamplingParams(max_total_tokens=100))
     assert sum(chunk.completion_tokens for chunk in found) + found[-1].prompt_tokens <= 100
+
+
+ESSAY = "The air scatters blue light more than red light, and so the sky looks blue to everybody who looks up."
+
+
+def only_results(draft: str) -> tuple[ComparingFollower, list[Turn]]:
+    how = own_answers(3).model_copy(update={"only_results": True, "first_look": True})
+    return replace(looking("<think> The draft: 7 </think>"), how=how), [TURNS[0], Turn("assistant", draft), TURNS[2]]
+
+
+def test_where_only_results_are_compared_a_draft_without_one_stays_and_nobody_is_asked() -> None:
+    one, turns = only_results(ESSAY)
+    (found,) = chunks(one, turns=turns)
+    assert (found.text, found.finish_reason) == (STAYS, "stop")
+    assert (found.completion_tokens, found.prompt_tokens, found.reasoning_tokens) == (0, 0, 0)
+    assert asked(one.leader) == asked(one.follower) == []
+
+
+def test_where_only_results_are_compared_a_draft_with_one_is() -> None:
+    one, turns = only_results(f"{ESSAY} That is 7.")
+    assert "".join(chunk.text for chunk in chunks(one, turns=turns)) == "Nine."
+    assert len(asked(one.leader)) == 3
+
+
+def test_a_draft_that_must_have_a_structure_is_compared_whatever_it_states() -> None:
+    one, turns = only_results(ESSAY)
+    chunks(one, SamplingParams(structure=StructuredOutput({"type": "json_object"})), turns)
+    assert len(asked(one.leader)) == 3
