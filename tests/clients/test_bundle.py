@@ -141,3 +141,12 @@ def test_the_card_has_the_thresholds_that_were_measured() -> None:
     rules = StopRules.model_validate({"small_edit": {"edit_ratio": 0.02}})
     bundle = Bundle(name="duo", stop_rules=rules, stop_when=("small_edit",))
     assert bundle.card()["stop_rules"] == {"small_edit": {"edit_ratio": 0.02}}
+
+
+def test_what_people_read_of_a_bundle_is_no_part_of_its_revision(directory: Path) -> None:
+    """A card is corrected after the figures are in, and what was measured is the same bundle."""
+    before = revision_of(directory)
+    (directory / "README.md").write_text("Figures.")
+    assert revision_of(directory) == before
+    (directory / "config.json").write_text("{ }")
+    assert revision_of(directory) != before

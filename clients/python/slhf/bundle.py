@@ -22,6 +22,8 @@ from slhf.turns import FOLLOWER_TURN
 from slhf.wire import Select, StopWhen
 
 MANIFEST = "slhf.json"
+CARD: Final = "README.md"
+"""What people read of a bundle."""
 JUDGE: Final = "judge"
 """The directory of a bundle's judge."""
 FORMAT: Final = 1
@@ -213,13 +215,14 @@ def write_bundle(directory: Path, bundle: Bundle) -> Bundle:
 
 
 def revision_of(directory: Path) -> str:
-    """Fingerprint of a bundle's files: the first 16 hex digits of a sha256.
+    """Fingerprint of a bundle's files but its manifest and its card, which change nothing that it writes: the first 16
+    hex digits of a sha256.
 
     Files up to 4 MiB count with their content. Larger ones (weights) count with name, size and first and last 64 KiB,
     so that a 16 GB model costs milliseconds; it tells revisions apart and does not protect against tampering.
     """
     digest = hashlib.sha256()
-    for path in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST):
+    for path in sorted(p for p in directory.rglob("*") if p.is_file() and p.name not in (MANIFEST, CARD)):
         digest.update(f"{path.relative_to(directory).as_posix()}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
             if path.stat().st_size <= 4 << 20:

@@ -12,10 +12,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from slhf.bundle import MANIFEST
+from slhf.bundle import CARD, MANIFEST
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.index.json")
-_OURS = (MANIFEST, "adapter_config.json", "README.md")
+_OURS = (MANIFEST, CARD, "adapter_config.json")
 _TEMPLATES = "additional_chat_templates"
 _PROMPT = 16  # tokens of the prompt that is compared
 # How much logits may differ, relative to their size: by float32's arithmetic, and by rounding merged weights to 16 bits

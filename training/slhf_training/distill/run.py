@@ -14,6 +14,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slhf import Bundle, RoleWeights, write_bundle
+from slhf.bundle import CARD
 from slhf_training.config import portable
 from slhf_training.data.load import load
 from slhf_training.distill import DistillSettings
@@ -162,7 +163,7 @@ def _bundle(settings: DistillSettings, name: str, teachers: Teachers, model: Any
     staging = settings.output_dir / f".{BUNDLE}"
     shutil.rmtree(staging, ignore_errors=True)
     had = {path.name for role in ROLES if (path := follower.adapter(role)) is not None}
-    shutil.copytree(follower.directory, staging, ignore=shutil.ignore_patterns(*had, "README.md"))
+    shutil.copytree(follower.directory, staging, ignore=shutil.ignore_patterns(*had, CARD))
     adapter = ADAPTER if settings.weights == "shared" else "follower"
     shutil.copytree(teachers.adapter, staging / adapter)  # the new adapter keeps its configuration
     learnt = get_peft_model_state_dict(model, save_embedding_layers=False)

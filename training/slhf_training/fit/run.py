@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from slhf import Bundle, RoleWeights, SamplingDefaults, write_bundle
+from slhf.bundle import CARD, MANIFEST
 from slhf.json_text import read_json
 from slhf.weights import difference, logits_of, write_model
 from slhf_training.config import portable, read_config
@@ -274,9 +275,7 @@ def _weights(
     parts: dict[str, Any] = {role: RoleWeights(adapter=adapter) for role, adapter in roles.adapter_of.items()}
     if not Path(settings.model).is_dir():
         return parts | {"base_model": settings.model}
-    shutil.copytree(
-        settings.model, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns("slhf.json", "README.md")
-    )
+    shutil.copytree(settings.model, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST, CARD))
     return parts | {"base_model": "."}
 
 

@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from slhf import Bundle, OwnAnswers, RoleWeights, write_bundle
+from slhf.bundle import CARD, MANIFEST
 from slhf.turns import CLOSE_THOUGHT
 from slhf_training.config import portable
 from slhf_training.data.load import PromptRow, asked
@@ -232,9 +233,7 @@ def _bundle(settings: ImitateSettings, name: str, model: Any, target: Path, *, k
     name_base(staging / ADAPTER, settings.model)
     is_here = Path(settings.model).is_dir()
     if is_here:
-        shutil.copytree(
-            settings.model, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns("slhf.json", "README.md")
-        )
+        shutil.copytree(settings.model, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST, CARD))
     role = RoleWeights(adapter=ADAPTER)
     manifest = Bundle(
         name=name,

@@ -13,11 +13,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is documented there
 
 from slhf import Bundle, read_bundle
-from slhf.bundle import BUILTIN_PREFIX, MANIFEST
+from slhf.bundle import BUILTIN_PREFIX, CARD, MANIFEST
 from slhf.errors import BundleError
 from slhf_training.errors import SettingsError
-
-CARD = "README.md"
 
 
 def push(directory: Path, repo: str, *, public: bool = False) -> str:
