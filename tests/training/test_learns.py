@@ -14,8 +14,6 @@ from slhf_training.types import Chat, Ids, Probabilities
 from tests.training import tiny
 
 TAU = 0.05
-ROCK_PAPER_SCISSORS = np.array([[0.5, 0.2, 0.8], [0.8, 0.5, 0.2], [0.2, 0.8, 0.5]])
-"""A, B and C as rock, paper and scissors: B beats A, C beats B, A beats C, four times in five."""
 
 
 def game(
@@ -92,32 +90,17 @@ def distances(trainer: GameTrainer, leader: Probabilities, follower: Probabiliti
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("weights", "seed", "replies"), [("separate", 0, 1), ("shared", 1, 1), ("separate", 0, 2)])
+@pytest.mark.parametrize(("weights", "seed", "replies"), [("shared", 1, 1), ("separate", 0, 2)])
 def test_the_trainer_reaches_the_closed_form_of_a_cyclic_game(
     weights: str, seed: int, replies: int, tmp_path: Path
 ) -> None:
+    """The Follower's best reply is another for each draft: no single answer is best."""
     preference = tiny.Matrix("ABC", cycle(0.4, 0.35, 0.25))
     trainer = game(tmp_path, preference, weights, seed, replies)
     leader, follower = solved(trainer, preference, TAU)
     assert min(distances(trainer, leader, follower)) > 0.5
     trainer.train()
     assert max(distances(trainer, leader, follower)) < 0.05
-
-
-@pytest.mark.timeout(600)
-def test_the_follower_learns_rock_paper_scissors(tmp_path: Path) -> None:
-    """Whatever the draft is, its reply is the word that beats it: no single answer is best."""
-    trainer = game(tmp_path, tiny.Matrix("ABC", ROCK_PAPER_SCISSORS), seed=0)
-    prompts = trainer.environment.prompts
-    drafts = [prompts.follower(tiny.CHAT, (tiny.WORDS.index(word),)) for word in "ABC"]
-    beating = [tiny.WORDS.index(word) for word in "BCA"]
-
-    def beaten() -> float:
-        return float(word_probabilities(trainer, "follower", drafts)[range(3), beating].min())
-
-    assert beaten() < 0.2
-    trainer.train()
-    assert beaten() > 0.8
 
 
 def test_the_follower_beats_the_leader_where_fewer_vowels_are_better(tmp_path: Path) -> None:
