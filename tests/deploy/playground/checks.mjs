@@ -82,7 +82,7 @@ check("all of it works by keyboard", async (open) => {
   await page.keyboard.press("Enter");
   await page.waitForSelector("dialog[open]");
   await page.keyboard.press("3");
-  assert.match(await page.locator(".tally").innerText(), /A was .*So far: draft 0, answer 0, tie 1, both bad 0\./);
+  assert.match(await page.locator(".tally").innerText(), /A was .*So far: draft 0, refined 0, tie 1, both bad 0\./);
   await page.keyboard.press("Escape");
   await page.waitForSelector("dialog", { state: "detached" });
 });
@@ -98,7 +98,7 @@ check("blind means that no round is shown before the choice", async (open) => {
   assert.doesNotMatch(await page.locator("dialog").innerText(), /Round|draft\b(?! of)/);
   const sides = await page.locator("dialog section").allInnerTexts();
   await page.keyboard.press("1");
-  const first = sides[0].includes("better") ? "answer" : "draft";
+  const first = sides[0].includes("better") ? "refined" : "draft";
   assert.match(await page.locator(".tally").innerText(), new RegExp(`A was (the draft|round 1).*${first} 1`));
   await page.keyboard.press("2");
   assert.match(await page.locator(".tally").innerText(), new RegExp(`${first} 1`)); // a choice is made once
@@ -129,6 +129,33 @@ check("a blind choice is a vote, which the server keeps once it is made", async 
   await page.getByRole("button", { name: "Compare blind" }).click();
   await page.keyboard.press("3");
   await page.getByText("Your vote is not kept: too long ago").waitFor();
+});
+
+check("where the judge kept the draft, the round that it declined is compared with it", async (open) => {
+  const page = await open({ url: judged });
+  await ready(page);
+  await page.getByRole("radio", { name: "what house chooses" }).check();
+  await refine(page, { draft: "a better draft", rounds: 2 });
+  assert.equal(await page.locator(".verdict").innerText(), "Ended because all 2 rounds were done. The draft was chosen by the judge house.");
+  const [vote] = await Promise.all([page.waitForRequest("**/v1/votes"), compared(page)]);
+  await page.getByText("The server has kept your vote.").waitFor();
+  const { id, ...rest } = vote.postDataJSON();
+  assert.deepEqual(rest, { vote: "b", a: 0, b: 2 });
+  assert.match(await page.locator(".tally").innerText(), /B was (the draft|round 2)\. So far: draft 0, refined 1, tie 0, both bad 0\./);
+
+  /** Choose the refined text. */
+  async function compared() {
+    await page.getByRole("button", { name: "Compare blind" }).click();
+    const first = await page.locator("dialog section .markdown").first().innerText();
+    await page.keyboard.press(first === "a better draft" ? "2" : "1");
+  }
+});
+
+check("a draft that stayed as it was is compared with nothing", async (open) => {
+  const page = await open({ url });
+  await refine(page, { prompt: "lose the code", draft: "So:\n```python\nprint(1)\n```\n", rounds: 1 });
+  assert.equal(await page.getByRole("button", { name: "Copy link" }).count(), 1);
+  assert.equal(await page.getByRole("button", { name: "Compare blind" }).count(), 0);
 });
 
 check("nothing is wider than a screen of 360 pixels", async (open) => {
