@@ -41,7 +41,7 @@ class Ballot:
         return sum(map(len, kept))
 
     def pair(self, request: VoteRequest) -> tuple[int, int]:
-        """The rounds that a vote calls a and b. Raises BadRequest where there is no such round, or nothing to compare."""
+        """The rounds that a vote calls a and b. Raises BadRequest for a round that is not there and for equal texts."""
         a, b = request.a, self._default_b() if request.b is None else request.b
         for name, number in (("a", a), ("b", b)):
             if number >= len(self.texts):
