@@ -177,6 +177,8 @@ check("nothing is wider than a screen of 360 pixels", async (open) => {
   await page.waitForFunction(() => [...document.querySelectorAll("dialog .markdown")].every((one) => one.firstChild));
   await fits();
   assert.ok(await page.locator("dialog").evaluate((node) => node.scrollWidth <= node.clientWidth));
+  const rows = await page.locator(".choices button").evaluateAll((all) => new Set(all.map((one) => one.offsetTop)).size);
+  assert.equal(rows, 2); // or what comes of a choice is far below it
 });
 
 for (const colorScheme of ["light", "dark"]) {
