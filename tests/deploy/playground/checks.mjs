@@ -54,6 +54,16 @@ check("a draft full of scripts does nothing in any view", async (open) => {
   ]);
 });
 
+check("a sign of multiplication is no emphasis", async (open) => {
+  const page = await open({ url });
+  const sums = "4*60=240 jellyfish, 5*240=1200, 2*(3+1)*2=16, 2**3**2=512, x*y+z*w";
+  await refine(page, { draft: `${sums}. *Really*, **so**, 重点**重点**内容.`, rounds: 1 });
+  await show(page, "Formatted");
+  const body = column(page, "Draft").locator(".markdown");
+  assert.equal(await body.innerText(), `${sums}. Really, so, 重点重点内容.`);
+  assert.deepEqual(await body.locator("em, strong").allInnerTexts(), ["Really", "so", "重点"]);
+});
+
 check("all of it works by keyboard", async (open) => {
   const page = await open({ url });
   await ready(page);
