@@ -56,6 +56,11 @@ class RequestError(Exception):
         self.message = message
         self.param = param
 
+    @property
+    def name(self) -> str:
+        """What metrics and traces call it."""
+        return self.code or self.type
+
 
 class BadRequest(RequestError):
     status = 400

@@ -112,8 +112,9 @@ class Client:
     def vote(self, refinement: str, vote: Ballot, *, a: int = 0, b: int | None = None) -> Vote:
         """Say which of two rounds of a refinement is better, by the `id` of its answer; the last vote counts.
 
-        `a` and `b` are rounds; 0 is the draft, and None the round that was returned. Raises APIError, 404 for a
-        refinement that the server does not remember, or TransportError.
+        `a` and `b` are rounds; 0 is the draft, and None the round that was returned or, where that is the draft, the
+        latest one with another text. Raises APIError, 404 for a refinement that the server does not remember and 400
+        where there is nothing to compare, or TransportError.
         """
         return parsed(Vote, self._send(self._http.build_request(**_vote_call(refinement, vote, a, b))))
 

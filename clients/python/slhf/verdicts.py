@@ -34,7 +34,7 @@ class VoteRequest(Section):
     a: Annotated[StrictInt, Field(ge=0)] = 0
     """A round's number; 0 is the draft."""
     b: Annotated[StrictInt, Field(ge=0)] | None = None
-    """As above; None: the round that was returned."""
+    """As above; None: the round that was returned or, where that is the draft, the latest one with another text."""
 
 
 class Vote(_Answer):

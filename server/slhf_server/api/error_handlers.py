@@ -73,6 +73,14 @@ def _document(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
 
 
+def answerable(exc: Exception, request_id: str) -> RequestError:
+    """What an exception is answered with: a bug, which the log then has, with an error that says the id alone."""
+    if isinstance(exc, RequestError):
+        return exc
+    _logger.error("request %s failed unexpectedly", request_id, exc_info=exc)
+    return InternalError(f"internal error; request id {request_id}")
+
+
 def body_of(exc: RequestError, names: Mapping[str, str] | None = None) -> ErrorBody:
     """The error object. `names` has the endpoint's own names of parameters, where errors name them otherwise."""
     ours, message = exc.param and _bounded(exc.param), _bounded(exc.message, _LONGEST_MESSAGE)
@@ -134,7 +142,7 @@ def error_response(request: Request, exc: RequestError) -> Response:
     path = route_path(request.scope)  # not request.url, which is made of the Host header too
     if path in _ENDPOINTS:
         model = getattr(request.state, "model", "")  # set once the request is planned
-        request.app.state.service.metrics.request_failed(model, _ENDPOINTS[path], exc)
+        request.app.state.service.metrics.request_failed(model, _ENDPOINTS[path], exc.name)
     headers = dict(exc.headers) if exc.retry_after is None else {"Retry-After": str(exc.retry_after)}
     names: Names = getattr(request.state, "names", dict)  # set by the endpoint once the body is read
     return _response(request, exc.status, body_of(exc, names()), headers)

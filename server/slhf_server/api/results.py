@@ -9,6 +9,7 @@ from typing import Any
 
 from slhf.wire import Refinement, RefinementUsage, StopReason, Usage
 from slhf_server.errors import RequestError
+from slhf_server.models.reasoning import is_blank
 from slhf_server.refinement.loop import RefinementEvent
 from slhf_server.refinement.state import RefinementResult
 
@@ -56,6 +57,11 @@ def _added(usages: Iterable[RefinementUsage]) -> RefinementUsage:
     rounds = [sum(column, Usage()) for column in zip_longest(*(one.rounds for one in each), fillvalue=Usage())]
     draft, judge = (sum(column, Usage()) for column in zip(*((one.draft, one.judge) for one in each), strict=True))
     return RefinementUsage(draft=draft, rounds=rounds, judge=judge)
+
+
+def speaks(result: RefinementResult) -> bool:
+    """Whether an answer in parts has one for its text; a turn that calls tools may have none."""
+    return not result.tool_calls or not is_blank(result.text)
 
 
 def json_bytes(answer: dict[str, Any]) -> bytes:

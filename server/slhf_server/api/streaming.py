@@ -1,21 +1,18 @@
 """Makes a stream of a refinement's events: early errors keep their HTTP status, and pings fill silence."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from slhf.wire import ErrorBody, RoundCompleted, RoundStarted
-from slhf_server.api.error_handlers import Names, body_of
+from slhf_server.api.error_handlers import Names, answerable, body_of
 from slhf_server.api.sse import PING, EventStream, Peekable
-from slhf_server.errors import InternalError, RequestError
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.loop import RefinementEvent
 from slhf_server.service import Service
 
 Events = AsyncGenerator[tuple[int, RefinementEvent], None]
 """The events of a request's chains, each with its chain's number."""
-_logger = logging.getLogger(__name__)
 _SETTLE_S = 0.2  # how long the answer's headers wait for an error that deserves its own HTTP status
 
 
@@ -76,18 +73,11 @@ async def _frames(
                 last_sent = clock()
         for part in renderer.end():
             yield part
-    except RequestError as exc:
-        yield _last_frame(service, job, renderer, exc)
-    except Exception:  # the stream has begun: only a frame can tell the client
-        _logger.exception("request %s failed unexpectedly", job.request_id)
-        error = InternalError(f"internal error; request id {job.request_id}")
-        yield _last_frame(service, job, renderer, error)
-
-
-def _last_frame(service: Service, job: Job, renderer: Renderer, exc: RequestError) -> bytes:
-    service.metrics.request_failed(job.model, job.endpoint, exc)
-    job.log["status"] = exc.status
-    return renderer.error(exc.status, body_of(exc, renderer.names()))
+    except Exception as exc:  # noqa: BLE001  the stream has begun: only a frame can tell the client
+        error = answerable(exc, job.request_id)
+        service.metrics.request_failed(job.model, job.endpoint, error.name)
+        job.log["status"] = error.status
+        yield renderer.error(error.status, body_of(error, renderer.names()))
 
 
 def _a_model_has_spoken(event: RefinementEvent) -> bool:

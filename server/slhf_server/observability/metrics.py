@@ -17,7 +17,6 @@ from prometheus_client import (
 from slhf.wire import RoundCompleted, RoundDelta, RoundJudged
 from slhf_server.access.admission import Admission
 from slhf_server.access.keys import Keyring
-from slhf_server.errors import RequestError
 from slhf_server.observability.key_usage import KeyUsage
 from slhf_server.refinement.edits import edit_ratio
 from slhf_server.refinement.state import RefinementResult
@@ -139,9 +138,9 @@ class Metrics:
             child = self._children[metric, labels] = metric.labels(*labels)
         return child
 
-    def request_failed(self, model: str, endpoint: str, exc: RequestError) -> None:
-        """Count an error's answer; `model` is empty where the request was refused before its model was known."""
-        self.child(self.failure, model, endpoint, exc.code or exc.type).inc()
+    def request_failed(self, model: str, endpoint: str, error: str) -> None:
+        """Count an error's answer by its name; `model` is empty where the request was refused before it was known."""
+        self.child(self.failure, model, endpoint, error).inc()
 
     def limits_store_failed(self) -> None:
         """Count a question that the store of limits did not answer."""

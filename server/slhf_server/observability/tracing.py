@@ -254,7 +254,7 @@ def _fail(span: Span, code: str) -> None:
 
 def _code(exc: BaseException) -> str:
     if isinstance(exc, RequestError):
-        return exc.code or exc.type
+        return exc.name
     return str(InternalError.code) if isinstance(exc, Exception) else "cancelled"
 
 

@@ -40,14 +40,24 @@ class Ballot:
         kept = (*(turn.text for turn in self.turns), *(text.content or "" for text in self.texts))
         return sum(map(len, kept))
 
-    def record(self, request: VoteRequest, now: float) -> Record:
-        """The vote as a verdict on the later of its two rounds. Raises BadRequest for these."""
-        a, b = request.a, self.returned if request.b is None else request.b
+    def pair(self, request: VoteRequest) -> tuple[int, int]:
+        """The rounds that a vote calls a and b. Raises BadRequest for a round that is not there and for equal texts."""
+        a, b = request.a, self._default_b() if request.b is None else request.b
         for name, number in (("a", a), ("b", b)):
             if number >= len(self.texts):
                 raise BadRequest(f"round {number}: the refinement has {len(self.texts) - 1} rounds", param=name)
         if self.texts[a].sha256 == self.texts[b].sha256:
             raise BadRequest(f"rounds {a} and {b} are the same text", param="b")
+        return a, b
+
+    def _default_b(self) -> int:
+        """The answer; where a judge kept the draft, the latest round with another text, which it declined."""
+        latest = len(self.texts) - 1
+        others = (number for number in range(latest, 0, -1) if self.texts[number].sha256 != self.texts[0].sha256)
+        return self.returned or next(others, latest)
+
+    def record(self, request: VoteRequest, a: int, b: int, now: float) -> Record:
+        """The vote as a verdict on the later of the two rounds."""
         earlier, later = sorted((a, b))
         outcome: Outcome
         if request.vote in ("tie", "both_bad"):
@@ -81,11 +91,19 @@ class Ballots:
         self._keep_texts = keep_texts
         self._known: OrderedDict[tuple[str | None, str], Ballot] = OrderedDict()
         self._characters = 0
+        self._roundless: OrderedDict[tuple[str | None, str], None] = OrderedDict()
+        """Apart from the others, which they may not push out: an agent's calls of tools are most of its requests."""
 
     def remember(self, job: Job, result: RefinementResult, revision: str, key: str | None) -> None:
-        """Remember a refinement whose rounds can be told apart, unless its client wants nothing kept."""
-        rounds = result.refinement.rounds
-        if job.no_store or job.choice or len(rounds) < 2 or not result.refinement.applied:
+        """Remember a refinement, and of one without rounds that it was there, unless its client wants nothing kept."""
+        if job.no_store or job.choice:
+            return
+        name, rounds = (key, job.id), result.refinement.rounds
+        self._forget(name)
+        if len(rounds) < 2:
+            self._roundless[name] = None
+            if len(self._roundless) > MOST:
+                self._roundless.popitem(last=False)
             return
         ballot = Ballot(
             model=job.model,
@@ -97,14 +115,16 @@ class Ballots:
             edit_ratios=tuple(one.edit_ratio for one in rounds),
             turns=job.turns if self._keep_texts else (),
         )
-        self._forget((key, job.id))
-        self._known[key, job.id] = ballot
+        self._known[name] = ballot
         self._characters += ballot.characters
         while len(self._known) > MOST or (self._characters > MOST_CHARACTERS and len(self._known) > 1):
             self._forget(next(iter(self._known)))
 
     def of(self, refinement: str, key: str | None) -> Ballot:
-        """What a key may vote on. Raises RefinementNotFound: another key's id is not told from an unknown one."""
+        """What a key may vote on. Raises BadRequest for a refinement without rounds, and RefinementNotFound: another
+        key's id is not told from an unknown one."""
+        if (key, refinement) in self._roundless:
+            raise BadRequest("the refinement has no round but its draft: there is nothing to compare", param="id")
         ballot = self._known.get((key, refinement))
         if ballot is None:
             message = "no refinement of that id can be voted on: it is not known here, not this key's, or too long ago"
@@ -112,5 +132,6 @@ class Ballots:
         return ballot
 
     def _forget(self, known: tuple[str | None, str]) -> None:
+        self._roundless.pop(known, None)
         if (ballot := self._known.pop(known, None)) is not None:
             self._characters -= ballot.characters

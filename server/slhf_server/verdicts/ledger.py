@@ -122,11 +122,11 @@ class Ledger:
         Raises RefinementNotFound, BadRequest and, as the next two do, VerdictsUnavailable.
         """
         ballot, now = self._ballots.of(request.id, key), self._clock()
+        a, b = ballot.pair(request)
         with _available():
-            await self._store.add(record := ballot.record(request, now))
+            await self._store.add(record := ballot.record(request, a, b, now))
         self._metrics.count(record)
-        b = ballot.returned if request.b is None else request.b
-        return Vote(id=request.id, model=ballot.model, vote=request.vote, a=request.a, b=b, created=int(now))
+        return Vote(id=request.id, model=ballot.model, vote=request.vote, a=a, b=b, created=int(now))
 
     async def report(self, model: str) -> ShadowReport:
         """What the verdicts on a served model with its present weights say."""

@@ -54,6 +54,16 @@ check("a draft full of scripts does nothing in any view", async (open) => {
   ]);
 });
 
+check("a sign of multiplication is no emphasis", async (open) => {
+  const page = await open({ url });
+  const sums = "4*60=240 jellyfish, 5*240=1200, 2*(3+1)*2=16, 2**3**2=512, x*y+z*w";
+  await refine(page, { draft: `${sums}. *Really*, **so**, 重点**重点**内容.`, rounds: 1 });
+  await show(page, "Formatted");
+  const body = column(page, "Draft").locator(".markdown");
+  assert.equal(await body.innerText(), `${sums}. Really, so, 重点重点内容.`);
+  assert.deepEqual(await body.locator("em, strong").allInnerTexts(), ["Really", "so", "重点"]);
+});
+
 check("all of it works by keyboard", async (open) => {
   const page = await open({ url });
   await ready(page);
@@ -82,7 +92,7 @@ check("all of it works by keyboard", async (open) => {
   await page.keyboard.press("Enter");
   await page.waitForSelector("dialog[open]");
   await page.keyboard.press("3");
-  assert.match(await page.locator(".tally").innerText(), /A was .*So far: draft 0, answer 0, tie 1, both bad 0\./);
+  assert.match(await page.locator(".tally").innerText(), /A was .*So far: draft 0, refined 0, tie 1, both bad 0\./);
   await page.keyboard.press("Escape");
   await page.waitForSelector("dialog", { state: "detached" });
 });
@@ -98,7 +108,7 @@ check("blind means that no round is shown before the choice", async (open) => {
   assert.doesNotMatch(await page.locator("dialog").innerText(), /Round|draft\b(?! of)/);
   const sides = await page.locator("dialog section").allInnerTexts();
   await page.keyboard.press("1");
-  const first = sides[0].includes("better") ? "answer" : "draft";
+  const first = sides[0].includes("better") ? "refined" : "draft";
   assert.match(await page.locator(".tally").innerText(), new RegExp(`A was (the draft|round 1).*${first} 1`));
   await page.keyboard.press("2");
   assert.match(await page.locator(".tally").innerText(), new RegExp(`${first} 1`)); // a choice is made once
@@ -131,6 +141,33 @@ check("a blind choice is a vote, which the server keeps once it is made", async 
   await page.getByText("Your vote is not kept: too long ago").waitFor();
 });
 
+check("where the judge kept the draft, the round that it declined is compared with it", async (open) => {
+  const page = await open({ url: judged });
+  await ready(page);
+  await page.getByRole("radio", { name: "what house chooses" }).check();
+  await refine(page, { draft: "a better draft", rounds: 2 });
+  assert.equal(await page.locator(".verdict").innerText(), "Ended because all 2 rounds were done. The draft was chosen by the judge house.");
+  const [vote] = await Promise.all([page.waitForRequest("**/v1/votes"), compared(page)]);
+  await page.getByText("The server has kept your vote.").waitFor();
+  const { id, ...rest } = vote.postDataJSON();
+  assert.deepEqual(rest, { vote: "b", a: 0, b: 2 });
+  assert.match(await page.locator(".tally").innerText(), /B was (the draft|round 2)\. So far: draft 0, refined 1, tie 0, both bad 0\./);
+
+  /** Choose the refined text. */
+  async function compared() {
+    await page.getByRole("button", { name: "Compare blind" }).click();
+    const first = await page.locator("dialog section .markdown").first().innerText();
+    await page.keyboard.press(first === "a better draft" ? "2" : "1");
+  }
+});
+
+check("a draft that stayed as it was is compared with nothing", async (open) => {
+  const page = await open({ url });
+  await refine(page, { prompt: "lose the code", draft: "So:\n```python\nprint(1)\n```\n", rounds: 1 });
+  assert.equal(await page.getByRole("button", { name: "Copy link" }).count(), 1);
+  assert.equal(await page.getByRole("button", { name: "Compare blind" }).count(), 0);
+});
+
 check("nothing is wider than a screen of 360 pixels", async (open) => {
   const page = await open({ url, viewport: { width: 360, height: 740 } });
   const fits = async () => assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth));
@@ -150,6 +187,8 @@ check("nothing is wider than a screen of 360 pixels", async (open) => {
   await page.waitForFunction(() => [...document.querySelectorAll("dialog .markdown")].every((one) => one.firstChild));
   await fits();
   assert.ok(await page.locator("dialog").evaluate((node) => node.scrollWidth <= node.clientWidth));
+  const rows = await page.locator(".choices button").evaluateAll((all) => new Set(all.map((one) => one.offsetTop)).size);
+  assert.equal(rows, 2); // or what comes of a choice is far below it
 });
 
 for (const colorScheme of ["light", "dark"]) {

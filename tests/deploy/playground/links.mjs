@@ -45,6 +45,33 @@ check("a link that a stranger wrote does nothing but show texts", async (open) =
   assert.equal(await page.getByRole("slider").inputValue(), "8");
 });
 
+check("figures of many digits stay on their lines, on narrow screens too", async (open) => {
+  const usage = {
+    prompt_tokens: 16_090,
+    completion_tokens: 14_220,
+    prompt_tokens_details: { cached_tokens: 10_448 },
+    completion_tokens_details: { accepted_prediction_tokens: 1_164, rejected_prediction_tokens: 9_905 },
+  };
+  const judged = { p: null, against: 0, failed: false };
+  const round = { role: "follower", model: "m", text: "x", finish_reason: "length", usage, latency_ms: 148_000, edit_ratio: 0.95, judged };
+  const run = { body: { prompt: "x" }, status: "done", rounds: [{ role: "client", text: "d" }, round, round], refinement: { returned_round: 2 } };
+  for (const width of [1280, 360]) {
+    const page = await open({ url: linked({ form: {}, run }), viewport: { width, height: 740 } });
+    await page.waitForSelector(".verdict.done");
+    const broken = await page.locator(".figures").evaluateAll((all) =>
+      all.flatMap((figures) =>
+        [...figures.querySelectorAll("dt, dd")].flatMap((one) => {
+          const range = document.createRange();
+          range.selectNodeContents(one);
+          const [line, ...more] = range.getClientRects();
+          return more.length || line.right > figures.getBoundingClientRect().right ? [one.innerText] : [];
+        }),
+      ),
+    );
+    assert.deepEqual(broken, [], `${width} pixels`);
+  }
+});
+
 for (const [what, held] of [["is no JSON", "{"], ["unpacks to too much", JSON.stringify("x".repeat(3_000_000))]]) {
   check(`a link that ${what} is said to be broken`, async (open) => {
     const page = await open({ url: linked(held) });

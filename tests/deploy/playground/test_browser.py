@@ -44,9 +44,9 @@ def once_better(text: str) -> float:
     return 1.0 if text.count("better") == 1 else -float(text.count("better"))
 
 
-def judged_by(url: str) -> Settings:
+def judged_by(url: str, verdicts_file: Path) -> Settings:
     judges = {"house": {"reward": {"base_url": url}}}
-    return Settings(judges=judges, models={"fake": {"judge": "house"}})
+    return Settings(judges=judges, models={"fake": {"judge": "house"}}, verdicts_file=verdicts_file)
 
 
 @dataclass
@@ -78,7 +78,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     engine = FakeEngine(reply, token_seconds=TOKEN_SECONDS)
     with (
         canned(reward=once_better) as judge,
-        running(create_app(judged_by(judge.url), engine.open)) as judged,
+        running(create_app(judged_by(judge.url, folder / "judged.db"), engine.open)) as judged,
         running(create_app(Settings(verdicts_file=folder / "verdicts.db"), engine.open)) as url,
         running(create_app(Settings(api_keys="me=right", verdicts_file=folder / "keyed.db"), engine.open)) as keyed,
         running(create_app(Settings(), engine.open), "/below/it") as prefixed,

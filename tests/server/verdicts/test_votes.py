@@ -118,11 +118,10 @@ def test_another_keys_refinement_of_the_same_id_takes_no_vote_away(serve: Serve,
 
 
 def test_what_cannot_be_voted_on_is_a_404(serve: Serve, tmp_path: Path) -> None:
-    """An unknown id, an answer that is its draft, one that its client wanted nothing kept of."""
+    """An unknown id, and an answer that its client wanted nothing kept of, with rounds or without."""
     url = serve(verdicts_file=str(tmp_path / "v.db"))
-    draft = refined(url, rounds=0)
-    secret = refined(url, headers={"Cache-Control": "no-store"})
-    for found in ("refine-1", draft.id, secret.id):
+    secret = [refined(url, headers={"Cache-Control": "no-store"}, rounds=rounds).id for rounds in (0, 1)]
+    for found in ("refine-1", *secret):
         assert vote(url, id=found, vote="a").status_code == 404
     with Client(url) as client, pytest.raises(APIError) as caught:
         client.vote("refine-1", "a")
@@ -174,6 +173,9 @@ def test_old_refinements_are_forgotten(serve: Serve, tmp_path: Path, monkeypatch
     url = serve(verdicts_file=str(tmp_path / "v.db"))
     ids = [refined(url).id for _ in range(4)]
     assert [vote(url, id=one, vote="b").status_code for one in ids] == [404, 200, 200, 200]
+    alone = [refined(url, rounds=0).id for _ in range(4)]
+    known = [vote(url, id=one, vote="b").status_code for one in (*ids, *alone)]
+    assert known == [404, 200, 200, 200, 404, 400, 400, 400]
 
 
 def test_pairs_come_in_pages(serve: Serve, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from slhf.wire import FinishReason, RefineOptions, Usage
-from slhf_server.models.reasoning import is_blank
+from slhf_server.api.results import speaks
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.state import RefinementResult
 
@@ -52,7 +52,7 @@ class MessageAnswer:
 
 def texts(result: RefinementResult) -> list[dict[str, Any]]:
     """The block of the answer's text; a turn that calls tools may have none."""
-    return [] if result.tool_calls and is_blank(result.text) else [{"type": "text", "text": result.text}]
+    return [{"type": "text", "text": result.text}] if speaks(result) else []
 
 
 def calls(result: RefinementResult) -> list[dict[str, Any]]:

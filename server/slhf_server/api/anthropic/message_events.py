@@ -1,16 +1,16 @@
 """Anthropic's typed events of a streamed message."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from slhf.wire import ErrorBody, RoundDelta
-from slhf_server.api.anthropic.message_answer import MessageAnswer, calls, signature, stop, texts, thought, tool_use
+from slhf_server.api.anthropic.message_answer import MessageAnswer, calls, signature, stop, thought, tool_use
 from slhf_server.api.error_handlers import Names
 from slhf_server.api.error_shapes import anthropic_error
 from slhf_server.api.sse import frame
-from slhf_server.models.reasoning import is_blank
+from slhf_server.api.typed_events import TypedEvents
 from slhf_server.refinement.job import Job
-from slhf_server.refinement.loop import RefinementEvent
 from slhf_server.refinement.state import RefinementResult
 
 
@@ -24,69 +24,37 @@ _HOLDS = {"input_json": "partial_json"}
 """What a delta's text is called, where not by the delta's kind."""
 
 
-class MessageEvents:
-    """Renders a message as its start, its blocks one after the other, each in pieces, and its end.
-
-    Implements `Renderer`.
-    """
+class MessageEvents(TypedEvents):
+    """Renders a message, whose parts are blocks."""
 
     def __init__(self, job: Job, answer: MessageAnswer, names: Names) -> None:
-        self._job = job
+        super().__init__(job, names)
         self._answer = answer
-        self.names = names
-        self._begun = False
         self._blocks = 0  # that were opened
         self._open: tuple[str, int] | None = None  # the open block: its kind, and its round or its call's index
-        self._text = ""  # what was sent of the answer's text
-        self._calling = False  # whether pieces of tool calls were sent
-
-    def event(self, number: int, event: RefinementEvent) -> list[bytes]:
-        frames = [] if self._begun else self._opening()
-        if isinstance(event, RoundDelta):
-            return frames + self._piece(event)
-        return frames + (self._ending(event) if isinstance(event, RefinementResult) else [])
-
-    def end(self) -> list[bytes]:
-        return []
 
     def error(self, status: int, body: ErrorBody) -> bytes:
         told = anthropic_error(status, body, self._job.request_id)
         return event("error", **told.model_dump(exclude={"type"}, exclude_none=True))
 
     def _opening(self) -> list[bytes]:
-        self._begun = True
         return [event("message_start", message=self._answer.begun())]
 
-    def _piece(self, piece: RoundDelta) -> list[bytes]:
-        """A piece of the answer's text, of its tool calls or, of an earlier round, of its thinking block."""
-        if piece.tool_calls or self._calling:
-            return self._called(piece)
-        if self._job.answers_with(piece.round):
-            return self._said(piece.delta)
+    def _thought(self, piece: RoundDelta) -> list[bytes]:
         return [*self._within("thinking", piece.round, thought("", "")), self._delta("thinking", piece.delta)]
 
     def _said(self, text: str) -> list[bytes]:
         frames = self._within("text", 0, {"type": "text", "text": ""})
-        self._text += text
         return [*frames, self._delta("text", text)] if text else frames
 
-    def _called(self, piece: RoundDelta) -> list[bytes]:
-        """Pieces of tool calls, after what the turn said before them. What it says behind one comes at the end, because
-        nothing may interrupt a call's block."""
-        frames = [] if self._calling or not piece.delta else self._said(piece.delta)
-        self._calling = True
-        for call in piece.tool_calls:
-            if (kind := ("call", call["index"])) != self._open:
-                frames += self._within(*kind, tool_use(call) | {"input": {}})
-            if arguments := call["function"].get("arguments"):
-                frames.append(self._delta("input_json", arguments))
-        return frames
+    def _called(self, index: int, call: Mapping[str, Any]) -> list[bytes]:
+        opened = self._open == ("call", index)
+        frames = [] if opened else self._within("call", index, tool_use(call) | {"input": {}})
+        arguments = call["function"].get("arguments")
+        return [*frames, self._delta("input_json", arguments)] if arguments else frames
 
     def _ending(self, result: RefinementResult) -> list[bytes]:
-        frames = []
-        missing = result.text.removeprefix(self._text)  # all, where no round was streamed as the answer
-        if not is_blank(missing) or (texts(result) and not self._calling):
-            frames += self._said(missing)
+        frames = self._rest(result)
         for index, call in enumerate(() if self._calling else calls(result)):
             arguments = json.dumps(call["input"], ensure_ascii=False)
             frames += [*self._within("call", index, call | {"input": {}}), self._delta("input_json", arguments)]

@@ -6,7 +6,7 @@ from typing import Any
 
 from slhf.wire import Usage
 from slhf_server.api.openai.response_request import ResponseRequest
-from slhf_server.models.reasoning import is_blank
+from slhf_server.api.results import speaks
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.state import RefinementResult
 
@@ -80,11 +80,6 @@ class ResponseAnswer:
 
 def part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-
-def speaks(result: RefinementResult) -> bool:
-    """Whether there is a message; a turn that calls functions may have none."""
-    return not result.tool_calls or not is_blank(result.text)
 
 
 def status(result: RefinementResult) -> str:

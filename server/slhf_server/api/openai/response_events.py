@@ -1,17 +1,17 @@
 """OpenAI's typed, numbered events of a streamed response. There is no [DONE]: the last event says how it ended."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from slhf.wire import ErrorBody, RoundDelta
+from slhf.wire import ErrorBody
 from slhf_server.api.error_handlers import Names
-from slhf_server.api.openai.response_answer import Item, ResponseAnswer, part, speaks, status
+from slhf_server.api.openai.response_answer import Item, ResponseAnswer, part, status
 from slhf_server.api.sse import frame
-from slhf_server.models.reasoning import is_blank
+from slhf_server.api.typed_events import TypedEvents
 from slhf_server.refinement.job import Job
-from slhf_server.refinement.loop import RefinementEvent
 from slhf_server.refinement.state import RefinementResult
 
 
@@ -24,58 +24,29 @@ class _Open:
     sent: str = ""
 
 
-class ResponseEvents:
-    """Renders a response as its start, its items one after the other, each in pieces, and its end.
-
-    Implements `Renderer`.
-    """
+class ResponseEvents(TypedEvents):
+    """Renders a response, whose parts are the items of its output."""
 
     def __init__(self, job: Job, answer: ResponseAnswer, names: Names) -> None:
-        self._job = job
+        super().__init__(job, names)
         self._answer = answer
-        self.names = names
         self._numbers = count()
-        self._begun = False
         self._open: _Open | None = None
         self._output: list[Item] = []  # the finished items
-        self._text = ""  # what was sent of the answer's text
-        self._calling = False  # whether pieces of calls were sent
-
-    def event(self, number: int, event: RefinementEvent) -> list[bytes]:
-        frames = [] if self._begun else self._opening()
-        if isinstance(event, RoundDelta):
-            return frames + self._piece(event)
-        return frames + (self._ending(event) if isinstance(event, RefinementResult) else [])
-
-    def end(self) -> list[bytes]:
-        return []
 
     def error(self, status: int, body: ErrorBody) -> bytes:
         return self._event("error", code=body.code or body.type, message=body.message, param=body.param)
 
     def _opening(self) -> list[bytes]:
-        self._begun = True
         begun = self._answer.begun()
         return [self._event(f"response.{kind}", response=begun) for kind in ("created", "in_progress")]
 
-    def _piece(self, piece: RoundDelta) -> list[bytes]:
-        if not (piece.tool_calls or self._calling):
-            return self._said(piece.delta) if self._job.answers_with(piece.round) else []
-        # What the turn says behind a call comes at the end, because nothing may interrupt a call.
-        frames = [] if self._calling or not piece.delta else self._said(piece.delta)
-        self._calling = True
-        for call in piece.tool_calls:
-            frames += self._called(call["index"], call)
-        return frames
-
     def _said(self, text: str) -> list[bytes]:
         opened = self._within(("message", 0), self._answer.message(self._place, None))
-        self._text += text
         delta = {"content_index": 0, "delta": text, "logprobs": []}
         return opened + (self._delta("output_text", text, **delta) if text else [])
 
-    def _called(self, index: int, call: Any) -> list[bytes]:
-        """A piece of a call: the first has id and name."""
+    def _called(self, index: int, call: Mapping[str, Any]) -> list[bytes]:
         opened = []
         if self._open is None or self._open.key != ("function_call", index):
             begun = self._answer.call(self._place, call) | {"arguments": "", "status": "in_progress"}
@@ -84,10 +55,7 @@ class ResponseEvents:
         return opened + (self._delta("function_call_arguments", arguments, delta=arguments) if arguments else [])
 
     def _ending(self, result: RefinementResult) -> list[bytes]:
-        frames = []
-        missing = result.text.removeprefix(self._text)  # the whole text, where no round was streamed as the answer
-        if not is_blank(missing) or (speaks(result) and not self._calling):
-            frames += self._said(missing)
+        frames = self._rest(result)
         for index, call in enumerate(() if self._calling else result.tool_calls or ()):
             frames += self._called(index, call)
         frames += self._close(status(result))

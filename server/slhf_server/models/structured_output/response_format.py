@@ -8,7 +8,7 @@ from typing import Any
 
 from slhf.json_text import read_json
 from slhf_server.errors import BadRequest, QueueFull
-from slhf_server.models.structured_output.workers import TookTooLong, Workers
+from slhf_server.models.structured_output.workers import TookTooLong, TooManyWait, Workers
 
 _MOST_BYTES = 512 << 10  # of a schema as JSON; docs/api.md states these limits
 _MOST_VALUES = 32_768  # objects, arrays, strings and numbers alike
@@ -42,6 +42,8 @@ class StructuredOutput:
             answer = await self.workers.ask(self.text.encode(), grammar=grammar)
         except TookTooLong as exc:
             raise _bad("the schema takes too long to check, or too much memory", self.param) from exc
+        except TooManyWait as exc:
+            raise QueueFull("too many schemas are being checked that take long") from exc
         if "refused" in answer:
             raise _bad(answer["refused"], self.param)
         self.text = answer["schema"]
@@ -54,7 +56,7 @@ class StructuredOutput:
             return _is_object(text) if len(text) <= _SHORT else await asyncio.to_thread(_is_object, text)
         try:
             return bool(await self.workers.ask(self.text.encode(), text.encode()))
-        except (TookTooLong, QueueFull):
+        except (TookTooLong, TooManyWait):
             return False
 
 

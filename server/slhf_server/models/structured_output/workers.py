@@ -13,8 +13,6 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from typing import Any
 
-from slhf_server.errors import QueueFull
-
 _QUICK_S, _PATIENT_S = 0.1, 1.0  # of processor time
 _MOST_WAITING = 4  # for the patient process
 _MOST_ANSWERED = 4 << 20  # bytes of one answer: a schema whose patterns are spelled out, as JSON in JSON
@@ -22,6 +20,10 @@ _MOST_ANSWERED = 4 << 20  # bytes of one answer: a schema whose patterns are spe
 
 class TookTooLong(Exception):
     """The task was ended: it took too long, or too much memory or stack."""
+
+
+class TooManyWait(Exception):
+    """The task was not begun again: too many others that take long wait already."""
 
 
 class Workers:
@@ -35,13 +37,13 @@ class Workers:
         self._quick, self._patient = _Worker(_QUICK_S), _Worker(_PATIENT_S)
 
     async def ask(self, schema: bytes, text: bytes = b"", *, grammar: bool = False) -> Any:
-        """The answer of validator.py. Raises TookTooLong, and QueueFull where too many hard tasks wait already."""
+        """The answer of validator.py. Raises TookTooLong and TooManyWait."""
         grammar = grammar and self._grammars
         try:
             return await self._quick.ask(schema, text, grammar)
         except TookTooLong:
             if self._patient.waiting >= _MOST_WAITING:
-                raise QueueFull("too many schemas are being checked that take long") from None
+                raise TooManyWait from None
             return await self._patient.ask(schema, text, grammar)
 
     async def close(self) -> None:

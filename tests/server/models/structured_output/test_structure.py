@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.hostile_inputs import nested
-from slhf_server.errors import BadRequest
+from slhf_server.errors import BadRequest, QueueFull
 from slhf_server.models.base import Turn
 from slhf_server.models.fake import FakeEngine, Reply
 from slhf_server.models.structured_output import validator
 from slhf_server.models.structured_output.response_format import StructuredOutput, structured_output_of
-from slhf_server.models.structured_output.workers import Workers
+from slhf_server.models.structured_output.workers import TooManyWait, Workers
 from slhf_server.refinement.loop import refine
 from slhf_server.refinement.state import RefinementResult
 from tests.conftest import Serve
@@ -317,3 +317,19 @@ def test_discarded_rounds_are_counted(serve: Serve) -> None:
     page = httpx2.get(f"{url}/metrics").text
     assert 'slhf_rounds_total{model_name="fake",outcome="discarded"} 1.0' in page
     assert 'slhf_stop_reason_total{model_name="fake",reason="invalid_structure"} 1.0' in page
+
+
+class Busy(Workers):
+    async def ask(self, schema: bytes, text: bytes = b"", *, grammar: bool = False) -> Any:
+        raise TooManyWait
+
+
+def test_while_too_many_hard_schemas_wait_another_is_refused_and_a_text_is_not_admitted() -> None:
+    async def scenario() -> None:
+        asked = structured_output_of(of_schema(PERSON), Busy())
+        assert asked is not None
+        with pytest.raises(QueueFull, match="too many schemas"):
+            await asked.check(grammar=False)
+        assert await asked.admits('{"age": 4}') is False
+
+    asyncio.run(scenario())

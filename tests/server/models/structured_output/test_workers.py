@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.hostile_inputs import doubling
-from slhf_server.errors import QueueFull
-from slhf_server.models.structured_output.workers import TookTooLong, Workers
+from slhf_server.models.structured_output.workers import TookTooLong, TooManyWait, Workers
 from tests.conftest import until
 from tests.server.conftest import Play
 
@@ -64,7 +63,7 @@ def test_hard_tasks_wait_for_each_other_and_easy_ones_for_none_of_them(play: Pla
             for task in hard:
                 task.cancel()
             await asyncio.wait(hard)
-        assert ends <= {TookTooLong, QueueFull}
+        assert ends <= {TookTooLong, TooManyWait}
 
     play(scenario())
 

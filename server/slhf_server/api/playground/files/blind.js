@@ -1,33 +1,35 @@
-// Draft and answer as A and B, in an order drawn for each comparison, and the vote that the choice is.
+// The draft and a round as A and B, in an order drawn for each comparison, and the vote that the choice is.
 
 import { html, useLayoutEffect, useMemo, useRef, useState } from "./vendor/htm-preact.js";
 import { Markdown } from "./text.js";
 import { nameOf } from "./run.js";
 
-export const NO_CHOICES = { draft: 0, answer: 0, tie: 0, "both bad": 0 };
-const VOTES = { draft: "a", answer: "b", tie: "tie", "both bad": "both_bad" };
+export const NO_CHOICES = { draft: 0, refined: 0, tie: 0, "both bad": 0 };
+const VOTES = { draft: "a", refined: "b", tie: "tie", "both bad": "both_bad" };
 const CHOICES = ["A is better", "B is better", "Tie", "Both are bad"];
 
-/** The two texts of a finished run that can be told apart, or null. */
+/** The draft of a finished run and the round to compare with it, or null: the answer or, where a judge kept the draft, what it declined. */
 export function pairOf(run) {
-  if (run.status !== "done" || !run.refinement?.returned_round) return null;
+  if (run.status !== "done") return null;
   const draft = run.rounds.find((one) => one.round === 0);
-  const answer = run.rounds.find((one) => one.round === run.refinement.returned_round);
-  return draft && answer && draft.text !== answer.text ? { draft, answer } : null;
+  const others = run.rounds.filter((one) => one.round > 0 && one.text !== draft?.text);
+  const answer = run.refinement?.returned_round;
+  const refined = answer ? others.find((one) => one.round === answer) : others.at(-1);
+  return draft && refined ? { draft, refined } : null;
 }
 
 /** The body of `POST /v1/votes` for a choice, or null: a run from a link is not known to this server by its id. */
-export function voteOf(run, what) {
+export function voteOf(run, pair, what) {
   if (!run.id || run.fromLink) return null;
-  return { id: run.id, vote: VOTES[what], a: 0, b: run.refinement.returned_round };
+  return { id: run.id, vote: VOTES[what], a: 0, b: pair.refined.round };
 }
 
 const coin = () => crypto.getRandomValues(new Uint8Array(1))[0] % 2 === 0;
 
-/** A dialog over all the rest. `onChoice` gets "draft", "answer", "tie" or "both bad"; `onClose` ends it either way. */
+/** A dialog over all the rest. `onChoice` gets "draft", "refined", "tie" or "both bad"; `onClose` ends it either way. */
 export function Blind({ pair, tally, note, onChoice, onClose }) {
   const [chosen, setChosen] = useState(null);
-  const sides = useMemo(() => (coin() ? ["draft", "answer"] : ["answer", "draft"]), [pair]);
+  const sides = useMemo(() => (coin() ? ["draft", "refined"] : ["refined", "draft"]), [pair]);
   const dialog = useRef(null);
   useLayoutEffect(() => dialog.current.showModal(), []);
   const choose = (number) => {
@@ -49,7 +51,7 @@ export function Blind({ pair, tally, note, onChoice, onClose }) {
         ${sides.map(
           (side, place) => html`
             <section class="round" aria-label=${"AB"[place]}>
-              <h3>${"AB"[place]}${chosen !== null && html` <span class="tag">${side === "draft" ? "the draft" : nameOf(pair.answer.round)}</span>`}</h3>
+              <h3>${"AB"[place]}${chosen !== null && html` <span class="tag">${side === "draft" ? "the draft" : nameOf(pair.refined.round)}</span>`}</h3>
               <${Markdown} text=${pair[side].text} />
             </section>
           `,
@@ -77,7 +79,7 @@ export function Blind({ pair, tally, note, onChoice, onClose }) {
 }
 
 function Revealed({ sides, pair, tally }) {
-  const name = (side) => (side === "draft" ? "the draft" : nameOf(pair.answer.round).toLowerCase());
+  const name = (side) => (side === "draft" ? "the draft" : nameOf(pair.refined.round).toLowerCase());
   const counts = Object.entries(tally).map(([what, count]) => `${what} ${count}`);
   return html`A was ${name(sides[0])}, B was ${name(sides[1])}. So far: ${counts.join(", ")}.`;
 }

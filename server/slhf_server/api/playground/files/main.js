@@ -151,7 +151,7 @@ function App() {
   const choose = (what) => {
     setTally((old) => ({ ...old, [what]: old[what] + 1 }));
     setRuns((old) => old.map((one) => (one.body === run.body ? { ...one, choice: what } : one)));
-    const vote = voteOf(run, what);
+    const vote = voteOf(run, comparing, what);
     if (vote) cast(vote, key).then(() => setNote(KEPT), (error) => setNote(`Your vote is not kept: ${wordsOf(error)}`));
   };
   const closed = () => {
@@ -226,7 +226,7 @@ function App() {
         ${taken && html`<${Taken} ...${taken} />`}
       </main>
     </div>
-    ${comparing && html`<${Blind} pair=${comparing} tally=${tally} note=${note ?? (voteOf(run, "tie") ? TO_BE_KEPT : COUNTED_HERE)} onChoice=${choose} onClose=${closed} />`}
+    ${comparing && html`<${Blind} pair=${comparing} tally=${tally} note=${note ?? (voteOf(run, comparing, "tie") ? TO_BE_KEPT : COUNTED_HERE)} onChoice=${choose} onClose=${closed} />`}
   `;
 }
 

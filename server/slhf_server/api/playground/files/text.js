@@ -9,7 +9,12 @@ const ESCAPES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
 const escaped = (text) => text.replace(/[&<>"]/g, (one) => ESCAPES[one]);
 /** HTML in a text is shown as it is written: an answer about HTML is an answer about what one can see. */
 const shown = ({ text, block }) => (block ? `<p>${escaped(text)}</p>` : escaped(text));
-const markdown = new Marked({ async: false, breaks: true, renderer: { html: shown } });
+/** In 4*60 a star is a sign of arithmetic: Markdown would take both stars of a text with two products, and what is between them for emphasis. */
+function emStrong(text, _, before) {
+  const [stars] = /^\**/.exec(text);
+  return stars && /[\w)\]]/.test(before) ? { type: "text", raw: stars, text: stars } : false; // false: as Markdown has it
+}
+const markdown = new Marked({ async: false, breaks: true, renderer: { html: shown }, tokenizer: { emStrong } });
 
 const CLEAN = {
   ALLOWED_TAGS: (

@@ -1,7 +1,6 @@
 """Tools on `/v1/responses`, as the official `openai` SDK and OpenAI's published events have them."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -10,9 +9,8 @@ import pytest
 
 from slhf_server.models.fake import FakeEngine, improve
 from tests.conftest import Serve
-from tests.contract.test_anthropic_own_tools import Telling
-from tests.contract.test_tools import WEATHER, calls_first
 from tests.contract.test_upstream_dialects import settings
+from tests.contract.tools.calling import WEATHER, Telling, connect
 from tests.server.models.upstream.faulty import HELLO, USAGE, says, upstream
 
 TOOLS: list[Any] = [
@@ -22,26 +20,6 @@ TOOLS: list[Any] = [
 NAMED: Any = {"type": "function", "name": "weather"}
 CALLS = [("c1", "weather", {"city": "Rome", "days": 2}), ("c2", "clock", {})]
 ASK = "what is it"
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine(calls_first, calls_tools=True)
-
-
-@pytest.fixture
-def url(serve: Serve, engine: FakeEngine) -> str:
-    return serve(engine)
-
-
-@pytest.fixture
-def sdk(url: str) -> Iterator[openai.OpenAI]:
-    with connect(url) as client:
-        yield client
-
-
-def connect(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
 
 def post(url: str, **body: Any) -> httpx2.Response:

@@ -1,7 +1,7 @@
 """Tools by the bundle's own Leader, as the official `anthropic` SDK and Anthropic's published events have them."""
 
 import json
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -9,11 +9,10 @@ import httpx2
 import pytest
 from anthropic import beta_tool
 
-from slhf_server.models.base import Chunk, SamplingParams, Turn
-from slhf_server.models.fake import FakeEngine, FakeModel, improve
+from slhf_server.models.fake import FakeEngine, improve
 from tests.conftest import Serve
 from tests.contract.test_anthropic_sdk import ASK, connect, extra
-from tests.contract.test_tools import WEATHER, calls_first
+from tests.contract.tools.calling import WEATHER, Telling
 
 TOOLS: list[Any] = [
     {"name": "weather", "description": "Of a city.", "input_schema": WEATHER},
@@ -22,16 +21,6 @@ TOOLS: list[Any] = [
 NAMED = {"type": "tool", "name": "weather"}
 BLOCKS = [("c1", "weather", {"city": "Rome", "days": 2}), ("c2", "clock", {})]
 QUESTION: Any = ASK
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine(calls_first, calls_tools=True)
-
-
-@pytest.fixture
-def url(serve: Serve, engine: FakeEngine) -> str:
-    return serve(engine)
 
 
 @pytest.fixture
@@ -191,22 +180,6 @@ def test_tools_count_where_the_leader_is_told_of_them_and_only_there(serve: Serv
     assert sdk.messages.count_tokens(model="fake", messages=ASK, tools=TOOLS, tool_choice=none).input_tokens == plain
     with connect(serve(FakeEngine())) as other:
         assert other.messages.count_tokens(model="fake", messages=ASK, tools=TOOLS).input_tokens == plain
-
-
-class Telling(FakeModel):
-    """Says words before its call, among its pieces and behind it, as models do that tell what they are about to do."""
-
-    async def stream(
-        self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
-    ) -> AsyncGenerator[Chunk, None]:
-        first, *rest = ({"name": "weather", "arguments": ""}, {"arguments": '{"city":'}, {"arguments": ' "Rome"}'})
-        for word in ("Let", " me."):
-            yield Chunk(word, 1, 1)
-        yield Chunk("", 1, 1, call_deltas=({"index": 0, "id": "c1", "type": "function", "function": first},))
-        yield Chunk(" Wait", 1, 1, call_deltas=({"index": 0, "function": rest[0]},))
-        yield Chunk(" for it.", 1, 1)
-        yield Chunk("", 1, 1, call_deltas=({"index": 0, "function": rest[1]},))
-        yield Chunk("", 0, 1, finish_reason="tool_calls")
 
 
 @pytest.mark.parametrize("refine", [{}, {"rounds": 0}, {"show_rounds": True}])

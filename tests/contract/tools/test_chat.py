@@ -1,47 +1,22 @@
 """Tool calls by the bundle's own Leader, as the official SDK and OpenAI's published shape have them."""
 
 import json
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 
-from slhf_server.models.base import Turn
-from slhf_server.models.fake import FakeEngine, Said, improve
+from slhf_server.models.fake import FakeEngine
 from tests.conftest import Serve
+from tests.contract.tools.calling import CALL, OTHER, WEATHER
 
 ASK: list[Any] = [{"role": "user", "content": "what is it"}]
-WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS: list[Any] = [
     {"type": "function", "function": {"name": "weather", "description": "Of a city.", "parameters": WEATHER}},
     {"type": "function", "function": {"name": "clock"}},
 ]
 NAMED = {"type": "function", "function": {"name": "weather"}}
-CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome", "days": 2}'}}
-OTHER = {"id": "c2", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
-
-
-def calls_first(turns: Sequence[Turn]) -> Said:
-    """Two calls at first; words once their results are there, and for a Follower."""
-    return improve(turns) if len(turns) > 1 else [CALL, OTHER]
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine(calls_first, calls_tools=True)
-
-
-@pytest.fixture
-def url(serve: Serve, engine: FakeEngine) -> str:
-    return serve(engine)
-
-
-@pytest.fixture
-def sdk(url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def post(url: str, **body: Any) -> httpx2.Response:
