@@ -36,13 +36,13 @@ _DEED = (
 )
 _NOT_OF = r"(?!(?:with|of|in|about|for|and|that|which|to|on|an?|the|my|this)\b)"
 WORK = rf"an? (?:{_NOT_OF}[^\s,.]+ ){{0,3}}{NOUN}"
-_TOPIC = r"(?:(?!(?:who|which|that|where|how|when|writ\w+|wrote|said|speak\w*)\b)[^\s,;:()]+ ){1,15}?"
+TOPIC = r"(?:(?!(?:who|which|that|where|how|when|writ\w+|wrote|said|speak\w*)\b)[^\s,;:()]+ ){1,15}?"
 _OPENING = (
     rf"(?:{SUBJECT} {MODAL} (?:(?:also|only) )?(?:(?:be|have|contain|include|consist|comprise|use|feature)"
     r"(?: written)? )?(?:(?:of|in) )?"
     rf"|{_DEED} (?:(?:(?:{SUBJECT}|me|us|{WORK}) )?"
     r"(?:(?:in|with|using|of|within|to|into|at|containing|a list of|a total of|the form of) ){0,2}"
-    rf"|(?:me )?(?P<adjective>an?) |{_TOPIC}(?:in|using|within) )"
+    rf"|(?:me )?(?P<adjective>an?) |{TOPIC}(?:in|using|within) )"
     rf"|(?:there {MODAL} be|i (?:want|need|would like)(?: to see| a list of)?|i'd like) "
     r"|(?P<alone>(?:in|with|using|within) )?)"
 )

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-MOST_CHARACTERS = 20_000
+MOST_CHARACTERS = 10_000
 """A longer prompt is mostly a text to work on, and is not read."""
 _LONGEST_SENTENCE = 800
 _CLAUSES = 12
 """Of a sentence; what it says after that is not read."""
 _MASK = "\0"
-_STRAIGHT = str.maketrans({**dict.fromkeys("“”„«»", '"'), **dict.fromkeys("‘’`", "'")})
+_STRAIGHT = str.maketrans({**dict.fromkeys("“”„«»", '"'), **dict.fromkeys("‘’", "'")})
 
 ANSWERS = "response|answer|reply|output|completion"
 WORKS = (
@@ -32,7 +32,8 @@ _ORDERED = re.compile(
 )
 _OF_WORK = rf"(?:the|this)\s+(?:(?:entire|whole|full|complete|final)\s+)?(?:{WORKS})\b"
 _MENTIONED = re.compile(
-    rf"\b(?:in|within|throughout|across|for)\s+{_OF_WORK}|\b{_OF_WORK}(?=\s+(?:must|should|shall|ha[sv]e?|needs?|is|ought)\b)",
+    rf"\b(?:in|within|throughout|across|for)\s+{_OF_WORK}"
+    rf"|\b{_OF_WORK}(?=\s+(?:must|should|shall|ha[sv]e?|needs?|is|ought)\b)",
     re.IGNORECASE,
 )
 
@@ -40,6 +41,7 @@ _FENCE = re.compile(r"^```", re.MULTILINE)
 _LONE = re.compile(r'" (and|or) "')
 _QUOTED = re.compile(r'"([^"]+?)([.,!?;:]?)"')
 _SINGLE = re.compile(r"(?<![\w'])'((?:[^'\n]|(?<=\w)'(?=\w)){1,200})'(?![\w'])")
+_CODE = re.compile(r"`([^`\n]{1,200})`")
 _TAG = re.compile(r"</?[a-zA-Z]\w{0,30}>")
 _PROGRAM = re.compile(
     r"\b(?:python|javascript|typescript|java|html|css|sql|regex|regexp|regular expression|bash|golang|kotlin|php"
@@ -58,7 +60,7 @@ _DOUBTFUL = re.compile(
     r"\b(?:if|unless|when|whenever|except|otherwise|until|ideally|preferably|perhaps|maybe|optional|optionally"
     r"|hypothetically"
     r"|not need|not have to|n't need|n't have to|no need|feel free|not necessary|not required|or so"
-    r"|where possible)\b",
+    r"|where possible|says|said|told)\b",
     re.IGNORECASE,
 )
 _ASKING = re.compile(
@@ -78,6 +80,8 @@ _NESTED = re.compile(
     r"|(?<!sure )(?<!ensure )(?<!note )(?<!such )(?<!so )(?<!remember )that)\b",
     re.IGNORECASE,
 )
+_WORD = re.compile(r"\w")
+_ITEM = re.compile(r"(?:[*+•-]|\d{1,2}[.)]|[a-z]\))\s+")
 _BOUNDARY = re.compile(
     r"(?:[,;:()]|--?|–|—)\s+(?:and |but |then |also )?|\s(?:and|but|then|while|yet) |\(", re.IGNORECASE
 )
@@ -85,7 +89,7 @@ _BOUNDARY = re.compile(
 _WORK_ON = (
     "rewrite|re-write|edit|translate|summari[sz]e|paraphrase|proofread|correct|fix|improve|convert|classify|rate|read"
     "|consider|shorten|expand|continue|complete|grade|evaluate|analy[sz]e|critique|rephrase|polish|revise|simplify|extract"
-    "|review|check|judge|turn|change|transform|count|identify|compare|explain|interpret|respond to|reply to|answer"
+    "|review|check|judge|turn|change|transform|count|identify|compare|explain|interpret|respond to|reply to|answer (?:this|the|these|my)"
 )
 _MATERIAL = (
     "text|passage|essay|paragraph|sentences?|article|story|poem|e-?mail|letter|message|post|review|draft|document"
@@ -121,7 +125,7 @@ class Sentence:
 
     text: str
     starts: tuple[int, ...]
-    """Where its clauses begin, the first at 0."""
+    """Where the first words of its clauses are."""
     place: int
     """Where in the prompt it begins."""
     prompt: str
@@ -163,8 +167,9 @@ def _masked(text: str) -> str:
         if len(marks) > 1:  # whatever is between the first and the last, because which one ends which is not sure
             start, end = marks[0].start(), marks[-1].end()
             text = f'{text[:start]}"{_MASK * (end - start - 2)}"{text[end:]}'
-    text = _LONE.sub(lambda match: f"' {match[1]} '", text)
+    text = _LONE.sub(lambda match: f"“ {match[1]} ”", text)
     text = _QUOTED.sub(lambda match: '"' + _MASK * len(match[1]) + match[2] + '"', text)
+    text = _CODE.sub(lambda match: "'" + _MASK * len(match[1]) + "'", text)
     return _SINGLE.sub(lambda match: "'" + _MASK * len(match[1]) + "'", text)
 
 
@@ -181,13 +186,14 @@ def _asking(masked: str, prompt: str, works: set[str]) -> Iterator[Sentence]:
         examples = bool(text.endswith(":") and _OF_EXAMPLES.search(text))
         if _LABEL.match(text):
             return
+        work = _OPENS_WORK.search(text) or (None if shown else _POINTS_ON.search(text))
+        if work:  # what follows its colon is the text to work on
+            text = text[: text.find(":", work.start())] if ":" in text[work.start() :] else text
         if len(text) <= _LONGEST_SENTENCE and not _is_idle(text, works):
-            lead = re.match(r"(?:[*+•-]|\d{1,2}[.)]|[a-z]\))\s+", text)
+            lead = _ITEM.match(text)
             skipped = lead.end() if lead else 0
             yield Sentence(text[skipped:], _clauses(text[skipped:]), start + skipped, prompt)
-        if _OPENS_WORK.search(text) or (_POINTS_ON.search(text) and not shown):
-            return
-        if text.endswith(":") and not (examples or _OF_RULES.search(text)):
+        if work or (text.endswith(":") and not (examples or _OF_RULES.search(text))):
             return
 
 
@@ -235,7 +241,7 @@ def _clauses(text: str) -> tuple[int, ...]:
         if len(starts) == _CLAUSES or _NESTED.search(text, 0, match.start()):
             break
         starts.append(match.end())
-    return tuple(starts)
+    return tuple(dict.fromkeys(word.start() for start in starts if (word := _WORD.search(text, start))))
 
 
 def items(listed: str) -> tuple[str, ...]:

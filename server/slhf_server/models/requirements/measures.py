@@ -1,4 +1,4 @@
-"""What a word, a sentence, a bullet point is: a measure counts by one definition, and a tuple holds all that people use.
+"""What a word, a sentence, a bullet point is: a measure counts by one definition, a tuple holds all that people use.
 
 A requirement of "at least 5" is met where every definition counts 5, and missed where none does.
 """
@@ -14,7 +14,7 @@ _ABBREVIATED = re.compile(
 _STOPS = re.compile(r"(?<![.!?])[.!?]+[\"'”’)\]*_]*(?=\s|$)")
 _WORD = re.compile(r"\w+")
 _BLANK = re.compile(r"\n[ \t]*\n\s*")
-_DIVIDER = re.compile(r"\*\*\*+|\* \* \*")
+_DIVIDER, _ANY_DIVIDER = re.compile(r"(?<!\*)\*{3}(?!\*)"), re.compile(r"\*{3,}|\* \* \*|^-{3,}$", re.MULTILINE)
 _BULLET = re.compile(r"^(?:[*+•-])[ \t]+\S", re.MULTILINE)
 _NESTED_BULLET = re.compile(r"^[ \t]*(?:[*+•–-]|\d{1,3}[.)])[ \t]*[^\s*-]", re.MULTILINE)
 _ANY_BULLET = re.compile(r"^[ \t]*(?:[*+•–-]|\d{1,3}[.)])", re.MULTILINE)
@@ -51,7 +51,7 @@ WORDS: tuple[Measure, ...] = (lambda text: len(text.split()), _found(_WORD))
 SENTENCES: tuple[Measure, ...] = (_sentences, _at_most_sentences)
 PARAGRAPHS: tuple[Measure, ...] = (_pieces(_BLANK), _lines)
 """Between blank lines; or lines, of which each has a letter or a digit."""
-DIVIDED_PARAGRAPHS: tuple[Measure, ...] = (_pieces(_DIVIDER),)
+DIVIDED_PARAGRAPHS: tuple[Measure, ...] = (_pieces(_DIVIDER), _pieces(_ANY_DIVIDER))
 BULLETS: tuple[Measure, ...] = (_found(_BULLET), _found(_NESTED_BULLET), _found(_ANY_BULLET))
 """With nothing before the bullet; nested and numbered ones too; whatever a line with a bullet says."""
 PLACEHOLDERS: tuple[Measure, ...] = (_found(_BRACKETED),)
@@ -80,6 +80,6 @@ def whole_word(word: str) -> re.Pattern[str]:
 
 def sections(heading: str) -> tuple[Measure, ...]:
     """Numbered headings: each at the beginning of a line, or anywhere."""
-    number = rf"{re.escape(heading)}[ \t]*(?:\d+|[IVX]+\b)"
-    start = re.compile(rf"^\W{{0,5}}{number}", re.MULTILINE | re.IGNORECASE)
-    return (_found(start), _found(re.compile(number, re.IGNORECASE)))
+    number = rf"{re.escape(heading)}[ \t]*"
+    start = re.compile(rf"^\W{{0,5}}{number}\d", re.MULTILINE)
+    return (_found(start), _found(re.compile(rf"{number}(?:\d|[IVX]+\b)", re.IGNORECASE)))

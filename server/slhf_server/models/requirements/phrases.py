@@ -25,7 +25,7 @@ WITHIN = (
 """It is about the whole answer."""
 QUOTE = r"(?:\"\0+[.,!?;:]?\"|'\0+')"
 _LEAD = (
-    r"\W*(?:(?:and|also|then|but|finally|lastly|additionally|furthermore|moreover|in addition|note that|note"
+    r"(?:(?:and|also|then|but|finally|lastly|additionally|furthermore|moreover|in addition|note that|note"
     r"|remember|important"
     r"|again|just|only|please|kindly)[,:]? )*"
     r"(?:(?:make sure|be sure|ensure|remember|see to it|please ensure)(?: that| to)? |i(?: would|'d)? (?:want|need"

@@ -1,6 +1,7 @@
 """All that can be read in a prompt. A further kind is a function that reads it in a sentence, and a line here."""
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from slhf_server.models.base import Turn
 from slhf_server.models.requirements import lengths, shapes, wording
@@ -44,7 +45,7 @@ def requirements(prompt: str) -> tuple[Requirement, ...]:
     """
     asked = Asked.of(prompt)
     found = (read(sentence, asked) for sentence in asked.sentences for read in READERS)
-    return tuple(one for one in found if one is not None)[:_MOST]
+    return tuple(islice((one for one in found if one is not None), _MOST))
 
 
 def requirements_of(conversation: Sequence[Turn]) -> tuple[Requirement, ...]:

@@ -24,7 +24,7 @@ _QUOTED = pattern(
     rf"(?:(?:wrap|enclose|put|surround|place) {SUBJECT} (?:in|inside|within|with|between|by) (?:a pair of )?{_MARKS}"
     rf"|(?:put|place) {_MARKS} around {SUBJECT}|{SUBJECT} {MODAL} (?:(?:stand|be) )?(?:(?:wrapped|enclosed|put"
     rf"|placed) )?"
-    rf"(?:between|in|inside|within|with|by) (?:{_MARKS}|' and ')"
+    rf"(?:between|in|inside|within|with|by) (?:{_MARKS}|“ and ”)"
     rf"|(?:start|begin) and (?:end|finish|close) {SUBJECT} with (?:a |an )?(?:double )?(?:quotation marks?"
     rf"|quotes?)){WITHIN}{END}"
 )
@@ -41,6 +41,7 @@ _POSTSCRIPT = pattern(
     r"|begins) with p\.)"
 )
 _MARKER = re.compile(r"\bP\. ?P\. ?S\b\.?|\bP\. ?S\.", re.IGNORECASE)
+_ANY_MARKER = re.compile(r"\bp\W{0,2}s\b", re.IGNORECASE)
 _ENDS = pattern(
     rf"(?:end|finish|conclude|close)(?: {SUBJECT})? (?:with|by saying) (?:(?:the|this|these) )?(?P<exact>exact "
     rf"|very )?(?:following )?"
@@ -93,8 +94,9 @@ def postscript(sentence: Sentence, asked: Asked) -> Requirement | None:
     if not sentence.match(_POSTSCRIPT) or not (marker := _MARKER.search(sentence.text)):
         return None
     dotted = re.compile(r"[ \t]?".join(re.escape(one) for one in marker[0].rstrip(".")), re.IGNORECASE)
-    bare = re.compile(rf"\b{re.sub(r'[^A-Za-z]', '', marker[0])}\b", re.IGNORECASE)
-    return Requirement("postscript", (lambda text: bool(dotted.search(text)), lambda text: bool(bare.search(text))))
+    return Requirement(
+        "postscript", (lambda text: bool(dotted.search(text)), lambda text: bool(_ANY_MARKER.search(text)))
+    )
 
 
 def ending(sentence: Sentence, asked: Asked) -> Requirement | None:
@@ -156,7 +158,8 @@ def _is_json(text: str) -> bool:
 
 def _holds_json(text: str) -> bool:
     first, last = text.find("{"), text.rfind("}")
-    return any(map(_reads, _FENCED.findall(text)[:20])) or (0 <= first < last and _reads(text[first : last + 1]))
+    inner = text[first : last + 1] if 0 <= first < last else text
+    return any(map(_reads, (text, inner, *_FENCED.findall(text)[:9])))
 
 
 def _reads(text: str) -> bool:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from slhf_server.models.requirements import measures
-from slhf_server.models.requirements.amounts import WORK, amount, bounds, counted, wish
+from slhf_server.models.requirements.amounts import TOPIC, WORK, amount, bounds, counted, wish
 from slhf_server.models.requirements.asked import Asked, Sentence, items
 from slhf_server.models.requirements.phrases import END, MODAL, QUOTE, SUBJECT, WITHIN, pattern
 from slhf_server.models.requirements.requirement import Check, Requirement
@@ -15,7 +15,8 @@ _NOT = (
     r"|you (?:must|should|may|can|are) not(?: allowed to| supposed to| to)?)"
 )
 _USE = (
-    r"(?:(?:use|using|include|including|have|having|put|write|writing|contain|containing|add|the use of|mention|mentioning)"
+    r"(?:(?:use|using|include|including|have|having|put|write|writing|contain|containing|add|the use of|mention"
+    r"|mentioning)"
     r"(?: of)? )?"
 )
 _ANY = r"(?:(?:any|a single|the|all|of|single) ){0,2}"
@@ -41,7 +42,7 @@ _MARKS: Mapping[str, tuple[re.Pattern[str], str]] = {
     "question_marks": (_absent("question marks?"), "?"),
     "semicolons": (_absent("semi-?colons?"), ";"),
 }
-_SMALL = r"(?:small|lower ?-?case)(?: letters?)?"
+_SMALL = r"(?:small letters?|lower ?-?case(?: letters?)?)"
 _CAPITAL = r"(?:(?:capital|upper ?-?case)(?: letters?)?|(?:all )?capitals|(?:all )?caps)"
 
 
@@ -49,12 +50,12 @@ def _case(wanted: str, other: str) -> tuple[re.Pattern[str], ...]:
     """The sentences that want one case in all of the answer; the first ones forbid the other."""
     every = r"(?:all|only|entirely|exclusively|completely)(?: in)?"
     written, whole = rf"(?:{every} )?(?:the )?{wanted}(?: only)?", rf"(?:{every} {wanted}|{wanted} only)"
-    topic = r"(?: (?:about|to|for|on) [^,;:()]{1,60})?"
     return (
         _absent(other),
         pattern(
-            rf"(?:(?:write|compose|create|give me|provide) {WORK}{topic} (?:in|using) {every} {wanted}"
-            rf"|(?:write|answer|respond|reply|keep|put|present)(?: {SUBJECT})? (?:in english,? and )?(?:in|using) {written}"
+            rf"(?:(?:write|compose|create|give me) {WORK} (?:(?:about|to|for|on) {TOPIC})?(?:in|using) {every}"
+            rf" {wanted}|(?:write|answer|respond|reply|keep|put|present)(?: {SUBJECT})? (?:in english,? and )?(?:in|using)"
+            rf" {written}"
             rf"|{SUBJECT} {MODAL} be (?:written )?(?:in english,? (?:and )?)?(?:in |using )?{written}"
             rf"|(?:written )?(?:in|using) {every} {wanted}|(?:use|{SUBJECT} {MODAL} use) {whole}){WITHIN}{END}"
         ),
@@ -78,7 +79,7 @@ _INCLUDED = (
 )
 _EXCLUDED = (
     pattern(
-        rf"(?:{_NOT} {_USE}(?:any of )?|do without )(?:(?P<the>the|these) )?(?:(?:following|specific) )?"
+        rf"(?:(?:(?:write|answer|respond|reply)(?: {SUBJECT})? )?{_NOT} {_USE}(?:any of )?|do without )(?:(?P<the>the|these) )?(?:(?:following|specific) )?"
         rf"{_KIND} {_LIST}{WITHIN}{END}"
     ),
     pattern(
@@ -88,9 +89,9 @@ _EXCLUDED = (
     pattern(rf"neither (?P<words>{_WORD} nor {_WORD}) (?:may|must|should|can) (?:occur|appear|be used){WITHIN}{END}"),
 )
 _NO_KEYWORDS = frozenset(
-    "count counts limit of for from that which to with in on above below listed provided given here there again twice often"
-    " everywhere throughout only carefully you your it is are list like such problem problems play choice search cloud bank"
-    " order game games if related relevant correctly properly wisely about used yourself itself they this these".split()
+    "count counts limit of for from that which to with in on above below listed provided given here there again twice"
+    " often everywhere throughout only carefully you your it is are list like such problem problems play choice search"
+    " cloud bank order game games if related relevant correctly properly wisely about used yourself itself they this these".split()
 )
 """What follows "the words" where no list of them does."""
 _APPEARS = rf"(?:{MODAL} )?(?:appears?|occurs?|shows? up|be used|be mentioned|be included)(?: in {SUBJECT})?"
