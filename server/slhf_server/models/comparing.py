@@ -6,6 +6,10 @@ Follower's turn (slhf/turns.py), where nobody but the Follower reads them: they 
 What it has to say may be no more than the results that it reads in all of them. Then these are counted, and one of its
 own answers takes the draft's place or none does (slhf/readings.py).
 
+A program looks at what the prompt asks for, too (requirements/). No own answer takes the draft's place that misses what
+the draft meets. A draft that misses something does not stay at a first look, nor where the Follower would leave it as it is and
+an own answer meets all: that one takes its place. What the Follower writes itself stands.
+
 A bundle may have the Follower look at the draft alone first, because own answers cost the most of a round, and of a
 program, say, it knows without them that it stays (measured: docs/experiments/first-look.md).
 
@@ -25,6 +29,8 @@ from slhf.turns import follower_turn, with_own_answers
 from slhf_server.errors import ContextLengthExceeded
 from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn
 from slhf_server.models.reasoning import is_blank, lone_thoughts, strip_reasoning
+from slhf_server.models.requirements.readers import requirements_of
+from slhf_server.models.requirements.requirement import Requirement, loses, meets, misses
 
 _SEEDS = 2**63
 _LOOK_TOKENS = 16
@@ -61,8 +67,14 @@ class ComparingFollower:
                 async for chunk in stream:
                     yield chunk
             return
+        asked = await _asked(conversation, sampling)
         before: list[Chunk] = []
-        if self.how.first_look and sampling.structure is None:  # which the draft may not have
+        # The draft may not have the structure that is asked for.
+        if (
+            self.how.first_look
+            and sampling.structure is None
+            and not await asyncio.to_thread(misses, asked, draft.text)
+        ):
             before.append(look := await _whole(self.follower, turns, _looking(sampling), f"{request_id}-look"))
             if look.finish_reason == "stop" and (lone_thoughts(look.text) or "").strip() == STAYS:
                 yield look
@@ -83,7 +95,11 @@ class ComparingFollower:
                 async with aclosing(chunks):
                     async for chunk in chunks:
                         said.append(chunk.text)
-                        yield _decided(spent.before(chunk), said, own)
+                        chunk = spent.before(chunk)
+                        if chunk.finish_reason == "stop":
+                            taken = await asyncio.to_thread(_taken, "".join(said), own, draft.text, asked)
+                            chunk = chunk if taken is None else _with(chunk, taken)
+                        yield chunk
                 return
             except ContextLengthExceeded:  # which comes before the first token
                 if not own:
@@ -179,18 +195,30 @@ def _usable(answer: Chunk) -> Chunk | None:
     return None if answer.finish_reason != "stop" or is_blank(text) else replace(answer, text=text)
 
 
-def _decided(chunk: Chunk, said: Sequence[str], own: Sequence[Chunk]) -> Chunk:
-    """A chunk of the round, of which so much is said; after results alone, its last one is what these decide.
+async def _asked(conversation: Sequence[Turn], sampling: SamplingParams) -> tuple[Requirement, ...]:
+    """What the prompt asks for. It is read in a thread, because hostile texts would hold the event loop."""
+    return () if sampling.structure is not None else await asyncio.to_thread(requirements_of, conversation)
 
-    The answer that takes the draft's place was counted among the thoughts before, and now is one no more. Where the
-    draft stays, nothing is said.
-    """
-    if chunk.finish_reason != "stop":
-        return chunk
-    readings = Readings.parse(lone_thoughts("".join(said)) or "")
-    if readings is None or readings.chosen is None or len(readings.own) != len(own):
-        return chunk
-    answer = own[readings.chosen]
+
+def _taken(said: str, own: Sequence[Chunk], draft: str, asked: Sequence[Requirement]) -> Chunk | None:
+    """The own answer that takes the draft's place; None: none does, or the Follower has written a text itself."""
+    thoughts = lone_thoughts(said)
+    if thoughts is None:
+        return None
+    readings = Readings.parse(thoughts)
+    if readings is not None and readings.chosen is not None and len(readings.own) == len(own):
+        chosen = readings.own[readings.chosen]
+        alike = (answer for answer, result in zip(own, readings.own, strict=True) if result == chosen)
+        for answer in alike:
+            if not loses(asked, draft, answer.text):
+                return answer
+    if misses(asked, draft):
+        return next((answer for answer in own if meets(asked, answer.text)), None)
+    return None
+
+
+def _with(chunk: Chunk, answer: Chunk) -> Chunk:
+    """The round's last chunk with the own answer that is its text, which was counted among the thoughts before."""
     return replace(
         chunk,
         text=f"{chunk.text}{answer.text}",

@@ -325,3 +325,93 @@ def test_a_first_look_is_within_the_budget() -> None:
     one = looking("<think>\nThe draft: 7\n</think>", says="nine " * 60)
     found = chunks(one, SamplingParams(max_total_tokens=100))
     assert sum(chunk.completion_tokens for chunk in found) + found[-1].prompt_tokens <= 100
+
+
+ASKS = "How many? Do not use any commas, and answer in at least 4 words."
+SILENT = "<think>Well.</think>"
+
+
+def of(prompt: str, draft: str) -> tuple[Turn, ...]:
+    return (Turn("user", prompt), Turn("assistant", draft), TURNS[2])
+
+
+def text(one: ComparingFollower, turns: Sequence[Turn], *, deltas: bool = True) -> str:
+    found = chunks(one, turns=turns, deltas=deltas)
+    return "".join(chunk.text for chunk in found)
+
+
+@pytest.mark.parametrize("deltas", [True, False])
+@pytest.mark.parametrize("said", [SILENT, STAYS, read("7", "7", "8", "9")])
+def test_the_first_own_answer_that_meets_all_takes_the_place_of_a_draft_that_misses_something(
+    said: str, deltas: bool
+) -> None:
+    own = ("Well, it is eight.", "Nine.", "It is ten then.")
+    assert text(follower(*own, said=said), of(ASKS, "Seven, I say to you."), deltas=deltas) == f"{said}It is ten then."
+
+
+@pytest.mark.parametrize(
+    ("said", "draft", "own"),
+    [
+        (SILENT, "I say it is seven.", "It is ten then."),  # which misses nothing
+        (SILENT, "Seven, I say to you.", "Well, it is ten."),
+        (SILENT, "Seven, I say to you.", "Ten."),  # no more than some of it
+        (f"{SILENT}Nine, say I.", "Seven, I say to you.", "It is ten then."),
+        ("Nine, say I.", "Seven, I say to you.", "It is ten then."),
+        ("", "Seven, I say to you.", "It is ten then."),
+    ],
+)
+def test_otherwise_the_draft_stays_or_what_the_follower_wrote(said: str, draft: str, own: str) -> None:
+    assert text(follower(own, own, own, said=said), of(ASKS, draft)) == said
+
+
+def test_a_prompt_that_asks_for_nothing_that_a_program_can_check_changes_nothing() -> None:
+    own = ("It is eight.", "It is nine.", "It is ten.")
+    assert text(follower(*own, said=SILENT), of("How many commas, would you say?", "Seven, I say.")) == SILENT
+
+
+def test_an_own_answer_that_results_choose_gives_way_to_another_one_with_its_result() -> None:
+    """It misses what the draft meets; without another one the draft stays."""
+    said, draft = read("7", "9", "9", "8"), "I say it is seven."
+    own = ("Well, it is nine.", "I say it is nine.", "It is eight then.")
+    assert text(follower(*own, said=said), of(ASKS, draft)) == f"{said}I say it is nine."
+    own = ("Well, it is nine.", "Nine.", "It is eight then.")
+    assert text(follower(*own, said=said), of(ASKS, draft)) == said
+
+
+def test_what_the_draft_misses_as_well_is_no_reason_against_the_own_answer_that_results_choose() -> None:
+    said = read("7", "9", "9", "8")
+    own = ("Well, it is nine.", "Nine.", "It is eight then.")
+    assert text(follower(*own, said=said), of(ASKS, "Seven, I say to you.")) == f"{said}Well, it is nine."
+
+
+def test_an_own_answer_that_meets_what_the_draft_misses_is_no_thought() -> None:
+    found = chunks(follower("It is ten then.", "Ten.", "Ten.", said=SILENT), turns=of(ASKS, "Seven, I say."))
+    assert sum(chunk.completion_tokens for chunk in found) == 6 + len(SILENT.split(" "))
+    assert found[-1].reasoning_tokens == 2
+    logprobs = [one.token for chunk in found for one in chunk.logprobs]
+    assert logprobs == [*_words(SILENT), *_words("It is ten then.")]
+
+
+def test_a_draft_that_misses_something_does_not_stay_at_a_first_look() -> None:
+    """Not even a look is taken: whatever it said, own answers would be written."""
+    one = looking(STAYS)
+    chunks(one, turns=of("How many? Use no commas.", "Seven, I say."))
+    assert len(asked(one.leader)) == 3
+    assert len(asked(one.follower)) == 1
+    one = looking(STAYS)
+    chunks(one, turns=of("How many? Use no commas.", "I say seven."))
+    assert asked(one.leader) == []
+
+
+def test_under_a_structure_the_prompt_is_not_looked_at() -> None:
+    own = ("It is ten then.",) * 3
+    sampling = SamplingParams(structure=StructuredOutput({"type": "json_object"}))
+    found = chunks(follower(*own, said=SILENT), sampling, of(ASKS, "Seven, I say."))
+    assert "".join(chunk.text for chunk in found) == SILENT
+
+
+def test_with_an_instruction_the_prompt_is_not_looked_at() -> None:
+    one = follower("It is ten then.", "It is ten then.", "It is ten then.", said=SILENT)
+    turns = (*of(ASKS, "Seven, I say.")[:-1], Turn("user", follower_turn(TURNS[-1].text, "Use a comma.")))
+    assert text(one, turns) == SILENT
+    assert asked(one.leader) == []

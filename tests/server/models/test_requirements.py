@@ -1,4 +1,4 @@
-"""What a program reads in a prompt. Training's checks of IFEval's kinds say what meets an instruction and what does not."""
+"""What a program reads in a prompt. Training's checks of IFEval's kinds say what meets an instruction."""
 
 import random
 from collections.abc import Mapping

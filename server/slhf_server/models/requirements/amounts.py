@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from slhf_server.models.requirements.measures import Measure
-from slhf_server.models.requirements.phrases import END, MODAL, NOUN, SUBJECT, WITHIN, pattern
+from slhf_server.models.requirements.phrases import END, MODAL, NOUN, SUBJECT, WITHIN, wish
 from slhf_server.models.requirements.requirement import Check, Requirement
 
 _NAMED = (
@@ -48,10 +48,10 @@ _OPENING = (
 )
 
 
-def wish(unit: str, rest: str = "") -> re.Pattern[str]:
+def wish_of(unit: str, rest: str = "") -> str:
     """The sentences that want an amount of this unit in the answer; `rest` is what may follow it."""
     adjective = rf"(?: {_NOT_OF}[\w-]+){{0,3}} {NOUN}\b"
-    return pattern(rf"{_OPENING}{amount(unit)}(?(adjective){adjective}|{rest}{WITHIN}{END})")
+    return wish(rf"{_OPENING}{amount(unit)}(?(adjective){adjective}|{rest}{WITHIN}{END})")
 
 
 def bounds(match: re.Match[str], *, bare: bool) -> tuple[int, int | None] | None:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
+from slhf_server.models.requirements.phrases import WORKS, compiled
+
 MOST_CHARACTERS = 10_000
 """A longer prompt is mostly a text to work on, and is not read."""
 _LONGEST_SENTENCE = 800
@@ -17,13 +19,6 @@ _CLAUSES = 12
 _MASK = "\0"
 _STRAIGHT = str.maketrans({**dict.fromkeys("“”„«»", '"'), **dict.fromkeys("‘’", "'")})
 
-ANSWERS = "response|answer|reply|output|completion"
-WORKS = (
-    "essay|story|poem|letter|cover letter|e-?mail|article|blog ?post|post|summary|speech|song|lyrics|rap|review|report"
-    "|description|dialogue|joke|riddle|limerick|resume|proposal|advertisement|ad|tweet|itinerary|outline|explanation"
-    "|critique|pitch|note|announcement|press release|biography|fable|monologue|paragraph|text|message|piece|critique"
-    "|brochure|guide|ballad|haiku|sonnet|journal entry|entry|caption|slogan|tutorial|newsletter|narrative"
-)
 _DEEDS = "write|compose|create|generate|draft|produce|make|give|provide|develop|craft|prepare|need|want|like"
 _ORDERED = re.compile(
     rf"\b(?:{_DEEDS})(?:\s+(?:me|us|out))?\s+(?:an?|another|one|two|three|\d+\+?)\b"
@@ -89,7 +84,8 @@ _BOUNDARY = re.compile(
 _WORK_ON = (
     "rewrite|re-write|edit|translate|summari[sz]e|paraphrase|proofread|correct|fix|improve|convert|classify|rate|read"
     "|consider|shorten|expand|continue|complete|grade|evaluate|analy[sz]e|critique|rephrase|polish|revise|simplify|extract"
-    "|review|check|judge|turn|change|transform|count|identify|compare|explain|interpret|respond to|reply to|answer (?:this|the|these|my)"
+    "|review|check|judge|turn|change|transform|count|identify|compare|explain|interpret|respond to|reply to"
+    "|answer (?:this|the|these|my)"
 )
 _MATERIAL = (
     "text|passage|essay|paragraph|sentences?|article|story|poem|e-?mail|letter|message|post|review|draft|document"
@@ -130,9 +126,10 @@ class Sentence:
     """Where in the prompt it begins."""
     prompt: str
 
-    def match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """Find the pattern where a clause begins."""
-        return next(filter(None, (pattern.match(self.text, start) for start in self.starts)), None)
+    def match(self, phrase: str) -> re.Match[str] | None:
+        """Find the phrase where a clause begins."""
+        expression = compiled(phrase)
+        return next(filter(None, (expression.match(self.text, start) for start in self.starts)), None)
 
     def said(self, match: re.Match[str], group: str) -> str:
         """What stands in the prompt where the group has matched."""

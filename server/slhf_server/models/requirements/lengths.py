@@ -3,21 +3,21 @@
 import re
 
 from slhf_server.models.requirements import measures
-from slhf_server.models.requirements.amounts import NUMBER, amount, bounds, counted, wish
+from slhf_server.models.requirements.amounts import NUMBER, amount, bounds, counted, wish_of
 from slhf_server.models.requirements.asked import Asked, Sentence
-from slhf_server.models.requirements.phrases import END, SUBJECT, pattern
+from slhf_server.models.requirements.phrases import END, SUBJECT, wish
 from slhf_server.models.requirements.requirement import Requirement
 
 _ON = r"(?: (?:about|on|describing|explaining|summari[sz]ing|discussing) [^,;:()]{1,200})?"
-_WORDS, _SENTENCES, _PARAGRAPHS = wish("words?", _ON), wish("sentences?", _ON), wish("paragraphs?", _ON)
+_WORDS, _SENTENCES, _PARAGRAPHS = wish_of("words?", _ON), wish_of("sentences?", _ON), wish_of("paragraphs?", _ON)
 _BULLET = r"(?:markdown )?(?:bullet(?:ed)?[ -]?points?|bullets)"
-_BULLETS = (wish(_BULLET, "(?: [^;]{0,200})?"), pattern(rf"use markdown bullets, {amount('of them')}"))
-_PLACEHOLDERS = wish(r"(?:[\w-]+ ){0,2}?(?:placeholders|gaps)", r"(?: [^;]{0,120})?")
+_BULLETS = (wish_of(_BULLET, "(?: [^;]{0,200})?"), wish(rf"use markdown bullets, {amount('of them')}"))
+_PLACEHOLDERS = wish_of(r"(?:[\w-]+ ){0,2}?(?:placeholders|gaps)", r"(?: [^;]{0,120})?")
 _SECTIONS = (
-    wish(r"sections|parts", r"(?: [^;]{0,160})?"),
-    pattern(rf"(?:structure|organi[sz]e) {SUBJECT} as (?P<word>[a-z]+) 1 to (?P<same>[a-z]+) (?P<n>{NUMBER}){END}"),
+    wish_of(r"sections|parts", r"(?: [^;]{0,160})?"),
+    wish(rf"(?:structure|organi[sz]e) {SUBJECT} as (?P<word>[a-z]+) 1 to (?P<same>[a-z]+) (?P<n>{NUMBER}){END}"),
 )
-_HIGHLIGHTS = pattern(
+_HIGHLIGHTS = wish(
     r"(?:highlight|emphasi[sz]e|mark|put|italici[sz]e|bold) "
     rf"{amount('(?:[a-z-]+ )?(?:sections?|parts?|passages?|phrases?|words?|points?)')}"
 )
@@ -38,12 +38,12 @@ _NEW_LINES = re.compile(r"\b(?:blank|empty|new) lines?\b|\\n|line breaks?", re.I
 _BRACKETS = re.compile(r"square brackets?|\[[\w ]{1,40}\]|bracketed", re.IGNORECASE)
 _ASTERISKS = re.compile(r"\*[\w ]{1,60}\*|asterisk|markdown", re.IGNORECASE)
 _HEADINGS = (
-    pattern(
-        r"\b(?:mark|begin|start)(?: the)?(?: beginning of)? (?:each|every)(?: (?:section|part"
-        r"|one))? with [\"']?(?!(?:the|an)\b)(?P<word>[a-z]{2,20}) (?:x|1)\b",
-        anywhere=True,
+    re.compile(
+        r"\b(?:mark|begin|start)(?: the)?(?: beginning of)? (?:each|every)(?: (?:section|part|one))? with "
+        r"[\"']?(?!(?:the|an)\b)(?P<word>[a-z]{2,20}) (?:x|1)\b",
+        re.IGNORECASE,
     ),
-    pattern(r"\bheadings? \"(?P<word>\0{2,20})\"", anywhere=True),
+    re.compile(r"\bheadings? \"(?P<word>\0{2,20})\"", re.IGNORECASE),
 )
 
 

@@ -4,9 +4,15 @@ Each pattern is matched from where a clause begins, and nothing may stand betwee
 """
 
 import re
+from functools import cache
 
-from slhf_server.models.requirements.asked import ANSWERS, WORKS
-
+ANSWERS = "response|answer|reply|output|completion"
+WORKS = (
+    "essay|story|poem|letter|cover letter|e-?mail|article|blog ?post|post|summary|speech|song|lyrics|rap|review|report"
+    "|description|dialogue|joke|riddle|limerick|resume|proposal|advertisement|ad|tweet|itinerary|outline|explanation"
+    "|critique|pitch|note|announcement|press release|biography|fable|monologue|paragraph|text|message|piece|critique"
+    "|brochure|guide|ballad|haiku|sonnet|journal entry|entry|caption|slogan|tutorial|newsletter|narrative"
+)
 _ALL = r"(?:entire|whole|full|complete|final|overall|actual)"
 NOUN = rf"(?:{ANSWERS}|{WORKS})s?"
 SUBJECT = (
@@ -35,5 +41,12 @@ _LEAD = (
 )
 
 
-def pattern(text: str, *, anywhere: bool = False) -> re.Pattern[str]:
-    return re.compile((text if anywhere else _LEAD + text).replace(" ?", r"\s*").replace(" ", r"\s+"), re.IGNORECASE)
+@cache
+def compiled(phrase: str) -> re.Pattern[str]:
+    """Compile a phrase when the first prompt is read: together they take a second, which commands can do without."""
+    return re.compile(phrase.replace(" ?", r"\s*").replace(" ", r"\s+"), re.IGNORECASE)
+
+
+def wish(phrase: str) -> str:
+    """A phrase with what may come before it."""
+    return _LEAD + phrase

@@ -4,14 +4,14 @@ import re
 
 from slhf.json_text import read_json
 from slhf_server.models.requirements.asked import Asked, Sentence, items
-from slhf_server.models.requirements.phrases import END, MODAL, QUOTE, SUBJECT, WITHIN, pattern
+from slhf_server.models.requirements.phrases import END, MODAL, QUOTE, SUBJECT, WITHIN, wish
 from slhf_server.models.requirements.requirement import Requirement
 
 _GIVE = (
     rf"(?:answer|respond|reply|write|output|return|give|provide|format|wrap|put|present)(?: {SUBJECT}| everything"
     rf"| me)?"
 )
-_JSON = pattern(
+_JSON = wish(
     rf"(?:{_GIVE}(?: back)?|i(?: would like| want|'d like)|{SUBJECT} {MODAL} be|use) (?:(?:wrapped|formatted"
     rf"|written|returned|given|only) )?"
     r"(?:(?:in|as|with|using|inside) )?(?:(?:an?|the|only|pure|single|valid|strict|proper|raw|one"
@@ -20,7 +20,7 @@ _JSON = pattern(
 )
 _FENCED = re.compile(r"```[ \t]*(?:json)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 _MARKS = r"(?:double )?(?:quotation marks?|quotes)"
-_QUOTED = pattern(
+_QUOTED = wish(
     rf"(?:(?:wrap|enclose|put|surround|place) {SUBJECT} (?:in|inside|within|with|between|by) (?:a pair of )?{_MARKS}"
     rf"|(?:put|place) {_MARKS} around {SUBJECT}|{SUBJECT} {MODAL} (?:(?:stand|be) )?(?:(?:wrapped|enclosed|put"
     rf"|placed) )?"
@@ -28,12 +28,12 @@ _QUOTED = pattern(
     rf"|(?:start|begin) and (?:end|finish|close) {SUBJECT} with (?:a |an )?(?:double )?(?:quotation marks?"
     rf"|quotes?)){WITHIN}{END}"
 )
-_TITLE = pattern(
+_TITLE = wish(
     r"(?:give (?:it|(?:your|the) \w+)|put|add|include|begin with|start with|write|have|use|provide|it needs|"
     rf"(?:{SUBJECT}|there) {MODAL} (?:contain|have|include|be|need)) (?:an? |the )?(?:title|heading)\b"
 )
 _ANGLES = re.compile(r"<<|double ang(?:ular|le) brackets", re.IGNORECASE)
-_POSTSCRIPT = pattern(
+_POSTSCRIPT = wish(
     rf"(?:after {SUBJECT},? |(?:at|by) the end of {SUBJECT},? (?:please )?(?:explicitly )?)?"
     r"(?:add|include|append|close with|end with|finish with|write|put|do not forget|don't forget|i want)(?: to"
     r" (?:add|include|write))?"
@@ -42,17 +42,17 @@ _POSTSCRIPT = pattern(
 )
 _MARKER = re.compile(r"\bP\. ?P\. ?S\b\.?|\bP\. ?S\.", re.IGNORECASE)
 _ANY_MARKER = re.compile(r"\bp\W{0,2}s\b", re.IGNORECASE)
-_ENDS = pattern(
+_ENDS = wish(
     rf"(?:end|finish|conclude|close)(?: {SUBJECT})? (?:with|by saying) (?:(?:the|this|these) )?(?P<exact>exact "
     rf"|very )?(?:following )?"
     rf"(?:phrase|sentence|words|line|question|statement)?(?: and add nothing"
     rf"| and nothing else)?(?P<colon>:)? ?(?P<end>{QUOTE}|[A-Z0-9][^\0\n]{{3,200}}$)"
 )
-_LAST = pattern(
+_LAST = wish(
     rf"(?:your|the) (?:very )?last (?:words|sentence|line|phrase)(?: of {SUBJECT})? (?:{MODAL} be"
     rf"|is)(?P<colon>:)? ?(?P<end>{QUOTE}|[A-Z0-9][^\0\n]{{3,200}}$)"
 )
-_REPEATS = pattern(
+_REPEATS = wish(
     r"(?:(?:first|before you answer|before answering|start by|begin by)[,:]? )?(?:repeat|repeating|copy|copying"
     r"|say|restate)"
     r" (?:the|this|my|what is asked)(?: (?:entire|whole|full|above|exact))*(?: (?:request|question|prompt"
@@ -62,13 +62,13 @@ _VERBATIM = re.compile(
     r"\bword[ -]for[ -]word\b|\bverbatim\b|\bwithout (?:any )?chang|\bexactly\b|\bunchanged\b", re.IGNORECASE
 )
 _THEN = re.compile(r"\b(?:first|before|then|start|begin)\b", re.IGNORECASE)
-_TWO = pattern(
+_TWO = wish(
     r"(?:(?:give|write|provide|generate|create|i would like|i'd like|i want)(?: me)? (?:exactly )?(?:two|2)"
     r" (?:\w+ )?(?:responses|answers|alternatives|versions)"
     r"|answer twice)\b"
 )
 _SIX_STARS = re.compile(r"(?<!\*)\*{6}(?!\*)|\bsix (?:asterisks|stars|asterisk symbols)\b")
-_OPTIONS = pattern(
+_OPTIONS = wish(
     r"(?:answer|respond|reply|choose|pick)(?: (?:the|your|this|my) \w+)? (?:with "
     r"|from )?(?:exactly )?(?:one )?(?:of |from )?(?:the following)"
     rf"(?: (?:options|phrases|answers|sentences|choices|words))?:? [(\[]?(?P<words>{QUOTE}(?:,? (?:and "

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from slhf_server.models.requirements import measures
-from slhf_server.models.requirements.amounts import TOPIC, WORK, amount, bounds, counted, wish
+from slhf_server.models.requirements.amounts import TOPIC, WORK, amount, bounds, counted, wish_of
 from slhf_server.models.requirements.asked import Asked, Sentence, items
-from slhf_server.models.requirements.phrases import END, MODAL, QUOTE, SUBJECT, WITHIN, pattern
+from slhf_server.models.requirements.phrases import END, MODAL, QUOTE, SUBJECT, WITHIN, wish
 from slhf_server.models.requirements.requirement import Check, Requirement
 
 _MOST_WORDS = 20
@@ -22,10 +22,10 @@ _USE = (
 _ANY = r"(?:(?:any|a single|the|all|of|single) ){0,2}"
 
 
-def _absent(what: str) -> re.Pattern[str]:
+def _absent(what: str) -> str:
     """The sentences that forbid it in the answer."""
     where = rf"(?: {MODAL} be (?:used|present|included)| (?:is|are) (?:allowed|permitted))?"
-    return pattern(
+    return wish(
         rf"(?:{_NOT} {_USE}{_ANY}{what}|(?:leave out|omit) {_ANY}{what}"
         rf"|(?:(?:write|answer|respond|reply)(?: {SUBJECT})? (?:without|with no) {_USE}{_ANY}{what})"
         rf"|(?:(?:use|with|include|{SUBJECT} {MODAL} (?:have|contain|include|use)) )?no {what}{where}"
@@ -36,7 +36,7 @@ def _absent(what: str) -> re.Pattern[str]:
     )
 
 
-_MARKS: Mapping[str, tuple[re.Pattern[str], str]] = {
+_MARKS: Mapping[str, tuple[str, str]] = {
     "commas": (_absent("commas?"), ","),
     "exclamation_marks": (_absent("exclamation (?:marks?|points?)"), "!"),
     "question_marks": (_absent("question marks?"), "?"),
@@ -46,16 +46,16 @@ _SMALL = r"(?:small letters?|lower ?-?case(?: letters?)?)"
 _CAPITAL = r"(?:(?:capital|upper ?-?case)(?: letters?)?|(?:all )?capitals|(?:all )?caps)"
 
 
-def _case(wanted: str, other: str) -> tuple[re.Pattern[str], ...]:
+def _case(wanted: str, other: str) -> tuple[str, ...]:
     """The sentences that want one case in all of the answer; the first ones forbid the other."""
     every = r"(?:all|only|entirely|exclusively|completely)(?: in)?"
     written, whole = rf"(?:{every} )?(?:the )?{wanted}(?: only)?", rf"(?:{every} {wanted}|{wanted} only)"
     return (
         _absent(other),
-        pattern(
-            rf"(?:(?:write|compose|create|give me) {WORK} (?:(?:about|to|for|on) {TOPIC})?(?:in|using) {every}"
-            rf" {wanted}|(?:write|answer|respond|reply|keep|put|present)(?: {SUBJECT})? (?:in english,? and )?(?:in|using)"
-            rf" {written}"
+        wish(
+            rf"(?:(?:write|compose|create|give me) {WORK} (?:(?:about|to|for|on) {TOPIC})?(?:in|using) {every} {wanted}"
+            rf"|(?:write|answer|respond|reply|keep|put|present)(?: {SUBJECT})? (?:in english,? and )?"
+            rf"(?:in|using) {written}"
             rf"|{SUBJECT} {MODAL} be (?:written )?(?:in english,? (?:and )?)?(?:in |using )?{written}"
             rf"|(?:written )?(?:in|using) {every} {wanted}|(?:use|{SUBJECT} {MODAL} use) {whole}){WITHIN}{END}"
         ),
@@ -74,42 +74,41 @@ _HAVE = (
 )
 _AMONG = rf"(?:(?:include|incorporate)(?: the)? keywords?|{SUBJECT} {MODAL} include(?: the)? keywords?)"
 _INCLUDED = (
-    pattern(rf"{_HAVE}{_WHICH} {_KIND}(?: in {SUBJECT}:?)? {_LIST}{WITHIN}{END}"),
-    pattern(rf"{_AMONG} (?P<words>[\[(]{_WORD}(?:, ?{_WORD}){{0,{_MOST_WORDS}}}[\])])"),
+    wish(rf"{_HAVE}{_WHICH} {_KIND}(?: in {SUBJECT}:?)? {_LIST}{WITHIN}{END}"),
+    wish(rf"{_AMONG} (?P<words>[\[(]{_WORD}(?:, ?{_WORD}){{0,{_MOST_WORDS}}}[\])])"),
 )
 _EXCLUDED = (
-    pattern(
-        rf"(?:(?:(?:write|answer|respond|reply)(?: {SUBJECT})? )?{_NOT} {_USE}(?:any of )?|do without )(?:(?P<the>the|these) )?(?:(?:following|specific) )?"
-        rf"{_KIND} {_LIST}{WITHIN}{END}"
+    wish(
+        rf"(?:(?:(?:write|answer|respond|reply)(?: {SUBJECT})? )?{_NOT} {_USE}(?:any of )?|do without )"
+        rf"(?:(?P<the>the|these) )?(?:(?:following|specific) )?{_KIND} {_LIST}{WITHIN}{END}"
     ),
-    pattern(
+    wish(
         rf"(?:do not|don't|never) (?:mention|use|say|include|write) (?P<words>{QUOTE}(?:(?:,? or |, ){QUOTE}){{0,9}})"
         rf"{WITHIN}{END}"
     ),
-    pattern(rf"neither (?P<words>{_WORD} nor {_WORD}) (?:may|must|should|can) (?:occur|appear|be used){WITHIN}{END}"),
+    wish(rf"neither (?P<words>{_WORD} nor {_WORD}) (?:may|must|should|can) (?:occur|appear|be used){WITHIN}{END}"),
 )
 _NO_KEYWORDS = frozenset(
     "count counts limit of for from that which to with in on above below listed provided given here there again twice"
     " often everywhere throughout only carefully you your it is are list like such problem problems play choice search"
-    " cloud bank order game games if related relevant correctly properly wisely about used yourself itself they this these".split()
+    " cloud bank order game games if related relevant correctly properly wisely about used yourself itself they this"
+    " these".split()
 )
 """What follows "the words" where no list of them does."""
 _APPEARS = rf"(?:{MODAL} )?(?:appears?|occurs?|shows? up|be used|be mentioned|be included)(?: in {SUBJECT})?"
 _TIMES = rf"{amount('times?')}{WITHIN}{END}"
-_LETTER = pattern(
-    rf"(?:(?:use|include|i want to see) )?the letter [\"']?(?P<word>[a-z\0])[\"']?(?: {_APPEARS})? {_TIMES}"
-)
+_LETTER = wish(rf"(?:(?:use|include|i want to see) )?the letter [\"']?(?P<word>[a-z\0])[\"']?(?: {_APPEARS})? {_TIMES}")
 _ONE = rf"(?P<word>{QUOTE}|[A-Za-z][\w'-]{{1,30}})"
 _OFTEN = (
-    pattern(
+    wish(
         r"(?:use|include|say|mention|repeat|have|write)(?: the (?:word|term|keyword|phrase|name))?"
         rf" {_ONE}(?: in {SUBJECT})? {_TIMES}"
     ),
-    pattern(rf"the (?:word|term|keyword|phrase) {_ONE} {_APPEARS} {_TIMES}"),
+    wish(rf"the (?:word|term|keyword|phrase) {_ONE} {_APPEARS} {_TIMES}"),
 )
 _CAPITAL_WORDS = (
-    wish(r"words (?:in|with|written in) (?:all )?(?:capital letters|capitals|caps|uppercase)"),
-    pattern(rf"(?:use )?words (?:in|with) all (?:capital letters|capitals|caps)(?: {_APPEARS})? {_TIMES}"),
+    wish_of(r"words (?:in|with|written in) (?:all )?(?:capital letters|capitals|caps|uppercase)"),
+    wish(rf"(?:use )?words (?:in|with) all (?:capital letters|capitals|caps)(?: {_APPEARS})? {_TIMES}"),
 )
 
 
@@ -172,7 +171,7 @@ def _without(mark: str) -> Check:
     return lambda text: mark not in text
 
 
-def _first_list(sentence: Sentence, asking: Sequence[re.Pattern[str]]) -> Sequence[str]:
+def _first_list(sentence: Sentence, asking: Sequence[str]) -> Sequence[str]:
     lists = (_listed(sentence, match) for one in asking if (match := sentence.match(one)))
     return next(filter(None, lists), ())
 
