@@ -6,9 +6,9 @@ Follower's turn (slhf/turns.py), where nobody but the Follower reads them: they 
 What it has to say may be no more than the results that it reads in all of them. Then these are counted, and one of its
 own answers takes the draft's place or none does (slhf/readings.py).
 
-A program looks at what the prompt asks for, too (requirements/). No own answer takes the draft's place that misses what
-the draft meets. A draft that misses something does not stay at a first look, nor where the Follower would leave it as it is and
-an own answer meets all: that one takes its place. What the Follower writes itself stands.
+A program looks at what the prompt asks for, too (requirements/). No own answer takes the draft's place that misses
+what the draft meets. A draft that misses something does not stay at a first look. Where the Follower would leave it as it is,
+the first own answer that meets all takes its place. What the Follower writes itself stands.
 
 A bundle may have the Follower look at the draft alone first, because own answers cost the most of a round, and of a
 program, say, it knows without them that it stays (measured: docs/experiments/first-look.md).
@@ -27,9 +27,9 @@ from slhf import Bundle, OwnAnswers
 from slhf.readings import STAYS, Readings
 from slhf.turns import follower_turn, with_own_answers
 from slhf_server.errors import ContextLengthExceeded
-from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn
+from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn, request_of
 from slhf_server.models.reasoning import is_blank, lone_thoughts, strip_reasoning
-from slhf_server.models.requirements.readers import requirements_of
+from slhf_server.models.requirements.readers import requirements
 from slhf_server.models.requirements.requirement import Requirement, loses, meets, misses
 
 _SEEDS = 2**63
@@ -197,7 +197,7 @@ def _usable(answer: Chunk) -> Chunk | None:
 
 async def _asked(conversation: Sequence[Turn], sampling: SamplingParams) -> tuple[Requirement, ...]:
     """What the prompt asks for. It is read in a thread, because hostile texts would hold the event loop."""
-    return () if sampling.structure is not None else await asyncio.to_thread(requirements_of, conversation)
+    return () if sampling.structure is not None else await asyncio.to_thread(requirements, request_of(conversation))
 
 
 def _taken(said: str, own: Sequence[Chunk], draft: str, asked: Sequence[Requirement]) -> Chunk | None:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from slhf_server.models.base import Turn
-from slhf_server.models.requirements.readers import requirements, requirements_of
+from slhf.chats import ToolTurn
+from slhf_server.models.base import Turn, request_of
+from slhf_server.models.requirements.readers import requirements
 from slhf_server.models.requirements.requirement import loses, meets, misses
 from slhf_training.checks.instructions import follows, follows_loosely
 from slhf_training.instructions.write import INSTRUCTIONS, REPEAT
@@ -206,11 +207,13 @@ def test_after_a_quotation_to_work_on_the_prompt_asks_again() -> None:
     assert [one.name for one in found] == ["no_commas"]
 
 
-def test_the_last_user_turn_counts_without_a_tools_result() -> None:
+def test_the_last_user_turn_is_what_is_read_without_a_tools_result() -> None:
     asks = Turn("user", "Use no commas.")
-    assert requirements_of([Turn("user", "Answer in JSON."), Turn("assistant", "{}"), asks])[0].name == "no_commas"
-    assert requirements_of([asks, Turn("assistant", "No."), Turn("user", "Why?")]) == ()
-    assert requirements_of([Turn("system", "Use no commas.")]) == ()
+    assert request_of([Turn("user", "Answer in JSON."), Turn("assistant", "{}"), asks]) == asks.text
+    assert request_of([asks, Turn("assistant", "No."), Turn("user", "Why?")]) == "Why?"
+    result = ToolTurn("tool", "Use no commas.", {})
+    assert request_of([Turn("user", "Result of look:\nUse no commas.", tool_turns=(result,))]) == ""
+    assert request_of([Turn("system", "Use no commas.")]) == ""
 
 
 def test_a_text_between_definitions_neither_meets_nor_misses() -> None:

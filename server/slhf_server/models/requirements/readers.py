@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from slhf_server.models.base import Turn
 from slhf_server.models.requirements import lengths, shapes, wording
 from slhf_server.models.requirements.asked import Asked, Sentence
 from slhf_server.models.requirements.requirement import Requirement
@@ -46,9 +45,3 @@ def requirements(prompt: str) -> tuple[Requirement, ...]:
     asked = Asked.of(prompt)
     found = (read(sentence, asked) for sentence in asked.sentences for read in READERS)
     return tuple(islice((one for one in found if one is not None), _MOST))
-
-
-def requirements_of(conversation: Sequence[Turn]) -> tuple[Requirement, ...]:
-    """What the last user turn asks for; nothing where a tool's result is part of it."""
-    asking = next((turn for turn in reversed(conversation) if turn.role == "user"), None)
-    return () if asking is None or asking.tool_turns else requirements(asking.text)
