@@ -7,8 +7,8 @@ What it has to say may be no more than the results that it reads in all of them.
 own answers takes the draft's place or none does (slhf/readings.py).
 
 A program looks at what the prompt asks for, too (requirements/). No own answer takes the draft's place that misses
-what the draft meets. A draft that misses something does not stay at a first look. Where the Follower would leave it as it is,
-the first own answer that meets all takes its place. What the Follower writes itself stands.
+what the draft meets. A draft that misses something does not stay at a first look. Where the Follower would leave it as
+it is, the first own answer that meets all takes its place. What the Follower writes itself stands.
 
 A bundle may have the Follower look at the draft alone first, because own answers cost the most of a round, and of a
 program, say, it knows without them that it stays (measured: docs/experiments/first-look.md).

@@ -94,6 +94,7 @@ def test_what_is_read_in_a_phrase_agrees_with_the_check_of_its_kind(
         ("Write no more than two sentences.", "One. Two.", "One. Two. Three. Four."),
         ("Keep your answer between 2 and 4 words.", "one two three", "one two three four five"),
         ("Limit your answer to 3 words.", "one two three", "one two three four"),
+        ("Keep your answer to 2 sentences.", "One.", "One. Two. Three. Four."),
         ("Write a 5+ word summary of the book.", "one two three four five", "one two"),
         ("Summarise the plot of Hamlet in at most 4 words.", "He dies in it.", "He dies in the end, too."),
         ("Write 2 paragraphs about cats.", "One.\n\nTwo.", "One.\n\nTwo.\n\nThree.\n\nFour.\n\nFive."),
@@ -192,6 +193,12 @@ NOTHING = [
     "A book has 300 words or more on each page. How many are on 10 pages?",
     "Give two answers that are different.",
     "Highlight at least 3 problems with this plan.",
+    "Use the word processor.",
+    "Include the term limits.",
+    "End with the exact same words as the beginning.",
+    "Write P.S. in full.",
+    "Say the word exactly once, and then answer.",
+    "Tell the story over 3 paragraphs.",
     "Which is better, a list of 3 bullet points or 2 paragraphs?",
     "Utilise au plus 50 mots et aucune virgule.",
 ]
@@ -224,6 +231,17 @@ def test_a_text_between_definitions_neither_meets_nor_misses() -> None:
     (commas,) = requirements("Use no commas.")
     assert not commas.met("Sure, here it is:\nIt slept.")
     assert not commas.missed("Sure, here it is:\nIt slept.")
+
+
+def test_of_a_long_prompt_nothing_is_read_and_of_a_long_text_nothing_is_said() -> None:
+    """They would hold others up, and a long prompt is mostly a text to work on."""
+    wish = "Use no commas."
+    assert requirements(f"{wish} {'a' * (10_000 - len(wish) - 1)}")
+    assert requirements(f"{wish} {'a' * (10_000 - len(wish))}") == ()
+    (found,) = requirements(wish)
+    assert found.missed("a," * 10_000)
+    assert not found.missed("a," * 10_001)
+    assert not found.met("a" * 20_001)
 
 
 def test_a_text_loses_what_the_one_before_it_met() -> None:

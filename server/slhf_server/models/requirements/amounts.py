@@ -15,7 +15,7 @@ NUMBER = rf"(?:\d{{1,3}},\d{{3}}|\d{{1,5}}|(?:{'|'.join(sorted(_NAMED, key=len, 
 _BEFORE = (
     r"(?:(?P<least>at least|(?:a )?minimum(?: of)?|(?:no|not) (?:fewer|less) than)"
     r"|(?P<most>at most|(?:a )?max(?:imum)?(?: of)?|(?:no|not) more than|up to|within)"
-    r"|(?P<above>more than|over|above)|(?P<below>(?:fewer|less|shorter) than|under|below)|(?P<exactly>exactly"
+    r"|(?P<above>more than|above)|(?P<over>over)|(?P<below>(?:fewer|less|shorter) than|under|below)|(?P<exactly>exactly"
     r"|precisely)|between)"
 )
 _MORE, _FEWER = "or more|at least|(?:at )?minimum", "or fewer|or less|at most|max(?:imum)?"
@@ -57,20 +57,23 @@ def wish_of(unit: str, rest: str = "") -> str:
 def bounds(match: re.Match[str], *, bare: bool) -> tuple[int, int | None] | None:
     """The least and the most that are asked for; None: it is not sure. `bare`: a number alone is meant exactly."""
     said = {name for name, group in match.groupdict().items() if group is not None}
-    number = _number(match["n"])
+    first = number(match["n"])
     least, most = said & {"least", "more", "more_of", "plus"}, said & {"most", "fewer", "fewer_of"}
     if least and most:
         return None
     if "m" in said:
-        last = _number(match["m"])
-        return (number, last) if number < last and not (least or most) else None
-    if least or "above" in said:
-        return number + ("above" in said), None
+        last = number(match["m"])
+        return (first, last) if first < last and not (least or most) else None
+    above = said & {"above"} or (not bare and said & {"over"})
+    if least or above:
+        return first + bool(above), None
     if most or "below" in said:
-        return 0, number - ("below" in said)
-    if "exactly" in said or (bare and "alone" not in said):
-        return number, number
-    return (0, number) if "limit" in said else None
+        return 0, first - ("below" in said)
+    if "over" in said:  # a story over 3 paragraphs
+        return None
+    if "limit" in said and "exactly" not in said:
+        return 0, first
+    return (first, first) if "exactly" in said or (bare and "alone" not in said) else None
 
 
 def counted(name: str, wanted: tuple[int, int | None] | None, by: Sequence[Measure]) -> Requirement | None:
@@ -84,6 +87,6 @@ def counted(name: str, wanted: tuple[int, int | None] | None, by: Sequence[Measu
     return Requirement(name, tuple(map(check, by)))
 
 
-def _number(said: str) -> int:
+def number(said: str) -> int:
     plain = said.lower().replace(",", "")
     return _NAMED.index(plain) + 1 if plain in _NAMED else int(plain)

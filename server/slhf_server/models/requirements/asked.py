@@ -147,23 +147,29 @@ class Asked:
 
     @classmethod
     def of(cls, prompt: str) -> Self:
+        if len(prompt) > MOST_CHARACTERS or _MASK in prompt:
+            return cls(prompt, ())
         straight = prompt.translate(_STRAIGHT)
-        if len(prompt) > MOST_CHARACTERS or straight.count('"') % 2:  # where does a quotation end?
-            return cls(straight, ())
-        masked = _masked(straight)
-        if _PROGRAM.search(masked) or _MASK in straight:
+        shown = _without_blocks(straight)
+        masked = _masked(shown)
+        if shown.count('"') % 2 or _PROGRAM.search(masked):  # where does a quotation end?
             return cls(straight, ())
         works = {match["work"].split()[-1].lower() for match in _ORDERED.finditer(masked)}
         return cls(straight, tuple(_asking(masked, straight, works)))
 
 
-def _masked(text: str) -> str:
-    """The text, as long as it was, with NULs in place of what it quotes."""
+def _without_blocks(text: str) -> str:
+    """The text, as long as it was, with a row of NULs in place of what stands in fences and between tags."""
     for mark in (_FENCE, _TAG):
         marks = [*mark.finditer(text)]
         if len(marks) > 1:  # whatever is between the first and the last, because which one ends which is not sure
             start, end = marks[0].start(), marks[-1].end()
             text = f'{text[:start]}"{_MASK * (end - start - 2)}"{text[end:]}'
+    return text
+
+
+def _masked(text: str) -> str:
+    """The text, as long as it was, with NULs in place of what it quotes."""
     text = _LONE.sub(lambda match: f"“ {match[1]} ”", text)
     text = _QUOTED.sub(lambda match: '"' + _MASK * len(match[1]) + match[2] + '"', text)
     text = _CODE.sub(lambda match: "'" + _MASK * len(match[1]) + "'", text)

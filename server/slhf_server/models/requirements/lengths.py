@@ -3,7 +3,7 @@
 import re
 
 from slhf_server.models.requirements import measures
-from slhf_server.models.requirements.amounts import NUMBER, amount, bounds, counted, wish_of
+from slhf_server.models.requirements.amounts import NUMBER, amount, bounds, counted, number, wish_of
 from slhf_server.models.requirements.asked import Asked, Sentence
 from slhf_server.models.requirements.phrases import END, SUBJECT, wish
 from slhf_server.models.requirements.requirement import Requirement
@@ -34,7 +34,6 @@ _EACH = re.compile(
 )
 _DIVIDES = re.compile(r"\b(?:separate|separated|divide|divided|between|mark|divider|parted|delimited)\b", re.IGNORECASE)
 _THREE_STARS = re.compile(r"(?<!\*)\*{3}(?!\*)")
-_NEW_LINES = re.compile(r"\b(?:blank|empty|new) lines?\b|\\n|line breaks?", re.IGNORECASE)
 _BRACKETS = re.compile(r"square brackets?|\[[\w ]{1,40}\]|bracketed", re.IGNORECASE)
 _ASTERISKS = re.compile(r"\*[\w ]{1,60}\*|asterisk|markdown", re.IGNORECASE)
 _HEADINGS = (
@@ -58,7 +57,7 @@ def sentences(sentence: Sentence, asked: Asked) -> Requirement | None:
 
 
 def paragraphs(sentence: Sentence, asked: Asked) -> Requirement | None:
-    """Divided by *** where the prompt says so, else by blank lines or, if it says nothing, by line breaks."""
+    """Divided by *** where the prompt says so, else by blank lines or by line breaks."""
     match = None if _EACH.search(sentence.text) else sentence.match(_PARAGRAPHS)
     if not match:
         return None
@@ -88,7 +87,7 @@ def sections(sentence: Sentence, asked: Asked) -> Requirement | None:
     if match := sentence.match(_SECTIONS[1]):
         if match["word"].lower() != match["same"].lower():
             return None
-        return counted("sections", (bounds(match, bare=True) or (0, 0))[:1] + (None,), measures.sections(match["word"]))
+        return counted("sections", (number(match["n"]), None), measures.sections(match["word"]))
     if not (match := sentence.match(_SECTIONS[0])) or not (wanted := bounds(match, bare=True)):
         return None
     for one in asked.sentences:

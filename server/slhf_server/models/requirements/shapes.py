@@ -41,22 +41,22 @@ _POSTSCRIPT = wish(
     r"|begins) with p\.)"
 )
 _MARKER = re.compile(r"\bP\. ?P\. ?S\b\.?|\bP\. ?S\.", re.IGNORECASE)
+_LAST_PART = re.compile(r"\bpostscript|\bend\b|\bbottom\b|\bafter\b|\bclose\b", re.IGNORECASE)
 _ANY_MARKER = re.compile(r"\bp\W{0,2}s\b", re.IGNORECASE)
 _ENDS = wish(
     rf"(?:end|finish|conclude|close)(?: {SUBJECT})? (?:with|by saying) (?:(?:the|this|these) )?(?P<exact>exact "
     rf"|very )?(?:following )?"
     rf"(?:phrase|sentence|words|line|question|statement)?(?: and add nothing"
-    rf"| and nothing else)?(?P<colon>:)? ?(?P<end>{QUOTE}|[A-Z0-9][^\0\n]{{3,200}}$)"
+    rf"| and nothing else)?(?P<colon>:)? ?(?P<end>{QUOTE}|(?-i:[A-Z0-9])[^\0\n]{{3,200}}$)"
 )
 _LAST = wish(
     rf"(?:your|the) (?:very )?last (?:words|sentence|line|phrase)(?: of {SUBJECT})? (?:{MODAL} be"
-    rf"|is)(?P<colon>:)? ?(?P<end>{QUOTE}|[A-Z0-9][^\0\n]{{3,200}}$)"
+    rf"|is)(?P<colon>:)? ?(?P<end>{QUOTE}|(?-i:[A-Z0-9])[^\0\n]{{3,200}}$)"
 )
 _REPEATS = wish(
-    r"(?:(?:first|before you answer|before answering|start by|begin by)[,:]? )?(?:repeat|repeating|copy|copying"
-    r"|say|restate)"
-    r" (?:the|this|my|what is asked)(?: (?:entire|whole|full|above|exact))*(?: (?:request|question|prompt"
-    r"|instruction))?(?: above)?[^;:()]{0,60}"
+    r"(?:(?:first|before you answer|before answering|start by|begin by)[,:]? )?"
+    r"(?:repeat|repeating|copy|copying|say|restate) (?:(?:the|this|my)(?: (?:entire|whole|full|above|exact))*"
+    r" (?:request|question|prompt|instruction)|what is asked)\b"
 )
 _VERBATIM = re.compile(
     r"\bword[ -]for[ -]word\b|\bverbatim\b|\bwithout (?:any )?chang|\bexactly\b|\bunchanged\b", re.IGNORECASE
@@ -91,7 +91,8 @@ def title(sentence: Sentence, asked: Asked) -> Requirement | None:
 
 
 def postscript(sentence: Sentence, asked: Asked) -> Requirement | None:
-    if not sentence.match(_POSTSCRIPT) or not (marker := _MARKER.search(sentence.text)):
+    wanted = sentence.match(_POSTSCRIPT) and _LAST_PART.search(sentence.text)
+    if not wanted or not (marker := _MARKER.search(sentence.text)):
         return None
     dotted = re.compile(r"[ \t]?".join(re.escape(one) for one in marker[0].rstrip(".")), re.IGNORECASE)
     return Requirement(

@@ -89,10 +89,10 @@ _EXCLUDED = (
     wish(rf"neither (?P<words>{_WORD} nor {_WORD}) (?:may|must|should|can) (?:occur|appear|be used){WITHIN}{END}"),
 )
 _NO_KEYWORDS = frozenset(
-    "count counts limit of for from that which to with in on above below listed provided given here there again twice"
-    " often everywhere throughout only carefully you your it is are list like such problem problems play choice search"
-    " cloud bank order game games if related relevant correctly properly wisely about used yourself itself they this"
-    " these".split()
+    "count counts limit limits of for from that which to with in on above below listed provided given here there again"
+    " twice often everywhere throughout only carefully you your it is are list like such problem problems play choice"
+    " search cloud bank processor processors processing wrap art bubble order game games if related relevant correctly"
+    " properly wisely about used yourself itself they this these".split()
 )
 """What follows "the words" where no list of them does."""
 _APPEARS = rf"(?:{MODAL} )?(?:appears?|occurs?|shows? up|be used|be mentioned|be included)(?: in {SUBJECT})?"
