@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from slhf.wire import (
@@ -304,7 +305,9 @@ class RefinementState:
         going back to a draft that is not what `response_format` asks for, such as JSON in a fence."""
         if self._job.answers_with(self.number):
             return None
-        what = await asyncio.to_thread(lost, self._job.kept, request_of(self._job.turns), self._latest.text, text)
+        compare = partial(lost, self._job.kept, request_of(self._job.turns), self._latest.text, text)
+        reads_prompt = "instructions" in self._job.kept  # in a thread, because a hostile one would hold the event loop
+        what = await asyncio.to_thread(compare) if reads_prompt else compare()
         bound = self._job.structure if what is not None else None
         return what if bound is None or await bound.admits(self._latest.text) else None
 

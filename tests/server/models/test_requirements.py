@@ -87,6 +87,8 @@ def test_what_is_read_in_a_phrase_agrees_with_the_check_of_its_kind(
         ("Please answer without exclamation marks.", "No.", "No!"),
         ("Your entire response should be in English, and in all lowercase letters.", "a cat", "A cat"),
         ("No capital letters are allowed.", "a cat", "A cat"),
+        ("Please use no semicolons.", "Yes, no.", "Yes; no."),
+        ("Avoid question marks.", "Yes.", "Yes?"),
         ("Answer in all capital letters.", "A CAT!", "A cat!"),
         ("Make sure that words in all capital letters appear at least 2 times.", "A CAT AND A DOG", "A cat and a dog"),
         ("Your response should contain at least 3 sentences.", "One. Two. Three.", "One. Two."),
