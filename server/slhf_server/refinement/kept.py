@@ -4,6 +4,7 @@ A part is lost where the refined text has fewer of it than the draft. What is ad
 asks for is lost where the draft met it and the refined text misses it.
 """
 
+import asyncio
 import re
 import unicodedata
 from collections import Counter
@@ -111,6 +112,13 @@ def lost(kept: Sequence[Kept], prompt: str, draft: str, refined: str) -> Kept | 
     if draft == refined:
         return None
     return next((name for name in kept if LOST[name](prompt, draft, refined)), None)
+
+
+async def find_lost(kept: Sequence[Kept], prompt: str, draft: str, refined: str) -> Kept | None:
+    """`lost`, in a thread where the prompt is read, because a hostile one would hold the event loop."""
+    if "instructions" in kept:
+        return await asyncio.to_thread(lost, kept, prompt, draft, refined)
+    return lost(kept, prompt, draft, refined)
 
 
 def _script(letter: str) -> str:

@@ -1,9 +1,7 @@
 """The book-keeping of one refinement: finished rounds, the round that runs, tokens and times."""
 
-import asyncio
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from slhf.wire import (
@@ -32,7 +30,7 @@ from slhf_server.models.reasoning import is_blank, refinable
 from slhf_server.refinement.comparison import Comparison, Judged
 from slhf_server.refinement.edits import edit_ratio
 from slhf_server.refinement.job import Job, RoleBinding
-from slhf_server.refinement.kept import lost
+from slhf_server.refinement.kept import find_lost
 from slhf_server.refinement.round import RoundState
 from slhf_server.refinement.seeds import seed_of
 from slhf_server.refinement.trajectory import Trajectory
@@ -305,9 +303,7 @@ class RefinementState:
         going back to a draft that is not what `response_format` asks for, such as JSON in a fence."""
         if self._job.answers_with(self.number):
             return None
-        compare = partial(lost, self._job.kept, request_of(self._job.turns), self._latest.text, text)
-        reads_prompt = "instructions" in self._job.kept  # in a thread, because a hostile one would hold the event loop
-        what = await asyncio.to_thread(compare) if reads_prompt else compare()
+        what = await find_lost(self._job.kept, request_of(self._job.turns), self._latest.text, text)
         bound = self._job.structure if what is not None else None
         return what if bound is None or await bound.admits(self._latest.text) else None
 
