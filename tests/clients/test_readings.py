@@ -2,7 +2,7 @@
 
 import pytest
 
-from slhf.readings import Readings, states_result
+from slhf.readings import Readings, has_readings, states_result
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,44 @@ def test_other_texts_state_none(text: str) -> None:
 def test_a_long_text_is_read_at_its_end() -> None:
     assert not states_result("9 " * 1_000_000 + LONG * 10)
     assert states_result("a " * 1_000_000 + "9")
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        ("72000", "He makes $72,000 a year."),
+        ("$72,000", "He makes $72,000 a year."),
+        ("72000", "72000.00"),
+        ("New York", "It is new  york."),
+        ("no", "No, it is not."),
+        ("8", "答案是 8。"),
+        ("-3", "x = -3"),
+    ],
+)
+def test_a_result_that_stands_in_its_text_is_heard(result: str, text: str) -> None:
+    assert Readings.of(result, [result]).heard(text, [text]) == Readings.of(result, [result])
+
+
+@pytest.mark.parametrize(
+    ("result", "text"), [("2", "12 or 20"), ("no", "Nobody knows."), ("7", "It is eight."), ("1,2", "12")]
+)
+def test_a_result_that_an_own_answer_does_not_have_is_none(result: str, text: str) -> None:
+    assert Readings.of(None, [result]).heard("", [text]) == Readings.of(None, [None])
+
+
+def test_where_the_draft_does_not_have_its_result_nothing_is_heard() -> None:
+    """Two own answers would outvote what nobody has said."""
+    assert Readings.of("7", ["8", "8"]).heard("Eight.", ["8", "8"]) is None
+    assert Readings.of(None, ["8", "8"]).heard("Eight.", ["8", "8"]) == Readings.of(None, ["8", "8"])
+
+
+@pytest.mark.parametrize(
+    "text", ["I apologize for the confusion. The draft: no.", "The draft: 6\n[1] 72", "<b>It stays.</b>"]
+)
+def test_an_answer_in_the_followers_words_is_known(text: str) -> None:
+    assert has_readings(text)
+
+
+@pytest.mark.parametrize("text", ["Seven.", "The draft says no.", "it stays. Or not."])
+def test_other_answers_are_not_in_the_followers_words(text: str) -> None:
+    assert not has_readings(text)

@@ -52,6 +52,19 @@ def test_a_lost_round_is_no_unchanged_one_so_the_next_goes_on(serve: Serve) -> N
     assert (answer["output"], answer["refinement"]["stop_reason"]) == ("it is 42 indeed", "rounds_done")
 
 
+@pytest.mark.parametrize(("wish", "output"), [(None, "one two"), ("Use a comma.", "one, two")])
+def test_a_round_keeps_what_the_prompt_asks_for_unless_an_instruction_wants_something_else(
+    serve: Serve, wish: str | None, output: str
+) -> None:
+    url = serve(FakeEngine(says("one, two")), models={"fake": {"keep": ["instructions"]}})
+    body = {"prompt": "Count. Do not use any commas.", "draft": "one two", "rounds": 1, "instruction": wish}
+    answer = httpx2.post(f"{url}/v1/refine", json=body).json()
+    assert answer["output"] == output
+    assert answer["refinement"]["rounds"][1]["lost"] == (None if wish else "instructions")
+    metrics = httpx2.get(f"{url}/metrics").text
+    assert ('slhf_rounds_lost_total{model_name="fake",part="instructions"} 1.0' in metrics) == (wish is None)
+
+
 def test_a_draft_returned_unchanged_after_a_lost_round_stops(serve: Serve) -> None:
     url = serve(FakeEngine(says("no number", "it is 42")), models={"fake": {"keep": ["numbers"]}})
     body = {"prompt": "q", "draft": "it is 42", "rounds": 4, "stop_when_unchanged": True}

@@ -9,7 +9,7 @@ serving reads them, so their form is said once, here.
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 STAYS = "It stays."
@@ -17,6 +17,7 @@ STAYS = "It stays."
 _DRAFT = "The draft: "
 _NOTHING = "none"
 _SENTENCES = re.compile(r"(?<=[.!?。])\s+|\n+")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
 _TAIL = 1_000
 """Characters in which a result is looked for."""
 _FEW_WORDS = 12
@@ -54,6 +55,17 @@ class Readings:
         numbered = (f"[{number}] {result or _NOTHING}" for number, result in enumerate(self.own, start=1))
         return "\n".join([f"{_DRAFT}{self.draft or _NOTHING}", *numbered])
 
+    def heard(self, draft: str, own: Sequence[str]) -> Self | None:
+        """These readings without rivals of the draft's result that do not stand in their answers: a Follower may read
+        what nobody has said. None where the draft's does not stand in it, because then nothing is known of it."""
+        if self.draft is not None and not _stands_in(self.draft, draft):
+            return None
+        results = zip(self.own, own, strict=True)
+        return replace(self, own=tuple(one if one and self._is_heard(one, text) else None for one, text in results))
+
+    def _is_heard(self, result: str, text: str) -> bool:
+        return result == self.draft or _stands_in(result, text)
+
     @property
     def lead(self) -> int:
         """How many more own answers give the most frequent other result than give the draft's."""
@@ -72,6 +84,12 @@ class Readings:
         return Counter(result for result in self.own if result is not None and result != self.draft)
 
 
+def has_readings(text: str) -> bool:
+    """Whether an answer has the words of a Follower's readings in it, as a model that plays both roles may write them
+    as the Leader. It answers nothing."""
+    return _DRAFT in text or STAYS in text
+
+
 def states_result(text: str) -> bool:
     """Whether a program sees a result that other answers can be compared with: a number in one of the last two
     sentences, behind which one of courtesy may stand, or no more than a dozen words. It may be none: this only tells
@@ -79,6 +97,12 @@ def states_result(text: str) -> bool:
     sentences = [one for one in _SENTENCES.split(text[-_TAIL:]) if any(map(str.isalnum, one))]
     numbers = any(map(str.isdecimal, "".join(sentences[-2:])))
     return bool(sentences) and (numbers or (len(text) <= _TAIL and len(text.split()) <= _FEW_WORDS))
+
+
+def _stands_in(result: str, text: str) -> bool:
+    """Whether a text has a result as words of its own. Case, spaces and the commas of thousands make no other one."""
+    found = _THOUSANDS.sub("", " ".join(text.casefold().split()))
+    return re.search(rf"(?<!\w){re.escape(_THOUSANDS.sub('', result))}(?!\w)", found) is not None
 
 
 def _plain(result: str | None) -> str | None:

@@ -32,6 +32,12 @@ class Turn:
     """Where the text tells tool calls or results in words: the same as a chat template that knows tools has it."""
 
 
+def request_of(turns: Sequence[Turn]) -> str:
+    """The text of the last user turn; nothing where a tool's result is part of it, because nobody asked for that."""
+    asking = next((turn for turn in reversed(turns) if turn.role == "user"), None)
+    return "" if asking is None or asking.tool_turns else asking.text
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to sample one completion, by vLLM's names. None is the bundle's default, or else the engine's."""

@@ -6,6 +6,10 @@ Follower's turn (slhf/turns.py), where nobody but the Follower reads them: they 
 What it has to say may be no more than the results that it reads in all of them. Then these are counted, and one of its
 own answers takes the draft's place or none does (slhf/readings.py).
 
+A program looks at what the prompt asks for, too (requirements/). No own answer takes the draft's place that misses
+what the draft meets. A draft that misses something does not stay at a first look. Where the Follower would leave it as
+it is, the first own answer that meets all takes its place. What the Follower writes itself stands.
+
 Own answers cost the most of a round. So a bundle may have none written to a draft that states no result, because there
 is nothing to compare and the draft stays. And it may have the Follower look at the draft alone first, because of a
 program, say, it knows without own answers that it stays (measured: docs/experiments/first-look.md).
@@ -21,14 +25,15 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from slhf import Bundle, OwnAnswers
-from slhf.readings import STAYS, Readings, states_result
+from slhf.readings import STAYS, Readings, has_readings, states_result
 from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT, follower_turn, with_own_answers
 from slhf_server.errors import ContextLengthExceeded
-from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn
+from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn, request_of
 from slhf_server.models.reasoning import is_blank, lone_thoughts, strip_reasoning
+from slhf_server.models.requirements.readers import requirements
+from slhf_server.models.requirements.requirement import Requirement, loses, meets, misses
 
 _SEEDS = 2**63
-_STAYING = f"{OPEN_THOUGHT}\n{STAYS}\n{CLOSE_THOUGHT}"
 _LOOK_TOKENS = 16
 """What the thought that the draft stays takes, and a little more: a Follower that says more writes own answers."""
 
@@ -63,16 +68,15 @@ class ComparingFollower:
                 async for chunk in stream:
                     yield chunk
             return
-        if self.how.only_results and sampling.structure is None and not states_result(draft.text):
-            yield Chunk(_STAYING, 0, finish_reason="stop")
+        asked = await _asked(conversation, sampling)
+        # A draft does not stay unread where it misses what is asked for, or may not have the structure that is.
+        may_stay = sampling.structure is None and not await asyncio.to_thread(misses, asked, draft.text)
+        look = await self._looked(turns, sampling, request_id) if may_stay else None
+        if look is not None and _stays(look):
+            yield look
             return
-        before: list[Chunk] = []
-        if self.how.first_look and sampling.structure is None:  # which the draft may not have
-            before.append(look := await _whole(self.follower, turns, _looking(sampling), f"{request_id}-look"))
-            if look.finish_reason == "stop" and (lone_thoughts(look.text) or "").strip() == STAYS:
-                yield look
-                return
-            # It is spent, whatever becomes of the own answers.
+        before = [] if look is None else [look]
+        if look is not None:  # it is spent, whatever becomes of the own answers
             yield Chunk("", look.completion_tokens, look.prompt_tokens, look.cached_tokens)
         looked = _Spent(before)
         written = await self._written(conversation, _less(sampling, looked), request_id)
@@ -88,12 +92,24 @@ class ComparingFollower:
                 async with aclosing(chunks):
                     async for chunk in chunks:
                         said.append(chunk.text)
-                        yield _decided(spent.before(chunk), said, own)
+                        chunk = spent.before(chunk)
+                        if chunk.finish_reason == "stop":
+                            taken = await asyncio.to_thread(_taken, "".join(said), own, draft.text, asked)
+                            chunk = chunk if taken is None else _with(chunk, taken)
+                        yield chunk
                 return
             except ContextLengthExceeded:  # which comes before the first token
                 if not own:
                     raise
                 own.pop()
+
+    async def _looked(self, turns: Sequence[Turn], sampling: SamplingParams, request_id: str) -> Chunk | None:
+        """What is thought of the draft alone; None: nothing."""
+        if self.how.only_results and not states_result(turns[-2].text):
+            return Chunk(f"{OPEN_THOUGHT}\n{STAYS}\n{CLOSE_THOUGHT}", 0, finish_reason="stop")  # a program thinks so
+        if not self.how.first_look:
+            return None
+        return await _whole(self.follower, turns, _looking(sampling), f"{request_id}-look")
 
     async def _written(self, turns: Sequence[Turn], sampling: SamplingParams, request_id: str) -> list[Chunk]:
         """The own answers, each as one chunk. Where one fails, the others end with it."""
@@ -135,6 +151,10 @@ async def _whole(model: ChatModel, turns: Sequence[Turn], sampling: SamplingPara
     text, tokens = "".join(chunk.text for chunk in chunks), sum(chunk.completion_tokens for chunk in chunks)
     logprobs = tuple(itertools.chain.from_iterable(chunk.logprobs for chunk in chunks))
     return replace(chunks[-1], text=text, completion_tokens=tokens, logprobs=logprobs)
+
+
+def _stays(look: Chunk) -> bool:
+    return look.finish_reason == "stop" and (lone_thoughts(look.text) or "").strip() == STAYS
 
 
 def _looking(asked: SamplingParams) -> SamplingParams:
@@ -179,23 +199,44 @@ def _less(sampling: SamplingParams, spent: _Spent) -> SamplingParams:
 
 
 def _usable(answer: Chunk) -> Chunk | None:
-    """An answer that came to its end, without its thoughts."""
+    """An answer that came to its end, without its thoughts; none that reads a draft instead of answering."""
     text = strip_reasoning(answer.text)
-    return None if answer.finish_reason != "stop" or is_blank(text) else replace(answer, text=text)
+    usable = answer.finish_reason == "stop" and not is_blank(text) and not has_readings(text)
+    return replace(answer, text=text) if usable else None
 
 
-def _decided(chunk: Chunk, said: Sequence[str], own: Sequence[Chunk]) -> Chunk:
-    """A chunk of the round, of which so much is said; after results alone, its last one is what these decide.
+async def _asked(conversation: Sequence[Turn], sampling: SamplingParams) -> tuple[Requirement, ...]:
+    """What the prompt asks for. It is read in a thread, because hostile texts would hold the event loop."""
+    return () if sampling.structure is not None else await asyncio.to_thread(requirements, request_of(conversation))
 
-    The answer that takes the draft's place was counted among the thoughts before, and now is one no more. Where the
-    draft stays, nothing is said.
-    """
-    if chunk.finish_reason != "stop":
-        return chunk
-    readings = Readings.parse(lone_thoughts("".join(said)) or "")
-    if readings is None or readings.chosen is None or len(readings.own) != len(own):
-        return chunk
-    answer = own[readings.chosen]
+
+def _taken(said: str, own: Sequence[Chunk], draft: str, asked: Sequence[Requirement]) -> Chunk | None:
+    """The own answer that takes the draft's place; None: none does, or the Follower has written a text itself."""
+    thoughts = lone_thoughts(said)
+    if thoughts is None:
+        return None
+    for answer in _preferred(thoughts, own, draft):
+        if not loses(asked, draft, answer.text):
+            return answer
+    if misses(asked, draft):
+        return next((answer for answer in own if meets(asked, answer.text)), None)
+    return None
+
+
+def _preferred(thoughts: str, own: Sequence[Chunk], draft: str) -> list[Chunk]:
+    """The own answers with the result that is to replace the draft's, by what the Follower has read in all of them."""
+    readings = Readings.parse(thoughts)
+    if readings is None or len(readings.own) != len(own):
+        return []
+    readings = readings.heard(draft, [answer.text for answer in own])
+    if readings is None or readings.chosen is None:
+        return []
+    chosen = readings.own[readings.chosen]
+    return [answer for answer, result in zip(own, readings.own, strict=True) if result == chosen]
+
+
+def _with(chunk: Chunk, answer: Chunk) -> Chunk:
+    """The round's last chunk with the own answer that is its text, which was counted among the thoughts before."""
     return replace(
         chunk,
         text=f"{chunk.text}{answer.text}",

@@ -1,8 +1,10 @@
 """What a Follower's round must not lose: parts of its draft that a program can see. Each has an entry in `LOST`.
 
-A part is lost where the refined text has fewer of it than the draft. What is added is never looked at.
+A part is lost where the refined text has fewer of it than the draft. What is added is never looked at. What the prompt
+asks for is lost where the draft met it and the refined text misses it.
 """
 
+import asyncio
 import re
 import unicodedata
 from collections import Counter
@@ -10,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 from slhf.json_text import read_json
+from slhf_server.models.requirements.readers import requirements
+from slhf_server.models.requirements.requirement import loses
 from slhf_server.settings.server import Kept
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*([^\s`]*)")
@@ -75,16 +79,20 @@ def json(text: str) -> Counter[str]:
     return Counter(json=1)
 
 
-def _fewer(parts: Callable[[str], Counter[str]]) -> Callable[[str, str], bool]:
-    return lambda draft, refined: bool(parts(draft) - parts(refined))
+def _fewer(parts: Callable[[str], Counter[str]]) -> Callable[[str, str, str], bool]:
+    return lambda prompt, draft, refined: bool(parts(draft) - parts(refined))
 
 
-def _other_script(draft: str, refined: str) -> bool:
+def _other_script(prompt: str, draft: str, refined: str) -> bool:
     """A language is seen by its letters alone: Chinese in place of English, but not French."""
     return None not in (found := {script(draft), script(refined)}) and len(found) > 1
 
 
-LOST: Mapping[Kept, Callable[[str, str], bool]] = {
+def _unmet(prompt: str, draft: str, refined: str) -> bool:
+    return loses(requirements(prompt), draft, refined)
+
+
+LOST: Mapping[Kept, Callable[[str, str, str], bool]] = {
     "code": _fewer(code),
     "language": _other_script,
     "numbers": _fewer(numbers),
@@ -92,15 +100,25 @@ LOST: Mapping[Kept, Callable[[str, str], bool]] = {
     "quotes": _fewer(quotes),
     "lists": _fewer(lists),
     "json": _fewer(json),
+    "instructions": _unmet,
 }
-"""Each by its name in the settings: whether the refined text has lost it."""
+"""Each by its name in the settings: whether the refined text has lost it, given the prompt."""
 BY_DEFAULT: tuple[Kept, ...] = ("code", "language")
 """What no refinement has a reason to lose."""
 
 
-def lost(kept: Sequence[Kept], draft: str, refined: str) -> Kept | None:
+def lost(kept: Sequence[Kept], prompt: str, draft: str, refined: str) -> Kept | None:
     """Return the first of `kept` that the refined text has lost; None where nothing is."""
-    return None if draft == refined else next((name for name in kept if LOST[name](draft, refined)), None)
+    if draft == refined:
+        return None
+    return next((name for name in kept if LOST[name](prompt, draft, refined)), None)
+
+
+async def find_lost(kept: Sequence[Kept], prompt: str, draft: str, refined: str) -> Kept | None:
+    """`lost`, in a thread where the prompt is read, because a hostile one would hold the event loop."""
+    if "instructions" in kept:
+        return await asyncio.to_thread(lost, kept, prompt, draft, refined)
+    return lost(kept, prompt, draft, refined)
 
 
 def _script(letter: str) -> str:

@@ -25,12 +25,12 @@ from slhf_server.errors import (
     TokenBudgetExceeded,
     UpstreamFailed,
 )
-from slhf_server.models.base import Chunk, SamplingParams, Turn
+from slhf_server.models.base import Chunk, SamplingParams, Turn, request_of
 from slhf_server.models.reasoning import is_blank, refinable
 from slhf_server.refinement.comparison import Comparison, Judged
 from slhf_server.refinement.edits import edit_ratio
 from slhf_server.refinement.job import Job, RoleBinding
-from slhf_server.refinement.kept import lost
+from slhf_server.refinement.kept import find_lost
 from slhf_server.refinement.round import RoundState
 from slhf_server.refinement.seeds import seed_of
 from slhf_server.refinement.trajectory import Trajectory
@@ -301,7 +301,9 @@ class RefinementState:
     async def _lost(self, text: str) -> Kept | None:
         """What the running round's text has lost. What was streamed as the answer cannot be taken back, and there is no
         going back to a draft that is not what `response_format` asks for, such as JSON in a fence."""
-        what = None if self._job.answers_with(self.number) else lost(self._job.kept, self._latest.text, text)
+        if self._job.answers_with(self.number):
+            return None
+        what = await find_lost(self._job.kept, request_of(self._job.turns), self._latest.text, text)
         bound = self._job.structure if what is not None else None
         return what if bound is None or await bound.admits(self._latest.text) else None
 

@@ -48,7 +48,7 @@ HttpUrl = Annotated[str, AfterValidator(lambda url: str(_ANY_HTTP_URL.validate_p
 _SWITCH = {"true": "on", "yes": "on", "y": "on", "false": "off", "no": "off", "n": "off"}
 
 
-Kept = Literal["code", "language", "numbers", "urls", "quotes", "lists", "json"]
+Kept = Literal["code", "language", "numbers", "urls", "quotes", "lists", "json", "instructions"]
 """What a round must not lose (refinement/kept.py)."""
 
 

@@ -194,15 +194,15 @@ OWN = ("It is eight.", "So it is nine.", "I say nine.")
 @pytest.mark.parametrize(
     ("said", "chosen"),
     [
-        (read("7", "8", "9", "9"), "So it is nine."),
-        (read("7", "8", "9", "9") + "\n", "So it is nine."),
-        (read("none", "8", "8", "none"), "It is eight."),
-        (read("7", "7", "9", "9"), None),  # one more is not enough
-        (read("9", "8", "9", "9"), None),
-        (read("7", "8", "9", "10"), None),
-        (read("7", "9", "9"), None),  # not of every answer: what was read may be another one's
-        (read("7", "9", "9", "9", "9"), None),
-        (read("7", "8", "9", "9").replace("[2]", "[3]"), None),
+        (read("seven", "eight", "nine", "nine"), "So it is nine."),
+        (read("seven", "eight", "nine", "nine") + "\n", "So it is nine."),
+        (read("none", "none", "nine", "nine"), "So it is nine."),
+        (read("seven", "seven", "nine", "nine"), None),  # one more is not enough
+        (read("nine", "eight", "nine", "nine"), None),
+        (read("seven", "eight", "nine", "ten"), None),
+        (read("seven", "nine", "nine"), None),  # not of every answer: what was read may be another one's
+        (read("seven", "nine", "nine", "nine", "nine"), None),
+        (read("seven", "eight", "nine", "nine").replace("[2]", "[3]"), None),
         ("<think>\nIt stays.\n</think>", None),
         ("<think>\nThe draft: 7\n[1] 8\n[2] 9\n[3] 9", None),  # which has not come to its end
     ],
@@ -213,12 +213,12 @@ def test_after_results_alone_they_decide(said: str, chosen: str | None, deltas: 
 
 
 def test_what_the_follower_says_after_its_results_stands() -> None:
-    said = read("7", "8", "9", "9") + "\nTen."
+    said = read("seven", "eight", "nine", "nine") + "\nTen."
     assert "".join(chunk.text for chunk in chunks(follower(*OWN, said=said))) == said
 
 
 def test_results_that_a_limit_cuts_decide_nothing() -> None:
-    said = read("7", "8", "9", "9")
+    said = read("seven", "eight", "nine", "nine")
     found = chunks(follower(*OWN, said=said), SamplingParams(max_tokens=len(said.split(" "))))
     assert found[-1].finish_reason == "stop"
     found = chunks(follower(*OWN, said=f"{said} "), SamplingParams(max_tokens=len(said.split(" "))))
@@ -228,7 +228,7 @@ def test_results_that_a_limit_cuts_decide_nothing() -> None:
 
 @pytest.mark.parametrize("deltas", [True, False])
 def test_an_own_answer_that_takes_the_drafts_place_is_no_thought(deltas: bool) -> None:
-    said = read("7", "8", "9", "9")
+    said = read("seven", "eight", "nine", "nine")
     found = chunks(follower(*OWN, said=said), deltas=deltas)
     tokens = sum(len(answer.split()) for answer in OWN)
     assert sum(chunk.completion_tokens for chunk in found) == tokens + len(said.split(" "))
@@ -238,7 +238,7 @@ def test_an_own_answer_that_takes_the_drafts_place_is_no_thought(deltas: bool) -
 
 
 def test_own_answers_that_think_take_the_drafts_place_without_their_thoughts() -> None:
-    one = follower(OWN[0], f"<think>Hm.</think>{OWN[1]}", OWN[2], said=read("7", "8", "9", "9"))
+    one = follower(OWN[0], f"<think>Hm.</think>{OWN[1]}", OWN[2], said=read("seven", "eight", "nine", "nine"))
     assert "".join(chunk.text for chunk in chunks(one)).endswith(f"</think>{OWN[1]}")
 
 
@@ -353,3 +353,115 @@ def test_a_draft_that_must_have_a_structure_is_compared_whatever_it_states() -> 
     one, turns = only_results(ESSAY)
     chunks(one, SamplingParams(structure=StructuredOutput({"type": "json_object"})), turns)
     assert len(asked(one.leader)) == 3
+
+
+ASKS = "How many? Do not use any commas, and answer in at least 4 words."
+SILENT = "<think>Well.</think>"
+
+
+def of(prompt: str, draft: str) -> tuple[Turn, ...]:
+    return (Turn("user", prompt), Turn("assistant", draft), TURNS[2])
+
+
+def text(one: ComparingFollower, turns: Sequence[Turn], *, deltas: bool = True) -> str:
+    found = chunks(one, turns=turns, deltas=deltas)
+    return "".join(chunk.text for chunk in found)
+
+
+@pytest.mark.parametrize("deltas", [True, False])
+@pytest.mark.parametrize("said", [SILENT, STAYS, read("seven", "seven", "eight", "nine")])
+def test_the_first_own_answer_that_meets_all_takes_the_place_of_a_draft_that_misses_something(
+    said: str, deltas: bool
+) -> None:
+    own = ("Well, it is eight.", "Nine.", "It is ten then.")
+    assert text(follower(*own, said=said), of(ASKS, "Seven, I say to you."), deltas=deltas) == f"{said}It is ten then."
+
+
+@pytest.mark.parametrize(
+    ("said", "draft", "own"),
+    [
+        (SILENT, "I say it is seven.", "It is ten then."),  # which misses nothing
+        (SILENT, "Seven, I say to you.", "Well, it is ten."),
+        (SILENT, "Seven, I say to you.", "Ten."),  # no more than some of it
+        (f"{SILENT}Nine, say I.", "Seven, I say to you.", "It is ten then."),
+        ("Nine, say I.", "Seven, I say to you.", "It is ten then."),
+        ("", "Seven, I say to you.", "It is ten then."),
+    ],
+)
+def test_otherwise_the_draft_stays_or_what_the_follower_wrote(said: str, draft: str, own: str) -> None:
+    assert text(follower(own, own, own, said=said), of(ASKS, draft)) == said
+
+
+def test_a_prompt_that_asks_for_nothing_that_a_program_can_check_changes_nothing() -> None:
+    own = ("It is eight.", "It is nine.", "It is ten.")
+    assert text(follower(*own, said=SILENT), of("How many commas, would you say?", "Seven, I say.")) == SILENT
+
+
+def test_an_own_answer_that_results_choose_gives_way_to_another_one_with_its_result() -> None:
+    """It misses what the draft meets; without another one the draft stays."""
+    said, draft = read("seven", "nine", "nine", "eight"), "I say it is seven."
+    own = ("Well, it is nine.", "I say it is nine.", "It is eight then.")
+    assert text(follower(*own, said=said), of(ASKS, draft)) == f"{said}I say it is nine."
+    own = ("Well, it is nine.", "Nine.", "It is eight then.")
+    assert text(follower(*own, said=said), of(ASKS, draft)) == said
+
+
+def test_what_the_draft_misses_as_well_is_no_reason_against_the_own_answer_that_results_choose() -> None:
+    said = read("seven", "nine", "nine", "eight")
+    own = ("Well, it is nine.", "Nine.", "It is eight then.")
+    assert text(follower(*own, said=said), of(ASKS, "Seven, I say to you.")) == f"{said}Well, it is nine."
+
+
+def test_an_own_answer_that_meets_what_the_draft_misses_is_no_thought() -> None:
+    found = chunks(follower("It is ten then.", "Ten.", "Ten.", said=SILENT), turns=of(ASKS, "Seven, I say."))
+    assert sum(chunk.completion_tokens for chunk in found) == 6 + len(SILENT.split(" "))
+    assert found[-1].reasoning_tokens == 2
+    logprobs = [one.token for chunk in found for one in chunk.logprobs]
+    assert logprobs == [*_words(SILENT), *_words("It is ten then.")]
+
+
+def test_a_draft_that_misses_something_does_not_stay_at_a_first_look() -> None:
+    """Not even a look is taken: whatever it said, own answers would be written."""
+    one = looking(STAYS)
+    chunks(one, turns=of("How many? Use no commas.", "Seven, I say."))
+    assert len(asked(one.leader)) == 3
+    assert len(asked(one.follower)) == 1
+    one = looking(STAYS)
+    chunks(one, turns=of("How many? Use no commas.", "I say seven."))
+    assert asked(one.leader) == []
+
+
+def test_under_a_structure_the_prompt_is_not_looked_at() -> None:
+    own = ("It is ten then.",) * 3
+    sampling = SamplingParams(structure=StructuredOutput({"type": "json_object"}))
+    found = chunks(follower(*own, said=SILENT), sampling, of(ASKS, "Seven, I say."))
+    assert "".join(chunk.text for chunk in found) == SILENT
+
+
+def test_with_an_instruction_the_prompt_is_not_looked_at() -> None:
+    one = follower("It is ten then.", "It is ten then.", "It is ten then.", said=SILENT)
+    turns = (*of(ASKS, "Seven, I say.")[:-1], Turn("user", follower_turn(TURNS[-1].text, "Use a comma.")))
+    assert text(one, turns) == SILENT
+    assert asked(one.leader) == []
+
+
+def test_a_draft_that_misses_something_is_compared_whatever_it_states() -> None:
+    one, turns = only_results(f"{ESSAY} So, it is blue.")
+    assert text(one, (Turn("user", "Why is it? Use no commas."), *turns[1:])) == "Nine."
+    assert len(asked(one.leader)) == 3
+
+
+def test_own_answers_in_the_followers_words_are_left_out() -> None:
+    """A model that plays both roles says them now and then, and two such answers would agree about nothing."""
+    confused = "I apologize for the confusion. The draft: no."
+    one = follower(confused, "Nine.", confused, said="Nine.")
+    chunks(one)
+    ((turns, _),) = asked(one.follower)
+    assert turns[-1].text.endswith("Other answers to the same request:\n\n[1]\nNine.")
+
+
+def test_results_that_no_answer_has_outvote_no_draft() -> None:
+    said = read("7", "12", "12", "8")
+    assert text(follower(*OWN, said=said), of("How many?", "That is 7.")) == said
+    said = read("6", "8", "9", "9")  # of the draft, which says 7
+    assert text(follower(*OWN, said=said), of("How many?", "That is 7.")) == said

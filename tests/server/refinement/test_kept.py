@@ -20,6 +20,7 @@ from slhf_server.settings.endpoints import OWN_ENGINE
 from slhf_server.settings.server import Kept, ServedModel, Settings
 from tests.server.refinement.test_refinement import outcome, play
 
+ASKED = "What is it? Please write at least 3 words, and do not use any commas."
 PYTHON = "Here:\n\n```python\nprint(1)\n```\n"
 QUESTION = Message(role="user", content="What is it?")
 ENGLISH = "The heater in my flat is broken, and it is cold."
@@ -43,10 +44,12 @@ CHINESE = "我公寓里的暖气坏了，现在非常冷，请您尽快派人来
         ("lists", "1. one\n2. two", "one and two"),
         ("json", '{"a": 1}', 'Sure! {"a": 1}'),
         ("json", "[1, 2]", "[1, 2"),
+        ("instructions", "It is a cat.", "It is a cat, I say."),
+        ("instructions", "It is a cat, I say.", "A cat."),
     ],
 )
 def test_what_is_gone_is_seen(name: Kept, draft: str, refined: str) -> None:
-    assert lost([name], draft, refined) == name
+    assert lost([name], ASKED, draft, refined) == name
 
 
 @pytest.mark.parametrize(
@@ -66,19 +69,26 @@ def test_what_is_gone_is_seen(name: Kept, draft: str, refined: str) -> None:
         ("lists", "- one\n- two", "* one\n* two\n* three"),
         ("json", '{"a": 1}', '{"b": 2}'),
         ("json", "{not JSON", "neither"),
+        ("instructions", "It is a cat, I say.", "It is a dog, I say."),  # which the draft did not do either
+        ("instructions", "It is a cat.", "Sure, here it is:\nIt is a dog."),
     ],
 )
 def test_what_is_there_still_is_not(name: Kept, draft: str, refined: str) -> None:
-    assert lost([name], draft, refined) is None
+    assert lost([name], ASKED, draft, refined) is None
 
 
 @given(st.text(), st.text())
 @settings(max_examples=200, deadline=None)
 def test_any_two_texts_can_be_compared_and_none_loses_anything_against_itself(draft: str, refined: str) -> None:
     for name in LOST:
-        lost([name], draft, refined)
-        assert lost([name], draft, draft) is None
-        assert lost([name], draft, f"{draft}\n\n{draft}") is None or name in ("json", "code", "language")
+        lost([name], ASKED, draft, refined)
+        assert lost([name], ASKED, draft, draft) is None
+        assert lost([name], ASKED, draft, f"{draft}\n\n{draft}") is None or name in (
+            "json",
+            "code",
+            "language",
+            "instructions",
+        )
 
 
 def drops_code(turns: Sequence[Turn]) -> str:
@@ -95,6 +105,16 @@ def test_a_round_that_lost_something_leaves_its_draft_and_says_so() -> None:
     ] * 2
     assert first.usage.completion_tokens == len("no code any more".split())  # it was paid for
     assert engine.follower.calls[1][0][-2].text == PYTHON  # and the next round goes on from the draft
+
+
+def test_a_round_that_no_longer_does_what_the_prompt_asks_for_leaves_its_draft() -> None:
+    asks = (Turn("user", "What is it? Use no commas."),)
+    said = iter(["It is a cat, a small one.", "It is a small cat."])
+    found = outcome(
+        FakeEngine(lambda turns: next(said)), turns=asks, rounds=2, draft="It is a cat.", kept=("instructions",)
+    )
+    assert [one.lost for one in found.refinement.rounds] == [None, "instructions", None]
+    assert found.text == "It is a small cat."
 
 
 def test_a_later_round_that_keeps_everything_is_the_answer() -> None:
@@ -140,6 +160,8 @@ def test_an_error_after_a_lost_round_returns_the_draft() -> None:
         ((), None, (), False),
         (("urls",), None, ("urls",), True),
         (None, "Answer in Chinese.", (), False),  # a wish may be to lose it
+        (("instructions",), None, ("instructions",), True),
+        (("instructions",), "Make it longer.", (), False),  # which overrules "at most 50 words" of the prompt
         (("urls",), "Without links.", (), False),
     ],
 )

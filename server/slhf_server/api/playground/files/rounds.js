@@ -13,6 +13,7 @@ const PARTS = {
   quotes: "a quotation",
   lists: "items of a list",
   json: "its JSON",
+  instructions: "what the prompt asks for",
 };
 
 export function Rounds({ run, view, base, onView, onBase }) {

@@ -1,0 +1,72 @@
+"""What a prompt asks for decides between a draft and the Follower's own answers (docs/api.md, "Thoughts")."""
+
+from collections.abc import Sequence
+
+import httpx2
+import openai
+import pytest
+
+from slhf import Bundle, OwnAnswers
+from slhf_server.models.base import Turn
+from slhf_server.models.comparing import comparing
+from slhf_server.models.fake import FakeEngine
+from tests.conftest import Serve
+
+DRAFT = "Cats purr, as a rule, when they like it."
+OWN = "cats purr when they like it"
+BUNDLE = Bundle(
+    name="fake",
+    own_answers=OwnAnswers(count=2, max_tokens=50, temperature=0.5, first_look=True),
+    keeps_by_silence=True,
+)
+
+
+def comparing_engine() -> FakeEngine:
+    """A Follower that leaves every draft as it is, and a Leader that answers in small letters without a comma."""
+
+    def reply(turns: Sequence[Turn]) -> str:
+        return "<think>\nIt stays.\n</think>" if turns[-2:-1] and turns[-2].role == "assistant" else OWN
+
+    engine = FakeEngine(reply)
+    engine.manifest = BUNDLE
+    engine.follower = comparing(engine.leader, engine.follower, BUNDLE)  # type: ignore[assignment]
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output", "changed"),
+    [
+        ("Why do cats purr?", DRAFT, False),
+        ("Why do cats purr? Do not use any commas.", OWN, True),
+        ("Why do cats purr? Please answer in all lowercase letters.", OWN, True),
+        ("Why do cats purr? Use no commas, and answer in at least 40 words.", DRAFT, False),  # nor has the other one
+        ("Why do cats purr? Answer in at most 9 words.", DRAFT, False),
+    ],
+)
+def test_an_own_answer_takes_the_place_of_a_draft_that_misses_what_the_prompt_asks_for(
+    serve: Serve, prompt: str, output: str, changed: bool
+) -> None:
+    url = serve(comparing_engine())
+    answer = httpx2.post(f"{url}/v1/refine", json={"prompt": prompt, "draft": DRAFT, "rounds": 1}).json()
+    assert answer["output"] == output
+    (_, done) = answer["refinement"]["rounds"]
+    assert (done["edit_ratio"] > 0) == changed
+    assert done["lost"] is None
+
+
+def test_so_it_does_in_a_stream(serve: Serve) -> None:
+    url = serve(comparing_engine())
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as sdk:
+        stream = sdk.chat.completions.create(
+            model="fake",
+            messages=[{"role": "user", "content": "Why do cats purr? Do not use any commas."}],
+            stream=True,
+            extra_body={"refine": {"draft": DRAFT, "rounds": 1}},
+        )
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == OWN
+
+
+def test_a_requests_instruction_is_not_held_against_the_prompt(serve: Serve) -> None:
+    url = serve(comparing_engine())
+    body = {"prompt": "Why do cats purr? Use no commas.", "draft": DRAFT, "rounds": 1, "instruction": "With commas."}
+    assert httpx2.post(f"{url}/v1/refine", json=body).json()["output"] == DRAFT
