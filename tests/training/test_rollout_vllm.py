@@ -107,23 +107,23 @@ def greedily(directory: Path, weights: str) -> None:
                 assert min(row[: len(answer)]) > -10, (update, player)
 
 
-GAMES = {"separate": "separate", "shared": "shared", "full": "full", "not sharded": "separate"}
-"""Weights by the name of the game, which says how two processes divide them."""
+DIVIDED = {"separate": True, "full": True, "shared": False}
+"""By the kind of weights, whether two processes hold a part of the model each, or all of it."""
 
 
 def trains(directory: Path, log: str) -> None:
-    """`fit` as the command builds it, in one process or more: the log of each game, by what is logged."""
+    """`fit` as the command builds it, in one process or more. Writes its log, by weights and what is logged."""
     logs, trainers = {}, []
-    for game, weights in GAMES.items():
-        with without_launcher() if game == "not sharded" else contextlib.nullcontext():
+    for weights, is_divided in DIVIDED.items():
+        with contextlib.nullcontext() if is_divided else without_launcher():
             fit = settings(directory, weights, engine="vllm", vllm=ENGINE, max_prompt_tokens=32)
             batch = fit.optimisation.model_copy(update={"batch_size": 8 // this_process().num_processes})
-            output = directory.parent / f"{log}-{game}"
+            output = directory.parent / f"{log}-{weights}"
             fit = fit.model_copy(update={"optimisation": batch, "output_dir": output})
             trainers.append(build_trainer(fit, CHATS, fewer_as))  # an engine that ends takes all groups with it
             trainers[-1].train()
         steps = [entry for entry in trainers[-1].state.log_history if "loss" in entry]
-        logs[game] = {key: [step[key] for step in steps] for key in steps[0]}
+        logs[weights] = {key: [step[key] for step in steps] for key in steps[0]}
     if this_process().is_main_process:
         (directory.parent / log).write_text(json.dumps(logs))
     end_together()
@@ -149,7 +149,7 @@ def test_vllm_in_this_process_samples_by_the_current_weights_of_each_role(
 
 
 def test_an_engine_in_each_of_two_processes_samples_as_that_of_one(tmp_path: Path) -> None:
-    """Both halves of a batch, by weights that are whole in each process or gathered from both: the same games.
+    """Half a batch each, by weights that both hold or that are gathered from both: the same games.
 
     Steps differ in the last digits, of which Adam makes more.
     """
@@ -158,10 +158,10 @@ def test_an_engine_in_each_of_two_processes_samples_as_that_of_one(tmp_path: Pat
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGURATIONS / "fsdp2.yaml")]
     run(trains, "several", tmp_path, *launcher, "--num_processes", "2", "--main_process_port", "0")
     alone, several = (json.loads((tmp_path / log).read_text()) for log in ("alone", "several"))
-    for game in GAMES:
-        assert max(alone[game]["sampler_gap"] + several[game]["sampler_gap"]) < 1e-4, game
+    for weights in DIVIDED:
+        assert max(alone[weights]["sampler_gap"] + several[weights]["sampler_gap"]) < 1e-4, weights
         for key in ("loss", *(f"{role}/{what}" for role in ROLES for what in ("tokens", "ended", "reward", "kl"))):
-            assert several[game][key] == pytest.approx(alone[game][key], rel=1e-3, abs=1e-4), (game, key)
+            assert several[weights][key] == pytest.approx(alone[weights][key], rel=1e-3, abs=1e-4), (weights, key)
 
 
 def run(case: Callable[[Path, str], None], argument: str, tmp_path: Path, *launcher: str) -> None:
