@@ -59,7 +59,7 @@ def change(roles: Roles, seed: int) -> None:
     for parameters in roles.trained.values():
         for parameter in parameters:
             with torch.no_grad():
-                parameter += (0.2 if roles.weights != "full" else 0.05) * torch.randn_like(parameter)
+                parameter.add_(torch.randn_like(parameter), alpha=0.2 if roles.weights != "full" else 0.05)
 
 
 def log_probs(roles: Roles, player: Player, answers: list[Ids], temperature: float) -> list[list[float]]:
