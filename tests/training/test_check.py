@@ -54,13 +54,16 @@ def test_the_estimate_counts_what_the_model_has(weights: str, tmp_path: Path) ->
 
 
 def test_sharding_divides_what_is_trained(tmp_path: Path) -> None:
-    """It does not divide the copies, of which there is one more: what samples."""
+    """It does not divide the copies, of which there is one more: what samples. vLLM's is in its engine."""
     settings = read_config(written(tmp_path, weights="full"), FitSettings)
     whole, part = estimate(settings).parts, estimate(settings, processes=4, sharded=True).parts
     for name in ("the model", "gradients", "the optimiser"):
         assert part[name] == whole[name] // 4 > 0
     copies = "copies of it (what samples, the reference)"
     assert part[copies] == 2 * whole[copies]
+    engine = settings.rollout.model_copy(update={"engine": "vllm"})
+    by_engine = estimate(settings.model_copy(update={"rollout": engine}), processes=4, sharded=True).parts
+    assert by_engine[copies] == whole[copies]
 
 
 def test_one_step_is_taken_and_nothing_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,20 +167,122 @@ def test_vllm_is_given_the_files_of_a_model_that_is_built_in(
         asked.append(arguments["model"])
         raise ValueError("enough")
 
-    platforms = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: True))
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=refused))
-    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+    installed(monkeypatch, refused)
     fit = tiny.settings(tmp_path, model="builtin:smollm2-135m", rollout={"engine": "vllm"})
     with pytest.raises(SettingsError, match="rollout.vllm: enough"):
         VLLMRollout(roles(), fit.model, fit.rollout, fit.seed, frozenset([tiny.END]))
     assert asked == [str(builtin)]
 
 
-def test_vllm_in_the_process_is_refused_where_several_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit = tiny.settings(tmp_path, rollout={"engine": "vllm"})
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SettingsError, match="use vllm-server"):
-        VLLMRollout(roles(), fit.model, fit.rollout, fit.seed, frozenset([tiny.END]))
+class Engine:
+    """An LLM of vLLM that notes what it is told, and says END to everything."""
+
+    def __init__(self, **arguments: Any) -> None:
+        config = SimpleNamespace(enable_sleep_mode=arguments["enable_sleep_mode"])
+        self.llm_engine = SimpleNamespace(model_config=config)
+        self.told: list[Any] = []
+        self.weights: dict[str, torch.Tensor] = {}
+        self.salts: list[str] = []
+
+    def collective_rpc(self, method: str, kwargs: Any) -> None:
+        self.told.append(method)
+        self.weights = dict(kwargs["weights_iterator"])
+
+    def generate(self, inputs: Any, parameters: Any, use_tqdm: bool) -> list[Any]:
+        self.told.append("generate")
+        self.salts += {asked["cache_salt"] for asked in inputs}
+        said = SimpleNamespace(
+            token_ids=[tiny.END], logprobs=[{tiny.END: SimpleNamespace(logprob=0.0)}], finish_reason="stop"
+        )
+        return [SimpleNamespace(outputs=[said])] * len(inputs)
+
+    def sleep(self, level: int) -> None:
+        self.told.append(("sleep", level))
+
+    def wake_up(self, tags: list[str]) -> None:
+        self.told.append(("wake_up", *tags))
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, llm: Any, can_sleep: bool = False) -> None:
+    """Have `llm` for vLLM's, on a platform whose memory can be given back or cannot."""
+    platform = SimpleNamespace(is_cpu=lambda: not can_sleep, is_sleep_mode_available=lambda: can_sleep)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=llm, SamplingParams=SimpleNamespace))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", SimpleNamespace(current_platform=platform))
+
+
+def with_engine(of: Roles, monkeypatch: pytest.MonkeyPatch, can_sleep: bool = False) -> tuple[VLLMRollout, Engine]:
+    installed(monkeypatch, Engine, can_sleep)
+    chosen = RolloutSettings(engine="vllm", dtype="float32")
+    sampler = VLLMRollout(of, "./tiny", chosen, 0, frozenset([tiny.END]))
+    engine = sampler._llm
+    assert isinstance(engine, Engine)
+    return sampler, engine
+
+
+def asked(sampler: VLLMRollout, engine: Engine, *players: Player) -> int:
+    """How often the engine got weights for answers of these players."""
+    before = engine.told.count("reload_weights")
+    for player in players:
+        assert [sample.ids for sample in sampler.sample([SHORT, LONGER], player, [0, 1])] == [(tiny.END,)] * 2
+    return engine.told.count("reload_weights") - before
+
+
+def step(of: Roles, *names: str) -> None:
+    """One of Adam's, of the parameters of these names."""
+    parameters = [parameter for name in names for parameter in of.trained[name]]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.AdamW(parameters, lr=1e-2).step()
+
+
+def test_vllm_gets_weights_only_where_it_has_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = roles()
+    sampler, engine = with_engine(of, monkeypatch)
+    assert asked(sampler, engine, "leader", "leader") == 1
+    assert asked(sampler, engine, "follower", "follower") == 1
+    step(of, "leader")
+    assert asked(sampler, engine, "follower") == 0
+    assert asked(sampler, engine, "leader") == 1
+    assert engine.salts[0] == engine.salts[1]
+    assert len({*engine.salts}) == 3  # the Follower's did not change
+    expected = dict(of.merged_weights("leader"))
+    assert engine.weights.keys() == expected.keys()
+    assert all(torch.equal(engine.weights[name], weight) for name, weight in expected.items())
+
+
+@pytest.mark.parametrize("weights", ["shared", "full"])
+def test_what_both_roles_share_goes_to_vllm_once_and_its_cache_serves_both(
+    weights: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    of = Roles(tiny.model(), weights, Lora(r=4))
+    sampler, engine = with_engine(of, monkeypatch)
+    assert asked(sampler, engine, "leader", "follower", "leader") == 1
+    of.save(tmp_path)
+    step(of, "policy")
+    assert asked(sampler, engine, "leader", "follower") == 1
+    of.load(tmp_path)
+    assert asked(sampler, engine, "leader", "reference", "follower") == 3
+    assert len({*engine.salts}) == 4
+
+
+def test_vllm_gives_its_memory_back_and_wakes_with_the_next_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights first and its cache last: what is gathered meanwhile needs room, too (vLLM's sleep mode, level 2)."""
+    sampler, engine = with_engine(Roles(tiny.model(), "shared", Lora(r=4)), monkeypatch, can_sleep=True)
+    sampler.sample([SHORT], "leader", [0])
+    engine.told.clear()
+    sampler.sleep()
+    sampler.sample([SHORT], "follower", [0])
+    sampler.sample([SHORT], "leader", [0])
+    waking = [("wake_up", "weights"), "reload_weights", ("wake_up", "kv_cache")]
+    assert engine.told == [("sleep", 2), *waking, "generate", "generate"]
+
+
+def test_vllm_that_cannot_sleep_is_not_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler, engine = with_engine(roles(), monkeypatch)
+    sampler.sample([SHORT], "leader", [0])
+    sampler.sleep()
+    sampler.sample([SHORT], "leader", [0])
+    assert engine.told == ["reload_weights", "generate", "generate"]
 
 
 def test_inverse_cdf_never_takes_what_has_no_probability() -> None:

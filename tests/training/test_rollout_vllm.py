@@ -5,6 +5,7 @@ block of the prefix cache, are asked before and after every change of the weight
 """
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from slhf_training.fit import FitSettings
 from slhf_training.fit.trainer import build_roles, build_trainer, load_model
 from slhf_training.models.roles import Roles
 from slhf_training.models.scoring import answer_log_probs
+from slhf_training.models.sharding import end_together, this_process, without_launcher
 from slhf_training.rollout import Rollout
 from slhf_training.rollout.server import ServerRollout
 from slhf_training.rollout.vllm import VLLMRollout
@@ -31,6 +33,7 @@ from tests.training.test_trainer import CHATS, fewer_as
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
+CONFIGURATIONS = ROOT / "training" / "examples" / "accelerate"
 END = frozenset([tiny.END])
 LONG: Ids = (9, *[4, 5, 6, 7] * 9, 8, 10)
 PROMPTS: list[Ids] = [LONG, LONG[:-1] + (7, 10)] * 8
@@ -55,7 +58,8 @@ def change(roles: Roles, seed: int) -> None:
     torch.manual_seed(seed)
     for parameters in roles.trained.values():
         for parameter in parameters:
-            parameter.data += (0.2 if roles.weights != "full" else 0.05) * torch.randn_like(parameter)
+            with torch.no_grad():
+                parameter.add_(torch.randn_like(parameter), alpha=0.2 if roles.weights != "full" else 0.05)
 
 
 def log_probs(roles: Roles, player: Player, answers: list[Ids], temperature: float) -> list[list[float]]:
@@ -103,15 +107,26 @@ def greedily(directory: Path, weights: str) -> None:
                 assert min(row[: len(answer)]) > -10, (update, player)
 
 
-def trains(directory: Path, weights: str) -> None:
-    """`fit` as the command builds it: the log says how far sampler and trainer are apart."""
-    saved(directory)
-    fit = settings(directory, weights, engine="vllm", vllm=ENGINE, max_prompt_tokens=32)
-    trainer = build_trainer(fit, CHATS, fewer_as)
-    trainer.train()
-    gaps = [entry["sampler_gap"] for entry in trainer.state.log_history if "sampler_gap" in entry]
-    assert len(gaps) == 2
-    assert max(gaps) < 1e-4
+DIVIDED = {"separate": True, "full": True, "shared": False}
+"""By the kind of weights, whether two processes hold a part of the model each, or all of it."""
+
+
+def trains(directory: Path, log: str) -> None:
+    """`fit` as the command builds it, in one process or more. Writes its log, by weights and what is logged."""
+    logs, trainers = {}, []
+    for weights, is_divided in DIVIDED.items():
+        with contextlib.nullcontext() if is_divided else without_launcher():
+            fit = settings(directory, weights, engine="vllm", vllm=ENGINE, max_prompt_tokens=32)
+            batch = fit.optimisation.model_copy(update={"batch_size": 8 // this_process().num_processes})
+            output = directory.parent / f"{log}-{weights}"
+            fit = fit.model_copy(update={"optimisation": batch, "output_dir": output})
+            trainers.append(build_trainer(fit, CHATS, fewer_as))  # an engine that ends takes all groups with it
+            trainers[-1].train()
+        steps = [entry for entry in trainers[-1].state.log_history if "loss" in entry]
+        logs[weights] = {key: [step[key] for step in steps] for key in steps[0]}
+    if this_process().is_main_process:
+        (directory.parent / log).write_text(json.dumps(logs))
+    end_together()
 
 
 def built_in(directory: Path, weights: str) -> None:
@@ -124,19 +139,39 @@ def built_in(directory: Path, weights: str) -> None:
 
 @pytest.mark.parametrize(
     ("case", "weights"),
-    [(in_process, "separate"), (in_process, "full"), (greedily, "separate"), (trains, "shared"), (built_in, "shared")],
+    [(in_process, "separate"), (in_process, "full"), (greedily, "separate"), (built_in, "shared")],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_vllm_in_this_process_samples_by_the_current_weights_of_each_role(
     case: Callable[[Path, str], None], weights: str, tmp_path: Path
 ) -> None:
+    run(case, weights, tmp_path)
+
+
+def test_an_engine_in_each_of_two_processes_samples_as_that_of_one(tmp_path: Path) -> None:
+    """Half a batch each, by weights that both hold or that are gathered from both: the same games.
+
+    Steps differ in the last digits, of which Adam makes more.
+    """
+    saved(tmp_path / "model")
+    run(trains, "alone", tmp_path)
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGURATIONS / "fsdp2.yaml")]
+    run(trains, "several", tmp_path, *launcher, "--num_processes", "2", "--main_process_port", "0")
+    alone, several = (json.loads((tmp_path / log).read_text()) for log in ("alone", "several"))
+    for weights in DIVIDED:
+        assert max(alone[weights]["sampler_gap"] + several[weights]["sampler_gap"]) < 1e-4, weights
+        for key in ("loss", *(f"{role}/{what}" for role in ROLES for what in ("tokens", "ended", "reward", "kl"))):
+            assert several[weights][key] == pytest.approx(alone[weights][key], rel=1e-3, abs=1e-4), (weights, key)
+
+
+def run(case: Callable[[Path, str], None], argument: str, tmp_path: Path, *launcher: str) -> None:
     script = tmp_path / "case.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\nfrom tests.training import test_rollout_vllm as cases\n"
         "getattr(cases, sys.argv[1])(Path(sys.argv[2]), sys.argv[3])\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = [sys.executable, str(script), case.__name__, str(tmp_path / "model"), weights]
+    command = [sys.executable, *launcher, str(script), case.__name__, str(tmp_path / "model"), argument]
     done = subprocess.run(command, env=environment, timeout=500, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 

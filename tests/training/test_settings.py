@@ -110,6 +110,7 @@ def test_the_papers_recipes_say_what_they_differ_in_themselves(name: str) -> Non
         ("game: {kl_estimator: k3}", "kl_estimator: 'k3' needs kl: token"),
         ("rollout: {vllm: {max_model_len: 9}}", "rollout: .*vllm: needs engine: vllm, not hf"),
         ("rollout: {engine: vllm, vllm: {dtype: half}}", "rollout: .*vllm.dtype: follows from other settings"),
+        ("rollout: {engine: vllm, vllm: {tensor_parallel_size: 2}}", "vllm.tensor_parallel_size: each process has an"),
         ("rollout: {engine: vllm-server}", "rollout: .*servers: engine vllm-server needs them"),
         ("rollout: {servers: {urls: ['http://a'], adapters: x}}", "rollout: .*servers: .*engine is hf"),
         ("rollout: {engine: vllm-server, servers: {urls: [a], adapters: x}}", "rollout.servers.urls.0"),

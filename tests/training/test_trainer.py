@@ -116,6 +116,29 @@ class Failing:
         return [dataclasses.replace(sample, logps=(math.nan,) * len(sample.ids)) for sample in found]
 
 
+class Dozing:
+    """A sampler that sleeps."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        self._rollout = rollout
+        self.did: list[str] = []
+
+    def sample(self, prompts: Sequence[Ids], player: Player, seeds: Sequence[int]) -> list[Sample]:
+        self.did.append(player)
+        return self._rollout.sample(prompts, player, seeds)
+
+    def sleep(self) -> None:
+        self.did.append("sleep")
+
+
+def test_a_sampler_that_can_sleeps_while_the_learner_learns(tmp_path: Path) -> None:
+    trainer = tiny.trainer(tiny.settings(tmp_path), fewer_as, CHATS)
+    sampler = Dozing(trainer.environment.rollout)
+    trainer.environment = dataclasses.replace(trainer.environment, rollout=sampler)
+    trainer.train()
+    assert sampler.did == ["leader", "follower", "sleep"] * 2
+
+
 def failing(directory: Path, calls: Sequence[int], steps: int, weights: str = "shared") -> GameTrainer:
     trainer = tiny.trainer(tiny.settings(directory, **_steps(steps, weights)), fewer_as, CHATS)
     trainer.environment = dataclasses.replace(trainer.environment, rollout=Failing(trainer.environment.rollout, calls))

@@ -59,9 +59,7 @@ def estimate(settings: FitSettings, processes: int = 1, sharded: bool = False) -
     sharded = sharded and processes > 1
     share = processes if sharded else 1
     kept = DTYPES[settings.dtype].itemsize
-    copies = (
-        0 if settings.weights != "full" and rollout.engine != "hf" else 1 + (settings.weights == "full" and sharded)
-    )
+    copies = int(rollout.engine == "hf") if settings.weights != "full" else 1 + (rollout.engine == "hf" and sharded)
     tokens = optimisation.micro_batch_size * (rollout.max_prompt_tokens + rollout.max_new_tokens)
     computed = 2 if optimisation.autocast == "bfloat16" else kept
     width = sizes.hidden_size * computed

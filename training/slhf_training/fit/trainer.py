@@ -39,7 +39,7 @@ from slhf_training.models.prompts import Prompts
 from slhf_training.models.roles import DTYPES, Roles
 from slhf_training.models.sharding import this_process
 from slhf_training.preference import Preference, preference_of
-from slhf_training.rollout import Rollout
+from slhf_training.rollout import Rollout, Sleeping
 from slhf_training.rollout.hf import HFRollout
 from slhf_training.rollout.server import ServerRollout
 from slhf_training.rollout.vllm import VLLMRollout
@@ -156,6 +156,9 @@ class GameTrainer(ResumableTrainer):
         given = self._draft_pool.at(step) if self._draft_pool else []
         context = ChatStepContext(self.environment, chats, numbers, step, given)
         rows = self.settings.plays.play(context, self.settings.game)
+        if isinstance(self.environment.rollout, Sleeping):
+            with self.clock("rollout"):
+                self.environment.rollout.sleep()
         leader_too = self._is_leaders_turn()
         self.roles.model.train(self.settings.optimisation.gradient_checkpointing)  # which works in this mode alone
         result = self._learner.learn(rows, leader_too)

@@ -47,7 +47,7 @@ class Roles:
     ) -> None:
         """`players`: the roles that learn. With separate weights each has an adapter; others use the first's.
 
-        `merges`: whether `merged` will be called; with adapters that takes a copy of the model.
+        `merges`: whether `merged` will be called; with adapters, or sharded, that takes a copy of the model.
         """
         _without_dropout(base)
         base.requires_grad_(False)
@@ -58,6 +58,7 @@ class Roles:
         # With adapters this copy samples; in full fine-tuning it is the reference.
         self._copy: Any = copy.deepcopy(base) if merges or weights == "full" else None
         self._second_copy: Any = None  # for the other of these two uses, where the model is sharded
+        self._merges = merges
         self.is_sharded = False
         self._layers: dict[str, Any] = {}
         if self._copy is not None:
@@ -80,7 +81,7 @@ class Roles:
 
     def shard(self, split: Callable[[nn.Module], None]) -> None:
         """Split the model over the processes. `trained` holds other parameters from then on."""
-        if self.weights == "full":
+        if self.weights == "full" and self._merges:
             self._second_copy = copy.deepcopy(self._copy)
         split(self.model)
         self.is_sharded = True
@@ -147,18 +148,30 @@ class Roles:
             plain.get_parameter(name).copy_(whole(parameter))
         return plain
 
+    def revision(self, role: Role | None) -> str:
+        """Return a name for the weights that speak as this role, or as the reference (None), as they are now.
+
+        torch counts how often a tensor was changed in place (`_version`, by which autograd finds that a tensor is no
+        longer what it was); what is written through `.data` it does not count. All processes have the same name.
+        """
+        if role is None:
+            return "reference"
+        name = self.adapter_of[role]
+        return f"{name}-{sum(parameter._version for parameter in self.trained[name])}"
+
     def merged_state(self, role: Role | None) -> dict[str, torch.Tensor]:
         return dict(self.merged_weights(role))
 
     @torch.no_grad()
-    def merged_weights(self, role: Role | None) -> Iterator[tuple[str, torch.Tensor]]:
+    def merged_weights(self, role: Role | None, dtype: torch.dtype | None = None) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the weights of the whole model that speaks as this role, or as the reference (None).
 
-        They have the base's dtype and names.
+        They have the base's names and, without a `dtype`, its dtype. Where the model is sharded, all processes must
+        take them all: each is gathered when it is asked for, in the dtype that it is wanted in.
         """
         if self.weights == "full":
             for name, weight in (self.model if role else self._copy).state_dict().items():
-                yield name, whole(weight).to(self.model.dtype)
+                yield name, whole(weight.to(dtype or self.model.dtype))
             return
         for key, weight in self.model.get_base_model().state_dict().items():
             if "lora_" in key:
@@ -167,7 +180,7 @@ class Roles:
             layer = self._layers.get(name.removesuffix(".weight"))
             if role and layer is not None:
                 weight = weight + layer.get_delta_weight(self.adapter_of[role]).to(weight.dtype)
-            yield name, whole(weight)
+            yield name, whole(weight.to(dtype or weight.dtype))
 
     def save(self, directory: Path, write: bool = True) -> None:
         """Write the adapters in peft's format, a folder each, or the model's weights.

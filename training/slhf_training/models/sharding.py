@@ -96,8 +96,9 @@ def end_together() -> None:
     """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-        atexit._run_exitfuncs()  # trackers send their last figures there
+        atexit._run_exitfuncs()  # trackers send their last figures there; vLLM ends its groups, and then all groups
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)

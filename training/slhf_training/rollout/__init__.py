@@ -37,6 +37,14 @@ class Streaming(Protocol):
         """Return what asks for answers by the player's weights as they are now. All processes must call it."""
 
 
+@runtime_checkable
+class Sleeping(Protocol):
+    """A rollout whose memory others may have while nothing is sampled."""
+
+    def sleep(self) -> None:
+        """Give memory back until the next `sample`. Where there is none to give back, it does nothing."""
+
+
 class Servers(Section):
     """vLLM servers of the same base model, started as docs/design.md says."""
 
@@ -50,9 +58,12 @@ class Servers(Section):
     """Seconds for one answer."""
 
 
+_SHARED = {"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"}
+
+
 class RolloutSettings(Section):
     engine: Literal["hf", "vllm", "vllm-server"] = "hf"
-    """What samples: transformers, vLLM in this process, or vLLM servers (adapters only)."""
+    """What samples: transformers, vLLM in each process, or vLLM servers (adapters only)."""
     temperature: float = Field(default=0.9, gt=0, le=2)
     """The temperature of sampling and of the log-probs that are trained. Top-p or top-k would bias the gradient."""
     max_new_tokens: int = Field(default=256, gt=0)
@@ -63,7 +74,8 @@ class RolloutSettings(Section):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """The dtype of the model that samples, where it is in this process."""
     vllm: EngineArguments = {}
-    """With `engine: vllm`: further arguments of its LLM, by vLLM's names."""
+    """With `engine: vllm`: further arguments of its LLM, by vLLM's names. On a GPU it gives its memory to the learner's
+    step, unless enable_sleep_mode is false."""
     servers: Servers | None = None
     """With `engine: vllm-server`: where the servers are."""
 
@@ -75,4 +87,6 @@ class RolloutSettings(Section):
             raise ValueError(f"servers: engine vllm-server needs them, and no other does; engine is {self.engine}")
         if ours := self.vllm.keys() & {"model", "dtype", "logprobs_mode", "max_num_seqs", "seed"}:
             raise ValueError(f"vllm.{min(ours)}: follows from other settings")
+        if shared := self.vllm.keys() & _SHARED:
+            raise ValueError(f"vllm.{min(shared)}: each process has an engine of its own; use engine: vllm-server")
         return self

