@@ -1,11 +1,16 @@
 """What shadow mode costs those who are served: drafts with a fifth of them refined and judged behind, and without.
 
     python -m benchmarks.shadow [--seconds 4] [--repeats 25]
+    python -m benchmarks.shadow --engine --seconds 20 --repeats 6
 
 One server on a fake model, a process of its own, whose drafts take some 50 ms (10 words). Requests arrive at random
 (Poisson) at 50/s and ask for one round: of a model in shadow mode with a share of 0.2, and of a model that is asked for
 drafts alone. The two take turns; a figure is the median over the repeats, a ratio that of figures of the same repeat.
 The fake model costs nothing while it waits, so this is the server's own part: refinement, judge, statistics, SQLite.
+
+With `--engine` the server is the real one with the built-in 135M model on the CPU, which writes drafts of 32 tokens.
+Its capacity is measured first, with 8 clients that ask again and again; then half as many requests come, and what is
+in the shadow runs only while no client waits (`when_idle`).
 
     (a) p50 in shadow mode / p50 without        at most 1.05
     (b) p99, as above                           within what it varies by without
@@ -24,16 +29,19 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.lean_load import Target, open_loop
+from benchmarks.lean_load import Target, closed_loop, open_loop
 from benchmarks.process import Process, server
 from benchmarks.report import occasion, write
+from slhf_server.builtin.catalogue import TRAINED
 from slhf_server.cli import bind, serve
+from slhf_server.loading.start import open_vllm
 from slhf_server.models.base import Turn
 from slhf_server.models.fake import FakeEngine
 from slhf_server.settings.server import Settings
 
 RATE, AT_ONCE, SHARE, WORDS, PACE_S = 50.0, 64, 0.2, 10, 0.005
 WITHOUT, SHADOWED = "drafts alone", "shadow mode"
+BUNDLE, TOKENS, CLIENTS = f"builtin:{TRAINED}", 32, 8
 QUESTION = "Why is the sky blue, and why is it red where the sun goes down? " * 4
 Row = dict[str, float]
 
@@ -52,34 +60,40 @@ def fake() -> FakeEngine:
     return engine
 
 
-def serve_fake(port: int) -> None:
+def settings_of(port: int, folder: Path, **engine: Any) -> Settings:
+    shadow = {"judge": "house", "share": SHARE, "tokens": 10**12, "verdicts": 10**9, "when_idle": bool(engine)}
+    return Settings(
+        port=port,
+        log_level="error",
+        verdicts_file=folder / "verdicts.db",
+        judges={"house": {"engine": "own"}},
+        models={"plain": {}, "shaded": {"shadow": shadow}},
+        **engine,
+    )
+
+
+def serve_one(port: int, *, real: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        shadow = {"judge": "house", "share": SHARE, "tokens": 10**12, "verdicts": 10**9}
-        settings = Settings(
-            port=port,
-            log_level="error",
-            verdicts_file=Path(folder) / "verdicts.db",
-            judges={"house": {"engine": "own"}},
-            models={"plain": {}, "shaded": {"shadow": shadow}},
-        )
-        asyncio.run(serve(settings, bind(settings), fake().open))
+        settings = settings_of(port, Path(folder), **({"bundle": BUNDLE} if real else {}))
+        asyncio.run(serve(settings, bind(settings), open_vllm if real else fake().open))
 
 
 def target(process: Process, name: str) -> Target:
     model, rounds = ("shaded", 1) if name == SHADOWED else ("plain", 0)
-    chat = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "refine": {"rounds": rounds}}
+    chat: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": QUESTION}]}
+    chat |= {"refine": {"rounds": rounds}, "max_tokens": TOKENS}  # the fake writes fewer
     return Target(f"{process.url}/v1/chat/completions", json.dumps(chat).encode())
 
 
-async def measure(process: Process, seconds: float, repeats: int) -> dict[str, list[Row]]:
+async def measure(process: Process, rate: float, seconds: float, repeats: int) -> dict[str, list[Row]]:
     rows: dict[str, list[Row]] = {WITHOUT: [], SHADOWED: []}
     for name in rows:
-        await open_loop(target(process, name), RATE, AT_ONCE, 2, seed=0)
+        await open_loop(target(process, name), rate, AT_ONCE, 2, seed=0)
     for repeat in range(repeats):
         order = [WITHOUT, SHADOWED] if repeat % 2 else [SHADOWED, WITHOUT]
         for name in order:
             cpu, judged = process.cpu_seconds(), await _judged(process)
-            sample = await open_loop(target(process, name), RATE, AT_ONCE, seconds, seed=repeat + 1)
+            sample = await open_loop(target(process, name), rate, AT_ONCE, seconds, seed=repeat + 1)
             cuts = statistics.quantiles(sample.latencies, n=100, method="inclusive")
             answered = len(sample.latencies)
             rows[name].append(
@@ -101,16 +115,24 @@ async def _judged(process: Process) -> float:
     return sum(map(float, found))
 
 
-async def run(seconds: float, repeats: int) -> dict[str, Any]:
+async def run(seconds: float, repeats: int, *, real: bool) -> dict[str, Any]:
     figures = occasion()
-    async with server([sys.executable, "-m", "benchmarks.shadow", "--serve"], "/ready") as process:
-        return figures | {"rows": await measure(process, seconds, repeats)}
+    command = [sys.executable, "-m", "benchmarks.shadow", "--serve", *(["--engine"] if real else [])]
+    async with server(command, "/ready") as process:
+        rate = RATE
+        if real:
+            await closed_loop(target(process, WITHOUT), CLIENTS, 5)
+            rate = (await closed_loop(target(process, WITHOUT), CLIENTS, 30)).per_second / 2
+        return figures | {"rate": rate, "rows": await measure(process, rate, seconds, repeats)}
 
 
 def table(figures: dict[str, Any]) -> str:
     rows = figures["rows"]
     lines = [f"{figures['date']}, {figures['machine']}.", ""]
-    lines += ["| at 50 requests/s | p50 | p99 | p99, lowest to highest | judged | CPU per request |", "|---" * 6 + "|"]
+    lines += [
+        f"| at {figures['rate']:.3g} requests/s | p50 | p99 | p99, lowest to highest | judged | CPU per request |",
+        "|---" * 6 + "|",
+    ]
     for name, each in rows.items():
         middle = {key: statistics.median(row[key] for row in each) for key in each[0]}
         spread = " to ".join(f"{end(row['p99'] for row in each):.0f}" for end in (min, max))
@@ -127,14 +149,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
     parser.add_argument("--repeats", type=int, default=25)
+    parser.add_argument("--engine", action="store_true", help="the real one")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.serve:
-        serve_fake(asked.port)
+        serve_one(asked.port, real=asked.engine)
         return
-    figures = asyncio.run(run(asked.seconds, asked.repeats))
-    write("shadow", figures, table(figures))
+    figures = asyncio.run(run(asked.seconds, asked.repeats, real=asked.engine))
+    write("shadow_engine" if asked.engine else "shadow", figures, table(figures))
 
 
 if __name__ == "__main__":
