@@ -70,7 +70,8 @@ class ComparingFollower:
             return
         asked = await _asked(conversation, sampling)
         # A draft does not stay unread where it misses what is asked for, or may not have the structure that is.
-        may_stay = sampling.structure is None and not await asyncio.to_thread(misses, asked, draft.text)
+        missing = await asyncio.to_thread(misses, asked, draft.text) if asked else False
+        may_stay = sampling.structure is None and not missing
         look = await self._looked(turns, sampling, request_id) if may_stay else None
         if look is not None and _stays(look):
             yield look
@@ -94,7 +95,7 @@ class ComparingFollower:
                         said.append(chunk.text)
                         chunk = spent.before(chunk)
                         if chunk.finish_reason == "stop":
-                            taken = await asyncio.to_thread(_taken, "".join(said), own, draft.text, asked)
+                            taken = await asyncio.to_thread(_taken, "".join(said), own, draft.text, asked, missing)
                             chunk = chunk if taken is None else _with(chunk, taken)
                         yield chunk
                 return
@@ -210,15 +211,18 @@ async def _asked(conversation: Sequence[Turn], sampling: SamplingParams) -> tupl
     return () if sampling.structure is not None else await asyncio.to_thread(requirements, request_of(conversation))
 
 
-def _taken(said: str, own: Sequence[Chunk], draft: str, asked: Sequence[Requirement]) -> Chunk | None:
-    """The own answer that takes the draft's place; None: none does, or the Follower has written a text itself."""
+def _taken(said: str, own: Sequence[Chunk], draft: str, asked: Sequence[Requirement], missing: bool) -> Chunk | None:
+    """The own answer that takes the draft's place; None: none does, or the Follower has written a text itself.
+
+    `missing`: whether the draft misses something of what is asked for.
+    """
     thoughts = lone_thoughts(said)
     if thoughts is None:
         return None
     for answer in _preferred(thoughts, own, draft):
         if not loses(asked, draft, answer.text):
             return answer
-    if misses(asked, draft):
+    if missing:
         return next((answer for answer in own if meets(asked, answer.text)), None)
     return None
 
