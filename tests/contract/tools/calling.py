@@ -6,7 +6,7 @@ from typing import Any
 import openai
 
 from slhf_server.models.base import Chunk, SamplingParams, Turn
-from slhf_server.models.fake import FakeModel, Said, improve
+from slhf_server.models.fake import FakeEngine, FakeModel, Said, improve
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 """The parameters of the tool of that name; a second one, `clock`, has none."""
@@ -21,6 +21,14 @@ OTHER: dict[str, Any] = {"id": "c2", "type": "function", "function": {"name": "c
 def calls_first(turns: Sequence[Turn]) -> Said:
     """Two calls at first; words once their results are there, and for a Follower."""
     return improve(turns) if len(turns) > 1 else [CALL, OTHER]
+
+
+def assert_offered(engine: FakeEngine) -> None:
+    """The Leader was told of both tools."""
+    offered = engine.leader.calls[0][1].tools
+    assert offered is not None
+    assert [tool["function"]["name"] for tool in offered.offered] == ["weather", "clock"]
+    assert offered.offered[0]["function"]["parameters"] == WEATHER
 
 
 def connect(url: str) -> openai.OpenAI:

@@ -12,7 +12,7 @@ from anthropic import beta_tool
 from slhf_server.models.fake import FakeEngine, improve
 from tests.conftest import Serve
 from tests.contract.test_anthropic_sdk import ASK, connect, extra
-from tests.contract.tools.calling import WEATHER, Telling
+from tests.contract.tools.calling import WEATHER, Telling, assert_offered
 
 TOOLS: list[Any] = [
     {"name": "weather", "description": "Of a city.", "input_schema": WEATHER},
@@ -45,10 +45,7 @@ def test_a_turn_that_calls_tools_is_returned_as_it_is(sdk: anthropic.Anthropic, 
     report = extra(answer, "refinement")
     assert (report["stop_reason"], report["applied"], report["tools_ignored"]) == ("tool_calls", False, False)
     assert engine.follower.calls == []
-    offered = engine.leader.calls[0][1].tools
-    assert offered is not None
-    assert [tool["function"]["name"] for tool in offered.offered] == ["weather", "clock"]
-    assert offered.offered[0]["function"]["parameters"] == WEATHER
+    assert_offered(engine)
 
 
 @pytest.mark.parametrize("refine", [{}, {"rounds": 0}, {"show_rounds": True}, {"timeout_ms": 60_000}])

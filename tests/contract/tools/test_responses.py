@@ -10,7 +10,7 @@ import pytest
 from slhf_server.models.fake import FakeEngine, improve
 from tests.conftest import Serve
 from tests.contract.test_upstream_dialects import settings
-from tests.contract.tools.calling import WEATHER, Telling, connect
+from tests.contract.tools.calling import WEATHER, Telling, assert_offered, connect
 from tests.server.models.upstream.faulty import HELLO, USAGE, says, upstream
 
 TOOLS: list[Any] = [
@@ -40,10 +40,7 @@ def test_a_turn_that_calls_tools_is_returned_as_it_is(sdk: openai.OpenAI, engine
     report = (answer.model_extra or {})["refinement"]
     assert (report["stop_reason"], report["applied"], report["tools_ignored"]) == ("tool_calls", False, False)
     assert engine.follower.calls == []
-    offered = engine.leader.calls[0][1].tools
-    assert offered is not None
-    assert [tool["function"]["name"] for tool in offered.offered] == ["weather", "clock"]
-    assert offered.offered[0]["function"]["parameters"] == WEATHER
+    assert_offered(engine)
 
 
 def test_calls_are_streamed_piece_by_piece_each_in_an_item_of_its_own(sdk: openai.OpenAI) -> None:
