@@ -13,10 +13,14 @@ _PASSED = "the deadline passed before an answer was finished"
 
 
 class Deadline:
-    """A point on the event loop's clock, in seconds."""
+    """A point on the event loop's clock, in seconds. Whoever has waited for something by it calls `close` in the end.
+
+    Its timer is set once, by the first wait, because every token is waited for.
+    """
 
     def __init__(self, at: float) -> None:
         self._at = at
+        self._timer: asyncio.TimerHandle | None = None
         self._waiting: asyncio.Timeout | None = None
 
     @classmethod
@@ -34,8 +38,9 @@ class Deadline:
     def bring_forward(self, at: float) -> None:
         """Move the deadline to `at`, on the loop's clock, if that is sooner; a waiter is woken then."""
         self._at = min(self._at, at)
-        if self._waiting is not None and not self._waiting.expired():
-            self._waiting.reschedule(self._at)
+        if self._timer is not None:
+            self.close()
+            self._set_timer()
 
     def check(self) -> None:
         """Raises DeadlineExceeded once it has passed."""
@@ -45,8 +50,10 @@ class Deadline:
     async def wait_for(self, awaitable: Awaitable[T]) -> T:
         """The awaitable's result. Raises DeadlineExceeded once the deadline has passed."""
         _awaited_with.set(self)
+        if self._timer is None:
+            self._set_timer()
         try:
-            async with asyncio.timeout_at(self._at) as self._waiting:
+            async with asyncio.timeout(None) as self._waiting:
                 return await awaitable
         except TimeoutError as exc:
             if self._waiting is None or not self._waiting.expired():
@@ -55,6 +62,20 @@ class Deadline:
         finally:
             self._waiting = None
             _awaited_with.set(None)
+
+    def close(self) -> None:
+        """Take the timer back. A later wait sets it again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self) -> None:
+        self._timer = asyncio.get_running_loop().call_at(self._at, self._pass)
+
+    def _pass(self) -> None:
+        self._timer = None
+        if self._waiting is not None and not self._waiting.expired():
+            self._waiting.reschedule(self._at)
 
     def within(self, items: AsyncGenerator[T, None]) -> "Within[T]":
         """The items, closed at their end. Raises DeadlineExceeded where it passes while the next one is awaited."""

@@ -7,7 +7,7 @@ A *round* is one completion: round 0 is the draft (the Leader's, an upstream's o
 Follower's. Times are milliseconds, counts are tokens.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
 
@@ -164,21 +164,19 @@ class Usage(_Answer):
         )
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            completion_tokens=self.completion_tokens + other.completion_tokens,
-            total_tokens=self.total_tokens + other.total_tokens,
-            prompt_tokens_details=_added(self.prompt_tokens_details, other.prompt_tokens_details),
-            completion_tokens_details=_added(self.completion_tokens_details, other.completion_tokens_details),
+        if not other.total_tokens:
+            return self
+        if not self.total_tokens:
+            return other
+        mine, theirs = self.completion_tokens_details, other.completion_tokens_details
+        return Usage.of(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            cached=self.prompt_tokens_details.cached_tokens + other.prompt_tokens_details.cached_tokens,
+            reasoning=mine.reasoning_tokens + theirs.reasoning_tokens,
+            accepted=mine.accepted_prediction_tokens + theirs.accepted_prediction_tokens,
+            rejected=mine.rejected_prediction_tokens + theirs.rejected_prediction_tokens,
         )
-
-
-Details = TypeVar("Details", PromptTokensDetails, CompletionTokensDetails)
-
-
-def _added(one: Details, other: Details) -> Details:
-    """Two counts of the same kind, field by field."""
-    return type(one)(**{name: getattr(one, name) + getattr(other, name) for name in type(one).model_fields})
 
 
 class TopLogprob(_Answer):
@@ -222,9 +220,7 @@ class RefinementUsage(_Answer):
     """Of all verdicts together."""
 
     def total(self) -> Usage:
-        each = (self.draft, *self.rounds, self.judge)
-        first, *others = [usage for usage in each if usage.total_tokens] or [self.draft]
-        return sum(others, first)
+        return sum([*self.rounds, self.judge], self.draft)
 
 
 class Selection(_Answer):

@@ -4,7 +4,7 @@ import asyncio
 import heapq
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from itertools import count
 
 from slhf_server.deadline import Deadline
@@ -36,14 +36,10 @@ class Admission:
         """
         if not self._free and self.waiting.total() >= self._most_waiting:
             raise QueueFull(f"{self.waiting.total()} requests are waiting already; try again later")
-        self.waiting[model] += 1
-        try:
-            await deadline.wait_for(self._take(priority))
-            held = True
-        except DeadlineExceeded:
-            held = False
-        finally:
-            self.waiting[model] -= 1
+        if held := self._free > 0:
+            self._free -= 1
+        else:
+            held = await self._wait(model, deadline, priority)
         self.running[model] += 1
         try:
             yield
@@ -52,10 +48,19 @@ class Admission:
             if held:
                 self._give_back()
 
+    async def _wait(self, model: str, deadline: Deadline, priority: int) -> bool:
+        """Whether a place was given before the deadline."""
+        self.waiting[model] += 1
+        try:
+            with closing(deadline):
+                await deadline.wait_for(self._take(priority))
+            return True
+        except DeadlineExceeded:
+            return False
+        finally:
+            self.waiting[model] -= 1
+
     async def _take(self, priority: int) -> None:
-        if self._free:
-            self._free -= 1
-            return
         turn: _Turn = (priority, next(self._arrivals), asyncio.get_running_loop().create_future())
         heapq.heappush(self._queue, turn)
         try:

@@ -14,14 +14,22 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
 
     The body must have been read: after it, the only message a client can send is its disconnect.
     """
-    working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(request.receive())
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect()
-        return working.result()
+        async with asyncio.timeout(None) as connected:
+
+            def leave(_: object) -> None:
+                connected.reschedule(asyncio.get_running_loop().time())
+
+            watching.add_done_callback(leave)
+            try:
+                return await work
+            finally:
+                watching.remove_done_callback(leave)
+    except TimeoutError as exc:
+        if not connected.expired():
+            raise  # the work's own
+        raise ClientDisconnect() from exc
     finally:
         watching.cancel()
-        working.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
+        await asyncio.wait({watching})

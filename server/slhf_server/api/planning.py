@@ -1,6 +1,7 @@
 """The one door from a request to its jobs, whatever its endpoint."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -53,11 +54,12 @@ async def planned(
     jobs = planner.plan(whole)
     request.state.model = jobs[0].model
     job = jobs[0]
-    if structure is not None:
-        await job.deadline.wait_for(structure.check(grammar=job.engine_plays))
-    call = None if job.leader is None else job.leader.sampling.structure
-    if call is not None and call is not structure:  # tool_choice demands one
-        await job.deadline.wait_for(call.check(grammar=True))
+    with closing(job.deadline):
+        if structure is not None:
+            await job.deadline.wait_for(structure.check(grammar=job.engine_plays))
+        call = None if job.leader is None else job.leader.sampling.structure
+        if call is not None and call is not structure:  # tool_choice demands one
+            await job.deadline.wait_for(call.check(grammar=True))
     return jobs
 
 

@@ -1,6 +1,5 @@
 """Makes a stream of a refinement's events: early errors keep their HTTP status, and pings fill silence."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
@@ -36,7 +35,14 @@ class Renderer(Protocol):
 async def stream(service: Service, jobs: Sequence[Job], renderer: Renderer, *, ping: bytes = PING) -> EventStream:
     """The answer to a streamed request. Raises what refuses it at once, before any byte is sent."""
     peekable = await _await_first_event(service.run(jobs))
-    return EventStream(_frames(service, jobs[0], peekable, renderer, ping), peekable, service.settings.write_timeout_s)
+    settings = service.settings
+    return EventStream(
+        _frames(service, jobs[0], peekable, renderer),
+        peekable,
+        write_timeout_s=settings.write_timeout_s,
+        ping_interval_s=settings.ping_interval_s,
+        ping=ping,
+    )
 
 
 async def _await_first_event(events: Events) -> Peekable[tuple[int, RefinementEvent]]:
@@ -52,25 +58,13 @@ async def _await_first_event(events: Events) -> Peekable[tuple[int, RefinementEv
 
 
 async def _frames(
-    service: Service, job: Job, events: Peekable[tuple[int, RefinementEvent]], renderer: Renderer, ping: bytes
+    service: Service, job: Job, events: Peekable[tuple[int, RefinementEvent]], renderer: Renderer
 ) -> AsyncGenerator[bytes, None]:
-    """Yield each event's frames, and a ping whenever nothing was sent for the ping interval.
-
-    An error becomes the last frame.
-    """
-    clock = asyncio.get_running_loop().time
-    last_sent = clock()
+    """Yield each event's frames. An error becomes the last frame."""
     try:
-        while True:
-            try:
-                numbered = await events.next_within(last_sent + service.settings.ping_interval_s - clock())
-            except StopAsyncIteration:
-                break
-            parts = [ping] if numbered is None else renderer.event(*numbered)
-            for part in parts:
+        async for numbered in events:
+            for part in renderer.event(*numbered):
                 yield part
-            if parts:
-                last_sent = clock()
         for part in renderer.end():
             yield part
     except Exception as exc:  # noqa: BLE001  the stream has begun: only a frame can tell the client

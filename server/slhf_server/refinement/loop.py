@@ -56,4 +56,5 @@ async def refine(job: Job) -> AsyncGenerator[RefinementEvent, None]:
         reason = state.settle(InternalError(f"internal error; request id {job.request_id}"))
     finally:  # whoever leaves early has spent it, too
         record_tokens(job.log, state.spent())
+        job.deadline.close()
     yield state.result(reason)

@@ -280,15 +280,15 @@ class Planner:
         self, params: RefineParams, engine: Engine, drafter: Drafter, rounds: int
     ) -> tuple[SamplingParams, SamplingParams, bool]:
         """The Leader's sampling, the Follower's, and whether tools were left out."""
-        asked, following = params.sampling.upstream_params, _followers(params)
+        asked = params.sampling.upstream_params
         if drafter != "engine":
-            return params.sampling, following, False
+            return params.sampling, _followers(params), False
         tools, ignored = callable_tools(asked, engine, self._settings.tools)
         options = template_options(asked, engine)
         leading = replace(params.sampling, tools=tools, upstream_params={}, template_options=options)
         if tools is not None and (rounds or tools.forced):  # an answer is bound, a turn that may call is not
             leading = replace(leading, structure=demanded_call(tools, self._workers))
-        return leading, replace(following, template_options=options), ignored
+        return leading, _followers(params, template_options=options), ignored
 
     def _leader(self, name: str, served: ServedModel, sampling: SamplingParams, drafter: Drafter) -> RoleBinding | None:
         if drafter == "client":
@@ -308,10 +308,10 @@ def _another(job: Job, number: int) -> Job:
     return replace(job, choice=number, run_id=_run_id(), deadline=job.deadline.copy())
 
 
-def _followers(params: RefineParams) -> SamplingParams:
+def _followers(params: RefineParams, **more: Any) -> SamplingParams:
     """The request's sampling without what an upstream alone takes, and with what `refine` says for the Follower."""
     own = {name: value for name in _OWN if (value := getattr(params.options, name)) is not None}
-    return replace(params.sampling, upstream_params={}, **own)
+    return replace(params.sampling, upstream_params={}, **own, **more)
 
 
 def _filled(options: RefineOptions, name: str, profile: Profile, most_rounds: int) -> RefineOptions:

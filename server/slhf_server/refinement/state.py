@@ -294,9 +294,9 @@ class RefinementState:
 
     def _accept_running(self, running: RoundState, finish_reason: FinishReason) -> RoundCompleted:
         self._endings.append((running.logprobs, None if running.last is None else running.last.stop_sequence))
-        calls = [dict(call) for call in running.tool_calls] or None
-        finished = self._round(running, running.text, finish_reason).model_copy(update={"tool_calls": calls})
-        return self._accept(finished, Turn("assistant", running.text, running.token_ids()))
+        text, calls = running.text, [dict(call) for call in running.tool_calls] or None
+        finished = self._round(running, text, finish_reason, tool_calls=calls)
+        return self._accept(finished, Turn("assistant", text, running.token_ids()))
 
     async def _lost(self, text: str) -> Kept | None:
         """What the running round's text has lost. What was streamed as the answer cannot be taken back, and there is no
@@ -311,10 +311,10 @@ class RefinementState:
         """End a round that has lost something: its text is the one before it."""
         before = self._finished[-1]
         self._endings.append(self._endings[-1])
-        finished = self._round(running, self._latest.text, before.finish_reason)
-        return self._accept(finished.model_copy(update={"lost": what}), self._latest)
+        finished = self._round(running, self._latest.text, before.finish_reason, lost=what)
+        return self._accept(finished, self._latest)
 
-    def _round(self, running: RoundState, text: str, finish_reason: FinishReason) -> RoundCompleted:
+    def _round(self, running: RoundState, text: str, finish_reason: FinishReason, **more: Any) -> RoundCompleted:
         binding = self._binding()
         return RoundCompleted(
             round=self.number,
@@ -325,6 +325,7 @@ class RefinementState:
             usage=self._usages[-1],
             latency_ms=running.seconds * 1e3,
             edit_ratio=edit_ratio(self._latest.text, text) if self._finished else None,
+            **more,
         )
 
     def _accept(self, finished: RoundCompleted, turn: Turn) -> RoundCompleted:

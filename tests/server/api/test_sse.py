@@ -45,8 +45,13 @@ class Source:
                 yield frame(item)
 
 
-def event_stream(source: Source, write_timeout_s: float = 60) -> EventStream:
-    return EventStream(source.frames(), Peekable(source.stream()), write_timeout_s)
+def event_stream(source: Source, write_timeout_s: float = 60, ping_interval_s: float = 60) -> EventStream:
+    return EventStream(
+        source.frames(),
+        Peekable(source.stream()),
+        write_timeout_s=write_timeout_s,
+        ping_interval_s=ping_interval_s,
+    )
 
 
 def test_a_frame_is_data_and_an_optional_event_ended_by_an_empty_line() -> None:
@@ -59,11 +64,11 @@ def test_a_wait_that_times_out_loses_no_item(play: Play) -> None:
         source = Source()
         async with aclosing(Peekable(source.stream())) as paced:
             for _ in range(3):
-                assert await paced.next_within(0) is None
+                assert await paced.look_ahead(0) is None
             source.give("a", "b", None)
-            assert [await paced.next_within(10), await paced.next_within(10)] == ["a", "b"]
+            assert [await anext(paced), await anext(paced)] == ["a", "b"]
             with pytest.raises(StopAsyncIteration):
-                await paced.next_within(10)
+                await anext(paced)
         assert source.asked == 3
 
     play(scenario())
@@ -73,9 +78,9 @@ def test_an_item_that_arrives_between_two_waits_is_there_at_once(play: Play) -> 
     async def scenario() -> None:
         source = Source()
         async with aclosing(Peekable(source.stream())) as paced:
-            assert await paced.next_within(0.001) is None
+            assert await paced.look_ahead(0.001) is None
             source.give("a")
-            assert await paced.next_within(10) == "a"
+            assert await anext(paced) == "a"
 
     play(scenario())
 
@@ -86,9 +91,9 @@ def test_an_item_looked_at_is_still_given(play: Play) -> None:
         source.give("a", "b", "c", None)
         async with aclosing(Peekable(source.stream())) as paced:
             assert [await paced.look_ahead(10), await paced.look_ahead(10)] == ["a", "b"]
-            assert [await paced.next_within(10) for _ in range(3)] == ["a", "b", "c"]
+            assert [await anext(paced) for _ in range(3)] == ["a", "b", "c"]
             with pytest.raises(StopAsyncIteration):
-                await paced.next_within(10)
+                await anext(paced)
 
     play(scenario())
 
@@ -99,7 +104,7 @@ def test_a_look_that_times_out_loses_no_item(play: Play) -> None:
         async with aclosing(Peekable(source.stream())) as paced:
             assert await paced.look_ahead(0) is None
             source.give("a")
-            assert await paced.next_within(10) == "a"
+            assert await anext(paced) == "a"
 
     play(scenario())
 
@@ -108,10 +113,10 @@ def test_an_error_of_the_source_is_raised_to_who_waits(play: Play) -> None:
     async def scenario() -> None:
         source = Source()
         async with aclosing(Peekable(source.stream())) as paced:
-            assert await paced.next_within(0) is None
+            assert await paced.look_ahead(0) is None
             source.give(ZeroDivisionError("boom"))
             with pytest.raises(ZeroDivisionError, match="boom"):
-                await paced.next_within(10)
+                await anext(paced)
         assert source.closed
 
     play(scenario())
@@ -122,7 +127,7 @@ def test_closing_cancels_the_pending_item_and_closes_the_source(play: Play) -> N
         source = Source()
         paced = Peekable(source.stream())
         while not source.asked:
-            assert await paced.next_within(0) is None
+            assert await paced.look_ahead(0) is None
         assert not source.closed
         await paced.aclose()
         assert source.closed
@@ -139,7 +144,7 @@ def test_closing_swallows_the_error_that_nobody_waited_for(play: Play) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
         source = Source()
         paced = Peekable(source.stream())
-        assert await paced.next_within(0) is None
+        assert await paced.look_ahead(0) is None
         source.give(ZeroDivisionError())
         await until(lambda: source.closed)
         await paced.aclose()
@@ -262,5 +267,26 @@ def test_silence_of_the_source_is_no_fault_of_the_client(play: Play) -> None:
 
         await event_stream(source, write_timeout_s=0.01)({"type": "http"}, receive, send)
         assert sent.is_set()
+
+    play(scenario())
+
+
+def test_silence_is_filled_with_pings_and_one_that_is_not_read_ends_the_stream(play: Play) -> None:
+    async def scenario() -> None:
+        source, bodies = Source(), list[bytes]()
+
+        async def receive() -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                bodies.append(message["body"])
+                if len(bodies) == 3:
+                    await asyncio.Event().wait()
+
+        await event_stream(source, write_timeout_s=0.01, ping_interval_s=0.01)({"type": "http"}, receive, send)
+        assert bodies == [b": ping\n\n"] * 3
+        assert source.closed
 
     play(scenario())

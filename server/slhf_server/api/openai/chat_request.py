@@ -1,7 +1,6 @@
 """OpenAI's chat request. The table in parameters.py decides what becomes of each of its parameters."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr, Tag, model_validator
@@ -80,14 +79,15 @@ class GenerationRequest(Section):
             check_supported=self.check_supported,
         )
 
-    def sampling(self) -> SamplingParams:
-        """For both roles."""
+    def sampling(self, **own: int | None) -> SamplingParams:
+        """For both roles. `own` is what an endpoint has its own words for."""
+        asked = {name: getattr(self, name) for name in _SHARED} | own
         return SamplingParams(
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             bad_words=_frozen(self.bad_words),
             stop_token_ids=_frozen(self.stop_token_ids),
             allowed_token_ids=_frozen(self.allowed_token_ids),
-            **{name: getattr(self, name) for name in _SHARED},
+            **asked,
         )
 
     def check_supported(self, drafter: Drafter) -> None:
@@ -135,11 +135,11 @@ class ChatRequest(GenerationRequest):
             raise PydanticCustomError("needs_logprobs", "top_logprobs needs logprobs: true", {"param": "top_logprobs"})
         return self
 
-    def sampling(self) -> SamplingParams:
-        return replace(
-            super().sampling(),
+    def sampling(self, **own: int | None) -> SamplingParams:
+        return super().sampling(
             max_tokens=self.max_completion_tokens or self.max_tokens,  # only one of them was given
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            **own,
         )
 
     def names(self) -> dict[str, str]:

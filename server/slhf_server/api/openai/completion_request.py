@@ -1,6 +1,5 @@
 """OpenAI's legacy completion request, read as a chat of one user turn, because chat models play the roles."""
 
-from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StrictInt, StrictStr, Tag, model_validator
@@ -46,5 +45,5 @@ class CompletionRequest(GenerationRequest):
         """The prompt, however it was sent."""
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
-    def sampling(self) -> SamplingParams:
-        return replace(super().sampling(), max_tokens=self.max_tokens or _OPENAIS_DEFAULT, logprobs=self.logprobs)
+    def sampling(self, **own: int | None) -> SamplingParams:
+        return super().sampling(max_tokens=self.max_tokens or _OPENAIS_DEFAULT, logprobs=self.logprobs, **own)
