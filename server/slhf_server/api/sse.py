@@ -13,6 +13,7 @@ T = TypeVar("T")
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 _HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+_NOW_S = 1e-3  # what is due so soon is due: rounding may make the rest of a wait too small to move a clock
 _logger = logging.getLogger(__name__)
 
 
@@ -30,7 +31,7 @@ class EventStream(StreamingResponse):
 
     That aborts the work; a generator that was never started has no `finally` that could do it. Where nothing was sent
     for `ping_interval_s` seconds, `ping` is. A client that reads nothing for `write_timeout_s` seconds is given up, at
-    the latest after twice that.
+    the latest `ping_interval_s` seconds after that.
     """
 
     media_type = "text/event-stream"
@@ -78,9 +79,9 @@ class EventStream(StreamingResponse):
         all else that a frame needs here."""
         clock = asyncio.get_running_loop().time
         while True:
-            quiet, limit = clock() - line.since, self._write_timeout_s if line.busy else self._ping_interval_s
-            if quiet < limit:
-                await asyncio.sleep(min(limit - quiet, self._write_timeout_s))
+            due = line.since + (self._write_timeout_s if line.busy else self._ping_interval_s)
+            if (left := due - clock()) > _NOW_S:
+                await asyncio.sleep(min(left, self._write_timeout_s, self._ping_interval_s))
             elif line.busy:
                 return reading.reschedule(clock())
             else:
