@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -17,10 +18,7 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
     watching = asyncio.ensure_future(request.receive())
     try:
         async with asyncio.timeout(None) as connected:
-
-            def leave(_: object) -> None:
-                connected.reschedule(asyncio.get_running_loop().time())
-
+            leave = partial(_end, connected)
             watching.add_done_callback(leave)
             try:
                 return await work
@@ -33,3 +31,8 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
     finally:
         watching.cancel()
         await asyncio.wait({watching})
+        del connected, leave, watching  # they know tasks, whose exceptions know this frame: circles that keep it
+
+
+def _end(timeout: asyncio.Timeout, _: object) -> None:
+    timeout.reschedule(asyncio.get_running_loop().time())

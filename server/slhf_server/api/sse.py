@@ -73,6 +73,8 @@ class EventStream(StreamingResponse):
             if not reading.expired():
                 raise
             _logger.warning("a client read nothing of its stream for %g s and was given up", self._write_timeout_s)
+        finally:
+            del reading, watching  # they know tasks, whose exceptions know this frame: circles that keep its memory
 
     async def _watch(self, line: "_Line", reading: asyncio.Timeout) -> None:
         """Ping, and end `reading`, when it is time. One task does it, because a timer for each frame costs more than
@@ -170,7 +172,8 @@ class Peekable(Generic[T]):
             self._read.put_nowait(None)
 
     async def aclose(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+        reading, self._reading = self._reading, None  # whose exception knows this: a circle
+        if reading is not None:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
         await self._items.aclose()
