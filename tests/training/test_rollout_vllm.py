@@ -119,6 +119,8 @@ def greedily(directory: Path, weights: str) -> None:
 
 
 def overlaps(directory: Path, weights: str) -> None:
+    from vllm.exceptions import VLLMValidationError
+
     base = saved(directory)
     fit = settings(directory, weights, engine="vllm", vllm=ENGINE, max_new_tokens=16)
     roles = Roles(base, fit.weights, fit.lora, merges=False)
@@ -127,7 +129,7 @@ def overlaps(directory: Path, weights: str) -> None:
     follows_at_once(rollout, is_shared=weights == "shared")
     plays_the_same(rollout)
     too_long = rollout.asking("leader")(0, LONG * 2, 0)
-    with pytest.raises(ValueError, match="78"):
+    with pytest.raises(VLLMValidationError, match="length 78"):
         too_long.result(PATIENCE)
     assert len(rollout.sample(PROMPTS, "leader", range(16))) == 16
 

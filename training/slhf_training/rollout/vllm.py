@@ -31,7 +31,7 @@ from slhf_training.models.bundles import located
 from slhf_training.models.roles import DTYPES, Roles
 from slhf_training.models.sharding import this_process
 from slhf_training.rollout import SEEDS, Ask, RolloutSettings
-from slhf_training.types import Ids, Player, Sample
+from slhf_training.types import Ids, Player, Role, Sample
 
 _CPU: dict[str, Any] = {
     "enforce_eager": True,
@@ -72,7 +72,11 @@ class VLLMRollout:
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
-        salt = self._thread.submit(self._up_to_date, player).result()
+        assert player != "mixture", "FitSettings refuses nash-md with vLLM"
+        role = None if player == "reference" else player
+        salt = self._roles.revision(role)
+        if salt != self._held:
+            self._thread.submit(self._hold, role, salt).result()
 
         def ask(place: int, prompt: Ids, seed: int) -> Future[Sample]:
             parameters = SamplingParams(
@@ -122,21 +126,16 @@ class VLLMRollout:
         self._llm.sleep(level=2)  # weights are discarded, not kept in host memory: the next ones will be others
         self._held, self._is_asleep = None, True
 
-    def _up_to_date(self, player: Player) -> str:
-        """Have the engine hold this player's weights as they are now; return their revision."""
-        assert player != "mixture", "FitSettings refuses nash-md with vLLM"
-        role = None if player == "reference" else player
-        revision = self._roles.revision(role)
-        if revision != self._held:
-            self._write()  # by the weights that are still there
-            if self._is_asleep:
-                self._llm.wake_up(tags=["weights"])  # the cache's memory is taken when what is gathered is gone
-            weights = self._roles.merged_weights(role, DTYPES[self._settings.dtype])
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-            if self._is_asleep:
-                self._llm.wake_up(tags=["kv_cache"])
-            self._held, self._is_asleep = revision, False
-        return revision
+    def _hold(self, role: Role | None, revision: str) -> None:
+        """Have the engine hold the weights of a role, or the reference's (None), as they are now."""
+        self._write()  # by the weights that are still there
+        if self._is_asleep:
+            self._llm.wake_up(tags=["weights"])  # the cache's memory is taken when what is gathered is gone
+        weights = self._roles.merged_weights(role, DTYPES[self._settings.dtype])
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        if self._is_asleep:
+            self._llm.wake_up(tags=["kv_cache"])
+        self._held, self._is_asleep = revision, False
 
 
 def _engine(model: str, settings: RolloutSettings, seed: int) -> Any:
