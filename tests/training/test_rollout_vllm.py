@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +77,19 @@ def log_probs(roles: Roles, player: Player, answers: list[Ids], temperature: flo
     return found
 
 
-def speaks_as_the_current_weights(roles: Roles, rollout: Streaming, temperature: float) -> None:
-    """Also where a player is asked before another one's answers are waited for."""
+def speaks_as_the_current_weights(
+    roles: Roles, rollout: Streaming, temperature: float, reference_apart: bool = False
+) -> None:
+    """Also where a player is asked before another one's answers are waited for.
+
+    `reference_apart`: a server's LoRA on CPUs is not right where the base is in the batch (vllm-project/vllm#48421).
+    """
     seen: dict[Player, list[Any]] = {player: [] for player in PLAYERS}
     for update in range(3):
         asked: dict[Player, list[Future[Sample]]] = {}
         for player in PLAYERS:
+            if reference_apart and player == "reference":
+                wait([answer for answers in asked.values() for answer in answers], PATIENCE)
             ask = rollout.asking(player)
             asked[player] = [ask(place, prompt, place) for place, prompt in enumerate(PROMPTS)]
         for player, answers in asked.items():
@@ -283,7 +290,7 @@ def test_a_vllm_server_samples_by_the_current_weights_of_each_role(tmp_path: Pat
         fit = settings(directory, engine="vllm-server", servers={"urls": [url], "adapters": str(tmp_path / "adapters")})
         roles = Roles(base, fit.weights, fit.lora, merges=False)
         with contextlib.closing(ServerRollout(roles, fit.rollout, END)) as sampler:
-            speaks_as_the_current_weights(roles, sampler, 0.7)
+            speaks_as_the_current_weights(roles, sampler, 0.7, reference_apart=True)
         served = {card["id"] for card in httpx2.get(f"{url}/v1/models").json()["data"]}
     assert served == {str(directory), *(path.name for path in (tmp_path / "adapters").iterdir())}
     assert len(served) == 3
