@@ -14,7 +14,7 @@ from slhf_training.checks.registry import CheckSettings, check_of
 from slhf_training.distill.learning import Candidates, DraftedChat, choose
 from slhf_training.errors import SettingsError
 from slhf_training.evaluation.answers import Answer
-from slhf_training.preference import Preference, PreferenceSettings, preference_of
+from slhf_training.preference import Preference, PreferenceSettings, Verifying, preference_of
 from slhf_training.preference.checked import TIES, CheckedPreference, Tie
 from slhf_training.types import Chat, chat_key
 from tests.training import tiny
@@ -51,6 +51,12 @@ def test_what_passes_wins_and_a_tie_is_decided_as_was_chosen(
     p = source(tmp_path, tie=tie)([SUM] * len(pairs), first, second)
     same = np.nan if tie == "abstain" else 0.5
     assert p == pytest.approx([1, 0, 0, both_right, both_wrong, same], nan_ok=True)
+
+
+def test_which_answers_are_right_is_known_where_there_is_a_check(tmp_path: Path) -> None:
+    checked = source(tmp_path)
+    assert isinstance(checked, Verifying)
+    assert checked.right([SUM, SUM, OTHER], [RIGHT, WRONG, RIGHT]) == pytest.approx([1, 0, np.nan], nan_ok=True)
 
 
 def test_another_source_decides_a_tie_and_is_asked_of_nothing_else(tmp_path: Path) -> None:

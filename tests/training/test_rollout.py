@@ -175,26 +175,31 @@ def test_vllm_is_given_the_files_of_a_model_that_is_built_in(
 
 
 class Engine:
-    """An LLM of vLLM that notes what it is told, and says END to everything."""
+    """An LLM of vLLM, and the engine within it, that notes what it is told, and says END to everything."""
 
     def __init__(self, **arguments: Any) -> None:
-        config = SimpleNamespace(enable_sleep_mode=arguments["enable_sleep_mode"])
-        self.llm_engine = SimpleNamespace(model_config=config)
+        self.model_config = SimpleNamespace(enable_sleep_mode=arguments["enable_sleep_mode"])
+        self.llm_engine = self
         self.told: list[Any] = []
         self.weights: dict[str, torch.Tensor] = {}
         self.salts: list[str] = []
+        self._waiting: list[str] = []
 
     def collective_rpc(self, method: str, kwargs: Any) -> None:
         self.told.append(method)
         self.weights = dict(kwargs["weights_iterator"])
 
-    def generate(self, inputs: Any, parameters: Any, use_tqdm: bool) -> list[Any]:
-        self.told.append("generate")
-        self.salts += {asked["cache_salt"] for asked in inputs}
+    def add_request(self, name: str, prompt: Any, parameters: Any) -> None:
+        self.salts.append(prompt["cache_salt"])
+        self._waiting.append(name)
+
+    def step(self) -> list[Any]:
+        self.told.append("step")
         said = SimpleNamespace(
             token_ids=[tiny.END], logprobs=[{tiny.END: SimpleNamespace(logprob=0.0)}], finish_reason="stop"
         )
-        return [SimpleNamespace(outputs=[said])] * len(inputs)
+        written, self._waiting = self._waiting, []
+        return [SimpleNamespace(request_id=name, outputs=[said]) for name in written]
 
     def sleep(self, level: int) -> None:
         self.told.append(("sleep", level))
@@ -207,6 +212,9 @@ def installed(monkeypatch: pytest.MonkeyPatch, llm: Any, can_sleep: bool = False
     """Have `llm` for vLLM's, on a platform whose memory can be given back or cannot."""
     platform = SimpleNamespace(is_cpu=lambda: not can_sleep, is_sleep_mode_available=lambda: can_sleep)
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=llm, SamplingParams=SimpleNamespace))
+    monkeypatch.setitem(sys.modules, "vllm.inputs", SimpleNamespace(tokens_input=lambda ids, cache_salt: locals()))
+    kinds = SimpleNamespace(FINAL_ONLY=2)
+    monkeypatch.setitem(sys.modules, "vllm.sampling_params", SimpleNamespace(RequestOutputKind=kinds))
     monkeypatch.setitem(sys.modules, "vllm.platforms", SimpleNamespace(current_platform=platform))
 
 
@@ -243,7 +251,7 @@ def test_vllm_gets_weights_only_where_it_has_others(monkeypatch: pytest.MonkeyPa
     step(of, "leader")
     assert asked(sampler, engine, "follower") == 0
     assert asked(sampler, engine, "leader") == 1
-    assert engine.salts[0] == engine.salts[1]
+    assert len({*engine.salts[:4]}) == 1  # two answers of the Leader's, twice
     assert len({*engine.salts}) == 3  # the Follower's did not change
     expected = dict(of.merged_weights("leader"))
     assert engine.weights.keys() == expected.keys()
@@ -274,7 +282,7 @@ def test_vllm_gives_its_memory_back_and_wakes_with_the_next_weights(monkeypatch:
     sampler.sample([SHORT], "follower", [0])
     sampler.sample([SHORT], "leader", [0])
     waking = [("wake_up", "weights"), "reload_weights", ("wake_up", "kv_cache")]
-    assert engine.told == [("sleep", 2), *waking, "generate", "generate"]
+    assert engine.told == [("sleep", 2), *waking, "step", "step"]
 
 
 def test_vllm_that_cannot_sleep_is_not_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +290,7 @@ def test_vllm_that_cannot_sleep_is_not_told_to(monkeypatch: pytest.MonkeyPatch) 
     sampler.sample([SHORT], "leader", [0])
     sampler.sleep()
     sampler.sample([SHORT], "leader", [0])
-    assert engine.told == ["reload_weights", "generate", "generate"]
+    assert engine.told == ["reload_weights", "step", "step"]
 
 
 def test_inverse_cdf_never_takes_what_has_no_probability() -> None:

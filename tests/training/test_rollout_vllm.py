@@ -5,6 +5,7 @@ block of the prefix cache, are asked before and after every change of the weight
 """
 
 import contextlib
+import copy
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,20 @@ import pytest
 import torch
 
 from slhf_training.fit import FitSettings
+from slhf_training.fit.algorithms import Game, stackelberg
+from slhf_training.fit.step import ChatStepContext, Clock, Environment
+from slhf_training.fit.streaming import Coming, then
 from slhf_training.fit.trainer import build_roles, build_trainer, load_model
+from slhf_training.models.prompts import Prompts
 from slhf_training.models.roles import Roles
 from slhf_training.models.scoring import answer_log_probs
 from slhf_training.models.sharding import end_together, this_process, without_launcher
-from slhf_training.rollout import Rollout
+from slhf_training.rollout import Streaming
 from slhf_training.rollout.server import ServerRollout
 from slhf_training.rollout.vllm import VLLMRollout
-from slhf_training.types import ROLES, Ids, Player
+from slhf_training.types import ROLES, Ids, Player, Sample
 from tests.training import tiny
+from tests.training.test_streaming import PATIENCE, Batched
 from tests.training.test_trainer import CHATS, fewer_as
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -70,11 +77,23 @@ def log_probs(roles: Roles, player: Player, answers: list[Ids], temperature: flo
     return found
 
 
-def speaks_as_the_current_weights(roles: Roles, rollout: Rollout, temperature: float) -> None:
+def speaks_as_the_current_weights(
+    roles: Roles, rollout: Streaming, temperature: float, reference_apart: bool = False
+) -> None:
+    """Also where a player is asked before another one's answers are waited for.
+
+    `reference_apart`: a server's LoRA on CPUs is not right where the base is in the batch (vllm-project/vllm#48421).
+    """
     seen: dict[Player, list[Any]] = {player: [] for player in PLAYERS}
     for update in range(3):
+        asked: dict[Player, list[Future[Sample]]] = {}
         for player in PLAYERS:
-            samples = rollout.sample(PROMPTS, player, range(16))
+            if reference_apart and player == "reference":
+                wait([answer for answers in asked.values() for answer in answers], PATIENCE)
+            ask = rollout.asking(player)
+            asked[player] = [ask(place, prompt, place) for place, prompt in enumerate(PROMPTS)]
+        for player, answers in asked.items():
+            samples = [answer.result(PATIENCE) for answer in answers]
             expected = log_probs(roles, player, [sample.ids for sample in samples], temperature)
             for row, sample in zip(expected, samples, strict=True):
                 assert sample.logps == pytest.approx(row[: len(sample.ids)], abs=1e-3), (update, player)
@@ -105,6 +124,55 @@ def greedily(directory: Path, weights: str) -> None:
             answers = [sample.ids for sample in rollout.sample(PROMPTS, player, range(16))]
             for row, answer in zip(log_probs(roles, player, answers, 0.01), answers, strict=True):
                 assert min(row[: len(answer)]) > -10, (update, player)
+
+
+def overlaps(directory: Path, _: str) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    base = saved(directory)
+    for weights in ("shared", "separate"):
+        fit = settings(directory, weights, engine="vllm", vllm=ENGINE, max_new_tokens=16)
+        torch.manual_seed(0)  # an adapter's first weights, on which lengths depend
+        roles = Roles(copy.deepcopy(base), fit.weights, fit.lora, merges=False)
+        change(roles, 0)
+        rollout = VLLMRollout(roles, fit.model, fit.rollout, fit.seed, END)
+        follows_at_once(rollout, is_shared=weights == "shared")
+        plays_the_same(rollout)
+    too_long = rollout.asking("leader")(0, LONG * 2, 0)
+    with pytest.raises(VLLMValidationError, match="length 78"):
+        too_long.result(PATIENCE)
+    assert len(rollout.sample(PROMPTS, "leader", range(16))) == 16
+
+
+def follows_at_once(rollout: VLLMRollout, is_shared: bool) -> None:
+    """A short answer and the reply to it are written while a long answer still is, if one set of weights does both."""
+    lengths = [len(sample.ids) for sample in rollout.sample(PROMPTS, "leader", range(16))]
+    short, long = lengths.index(min(lengths)), lengths.index(max(lengths))
+    ask, written = rollout.asking("leader"), []
+    last = ask(0, PROMPTS[long], long)
+    last.add_done_callback(lambda _: written.append("long"))
+    draft = ask(0, PROMPTS[short], short)
+    reply = rollout.asking("follower")
+    answered = then(draft, lambda _: reply(0, PROMPTS[short], short))
+    answered.add_done_callback(lambda _: written.append("reply"))
+    assert 2 * len(answered.result(PATIENCE).ids) + 3 < len(last.result(PATIENCE).ids)
+    assert written[0] == ("reply" if is_shared else "long")
+
+
+def plays_the_same(rollout: VLLMRollout) -> None:
+    """Answers and rewards of a game, with answers that are streamed and with a batch after the other."""
+    games = []
+    for sampler in (rollout, Batched(rollout)):
+        prompts = Prompts(tiny.tokenizer(), "improve it")
+        environment = Environment(prompts, sampler, fewer_as, Clock(), eos_penalty=0.5, seed=0)
+        context = ChatStepContext(environment, CHATS, range(len(CHATS)), step=0)
+        games.append(stackelberg(context, Game(rollout_rounds=2)))
+        assert isinstance(games[-1][0].answer, Coming) == (sampler is rollout)
+    streamed, batched = (
+        [(one.role, one.answer.prompt, one.answer.sample.ids, one.reward) for one in game] for game in games
+    )
+    assert streamed == batched
+    assert len({ids for _, _, ids, _ in streamed}) > 16
 
 
 DIVIDED = {"separate": True, "full": True, "shared": False}
@@ -139,7 +207,13 @@ def built_in(directory: Path, weights: str) -> None:
 
 @pytest.mark.parametrize(
     ("case", "weights"),
-    [(in_process, "separate"), (in_process, "full"), (greedily, "separate"), (built_in, "shared")],
+    [
+        (in_process, "separate"),
+        (in_process, "full"),
+        (greedily, "separate"),
+        (overlaps, "both"),
+        (built_in, "shared"),
+    ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_vllm_in_this_process_samples_by_the_current_weights_of_each_role(
@@ -216,7 +290,7 @@ def test_a_vllm_server_samples_by_the_current_weights_of_each_role(tmp_path: Pat
         fit = settings(directory, engine="vllm-server", servers={"urls": [url], "adapters": str(tmp_path / "adapters")})
         roles = Roles(base, fit.weights, fit.lora, merges=False)
         with contextlib.closing(ServerRollout(roles, fit.rollout, END)) as sampler:
-            speaks_as_the_current_weights(roles, sampler, 0.7)
+            speaks_as_the_current_weights(roles, sampler, 0.7, reference_apart=True)
         served = {card["id"] for card in httpx2.get(f"{url}/v1/models").json()["data"]}
     assert served == {str(directory), *(path.name for path in (tmp_path / "adapters").iterdir())}
     assert len(served) == 3

@@ -82,7 +82,7 @@ def test_the_papers_preset_is_published_codes_and_what_is_given_wins(tmp_path: P
     assert (unbiased.kl, unbiased.kl_estimator, unbiased.baseline) == ("to_go", "k1", "half")
 
 
-@pytest.mark.parametrize("name", ["fit-qwen2.5-0.5b.yaml", "fit-full-8b.yaml"])
+@pytest.mark.parametrize("name", ["fit-qwen2.5-0.5b.yaml", "fit-qwen2.5-coder-0.5b-checked.yaml", "fit-full-8b.yaml"])
 def test_the_papers_recipes_say_what_they_differ_in_themselves(name: str) -> None:
     """They keep their meaning whatever the defaults become."""
     path = next(path for path in EXAMPLES if path.name == name)

@@ -18,7 +18,7 @@ from slhf_training.fit.step import ChatStepContext, Clock, Environment
 from slhf_training.fit.streaming import AT_ONCE
 from slhf_training.fit.trainer import GameTrainer
 from slhf_training.models.prompts import Prompts
-from slhf_training.rollout import Ask
+from slhf_training.rollout import Ask, Streaming
 from slhf_training.types import Chat, Ids, Player, Probabilities, Sample
 from tests.training import tiny
 from tests.training.test_trainer import CHATS, fewer_as, losses, same, trained
@@ -101,7 +101,7 @@ def test_what_fails_on_the_way_is_raised_where_it_is_waited_for() -> None:
 class Batched:
     """The same answers without streaming."""
 
-    def __init__(self, streaming: Threaded) -> None:
+    def __init__(self, streaming: Streaming) -> None:
         self._streaming = streaming
 
     def sample(self, prompts: Sequence[Ids], player: Player, seeds: Sequence[int]) -> list[Sample]:

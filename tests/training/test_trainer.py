@@ -12,7 +12,7 @@ import torch
 
 from slhf_training.errors import DataError, TrainingError
 from slhf_training.fit.algorithms import ALGORITHMS
-from slhf_training.fit.step import DraftPool
+from slhf_training.fit.step import Draft, DraftPool
 from slhf_training.fit.trainer import GameTrainer
 from slhf_training.rollout import Rollout
 from slhf_training.types import Chat, Ids, Message, Player, Probabilities, Sample
@@ -100,6 +100,38 @@ def test_the_same_seed_gives_the_same_run_and_another_another(tmp_path: Path) ->
     assert losses(first) == losses(again)
     assert same(trained(first), trained(again))
     assert losses(first) != losses(other)
+
+
+class Checking:
+    """A judge that knows which answers are right: those with an A, but of one chat it knows nothing."""
+
+    def __init__(self) -> None:
+        self.leaders: list[float] = []
+        self.followers: list[float] = []
+
+    def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+        a, b = self.right(chats, first), self.right(chats, second)
+        self.leaders += a.tolist()
+        self.followers += b.tolist()
+        p: Probabilities = (1 + a - b) / 2
+        return p
+
+    def right(self, chats: Sequence[Chat], answers: Sequence[str]) -> Probabilities:
+        known = [float("A" in answer.split()) for answer in answers]
+        return np.array([math.nan if chat == CHATS[0] else one for chat, one in zip(chats, known, strict=True)])
+
+
+def test_shares_of_right_answers_are_logged_where_the_judge_knows_them(tmp_path: Path) -> None:
+    judge = Checking()
+    steps = {"steps": 1, "batch_size": 24}
+    draft = Draft(len(CHATS), CHATS[1], "which", (4, tiny.END))
+    pool = DraftPool([draft], per_step=1, seed=0)
+    (logged, _) = finished(tmp_path, judge, draft_pool=pool, optimisation=steps).state.log_history
+    assert 0 < np.nanmean(judge.leaders[:-1]) < 1
+    assert logged["leader/right"] == pytest.approx(np.nanmean(judge.leaders[:-1]))
+    assert logged["follower/right"] == pytest.approx(np.nanmean(judge.followers[:-1]))
+    assert logged["given/right"] == judge.followers[-1]
+    assert not [key for key in finished(tmp_path / "other").state.log_history[0] if key.endswith("/right")]
 
 
 class Failing:

@@ -66,6 +66,29 @@ def test_win_rates_lengths_and_entropy_are_logged_and_completions_kept(tmp_path:
         assert [row["p"][name] for name in ("follower", "leader", "score")] == p.tolist()
 
 
+def test_shares_of_right_answers_stand_beside_the_win_rates_of_a_judge_that_knows(tmp_path: Path) -> None:
+    one = trainer(tmp_path, Checked(), steps=1)
+    one.train()
+    (found,) = logged(one)
+    rows = [json.loads(line) for line in (tmp_path / FILE).read_text(encoding="utf-8").splitlines()]
+    for player in ("leader", "follower", "reference"):
+        verdicts = [float("A" in row[player].split()) for row in rows[:2]]
+        assert [row["right"][player] for row in rows] == [*verdicts, None]
+        assert found[f"validation/{player}/right"] == pytest.approx(sum(verdicts) / 2)
+
+
+class Checked:
+    """Right are answers with an A; of the chat C nothing is known."""
+
+    def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
+        p: Probabilities = (1 + self.right(chats, first) - self.right(chats, second)) / 2
+        return p
+
+    def right(self, chats: Sequence[Chat], answers: Sequence[str]) -> Probabilities:
+        known = [float("A" in answer.split()) for answer in answers]
+        return np.array([math.nan if chat == HELD_OUT[2] else one for chat, one in zip(chats, known, strict=True)])
+
+
 def test_two_validations_differ_by_the_weights_alone(tmp_path: Path) -> None:
     one = trainer(tmp_path, fewer_as)
     for _ in range(2):
@@ -112,9 +135,11 @@ def test_a_run_ends_when_it_is_no_better_so_many_times(tmp_path: Path) -> None:
 def test_intervals_are_of_the_judged_pairs() -> None:
     """p .5 and 1: mean .75, standard deviation .354, standard error .25."""
     records = [
-        {"p": {"leader": p, "score": p}, "tokens": {"leader": 3}, "entropy": {"leader": 0.5}} for p in (0.5, 1.0)
+        {"p": {"leader": p, "score": p}, "tokens": {"leader": 3}, "entropy": {"leader": 0.5}, "right": {}}
+        for p in (0.5, 1.0)
     ]
-    records.append({"p": {"leader": math.nan, "score": math.nan}, "tokens": {"leader": 6}, "entropy": {"leader": 0.2}})
+    abstained = {"leader": math.nan, "score": math.nan}
+    records.append({"p": abstained, "tokens": {"leader": 6}, "entropy": {"leader": 0.2}, "right": {}})
     found = figures(records)
     assert found["validation/leader/win_rate"] == pytest.approx(0.75)
     assert found["validation/leader/low"] == pytest.approx(0.75 - 1.96 * 0.25)

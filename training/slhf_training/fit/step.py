@@ -1,5 +1,6 @@
 """One step's chats and given drafts, played with a rollout and a judge: the algorithms' StepContext."""
 
+import math
 import threading
 import time
 from collections import Counter, defaultdict
@@ -17,7 +18,7 @@ from slhf_training.fit import DraftAnswers
 from slhf_training.fit.algorithms import Completion, penalised
 from slhf_training.fit.streaming import Coming, as_they_come, ready, then, written
 from slhf_training.models.prompts import Prompts
-from slhf_training.preference import Preference
+from slhf_training.preference import Preference, Verifying
 from slhf_training.rollout import Rollout, Streaming
 from slhf_training.types import Chat, Ids, Player, Probabilities, Sample
 
@@ -112,7 +113,7 @@ class ChatStepContext:
     ) -> None:
         """`numbers`: each chat's place in the data; it and the step fix the random numbers of its answers."""
         self._environment = environment
-        self._numbers = numbers
+        self._numbers, self._own = numbers, frozenset(numbers)
         self._drafts = drafts
         self._chats = dict(zip(numbers, chats, strict=True)) | {draft.number: draft.chat for draft in drafts}
         self._step = step
@@ -196,6 +197,21 @@ class ChatStepContext:
                 )
         self.judged.append(p)
         return penalised(p, first, second, environment.eos_penalty)
+
+    def right(self) -> dict[str, float]:
+        """Shares of right answers by player, where the judge knows; `given`: of the Follower's to given drafts."""
+        judge = self._environment.preference
+        if not isinstance(judge, Verifying):
+            return {}
+        with self._environment.clock("judge"):
+            verdicts = judge.right(
+                [self._chats[answer.chat] for _, answer in self.answered], [answer.text for _, answer in self.answered]
+            )
+        by_player: dict[str, list[float]] = defaultdict(list)
+        for (player, answer), verdict in zip(self.answered, verdicts.tolist(), strict=True):
+            if not math.isnan(verdict):
+                by_player[player if answer.chat in self._own else "given"].append(verdict)
+        return {player: sum(known) / len(known) for player, known in by_player.items()}
 
     def _seed(self, number: int, slot: int, again: int) -> int:
         """`again`: how many answers to this chat the same call has had before."""

@@ -55,6 +55,7 @@ def of_step(context: ChatStepContext, rows: Sequence[Episode], result: StepResul
             found[f"{role}/reward"] = _mean(rewards)
     for player in dict.fromkeys(player for player, _ in context.answered):
         found |= _answers(player, [answer for who, answer in context.answered if who == player])
+    found |= {f"{player}/right": share for player, share in context.right().items()}
     if context.answered[-1][0] == "follower":
         for turn, p in enumerate(context.judged, start=1):
             name = "win_rate" if turn == 1 else f"win_rate_{turn}"

@@ -20,7 +20,7 @@ from slhf_training.fit import ValidationSettings
 from slhf_training.fit.algorithms import Algorithm, Completion
 from slhf_training.fit.step import ChatStepContext, Clock, Environment
 from slhf_training.models.sharding import this_process
-from slhf_training.preference import Preference
+from slhf_training.preference import Preference, Verifying
 from slhf_training.types import Chat, Probabilities, as_text, chat_key
 
 FILE = "validation.jsonl"
@@ -60,7 +60,8 @@ class Validation:
         self._reference: list[Completion] = []
 
     def __call__(self, environment: Environment, plays: Algorithm) -> list[dict[str, Any]]:
-        """One record for each of this process's chats: the answers, the judge's p (NaN: abstained), tokens and entropy.
+        """One record for each of this process's chats: the answers, the judge's p (NaN: abstained), tokens and entropy,
+        and which answers are right, where the judge knows.
 
         Entropy is the mean of minus the log-probs of what was sampled, nats a token.
         """
@@ -74,10 +75,18 @@ class Validation:
             answers["follower"] = context.answer("follower", 2, answers["leader"])
             p["follower"] = context.judge(answers["follower"], answers["leader"])
             p["score"] = context.judge(answers["follower"], self._reference)
+        right = self._right({"reference": self._reference, **answers})
         return [
             self._record(at, {role: of_role[at] for role, of_role in answers.items()}, p)
+            | {"right": {player: float(verdicts[at]) for player, verdicts in right.items()}}
             for at in range(len(self._chats))
         ]
+
+    def _right(self, answers: Mapping[str, Sequence[Completion]]) -> dict[str, Probabilities]:
+        judge = self._preference
+        if not isinstance(judge, Verifying):
+            return {}
+        return {player: judge.right(self._chats, [one.text for one in said]) for player, said in answers.items()}
 
     def _record(self, at: int, answers: Mapping[str, Completion], p: Mapping[str, Probabilities]) -> dict[str, Any]:
         texts = {role: answer.text for role, answer in answers.items()}
@@ -106,6 +115,10 @@ def figures(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     for role in records[0]["tokens"]:
         for what in ("tokens", "entropy"):
             found[f"validation/{role}/{what}"] = float(np.mean([record[what][role] for record in records]))
+    for player in records[0]["right"]:
+        verdicts = np.array([record["right"][player] for record in records])
+        if not np.isnan(verdicts).all():
+            found[f"validation/{player}/right"] = float(np.nanmean(verdicts))
     score = found["validation/win_rate"]
     return found | {SCORE: -math.inf if math.isnan(score) else score}
 
@@ -114,8 +127,11 @@ def write(directory: Path, step: int, records: Sequence[Mapping[str, Any]]) -> N
     """Append the records to the run's file, a line each."""
     with (directory / FILE).open("a", encoding="utf-8") as file:
         for record in records:
-            p = {name: None if math.isnan(value) else value for name, value in record["p"].items()}
-            file.write(json.dumps({"step": step, **record, "p": p}, ensure_ascii=False) + "\n")
+            known = {
+                key: {name: None if math.isnan(value) else value for name, value in record[key].items()}
+                for key in ("p", "right")
+            }
+            file.write(json.dumps({"step": step, **record, **known}, ensure_ascii=False) + "\n")
 
 
 def shown(records: Sequence[Mapping[str, Any]], most: int = 8) -> str:

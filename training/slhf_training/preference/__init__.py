@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError, ValidationInfo
@@ -100,6 +100,14 @@ class Preference(Protocol):
 
         Swapping the answers gives one minus the value.
         """
+
+
+@runtime_checkable
+class Verifying(Protocol):
+    """A source that knows of an answer alone whether it is right."""
+
+    def right(self, chats: Sequence[Chat], answers: Sequence[str]) -> Probabilities:
+        """(B,): 1 for a right answer, 0 for another, NaN where nothing is known about it."""
 
 
 def both_orders(source: Preference) -> Preference:

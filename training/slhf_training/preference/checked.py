@@ -71,30 +71,33 @@ class CheckedSettings(SourceSettings):
         return checked_of(self)
 
 
+_REMEMBERED = 4096
+"""Verdicts. The log of a step asks for those that its judge gave, and unit tests take a second."""
+
+
 class CheckedPreference:
-    """It abstains (NaN) from a chat without a check."""
+    """Implements `Preference` and `Verifying`. It abstains (NaN) from a chat without a check."""
 
     def __init__(self, checks: Mapping[ChatKey, Check], tie: Preference) -> None:
         self._checks, self._tie = checks, tie
+        self._verdicts: dict[tuple[ChatKey, str], float] = {}
 
     def __call__(self, chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:
-        asked = [chat_key(chat) for chat in chats]
-        a, b = self._passed([[*zip(asked, answers, strict=True)] for answers in (first, second)])
-        p = (1 + a - b) / 2  # NaN stays NaN
+        a, b = np.split(self.right([*chats, *chats], [*first, *second]), 2)
+        p: Probabilities = (1 + a - b) / 2  # NaN stays NaN
         ties = np.flatnonzero(a == b)
         if len(ties):
             p[ties] = self._tie([chats[i] for i in ties], [first[i] for i in ties], [second[i] for i in ties])
         return p
 
-    def _passed(self, sides: Sequence[Sequence[tuple[ChatKey, str]]]) -> list[Probabilities]:
-        """Return for each side (B,): 1 for an answer that passes, 0 for one that does not, NaN without a check.
-
-        Each answer is checked once.
-        """
-        known = [pair for pair in dict.fromkeys(pair for side in sides for pair in side) if pair[0] in self._checks]
-        found = passed_all([self._checks[chat] for chat, _ in known], [answer for _, answer in known])
-        verdicts = dict(zip(known, map(float, found), strict=True))
-        return [np.array([verdicts.get(pair, np.nan) for pair in side], dtype=np.float64) for side in sides]
+    def right(self, chats: Sequence[Chat], answers: Sequence[str]) -> Probabilities:
+        """Each answer is checked once."""
+        asked = [*zip(map(chat_key, chats), answers, strict=True)]
+        new = [pair for pair in dict.fromkeys(asked) if pair[0] in self._checks and pair not in self._verdicts]
+        found = passed_all([self._checks[chat] for chat, _ in new], [answer for _, answer in new])
+        known = self._verdicts | dict(zip(new, map(float, found), strict=True))
+        self._verdicts = dict([*known.items()][-_REMEMBERED:])
+        return np.array([known.get(pair, np.nan) for pair in asked], dtype=np.float64)
 
 
 def half(chats: Sequence[Chat], first: Sequence[str], second: Sequence[str]) -> Probabilities:

@@ -5,6 +5,9 @@ other weights are never found, and the cache need not be emptied; a name that is
 (Loaded "in place" under one name, an adapter is read from the disk again at every step: vllm-project/vllm#41482, seen
 with vLLM 0.32.)
 
+On CPUs vLLM 0.32 adds an adapter's part to what is asked of the base in the same batch (vllm-project/vllm#48421, seen
+here): where Leader and reference are asked side by side, as by rloo and validation, servers have to be on GPUs.
+
 With several processes the first one loads while the others wait; all sample.
 """
 

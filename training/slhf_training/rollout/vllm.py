@@ -5,25 +5,33 @@ never by a file, where the engine holds others. So every kind of weights works a
 a directory, and on CPUs has a quarter of the speed of merged weights.) The name of the weights salts the prefix cache:
 no answer meets keys and values of other weights, and those that are still right stay.
 
-With several processes each has an engine of its own, for its own prompts. All must sample as the same player at the
-same time: where the model is sharded, they gather its weights together.
+The engine has a thread of its own, which makes, feeds and steps it, and in which the callbacks of a finished answer
+run: what follows from an answer is asked for before the engine's next step, while the trainer's thread judges. The
+engine has one player's weights at a time, so asking for another's waits until all that is open is written. Where both
+roles share their weights, nothing waits.
+
+With several processes each has an engine of its own, for its own prompts, whose steps are its own. All must ask as the
+same player at the same time: where the model is sharded, they gather its weights together.
 
 An answer's random numbers come from its own seed, but the shape of a batch moves log-probs in their last digits: two
 runs are not equal to the bit. `sampler_gap` in the log says how far sampler and trainer are apart, and
 `game.importance_cap` corrects for it.
 """
 
+import itertools
 import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 from slhf_training.errors import SettingsError
 from slhf_training.models.bundles import located
 from slhf_training.models.roles import DTYPES, Roles
 from slhf_training.models.sharding import this_process
-from slhf_training.rollout import SEEDS, RolloutSettings
-from slhf_training.types import Ids, Player, Sample
+from slhf_training.rollout import SEEDS, Ask, RolloutSettings
+from slhf_training.types import Ids, Player, Role, Sample
 
 _CPU: dict[str, Any] = {
     "enforce_eager": True,
@@ -36,7 +44,7 @@ _GPU: dict[str, Any] = {"gpu_memory_utilization": 0.3}  # the rest is the traine
 
 
 class VLLMRollout:
-    """Implements `Rollout`, but for the mixture, and `Sleeping`."""
+    """Implements `Rollout`, but for the mixture, `Streaming` and `Sleeping`."""
 
     def __init__(self, roles: Roles, model: str, settings: RolloutSettings, seed: int, end_ids: frozenset[int]) -> None:
         """`model`: as configurations name it; `seed`: the engine's own.
@@ -46,49 +54,88 @@ class VLLMRollout:
         self._roles = roles
         self._settings = settings
         self._end_ids = sorted(end_ids)
-        self._llm = _engine(model, settings, seed)
+        self._thread = ThreadPoolExecutor(1, "slhf-vllm")
+        self._llm = self._thread.submit(_engine, model, settings, seed).result()
         self._held: str | None = None  # which weights the engine has, by their revision
         self._is_asleep = False
+        self._names = itertools.count()
+        self._asked: SimpleQueue[tuple[Future[Sample], Any, Any]] = SimpleQueue()
+        self._open: dict[str, Future[Sample]] = {}  # what the engine is writing, by the request's name
 
     def sample(self, prompts: Sequence[Ids], player: Player, seeds: Sequence[int]) -> list[Sample]:
-        from vllm import SamplingParams
+        ask = self.asking(player)
+        asked = [ask(i, prompt, seed) for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))]
+        return [answer.result() for answer in asked]
 
-        salt = self._up_to_date(player)
-        parameters = [
-            SamplingParams(
+    def asking(self, player: Player) -> Ask:
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        assert player != "mixture", "FitSettings refuses nash-md with vLLM"
+        role = None if player == "reference" else player
+        salt = self._roles.revision(role)
+        if salt != self._held:
+            self._thread.submit(self._hold, role, salt).result()
+
+        def ask(place: int, prompt: Ids, seed: int) -> Future[Sample]:
+            parameters = SamplingParams(
                 temperature=self._settings.temperature,
                 max_tokens=self._settings.max_new_tokens,
                 stop_token_ids=self._end_ids,
                 seed=seed & SEEDS,
                 logprobs=0,  # of the chosen token alone
                 detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
             )
-            for seed in seeds
-        ]
-        inputs = [{"prompt_token_ids": list(prompt), "cache_salt": salt} for prompt in prompts]
-        outputs = self._llm.generate(inputs, parameters, use_tqdm=False)
-        return [_sample(output.outputs[0]) for output in outputs]
+            found: Future[Sample] = Future()
+            self._asked.put((found, tokens_input(list(prompt), cache_salt=salt), parameters))
+            self._thread.submit(self._write)
+            return found
+
+        return ask
 
     def sleep(self) -> None:
         """On a GPU, unless `vllm.enable_sleep_mode` is false; elsewhere nothing."""
         if self._llm.llm_engine.model_config.enable_sleep_mode:
-            self._llm.sleep(level=2)  # weights are discarded, not kept in host memory: the next ones will be others
-            self._held, self._is_asleep = None, True
+            self._thread.submit(self._fall_asleep).result()
 
-    def _up_to_date(self, player: Player) -> str:
-        """Have the engine hold this player's weights as they are now; return their revision."""
-        assert player != "mixture", "FitSettings refuses nash-md with vLLM"
-        role = None if player == "reference" else player
-        revision = self._roles.revision(role)
-        if revision != self._held:
-            if self._is_asleep:
-                self._llm.wake_up(tags=["weights"])  # the cache's memory is taken when what is gathered is gone
-            weights = self._roles.merged_weights(role, DTYPES[self._settings.dtype])
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-            if self._is_asleep:
-                self._llm.wake_up(tags=["kv_cache"])
-            self._held, self._is_asleep = revision, False
-        return revision
+    def _write(self) -> None:
+        """Step the engine until all that was asked for is written, and all that was asked for meanwhile."""
+        engine = self._llm.llm_engine
+        try:
+            while self._begin():
+                for output in engine.step():
+                    self._open.pop(output.request_id).set_result(_sample(output.outputs[0]))
+        except Exception as exc:  # noqa: BLE001  raised where the answers are waited for
+            engine.abort_request([*self._open])
+            while self._open:
+                self._open.popitem()[1].set_exception(exc)
+
+    def _begin(self) -> bool:
+        """Give the engine what it has not yet begun. Returns whether there is anything to write."""
+        while not self._asked.empty():
+            found, prompt, parameters = self._asked.get()
+            name = str(next(self._names))
+            self._open[name] = found
+            self._llm.llm_engine.add_request(name, prompt, parameters)
+        return bool(self._open)
+
+    def _fall_asleep(self) -> None:
+        self._write()
+        self._llm.sleep(level=2)  # weights are discarded, not kept in host memory: the next ones will be others
+        self._held, self._is_asleep = None, True
+
+    def _hold(self, role: Role | None, revision: str) -> None:
+        """Have the engine hold the weights of a role, or the reference's (None), as they are now."""
+        self._write()  # by the weights that are still there
+        if self._is_asleep:
+            self._llm.wake_up(tags=["weights"])  # the cache's memory is taken when what is gathered is gone
+        weights = self._roles.merged_weights(role, DTYPES[self._settings.dtype])
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        if self._is_asleep:
+            self._llm.wake_up(tags=["kv_cache"])
+        self._held, self._is_asleep = revision, False
 
 
 def _engine(model: str, settings: RolloutSettings, seed: int) -> Any:
