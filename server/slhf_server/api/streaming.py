@@ -60,13 +60,13 @@ async def _await_first_event(events: Events) -> Peekable[tuple[int, RefinementEv
 async def _frames(
     service: Service, job: Job, events: Peekable[tuple[int, RefinementEvent]], renderer: Renderer
 ) -> AsyncGenerator[bytes, None]:
-    """Yield each event's frames. An error becomes the last frame."""
+    """Yield each event's frames as one piece, because each piece costs a write. An error becomes the last frame."""
     try:
         async for numbered in events:
-            for part in renderer.event(*numbered):
-                yield part
-        for part in renderer.end():
-            yield part
+            if parts := renderer.event(*numbered):
+                yield b"".join(parts)
+        if parts := renderer.end():
+            yield b"".join(parts)
     except Exception as exc:  # noqa: BLE001  the stream has begun: only a frame can tell the client
         error = answerable(exc, job.request_id)
         service.metrics.request_failed(job.model, job.endpoint, error.name)
