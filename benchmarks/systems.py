@@ -1,9 +1,14 @@
-"""The systems that benchmarks/serving.py compares, behind one method: draft an answer, then refine it twice."""
+"""The systems that benchmarks/serving.py compares, behind one method: draft an answer, then refine it twice.
+
+A prompt's seeds are its own, and the server's and the bare engine's rounds have the same: how many guesses of a draft
+come true depends on the text, so that the speeds of two other texts differ by a half.
+"""
 
 import asyncio
 import contextlib
 import re
 import sys
+import zlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +31,7 @@ from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.engine.vllm import engine_arguments, set_cpu_environment
 from slhf_server.loading.opening import open_bundle
 from slhf_server.models.base import Turn
+from slhf_server.refinement.seeds import seed_of
 from slhf_server.settings.server import Settings
 
 SETTINGS = Settings(bundle=f"builtin:{TRAINED}")
@@ -42,6 +48,10 @@ class System(Protocol):
         """A draft and ROUNDS refinements, TOKENS tokens each."""
 
 
+def _seed(prompt: str) -> int:
+    return zlib.crc32(prompt.encode())
+
+
 class Ours:
     """`slhf-server` over HTTP; one request does it all."""
 
@@ -54,6 +64,7 @@ class Ours:
 
     async def answer(self, prompt: str) -> None:
         body = {"messages": [{"role": "user", "content": prompt}], "refine": {"rounds": ROUNDS}, **SAMPLING}
+        body["seed"] = _seed(prompt)
         answer = await self._http.post(f"{self.url}/v1/chat/completions", json=body)
         answer.raise_for_status()
         self.reports.append(answer.json()["refinement"])
@@ -97,8 +108,9 @@ class BareEngine:
 
     async def answer(self, prompt: str) -> None:
         turns = [Turn("user", prompt)]
-        for _ in range(ROUNDS + 1):
-            text, ids = await self.complete(self.encoder.encode(turns), **SAMPLING)
+        for number in range(ROUNDS + 1):
+            seed = seed_of(_seed(prompt), 0, number)
+            text, ids = await self.complete(self.encoder.encode(turns), **SAMPLING, seed=seed)
             draft = Turn("assistant", text, self.encoder.faithful(ids, text))
             turns = [Turn("user", prompt), draft, Turn("user", FOLLOWER_TURN)]
 
