@@ -49,9 +49,9 @@ class Deadline:
 
     async def wait_for(self, awaitable: Awaitable[T]) -> T:
         """The awaitable's result. Raises DeadlineExceeded once the deadline has passed."""
-        _awaited_with.set(self)
         if self._timer is None:
             self._set_timer()
+        _awaited_with.set(self)
         try:
             async with asyncio.timeout(None) as self._waiting:
                 return await awaitable

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, closing
+from weakref import ref
 
 import pytest
 
@@ -185,5 +186,23 @@ def test_cancelling_the_consumer_is_no_deadline(play: Play) -> None:
         with pytest.raises(asyncio.CancelledError):
             await consuming
         assert source.closed
+
+    play(scenario())
+
+
+def test_closed_it_waits_for_nothing_and_counts_for_a_later_wait_all_the_same(play: Play) -> None:
+    async def scenario() -> None:
+        deadline = Deadline.after(0.01)
+        with closing(deadline):
+            assert await deadline.wait_for(asyncio.sleep(0, True))
+        with pytest.raises(DeadlineExceeded):
+            await deadline.wait_for(asyncio.Event().wait())
+
+        far = Deadline.after(3600)
+        known = ref(far)
+        with closing(far):
+            assert await far.wait_for(asyncio.sleep(0, True))
+        del far
+        assert known() is None, "the event loop has no timer that knows it"
 
     play(scenario())

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
+from weakref import ref
 
 import pytest
 from hypothesis import given, settings
@@ -323,3 +324,15 @@ def test_whatever_happens_the_outcome_tells_the_truth(
     assert report.rounds_run == len(report.rounds) - 1 <= rounds
     assert (report.stop_reason in ("rounds_done", "disabled")) == (report.rounds_run == rounds)
     assert result.usage.total_tokens <= budget
+
+
+def test_a_refinement_that_has_ended_leaves_no_timer_for_its_deadline() -> None:
+    async def scenario() -> None:
+        job = a_job(FakeEngine(lambda turns: "text"))
+        known = ref(job.deadline)
+        async for _ in refine(job):
+            pass
+        del job
+        assert known() is None
+
+    asyncio.run(scenario())
