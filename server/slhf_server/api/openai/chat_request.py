@@ -79,9 +79,9 @@ class GenerationRequest(Section):
             check_supported=self.check_supported,
         )
 
-    def sampling(self, **own: int | None) -> SamplingParams:
-        """For both roles. `own` is what an endpoint has its own words for."""
-        asked = {name: getattr(self, name) for name in _SHARED} | own
+    def sampling(self) -> SamplingParams:
+        """For both roles."""
+        asked = {name: getattr(self, name) for name in _SHARED} | self.own_sampling()
         return SamplingParams(
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             bad_words=_frozen(self.bad_words),
@@ -89,6 +89,10 @@ class GenerationRequest(Section):
             allowed_token_ids=_frozen(self.allowed_token_ids),
             **asked,
         )
+
+    def own_sampling(self) -> dict[str, int | None]:
+        """The part of `SamplingParams` that an endpoint has its own words for."""
+        return {}
 
     def check_supported(self, drafter: Drafter) -> None:
         """Raises BadRequest for a parameter that whoever writes the draft cannot take."""
@@ -135,12 +139,11 @@ class ChatRequest(GenerationRequest):
             raise PydanticCustomError("needs_logprobs", "top_logprobs needs logprobs: true", {"param": "top_logprobs"})
         return self
 
-    def sampling(self, **own: int | None) -> SamplingParams:
-        return super().sampling(
-            max_tokens=self.max_completion_tokens or self.max_tokens,  # only one of them was given
-            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-            **own,
-        )
+    def own_sampling(self) -> dict[str, int | None]:
+        return {
+            "max_tokens": self.max_completion_tokens or self.max_tokens,  # only one of them was given
+            "logprobs": (self.top_logprobs or 0) if self.logprobs else None,
+        }
 
     def names(self) -> dict[str, str]:
         return IN_REFINE | ({} if self.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"})

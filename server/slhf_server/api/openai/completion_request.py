@@ -9,7 +9,6 @@ from slhf_server.api.openai.chat_request import GenerationRequest, hide_earlier_
 from slhf_server.api.openai.parameters import COMPLETIONS
 from slhf_server.api.parameter import document, filter_parameters
 from slhf_server.api.planning import IN_REFINE
-from slhf_server.models.base import SamplingParams
 
 _OPENAIS_DEFAULT = 16  # tokens
 
@@ -45,5 +44,5 @@ class CompletionRequest(GenerationRequest):
         """The prompt, however it was sent."""
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
-    def sampling(self, **own: int | None) -> SamplingParams:
-        return super().sampling(max_tokens=self.max_tokens or _OPENAIS_DEFAULT, logprobs=self.logprobs, **own)
+    def own_sampling(self) -> dict[str, int | None]:
+        return {"max_tokens": self.max_tokens or _OPENAIS_DEFAULT, "logprobs": self.logprobs}
