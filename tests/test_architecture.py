@@ -271,7 +271,7 @@ def test_no_two_modules_of_the_server_have_one_name() -> None:
 
 def test_no_module_of_the_server_is_everybodys() -> None:
     """The interface of all models is the spine, so more may lean on it."""
-    most = {"slhf_server.models.base": 36}
+    most = {"slhf_server.models.base": 37}
     leaning = Counter(other for _, other in arrows(SERVER / "slhf_server"))
     assert {name: number for name, number in leaning.items() if number > most.get(name, 32)} == {}
 

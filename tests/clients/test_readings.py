@@ -1,8 +1,10 @@
 """What a Follower reads in a draft and in answers of its own, and what a program counts of it."""
 
+from fractions import Fraction
+
 import pytest
 
-from slhf.readings import Readings, has_readings, states_result
+from slhf.readings import Readings, better_by, gives, has_readings, result_of, states_result
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,75 @@ def test_a_result_is_a_number_at_the_end_or_a_few_words(text: str) -> None:
 )
 def test_other_texts_state_none(text: str) -> None:
     assert not states_result(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        (f"{LONG}Therefore, the answer is 15.", Fraction(15)),
+        (f"{LONG}#### 1,200", Fraction(1200)),
+        (f"{LONG}\\[ x = \\boxed{{4}} \\]", Fraction(4)),
+        (f"{LONG}She pays $3.50. Let me know if you have further questions!", Fraction(7, 2)),
+        ("7 days have 168 hours.", Fraction(168)),
+        ("-3", Fraction(-3)),
+        ("Paris.", "paris"),
+        ("The  capital is\nParis", "the capital is paris"),
+        (LONG, None),
+        (f"9\n{LONG * 12}", None),
+        ("", None),
+        ("...", None),
+    ],
+)
+def test_what_a_text_states(text: str, result: Fraction | str | None) -> None:
+    assert result_of(text) == result
+    assert states_result(text) == (result is not None)
+
+
+@pytest.mark.parametrize(
+    ("text", "result", "given"),
+    [
+        ("So she has 12 apples.", Fraction(12), True),
+        ("12.0", Fraction(12), True),
+        ("12 of the 13 are left, and so 1 is gone.", Fraction(12), False),
+        ("The capital of France is Paris.", "paris", True),
+        ("PARIS", "paris", True),
+        ("Parisian", "paris", False),
+        ("", "paris", False),
+        ("", Fraction(0), False),
+    ],
+)
+def test_an_answer_gives_a_result_as_its_last_number_or_in_words(
+    text: str, result: Fraction | str, given: bool
+) -> None:
+    assert gives(text, result) == given
+
+
+OLD, NEW = "So she has 6.", "So she has 7."
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "own", "p"),
+    [
+        (OLD, NEW, ["7", "It is 7.", "7", "7"], 5 / 6),
+        (OLD, NEW, ["6", "6", "6", "7"], 2 / 6),
+        (OLD, NEW, ["6", "7"], 1 / 2),
+        (OLD, NEW, ["7", "8", "9"], 2 / 3),  # who gives another result counts for neither
+        (OLD, NEW, ["8", "9"], None),
+        (OLD, NEW, [], None),
+        (OLD, "Six times one is 6.0.", ["6", "6"], None),
+        (OLD, LONG, ["6", "6"], None),
+        ("", NEW, ["7", "7"], None),
+        ("She has 1,200.", "It is 1300", ["#### 1200", "$1200.00", "\\boxed{1200}", "1300"], 2 / 6),
+        ("Paris", "Lyon.", ["The capital is Lyon.", "LYON", "It is Paris, not Lyon.", "I do not know."], 3 / 4),
+        (OLD, "many", ["6", "6", "many", "none"], 2 / 5),
+    ],
+)
+def test_of_two_results_the_one_that_more_answers_give_is_better(
+    old: str, new: str, own: list[str], p: float | None
+) -> None:
+    """By the rule of succession, and one minus it the other way round."""
+    assert better_by(own, old, new) == (None if p is None else pytest.approx(p))
+    assert better_by(own, new, old) == (None if p is None else pytest.approx(1 - p))
 
 
 def test_a_long_text_is_read_at_its_end() -> None:

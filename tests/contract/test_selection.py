@@ -62,6 +62,27 @@ def test_a_request_may_ask_for_the_best_text(serve: Serve, rewards: Canned) -> N
     }
 
 
+def test_the_served_weights_own_answers_may_choose(serve: Serve) -> None:
+    """The draft says 6, the rounds 7 and 8; of the Leader's three answers two say 7 and none says 8."""
+    own = iter(["7", "6", "So it is 7.", *["6", "7", "7"] * 2])
+    rounds = writes("It is 7.", "It is 8.")
+    engine = FakeEngine(lambda turns: rounds(turns) if len(turns) > 1 else next(own))
+    model = {"judge": "votes", "leader": "none"}
+    url = serve(engine, judges={"votes": {"own_answers": {"count": 3}}}, models={"fake": model})
+    answer = refine(url, draft="It is 6.", rounds=2, select="judge")
+    report = answer["refinement"]
+    assert (answer["output"], report["returned_round"]) == ("It is 7.", 1)
+    assert report["selection"] == {
+        "judge": "votes",
+        "round": 1,
+        "p": [pytest.approx(3 / 5), pytest.approx(1 / 4)],
+        "consistent": [None, None],
+    }
+    assert report["usage"]["judge"]["completion_tokens"] == 2 * (1 + 1 + 4) - 3
+    (card,) = httpx2.get(f"{url}/v1/models").json()["data"]
+    assert card["judge"] == {"name": "votes", "kind": "own_answers"}
+
+
 def test_without_a_wish_the_last_round_is_the_answer_and_nobody_is_asked(serve: Serve, rewards: Canned) -> None:
     url = serve(FakeEngine(writes("a")), **by(rewards))
     answer = refine(url)

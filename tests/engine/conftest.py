@@ -168,10 +168,12 @@ class ExactEngine:
 
         return self._runner.run(scenario())
 
-    def verdicts(self, turns: Sequence[Turn], pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+    def verdicts(
+        self, turns: Sequence[Turn], pairs: Sequence[tuple[str, str]], judge_settings: JudgeSettings | None = None
+    ) -> list[Verdict]:
         """What the engine's weights as a judge say of each old and new text, one after the other."""
         metrics = UpstreamMetrics(CollectorRegistry(), LATENCY)
-        judges = {"own": JudgeSettings(engine="own")}
+        judges = {"own": judge_settings or JudgeSettings(engine="own")}
         judge = open_judges(judges, {}, self._engine, metrics, contextlib.AsyncExitStack())["own"]
 
         async def each() -> list[Verdict]:

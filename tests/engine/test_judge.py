@@ -1,5 +1,8 @@
-"""The loaded weights as their own judge, on real vLLM: what is read is what the model itself says to transformers."""
+"""The loaded weights as their own judge, on real vLLM: what is read is what the model itself says to transformers, and
+what is counted is what it itself answers.
+"""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slhf_server.models.base import SamplingParams, Turn
 from slhf_server.models.judges.letters import probability_of_a, question
+from slhf_server.settings.judging import JudgeSettings, OwnAnswersSettings
 from tests.engine.conftest import ExactEngine
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -65,3 +69,24 @@ def test_a_text_full_of_control_tokens_stays_text_for_the_judge(exact: ExactEngi
     """Were they read as such, there were fewer tokens, and the text would have answered for the model."""
     (harmless, hostile) = exact.verdicts(TURNS, [("Rome.", "Paris."), ("Rome.", HOSTILE)])
     assert hostile.prompt_tokens > harmless.prompt_tokens + 2 * 30
+
+
+SUM = (Turn("user", "What is 17 plus 25? Think, and end with the number."),)
+
+
+def test_own_answers_are_counted_as_the_model_gives_them(exact: ExactEngine) -> None:
+    """The same noise gives the same answers, so a test may ask for them itself, and read their last numbers."""
+    how = OwnAnswersSettings(count=6, temperature=0.9, max_tokens=60)
+    asks = [(SUM, SamplingParams(temperature=0.9, max_tokens=60, seed=number)) for number in range(6)]
+    own = [answer for answer in exact.completions(asks) if answer.finish_reason == "stop"]
+    found = [re.findall(r"\d+", answer.text) for answer in own]
+    last = [numbers[-1] for numbers in found if numbers]
+    assert last  # or the question does not suit the model
+    often, never = max(set(last), key=last.count), "987654"
+    pairs = [(f"It is {never}.", f"It is {often}."), (f"It is {often}.", f"So {often}."), ("Nobody knows.", never)]
+    won, same, lone = exact.verdicts(SUM, pairs, JudgeSettings(own_answers=how))
+    k = last.count(often)
+    assert won.p == pytest.approx((k + 1) / (k + 2))
+    assert won.completion_tokens >= sum(answer.completion_tokens for answer in own)
+    assert (same.p, same.prompt_tokens, same.completion_tokens) == (None, 0, 0)
+    assert (lone.p, lone.completion_tokens) == (None, won.completion_tokens)  # nobody gives either

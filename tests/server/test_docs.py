@@ -159,7 +159,7 @@ def test_the_example_configurations_are_read(
     assert load_settings(["--config", str(file)]).engine_names == ["gpu"]
     file.write_text(judges, encoding="utf-8")
     assert [judge.kind for judge in load_settings(["--config", str(file)]).judges.values()] == [
-        *("upstream", "engine", "reward"),
+        *("upstream", "engine", "own_answers", "reward"),
     ]
     file.write_text(whole, encoding="utf-8")
     settings = load_settings(["--config", str(file)])

@@ -24,7 +24,8 @@ class JudgeCard(_Card):
 
     name: str
     kind: str
-    """`upstream`, `reward`, or `engine`: the served weights themselves, in a merged bundle the Follower's own."""
+    """`upstream`, `reward`, or `engine` and `own_answers`: the served weights themselves, in a merged bundle the
+    Follower's own."""
 
 
 class ModelCard(_Card):

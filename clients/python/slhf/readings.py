@@ -10,7 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Self
+
+from slhf.numbers import last_number
 
 STAYS = "It stays."
 """The thought of a Follower that sees no result to compare, or that knows without comparing."""
@@ -94,9 +97,49 @@ def states_result(text: str) -> bool:
     """Whether a program sees a result that other answers can be compared with: a number in one of the last two
     sentences, behind which one of courtesy may stand, or no more than a dozen words. It may be none: this only tells
     texts with which there is something to compare from essays, letters and most programs."""
+    end = _end(text)
+    return any(map(str.isdecimal, end)) or _is_brief(text)
+
+
+def result_of(text: str) -> Fraction | str | None:
+    """What a text that `states_result` states: the last number at its end; without any, the words of a brief one."""
+    number = last_number(_end(text))
+    return number if number is not None or not _is_brief(text) else _plain(text)
+
+
+def different_results(old: str, new: str) -> tuple[Fraction | str, Fraction | str] | None:
+    """What two texts state; None: not two different results."""
+    before, after = result_of(old), result_of(new)
+    return None if before is None or after is None or before == after else (before, after)
+
+
+def gives(text: str, result: Fraction | str) -> bool:
+    """Whether an answer gives this result of another one: the same number at its end, or these words in it."""
+    return result_of(text) == result if isinstance(result, Fraction) else _stands_in(result, text)
+
+
+def better_by(own: Sequence[str], old: str, new: str) -> float | None:
+    """How probably the new text is the better one, by answers that know neither: self-consistency as a judge.
+
+    By the rule of succession: of n that give one of the two results, k the new text's, p = (k + 1) / (n + 2). None: the
+    texts do not state two different results, or no answer gives either.
+    """
+    results = different_results(old, new)
+    if results is None:
+        return None
+    given = [tuple(gives(answer, result) for result in results) for answer in own]
+    for_old, for_new = given.count((True, False)), given.count((False, True))
+    return (for_new + 1) / (for_new + for_old + 2) if for_new + for_old else None
+
+
+def _end(text: str) -> str:
+    """The last two sentences in which there is a word."""
     sentences = [one for one in _SENTENCES.split(text[-_TAIL:]) if any(map(str.isalnum, one))]
-    numbers = any(map(str.isdecimal, "".join(sentences[-2:])))
-    return bool(sentences) and (numbers or (len(text) <= _TAIL and len(text.split()) <= _FEW_WORDS))
+    return "\n".join(sentences[-2:])
+
+
+def _is_brief(text: str) -> bool:
+    return len(text) <= _TAIL and len(text.split()) <= _FEW_WORDS and any(map(str.isalnum, text))
 
 
 def _stands_in(result: str, text: str) -> bool:

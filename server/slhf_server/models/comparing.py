@@ -19,19 +19,19 @@ model then has the draft and the instruction alone before it.
 """
 
 import asyncio
-import itertools
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from slhf import Bundle, OwnAnswers
-from slhf.readings import STAYS, Readings, has_readings, states_result
+from slhf.readings import STAYS, Readings, states_result
 from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT, follower_turn, with_own_answers
 from slhf_server.errors import ContextLengthExceeded
 from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn, request_of
-from slhf_server.models.reasoning import is_blank, lone_thoughts, strip_reasoning
+from slhf_server.models.reasoning import lone_thoughts
 from slhf_server.models.requirements.readers import requirements
 from slhf_server.models.requirements.requirement import Requirement, loses, meets, misses
+from slhf_server.models.whole import answer_of, at_once, whole
 
 _SEEDS = 2**63
 _LOOK_TOKENS = 16
@@ -83,7 +83,7 @@ class ComparingFollower:
         written = await self._written(conversation, _less(sampling, looked), request_id)
         spent = _Spent([*before, *written])
         yield Chunk("", spent.completion - looked.completion, spent.prompt, spent.cached)
-        own = [answer for chunk in written if (answer := _usable(chunk))]
+        own = [answer for chunk in written if (answer := answer_of(chunk))]
         sampling = _less(sampling, spent)
         while True:
             turn = replace(asking, text=with_own_answers(asking.text, [answer.text.strip() for answer in own]))
@@ -110,22 +110,14 @@ class ComparingFollower:
             return Chunk(f"{OPEN_THOUGHT}\n{STAYS}\n{CLOSE_THOUGHT}", 0, finish_reason="stop")  # a program thinks so
         if not self.how.first_look:
             return None
-        return await _whole(self.follower, turns, _looking(sampling), f"{request_id}-look")
+        return await whole(self.follower, turns, _looking(sampling), f"{request_id}-look")
 
     async def _written(self, turns: Sequence[Turn], sampling: SamplingParams, request_id: str) -> list[Chunk]:
-        """The own answers, each as one chunk. Where one fails, the others end with it."""
-        tasks = [
-            asyncio.create_task(
-                _whole(self.leader, turns, self._sampling(sampling, number), f"{request_id}-own-{number}")
-            )
+        """The own answers, each as one chunk."""
+        return await at_once(
+            whole(self.leader, turns, self._sampling(sampling, number), f"{request_id}-own-{number}")
             for number in range(self.how.count)
-        ]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        )
 
     def _sampling(self, asked: SamplingParams, number: int) -> SamplingParams:
         """At the bundle's temperature, whatever the request says: without any all of them would be the same one."""
@@ -143,15 +135,6 @@ class ComparingFollower:
             priority=asked.priority,
             template_options=asked.template_options,
         )
-
-
-async def _whole(model: ChatModel, turns: Sequence[Turn], sampling: SamplingParams, request_id: str) -> Chunk:
-    """A completion as one chunk."""
-    async with aclosing(model.stream(turns, sampling, request_id=request_id, deltas=False)) as stream:
-        chunks = [chunk async for chunk in stream]
-    text, tokens = "".join(chunk.text for chunk in chunks), sum(chunk.completion_tokens for chunk in chunks)
-    logprobs = tuple(itertools.chain.from_iterable(chunk.logprobs for chunk in chunks))
-    return replace(chunks[-1], text=text, completion_tokens=tokens, logprobs=logprobs)
 
 
 def _stays(look: Chunk) -> bool:
@@ -197,13 +180,6 @@ def _less(sampling: SamplingParams, spent: _Spent) -> SamplingParams:
     """With what is left of the budget."""
     budget = sampling.max_total_tokens
     return sampling if budget is None else replace(sampling, max_total_tokens=budget - spent.total)
-
-
-def _usable(answer: Chunk) -> Chunk | None:
-    """An answer that came to its end, without its thoughts; none that reads a draft instead of answering."""
-    text = strip_reasoning(answer.text)
-    usable = answer.finish_reason == "stop" and not is_blank(text) and not has_readings(text)
-    return replace(answer, text=text) if usable else None
 
 
 async def _asked(conversation: Sequence[Turn], sampling: SamplingParams) -> tuple[Requirement, ...]:

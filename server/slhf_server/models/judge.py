@@ -10,6 +10,13 @@ from typing import Protocol
 
 from slhf_server.models.base import Turn
 
+_CHARACTERS = 4
+"""About as many have a token; a guess, because nobody here knows the judge's tokenizer."""
+
+
+def about_tokens(*texts: str) -> int:
+    return sum(map(len, texts)) // _CHARACTERS
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -39,3 +46,6 @@ class Judge(Protocol):
 
         Raises as `ChatModel.stream` does, where the judge cannot be asked; whoever asks goes on without a verdict.
         """
+
+    def tokens(self, turns: Sequence[Turn], old: str, new: str) -> int:
+        """About how many a comparison of these takes, prompts included, that its verdict would tell."""

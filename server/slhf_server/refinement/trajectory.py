@@ -11,9 +11,6 @@ from slhf_server.refinement.comparison import Comparison, Judged
 from slhf_server.refinement.job import Job
 from slhf_server.refinement.standing import Standing
 
-_CHARACTERS = 4
-"""About as many have a token; a guess, because nobody here knows the judge's tokenizer."""
-
 
 class Trajectory:
     """A refinement's verdicts."""
@@ -42,8 +39,9 @@ class Trajectory:
             self._best = latest.round  # there is no going back to a draft that is no valid answer
             self._known.add(latest.round)
             return None
-        asked = Comparison(judging, old, latest.text, self._best, latest.round)
-        return asked if _tokens(asked) < left else None
+        if judging.judge.tokens(judging.turns, old, latest.text) >= left:
+            return None
+        return Comparison(judging, old, latest.text, self._best, latest.round)
 
     def take(self, judged: Judged) -> RoundJudged:
         """Note what came of a comparison."""
@@ -93,9 +91,3 @@ class Trajectory:
             p=[None if event is None else event.p for event in events],
             consistent=[None if event is None else event.consistent for event in events],
         )
-
-
-def _tokens(asked: Comparison) -> int:
-    """About how many a judge takes who reads everything twice."""
-    texts = (asked.old, asked.new, *(turn.text for turn in asked.judging.turns))
-    return 2 * sum(map(len, texts)) // _CHARACTERS

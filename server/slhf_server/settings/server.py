@@ -314,8 +314,8 @@ class Settings(BaseSettings):
             if judge.upstream is not None and judge.upstream not in self.upstreams:
                 known = ", ".join(self.upstreams) or "none"
                 raise SettingsError(f"judges.{name}.upstream: {judge.upstream!r} is no upstream; there is {known}")
-            if judge.engine is not None and OWN_ENGINE not in self.engine_names:
-                raise SettingsError(f"judges.{name}.engine: no served model has its follower in this process")
+            if judge.on_engine and OWN_ENGINE not in self.engine_names:
+                raise SettingsError(f"judges.{name}.{judge.kind}: no served model has its follower in this process")
             if judge.reward is not None and name in others:  # metrics tell them apart by their names alone
                 raise SettingsError(f"judges.{name}: an upstream or a remote engine has this name, too")
         for name, model in self.models.items():

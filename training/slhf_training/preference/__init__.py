@@ -151,6 +151,7 @@ SOURCES: Final[Mapping[str, str]] = {
     "instructions": "checked.InstructionsSettings",
     "checked": "checked.CheckedSettings",
     "judge": "judge.JudgeSettings",
+    "own-answers": "own_answers.OwnAnswersSettings",
     "model": "model.CausalModelSettings",
     "callable": "callable.CallableSettings",
     "without_length": "length.WithoutLengthSettings",

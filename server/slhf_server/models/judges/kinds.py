@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from slhf_server.models.base import ChatModel, Engine
 from slhf_server.models.judge import Judge
 from slhf_server.models.judges.language_model import LanguageModelJudge
+from slhf_server.models.judges.own_answers import OwnAnswersJudge
 from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.settings.judging import JudgeSettings
 
@@ -46,5 +47,7 @@ def _opened(
         closing.push_async_callback(server.close)
         return server
     assert own is not None  # the settings say that it is loaded
+    if judge.own_answers is not None:
+        return OwnAnswersJudge(name, own.leader, judge.own_answers)
     plain = {switch: False for switch in _SWITCHES if switch in own.template_options}
     return LanguageModelJudge(name, own.leader, max_tokens=1, template_options=plain)

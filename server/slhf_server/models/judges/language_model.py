@@ -4,25 +4,16 @@ p = (p(new first) + 1 - p(old first)) / 2, from the log-probabilities of the let
 from the letter itself. Where the orders name one place and not one text, it abstains.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn
-from slhf_server.models.judge import Verdict
+from slhf_server.models.judge import Verdict, about_tokens
 from slhf_server.models.judges.letters import probability_of_a, question
+from slhf_server.models.whole import at_once, whole
 
 _LIKELIEST = 20
 """As many as OpenAI and vLLM give for one place."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    p: float | None
-    last: Chunk
-    completion_tokens: int
 
 
 class LanguageModelJudge:
@@ -41,30 +32,20 @@ class LanguageModelJudge:
         self, turns: Sequence[Turn], old: str, new: str, *, request_id: str, priority: int = 0
     ) -> Verdict:
         asked = question(turns, new, old), question(turns, old, new)
-        new_first, old_first = await self._both(asked, request_id, priority)
-        p, consistent = _together(new_first.p, old_first.p)
-        replies = (new_first, old_first)
+        replies = await at_once(self._reply(text, f"{request_id}-{at}", priority) for at, text in enumerate(asked))
+        p, consistent = _together(*(probability_of_a(reply.text, reply.logprobs) for reply in replies))
         return Verdict(
             p,
             consistent,
-            prompt_tokens=sum(reply.last.prompt_tokens for reply in replies),
-            cached_tokens=sum(reply.last.cached_tokens for reply in replies),
+            prompt_tokens=sum(reply.prompt_tokens for reply in replies),
+            cached_tokens=sum(reply.cached_tokens for reply in replies),
             completion_tokens=sum(reply.completion_tokens for reply in replies),
         )
 
-    async def _both(self, asked: tuple[str, str], request_id: str, priority: int) -> tuple[_Reply, _Reply]:
-        """The replies to both questions, asked at once. Where one fails, the other ends with it."""
-        replies = [self._reply(text, f"{request_id}-{at}", priority) for at, text in enumerate(asked)]
-        tasks = [asyncio.create_task(reply) for reply in replies]
-        try:
-            first, second = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        return first, second
+    def tokens(self, turns: Sequence[Turn], old: str, new: str) -> int:
+        return 2 * about_tokens(old, new, *(turn.text for turn in turns))
 
-    async def _reply(self, text: str, request_id: str, priority: int) -> _Reply:
+    async def _reply(self, text: str, request_id: str, priority: int) -> Chunk:
         sampling = SamplingParams(
             temperature=0.0,
             max_tokens=self._max_tokens,
@@ -75,13 +56,7 @@ class LanguageModelJudge:
             cache_salt=request_id.partition("-")[0],
             template_options=self._template_options,
         )
-        turns = [Turn("user", text)]
-        async with aclosing(self._model.stream(turns, sampling, request_id=request_id, deltas=False)) as stream:
-            chunks = [chunk async for chunk in stream]
-        said = "".join(chunk.text for chunk in chunks)
-        logprobs = [token for chunk in chunks for token in chunk.logprobs]
-        tokens = sum(chunk.completion_tokens for chunk in chunks)
-        return _Reply(probability_of_a(said, logprobs), chunks[-1], tokens)
+        return await whole(self._model, [Turn("user", text)], sampling, request_id)
 
 
 def _together(new_first: float | None, old_first: float | None) -> tuple[float | None, bool | None]:

@@ -48,6 +48,9 @@ class RewardServer:
         before, after = await self._rewards(body)
         return Verdict(None if before is None or after is None else _sigmoid((after - before) / self._scale))
 
+    def tokens(self, turns: Sequence[Turn], old: str, new: str) -> int:
+        return 0  # it tells none
+
     async def close(self) -> None:
         await self._endpoint.close()
 
