@@ -7,7 +7,19 @@ import torch
 from transformers import LlamaForCausalLM
 
 from benchmarks.alive import MIB, Alive
-from benchmarks.learning import CHECKPOINTED, KEPT, LONGEST, NARROW, OURS, PEER, AllLogits, learning, prepared, table
+from benchmarks.learning import (
+    CHECKPOINTED,
+    KEPT,
+    LONGEST,
+    NARROW,
+    OURS,
+    PEER,
+    TCMALLOC,
+    AllLogits,
+    learning,
+    prepared,
+    table,
+)
 from slhf_training.fit import FitSettings
 from slhf_training.fit.algorithms import Completion, Episode
 from slhf_training.fit.learner import Learner
@@ -28,6 +40,7 @@ FIGURES: dict[str, Any] = {
             (PEER, KEPT, 5.0, 3000.0),
             (OURS, CHECKPOINTED, 8.0, 1200.0),
             (PEER, CHECKPOINTED, 10.0, 2000.0),
+            (OURS, TCMALLOC, 4.0, 1800.0),
             (OURS, NARROW, 4.0, 1500.0),
         )
     ],
@@ -36,9 +49,9 @@ FIGURES: dict[str, Any] = {
 
 def test_ratios_are_of_the_same_run_and_against_their_limits() -> None:
     lines = table(FIGURES).splitlines()
-    assert "| (a) peak memory | 0.70 | 0.60 | 0.50 | <= 0.7 |" in lines
-    assert "| (b) peak less what was held before | 0.55 | 0.20 | 0.25 |  |" in lines
-    assert "| (c) tokens per CPU second | 1.00 | 1.25 | 1.25 | >= 1.0 |" in lines
+    assert "| (a) peak memory | 0.70 | 0.60 | 0.60 | 0.50 | <= 0.7 |" in lines
+    assert "| (b) peak less what was held before | 0.55 | 0.20 | 0.40 | 0.25 |  |" in lines
+    assert "| (c) tokens per CPU second | 1.00 | 1.25 | 1.25 | 1.25 | >= 1.0 |" in lines
     assert f"| {PEER} | checkpointed | 2000 | 1000 | 100 | 10.0 |" in lines
 
 
