@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slhf_training.fit.curves import PANELS, draw
+from slhf_training.fit.curves import PANELS, VERIFIED, draw
 from slhf_training.fit.run import checkpoint_of, history_of
 from slhf_training.fit.validation import Validation
 from tests.training import tiny
@@ -23,6 +23,15 @@ def test_every_curve_is_of_something_that_a_run_logs(tmp_path: Path) -> None:
             steps = [(entry["step"], entry[key]) for entry in log if key in entry]
             assert [*map(tuple, np.asarray(shown[name].get_xydata()).tolist())] == steps
             assert [step for step, _ in steps] == [1, 2]
+
+
+def test_a_judge_that_knows_has_a_panel_for_the_shares_that_are_right() -> None:
+    log = [{"step": 1, "leader/right": 0.2, "follower/right": 0.4}, {"step": 1, "validation/reference/right": 0.3}]
+    *others, last = draw(log).axes
+    assert [axes.get_title() for axes in others] == [panel.title for panel in PANELS]
+    assert last.get_title() == VERIFIED.title
+    lines = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in last.lines}
+    assert lines == {"Leader": [[1, 0.2]], "Follower": [[1, 0.4]], "untrained, held-out chats": [[1, 0.3]]}
 
 
 def test_win_rates_have_their_intervals() -> None:

@@ -44,19 +44,33 @@ PANELS = (
     }, at_zero=True),
     Panel("sampler_gap, nats a token", {"sampler against trainer": "sampler_gap"}, at_zero=True),
 )  # fmt: skip
+VERIFIED = Panel("share of right answers, by the judge that knows", {
+    "Leader": "leader/right",
+    "Follower": "follower/right",
+    "Leader, held-out chats": "validation/leader/right",
+    "Follower, held-out chats": "validation/follower/right",
+    "untrained, held-out chats": "validation/reference/right",
+}, at_zero=True)  # fmt: skip
+"""There where a judge knows of an answer alone whether it is right."""
 
 
 def draw(log: Log) -> Figure:
     """The picture. What a run did not log is left out: without a validation three panels are empty."""
-    figure = Figure(figsize=(13, 7), layout="constrained")
+    verified = any(key in entry for entry in log for key in VERIFIED.lines.values())
+    panels = (*PANELS, VERIFIED) if verified else PANELS
+    figure = Figure(figsize=(13, 10 if verified else 7), layout="constrained")
     figure.supxlabel("step", fontsize="medium")
-    for panel, axes in zip(PANELS, figure.subplots(2, 3, sharex=True).flat, strict=True):
+    places = figure.subplots(len(panels) // 3 + verified, 3, sharex=True).flat
+    for axes in places[len(panels) :]:
+        axes.remove()
+    for panel, axes in zip(panels, places, strict=False):
         for name, key in panel.lines.items():
             _line(axes, name, key, log)
         if panel.level is not None:
             axes.axhline(panel.level, color="tab:grey", linewidth=1, linestyle=":")
         if panel.at_zero:
             axes.set_ylim(bottom=0)
+        axes.tick_params(labelbottom=True)  # nothing need stand below it
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(panel.title, fontsize="medium")
         axes.grid(alpha=0.3)

@@ -178,8 +178,8 @@ class Rules(Measurement[RulesSettings]):
                 "one checks. *Judged*: how often the judge that measures prefers the returned text to the draft (half "
                 "where it is the draft), and how many drafts it prefers. *Useful lost*: of the rounds better than each "
                 "text before them, those that the rule does not return, nor a later one. *Tokens* are the rounds'; "
-                "*verdicts* and *read* are the deciding judge's: what it reads in both orders, a token for 4 characters "
-                f"(one that answers itself reads neither text). Thresholds (*) were chosen on {by}.",
+                "*verdicts* and *read* are the deciding judge's: what it reads in both orders, a token for 4 "
+                f"characters (one that answers itself reads neither text). Thresholds (*) were chosen on {by}.",
             )
             if None in found["thresholds"].values():
                 none = ", ".join(name for name, value in found["thresholds"].items() if value is None)
