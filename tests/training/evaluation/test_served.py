@@ -1,7 +1,6 @@
 """The server's refinement loop as a generator, with the server's own fake engine; tests/engine has the real one."""
 
 import sys
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,27 +48,6 @@ def test_leader_and_follower_play_the_servers_rounds() -> None:
     assert texts(found[0]) == ["draft of: Why?", "better draft of: Why?", "better better draft of: Why?"]
     assert texts(found[1]) == ["better given", "better better given"]
     assert texts(found[2]) == ["draft of: Why?"]
-
-
-def test_an_engine_is_gone_before_the_next_is_opened() -> None:
-    """Though it refers to itself in a circle, as vLLM's do. Else two are in memory, and the last one's finaliser fails
-    at the interpreter's end."""
-
-    class Circular(FakeEngine):
-        def __init__(self) -> None:
-            super().__init__()
-            self.itself = self
-
-    engines = [Circular()]
-    left = weakref.ref(engines[0])
-
-    async def opened(settings: Settings) -> FakeEngine:
-        return engines.pop()
-
-    with Served("slhf", "builtin:smollm2-135m", HOW, opened) as generator:
-        generator.write([task(None, 2)], lambda *_: None)
-        assert left() is not None
-    assert left() is None
 
 
 def test_all_models_sample_at_the_temperature_alone() -> None:

@@ -1,7 +1,6 @@
 """Answers by vLLM, in process: the server's engine, planner and refinement loop, so that what is measured is served."""
 
 import asyncio
-import gc
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -63,8 +62,7 @@ class Served:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._engine.shutdown()
-        del self._engine
-        gc.collect()  # its circles too: else two are in memory, and vLLM's finaliser fails at the interpreter's end
+        del self._engine  # vLLM's finaliser fails when it runs at the interpreter's end
         self._runner.close()
 
     def write(self, tasks: Sequence[Task], keep: Keep) -> None:
