@@ -43,7 +43,7 @@ class OwnAnswersJudge:
         return 0 if different_results(old, new) is None else self._how.count * each
 
     async def _written(self, turns: Sequence[Turn], *, request_id: str, priority: int = 0) -> list[Chunk]:
-        """The own answers, all written at once, with the same noise for every request: a verdict is to be repeatable."""
+        """The own answers, all at once, with the same noise for every request: a verdict is to be repeatable."""
         salt = request_id.partition("-")[0]  # no other request finds the conversation in the cache
         return await at_once(
             whole(
