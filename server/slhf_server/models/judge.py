@@ -6,9 +6,9 @@ verdict has no probability. What a verdict costs is told with it, because somebo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
-from slhf_server.models.base import Turn
+from slhf_server.models.base import Chunk, Turn
 
 _CHARACTERS = 4
 """About as many have a token; a guess, because nobody here knows the judge's tokenizer."""
@@ -16,6 +16,11 @@ _CHARACTERS = 4
 
 def about_tokens(*texts: str) -> int:
     return sum(map(len, texts)) // _CHARACTERS
+
+
+def salt_of(request_id: str) -> str:
+    """What a comparison's questions share in the prefix cache, where no other request finds them."""
+    return request_id.partition("-")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,17 @@ class Verdict:
     """Of all its questions together, as the next two."""
     cached_tokens: int = 0
     completion_tokens: int = 0
+
+    @classmethod
+    def of(cls, p: float | None, consistent: bool | None, completions: Sequence[Chunk]) -> Self:
+        """A verdict that these whole completions have cost."""
+        return cls(
+            p,
+            consistent,
+            prompt_tokens=sum(one.prompt_tokens for one in completions),
+            cached_tokens=sum(one.cached_tokens for one in completions),
+            completion_tokens=sum(one.completion_tokens for one in completions),
+        )
 
 
 class Judge(Protocol):

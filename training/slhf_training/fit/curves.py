@@ -1,5 +1,6 @@
 """The curves of a run in one picture: those by which docs/training.md tells a healthy run from others."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,9 +59,10 @@ def draw(log: Log) -> Figure:
     """The picture. What a run did not log is left out: without a validation three panels are empty."""
     verified = any(key in entry for entry in log for key in VERIFIED.lines.values())
     panels = (*PANELS, VERIFIED) if verified else PANELS
-    figure = Figure(figsize=(13, 10 if verified else 7), layout="constrained")
+    rows = math.ceil(len(panels) / 3)
+    figure = Figure(figsize=(13, 1 + 3 * rows), layout="constrained")
     figure.supxlabel("step", fontsize="medium")
-    places = figure.subplots(len(panels) // 3 + verified, 3, sharex=True).flat
+    places = figure.subplots(rows, 3, sharex=True).flat
     for axes in places[len(panels) :]:
         axes.remove()
     for panel, axes in zip(panels, places, strict=False):

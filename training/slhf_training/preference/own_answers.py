@@ -79,11 +79,14 @@ class OwnAnswers:
             asked = {key: pool.submit(self._ask, chat) for key, chat in unknown.items()}
         for key, future in asked.items():
             try:
-                self._written[key] = future.result()
+                self._written[key], tokens = future.result()
             except Failed as exc:
                 self._reason = str(exc)
+            else:
+                self.tokens += tokens
 
-    def _ask(self, chat: Chat) -> list[str]:
+    def _ask(self, chat: Chat) -> tuple[list[str], int]:
+        """The answers that count, and the tokens of all. Raises Failed."""
         how = self._settings
         request = {
             "model": how.model,
@@ -98,10 +101,10 @@ class OwnAnswers:
         try:
             said = answer.json()
             texts = [(one["finish_reason"], one["message"]["content"] or "") for one in said["choices"]]
-            self.tokens += int((said.get("usage") or {}).get("completion_tokens", 0))
+            tokens = int((said.get("usage") or {}).get("completion_tokens", 0))
         except (ValueError, LookupError, TypeError, AttributeError) as exc:
             raise Failed(f"the answer holds no texts ({type(exc).__name__} {exc})") from exc
-        return [text for end, text in texts if end == "stop" and not has_readings(text)]
+        return [text for end, text in texts if end == "stop" and not has_readings(text)], tokens
 
 
 def own_answers_of(settings: OwnAnswersSettings) -> OwnAnswers:

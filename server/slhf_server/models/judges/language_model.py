@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn
-from slhf_server.models.judge import Verdict, about_tokens
+from slhf_server.models.judge import Verdict, about_tokens, salt_of
 from slhf_server.models.judges.letters import probability_of_a, question
 from slhf_server.models.whole import at_once, whole
 
@@ -34,13 +34,7 @@ class LanguageModelJudge:
         asked = question(turns, new, old), question(turns, old, new)
         replies = await at_once(self._reply(text, f"{request_id}-{at}", priority) for at, text in enumerate(asked))
         p, consistent = _together(*(probability_of_a(reply.text, reply.logprobs) for reply in replies))
-        return Verdict(
-            p,
-            consistent,
-            prompt_tokens=sum(reply.prompt_tokens for reply in replies),
-            cached_tokens=sum(reply.cached_tokens for reply in replies),
-            completion_tokens=sum(reply.completion_tokens for reply in replies),
-        )
+        return Verdict.of(p, consistent, replies)
 
     def tokens(self, turns: Sequence[Turn], old: str, new: str) -> int:
         return 2 * about_tokens(old, new, *(turn.text for turn in turns))
@@ -52,8 +46,7 @@ class LanguageModelJudge:
             logprobs=_LIKELIEST,
             priority=priority,
             dispensable=frozenset({"temperature", "logprobs"}),
-            # Both orders share what the cache holds of the conversation, and no other request finds it there.
-            cache_salt=request_id.partition("-")[0],
+            cache_salt=salt_of(request_id),
             template_options=self._template_options,
         )
         return await whole(self._model, [Turn("user", text)], sampling, request_id)

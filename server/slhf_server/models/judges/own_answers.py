@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from slhf.readings import better_by, different_results
 from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn
-from slhf_server.models.judge import Verdict, about_tokens
+from slhf_server.models.judge import Verdict, about_tokens, salt_of
 from slhf_server.models.whole import answer_of, at_once, whole
 from slhf_server.settings.judging import OwnAnswersSettings
 
@@ -30,12 +30,7 @@ class OwnAnswersJudge:
             return Verdict(None)
         written = await self._written(turns, request_id=request_id, priority=priority)
         own = [answer.text for completion in written if (answer := answer_of(completion)) is not None]
-        return Verdict(
-            better_by(own, old, new),
-            prompt_tokens=sum(answer.prompt_tokens for answer in written),
-            cached_tokens=sum(answer.cached_tokens for answer in written),
-            completion_tokens=sum(answer.completion_tokens for answer in written),
-        )
+        return Verdict.of(better_by(own, old, new), None, written)
 
     def tokens(self, turns: Sequence[Turn], old: str, new: str) -> int:
         """Of answers as long as they may be; 0 where there is nothing to compare."""
@@ -44,7 +39,6 @@ class OwnAnswersJudge:
 
     async def _written(self, turns: Sequence[Turn], *, request_id: str, priority: int = 0) -> list[Chunk]:
         """The own answers, all at once, with the same noise for every request: a verdict is to be repeatable."""
-        salt = request_id.partition("-")[0]  # no other request finds the conversation in the cache
         return await at_once(
             whole(
                 self._leader,
@@ -54,7 +48,7 @@ class OwnAnswersJudge:
                     max_tokens=self._how.max_tokens,
                     seed=number,
                     priority=priority,
-                    cache_salt=salt,
+                    cache_salt=salt_of(request_id),
                 ),
                 f"{request_id}-{number}",
             )
