@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
-from pydantic import BeforeValidator, SerializeAsAny, ValidationError, ValidationInfo
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, ValidationInfo
 from pydantic_core import InitErrorDetails
 
 from slhf.bundle import revision_of
@@ -139,6 +139,22 @@ class SourceSettings(Section):
     def source(self) -> Preference:
         """Make the source, ready to be asked. Raises SettingsError naming the key where something is missing."""
         raise NotImplementedError
+
+
+class EndpointSettings(SourceSettings):
+    """Of every source that asks another server."""
+
+    url: str = Field(pattern=r"^https?://")
+    """The API's root, such as http://127.0.0.1:8000/v1."""
+    api_key_variable: str | None = None
+    """The environment variable that holds the key; None: no key is sent."""
+    timeout_s: float = Field(default=60, gt=0)
+    retries: int = Field(default=4, ge=0)
+    """Further tries of a request after a broken connection, a time-out, 408, 409, 429 or a server's error."""
+    backoff_s: float = Field(default=0.5, ge=0)
+    """Wait before the first retry; each further one is twice as long."""
+    most_failures: float = Field(default=0.2, ge=0, le=1)
+    """Share of a batch's pairs that may fail; more of them stop the run."""
 
 
 SOURCES: Final[Mapping[str, str]] = {

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from slhf_training.config import RelativePath, authorization, client_of
 from slhf_training.errors import JudgeError
-from slhf_training.preference import Cache, Preference, SourceSettings, both_orders
+from slhf_training.preference import Cache, EndpointSettings, Preference, both_orders
 from slhf_training.types import Chat, Probabilities, as_text, digest
 
 PROMPT = """Here is a conversation and two answers to its last turn.
@@ -37,30 +37,19 @@ Which answer is better: more helpful, correct and honest? Do not favour an answe
 Reply with one letter, A or B."""
 
 
-class JudgeSettings(SourceSettings):
+class JudgeSettings(EndpointSettings):
     kind: Literal["judge"]
-    url: str = Field(pattern=r"^https?://")
-    """The API's root, such as http://127.0.0.1:8000/v1."""
     model: str
-    api_key_variable: str | None = None
-    """The environment variable that holds the key; None: no key is sent."""
     prompt: str = PROMPT
     """The judge's prompt, with {chat}, {a} and {b}."""
     top_logprobs: int = Field(default=20, ge=2)
     answer_tokens: int = Field(default=1, gt=0)
     """How many tokens the judge may write. 1: its first one is the letter. More: the first that spells one is, with or
     without brackets; Skywork-Critic's "[[A]]" needs 4."""
-    timeout_s: float = Field(default=60, gt=0)
-    retries: int = Field(default=4, ge=0)
-    """Further tries of a question after a broken connection, a time-out, 408, 409, 429 or a server's error."""
-    backoff_s: float = Field(default=0.5, ge=0)
-    """Wait before the first retry; each further one is twice as long."""
     concurrency: int = Field(default=16, gt=0)
     """Questions under way at once."""
     cache: RelativePath | None = None
     """A file of judgements that outlives the run; None: kept in memory."""
-    most_failures: float = Field(default=0.2, ge=0, le=1)
-    """Share of a batch's pairs that may fail; more of them stop the run."""
 
     def source(self) -> Preference:
         return judge_of(self)

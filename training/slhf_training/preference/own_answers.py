@@ -16,18 +16,14 @@ from pydantic import Field
 from slhf.readings import better_by, different_results, has_readings
 from slhf_training.config import authorization, client_of
 from slhf_training.errors import JudgeError
-from slhf_training.preference import Preference, SourceSettings
+from slhf_training.preference import EndpointSettings, Preference
 from slhf_training.preference.judge import Failed, answered
 from slhf_training.types import Chat, ChatKey, Probabilities, chat_key
 
 
-class OwnAnswersSettings(SourceSettings):
+class OwnAnswersSettings(EndpointSettings):
     kind: Literal["own-answers"]
-    url: str = Field(pattern=r"^https?://")
-    """The API's root, such as http://127.0.0.1:8000/v1."""
     model: str
-    api_key_variable: str | None = None
-    """The environment variable that holds the key; None: no key is sent."""
     count: int = Field(default=8, ge=2)
     """Answers to each chat, as one request's `n`."""
     temperature: float = Field(default=0.5, gt=0)
@@ -36,14 +32,8 @@ class OwnAnswersSettings(SourceSettings):
     extra_body: dict[str, Any] = {}
     """Of each request, such as `{refine: {rounds: 0}}` for a server of this project, whose answers are refined else."""
     timeout_s: float = Field(default=600, gt=0)
-    retries: int = Field(default=4, ge=0)
-    """Further tries of a request after a broken connection, a time-out, 408, 409, 429 or a server's error."""
-    backoff_s: float = Field(default=0.5, ge=0)
-    """Wait before the first retry; each further one is twice as long."""
     concurrency: int = Field(default=4, gt=0)
     """Requests under way at once."""
-    most_failures: float = Field(default=0.2, ge=0, le=1)
-    """Share of a batch's pairs that may fail; more of them stop the run."""
 
     def source(self) -> Preference:
         return own_answers_of(self)

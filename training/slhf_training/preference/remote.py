@@ -16,28 +16,20 @@ from pydantic import Field
 
 from slhf_training.config import authorization, client_of
 from slhf_training.errors import JudgeError
-from slhf_training.preference import Preference, SourceSettings
+from slhf_training.preference import EndpointSettings, Preference
 from slhf_training.preference.judge import Failed, answered
 from slhf_training.types import Chat, Probabilities, chat_key, sigmoid
 
 
-class RemoteRewardSettings(SourceSettings):
+class RemoteRewardSettings(EndpointSettings):
     kind: Literal["remote-reward"]
     url: str = Field(pattern=r"^https?://")
     """Where it is asked, as a whole."""
-    api_key_variable: str | None = None
-    """Environment variable with the key; None: none is sent."""
     scale: float = Field(default=1.0, gt=0)
     """A difference of rewards of this size gives p = 0.73."""
     batch_size: int = Field(default=32, gt=0)
     """Conversations of a request."""
     timeout_s: float = Field(default=120, gt=0)
-    retries: int = Field(default=4, ge=0)
-    """Further tries of a request after a broken connection, a time-out, 408, 409, 429 or a server's error."""
-    backoff_s: float = Field(default=0.5, ge=0)
-    """Wait before the first retry; each further one is twice as long."""
-    most_failures: float = Field(default=0.2, ge=0, le=1)
-    """Share of a batch's pairs that may fail; more of them stop the run."""
 
     def source(self) -> Preference:
         return remote_reward_of(self)
