@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from slhf.errors import SandboxError
 from slhf_training.errors import DataError, SettingsError, TrainingError
 
 FORMER: Mapping[str, str] = {"instruct": "add-instructions", "preference": "reward"}
@@ -24,13 +25,13 @@ class Command:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit status: 0, or 1 where a TrainingError says what to mend. Bad arguments exit with 2."""
+    """Return the exit status: 0, or 1 where an error says what to mend. Bad arguments exit with 2."""
     if argv is None:
         signal.signal(signal.SIGTERM, _end)
     arguments = _parser().parse_args(_named_whole(_by_todays_name(sys.argv[1:] if argv is None else argv)))
     try:
         arguments.run(arguments)
-    except TrainingError as exc:
+    except (TrainingError, SandboxError) as exc:
         sys.stderr.write(f"slhf-train: {exc}\n")
         return 1
     return 0

@@ -6,8 +6,10 @@ TrainingError
 ├── JudgeError       a preference source that failed too often
 ├── DivergedError    a training whose loss or weights are no finite numbers
 ├── EngineError      an engine that failed while it wrote answers
-├── RolloutError     a sampler that failed
-└── SandboxError     a host that cannot hold back the programs of answers, so that unit tests do not run
+└── RolloutError     a sampler that failed
+
+slhf.errors has one more: SandboxError, of a host that cannot hold back the programs of answers, so that unit tests do
+not run.
 """
 
 
@@ -36,8 +38,4 @@ class EngineError(TrainingError):
 
 
 class RolloutError(TrainingError):
-    pass
-
-
-class SandboxError(TrainingError):
     pass

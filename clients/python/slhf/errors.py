@@ -3,6 +3,7 @@
 SLHFError
 ├── BundleError               a bundle directory or its slhf.json is broken
 ├── InputError                a file of a batch, a line of it, or a text cannot be used
+├── SandboxError              this host cannot hold back the programs of answers, so that none runs
 ├── TransportError            no answer: refused, reset, stream cut short
 │   ├── ConfigurationError    nothing was sent: address, key, proxy or certificates cannot be used
 │   └── TransportTimeout      no answer in time
@@ -39,6 +40,10 @@ class BundleError(SLHFError):
 
 class InputError(SLHFError):
     """A file of a batch, one of its lines, or an argument cannot be used; the message names it."""
+
+
+class SandboxError(SLHFError):
+    """Programs of answers cannot run on this host; the message says what each way of confining them lacks."""
 
 
 class TransportError(SLHFError):

@@ -26,6 +26,7 @@ from slhf_server.engine.replicas import Replicas
 from slhf_server.errors import BadRequest, EngineUnavailable, UpstreamUnavailable
 from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.comparing import comparing
+from slhf_server.models.requirements.running import Sandbox
 from slhf_server.models.upstream.answer import Unfinished
 from slhf_server.models.upstream.attempts import (
     Endpoint,
@@ -56,6 +57,7 @@ class RemoteEngine:
         encoder: PromptEncoder,
         metrics: UpstreamMetrics,
         patience: Patience | None = None,
+        sandbox: Sandbox | None = None,
     ) -> None:
         """`label` is its name in the settings. Raises SettingsError."""
         self.manifest = manifest
@@ -69,7 +71,7 @@ class RemoteEngine:
         led_by = adapted if manifest.leader == manifest.follower else settings.model
         self.leader = RemoteRole(self, self._replicas, encoder, led_by)
         follower = RemoteRole(self, self._replicas, encoder, adapted, settings.priority)
-        self.follower = comparing(self.leader, follower, manifest)
+        self.follower = comparing(self.leader, follower, manifest, sandbox)
 
     @property
     def max_model_len(self) -> int:

@@ -28,6 +28,7 @@ from slhf_server.engine.template_options import template_options
 from slhf_server.errors import EngineUnavailable
 from slhf_server.models.base import SamplingParams, Turn
 from slhf_server.models.comparing import comparing
+from slhf_server.models.requirements.running import Sandbox
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 
@@ -60,7 +61,14 @@ DRAFT_SPECULATION: dict[str, Any] = {
 class VLLMEngine:
     """Implements `OwnEngine` (models/base.py)."""
 
-    def __init__(self, llm: AsyncLLM, bundle: OpenBundle, encoder: PromptEncoder, parsers: OutputParsers) -> None:
+    def __init__(
+        self,
+        llm: AsyncLLM,
+        bundle: OpenBundle,
+        encoder: PromptEncoder,
+        parsers: OutputParsers,
+        sandbox: Sandbox | None,
+    ) -> None:
         self._llm = llm
         self.manifest = bundle.manifest
         self.tokenizer = encoder
@@ -73,10 +81,12 @@ class VLLMEngine:
         self._follower = VLLMRole(
             bundle.manifest.name, llm, encoder, defaults, adapters["follower"], parsers, _ROUNDS_STEP
         )
-        self.follower = comparing(replace(self.leader, step=_ROUNDS_STEP), self._follower, bundle.manifest)
+        self.follower = comparing(replace(self.leader, step=_ROUNDS_STEP), self._follower, bundle.manifest, sandbox)
 
     @classmethod
-    def load(cls, bundle: OpenBundle, settings: Settings, encoder: PromptEncoder) -> "VLLMEngine":
+    def load(
+        cls, bundle: OpenBundle, settings: Settings, encoder: PromptEncoder, sandbox: Sandbox | None = None
+    ) -> "VLLMEngine":
         """Start the engine's processes and load the weights. This blocks, so call it in a thread.
 
         Raises SettingsError for engine arguments and parsers that vLLM refuses.
@@ -88,7 +98,7 @@ class VLLMEngine:
             config = AsyncEngineArgs(**engine_arguments(bundle, settings)).create_engine_config()
         except (TypeError, ValueError) as exc:  # an unknown argument, or a value that pydantic refuses
             raise SettingsError(f"engine: {exc}") from exc
-        return cls(AsyncLLM.from_vllm_config(config, disable_log_stats=False), bundle, encoder, parsers)
+        return cls(AsyncLLM.from_vllm_config(config, disable_log_stats=False), bundle, encoder, parsers, sandbox)
 
     async def warm_up(self) -> None:
         """Load the adapters, since a missing one would kill the engine in a request, and have each role answer once."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from slhf import Bundle
 from slhf_server.bundles.opened import OpenBundle
 from slhf_server.engine.prompt import PromptEncoder
+from slhf_server.loading.examples import sandbox_for
 from slhf_server.loading.opening import open_bundle
 from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.settings.problem import SettingsError
@@ -22,11 +23,12 @@ async def open_remote_engines(settings: Settings, metrics: UpstreamMetrics) -> "
         return {}
     from slhf_server.engine.remote import RemoteEngine  # imports an HTTP client, which not every server needs
 
+    sandbox = await asyncio.to_thread(sandbox_for, settings)
     engines = {}
     for name, remote in settings.remote_engines.items():
         bundle, encoder = await asyncio.to_thread(_open, name, remote.tokenizer, settings)
         _check_leader(name, bundle.manifest, settings)
-        engines[name] = RemoteEngine(name, remote, bundle.manifest, encoder, metrics)
+        engines[name] = RemoteEngine(name, remote, bundle.manifest, encoder, metrics, sandbox=sandbox)
     return engines
 
 

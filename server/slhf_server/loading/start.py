@@ -11,6 +11,7 @@ from slhf_server.bundles.merging import merged
 from slhf_server.bundles.quantization import quantized
 from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.loading.advice import advice
+from slhf_server.loading.examples import sandbox_for
 from slhf_server.loading.opening import open_bundle
 from slhf_server.settings.server import Settings
 
@@ -43,6 +44,7 @@ async def open_vllm(settings: Settings) -> "VLLMEngine":
 def _load(settings: Settings) -> "VLLMEngine":
     times = [time.perf_counter()]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers reads it at its first use
+    sandbox = sandbox_for(settings)
     bundle = open_bundle(settings)
     encoder = PromptEncoder.open(bundle.weights)  # a template that cannot be used is found before any weights are read
     bundle = merged(bundle, settings.cache_dir)
@@ -59,7 +61,7 @@ def _load(settings: Settings) -> "VLLMEngine":
         _logger.info(said)
     bundle = quantized(bundle, settings, int8_obstacle(settings))
     times.append(time.perf_counter())
-    engine = VLLMEngine.load(bundle, settings, encoder)
+    engine = VLLMEngine.load(bundle, settings, encoder, sandbox)
     times.append(time.perf_counter())
     spans = (after - before for before, after in zip(times, times[1:], strict=False))
     _logger.info("start: bundle %.1f s, import of vLLM %.1f s, int8 %.1f s, engine and weights %.1f s", *spans)

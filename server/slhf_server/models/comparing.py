@@ -8,7 +8,8 @@ own answers takes the draft's place or none does (slhf/readings.py).
 
 A program looks at what the prompt asks for, too (requirements/). No own answer takes the draft's place that misses
 what the draft meets. A draft that misses something does not stay at a first look. Where the Follower would leave it as
-it is, the first own answer that meets all takes its place. What the Follower writes itself stands.
+it is, the first own answer that meets all takes its place. What the Follower writes itself stands. The examples that a
+prompt gives of a program are asked for, too, where the server runs programs: each text's is run on them first.
 
 Own answers cost the most of a round. So a bundle may have none written to a draft that states no result, because there
 is nothing to compare and the draft stays. And it may have the Follower look at the draft alone first, because of a
@@ -29,8 +30,10 @@ from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT, follower_turn, with_own_answ
 from slhf_server.errors import ContextLengthExceeded
 from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn, request_of
 from slhf_server.models.reasoning import lone_thoughts
+from slhf_server.models.requirements.examples import Examples, examples
 from slhf_server.models.requirements.readers import requirements
-from slhf_server.models.requirements.requirement import Requirement, loses, meets, misses
+from slhf_server.models.requirements.requirement import Checkable, loses, meets, misses
+from slhf_server.models.requirements.running import Sandbox
 from slhf_server.models.whole import answer_of, at_once, whole
 
 _SEEDS = 2**63
@@ -38,11 +41,11 @@ _LOOK_TOKENS = 16
 """What the thought that the draft stays takes, and a little more: a Follower that says more writes own answers."""
 
 
-def comparing(leader: ChatModel, follower: ChatModel, bundle: Bundle) -> ChatModel:
+def comparing(leader: ChatModel, follower: ChatModel, bundle: Bundle, sandbox: Sandbox | None) -> ChatModel:
     """The Follower as the bundle wants it: one that compares, or the model itself."""
     if bundle.own_answers is None:
         return follower
-    return ComparingFollower(leader, follower, bundle.own_answers, follower_turn(bundle.follower_turn))
+    return ComparingFollower(leader, follower, bundle.own_answers, follower_turn(bundle.follower_turn), sandbox)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ class ComparingFollower:
     how: OwnAnswers
     turn: str
     """The Follower's turn without a request's instruction."""
+    sandbox: Sandbox | None = None
+    """For programs. None: none are run."""
 
     @property
     def name(self) -> str:
@@ -68,7 +73,8 @@ class ComparingFollower:
                 async for chunk in stream:
                     yield chunk
             return
-        asked = await _asked(conversation, sampling)
+        asked = await self._asked(conversation, sampling)
+        await self._run(asked, [draft.text])
         # A draft does not stay unread where it misses what is asked for, or may not have the structure that is.
         missing = await asyncio.to_thread(misses, asked, draft.text) if asked else False
         may_stay = sampling.structure is None and not missing
@@ -84,6 +90,7 @@ class ComparingFollower:
         spent = _Spent([*before, *written])
         yield Chunk("", spent.completion - looked.completion, spent.prompt, spent.cached)
         own = [answer for chunk in written if (answer := answer_of(chunk))]
+        await self._run(asked, [answer.text for answer in own])
         sampling = _less(sampling, spent)
         while True:
             turn = replace(asking, text=with_own_answers(asking.text, [answer.text.strip() for answer in own]))
@@ -103,6 +110,21 @@ class ComparingFollower:
                 if not own:
                     raise
                 own.pop()
+
+    async def _asked(self, conversation: Sequence[Turn], sampling: SamplingParams) -> tuple[Checkable, ...]:
+        """What the prompt asks for. It is read in a thread, because hostile texts would hold the event loop."""
+        if sampling.structure is not None:
+            return ()
+        request = request_of(conversation)
+        asked = await asyncio.to_thread(requirements, request)
+        given = await asyncio.to_thread(examples, request) if self.sandbox is not None else None
+        return asked if given is None else (*asked, given)
+
+    async def _run(self, asked: Sequence[Checkable], texts: Sequence[str]) -> None:
+        """Run the texts' programs on the prompt's examples, if there are any."""
+        for one in asked:
+            if isinstance(one, Examples) and self.sandbox is not None:
+                await one.look(self.sandbox, texts)
 
     async def _looked(self, turns: Sequence[Turn], sampling: SamplingParams, request_id: str) -> Chunk | None:
         """What is thought of the draft alone; None: nothing."""
@@ -182,12 +204,7 @@ def _less(sampling: SamplingParams, spent: _Spent) -> SamplingParams:
     return sampling if budget is None else replace(sampling, max_total_tokens=budget - spent.total)
 
 
-async def _asked(conversation: Sequence[Turn], sampling: SamplingParams) -> tuple[Requirement, ...]:
-    """What the prompt asks for. It is read in a thread, because hostile texts would hold the event loop."""
-    return () if sampling.structure is not None else await asyncio.to_thread(requirements, request_of(conversation))
-
-
-def _taken(said: str, own: Sequence[Chunk], draft: str, asked: Sequence[Requirement], missing: bool) -> Chunk | None:
+def _taken(said: str, own: Sequence[Chunk], draft: str, asked: Sequence[Checkable], missing: bool) -> Chunk | None:
     """The own answer that takes the draft's place; None: none does, or the Follower has written a text itself.
 
     `missing`: whether the draft misses something of what is asked for.

@@ -41,12 +41,9 @@ BUILTIN = "builtin:qwen2.5-coder-1.5b-slhf"
 """What is served by default; tests/deploy/test_default.py finds the other files that name it."""
 
 _ANY_HTTP_URL = TypeAdapter(AnyHttpUrl)
-
 HttpUrl = Annotated[str, AfterValidator(lambda url: str(_ANY_HTTP_URL.validate_python(url)))]
 
-
 _SWITCH = {"true": "on", "yes": "on", "y": "on", "false": "off", "no": "off", "n": "off"}
-
 
 Kept = Literal["code", "language", "numbers", "urls", "quotes", "lists", "json", "instructions"]
 """What a round must not lose (refinement/kept.py)."""
@@ -131,6 +128,9 @@ class Settings(BaseSettings):
     )
     cpu_quantization: Literal["auto", "none", "int8"] = Field(
         default="auto", description="weights of a bundle on a CPU; auto: int8 from 0.5B up, where the CPU multiplies it"
+    )
+    run_examples: Literal["auto", "on", "off"] = Field(
+        default="off", description="run programs on their prompts' examples, in a sandbox; auto: where one holds"
     )
     tools: Literal["ignore", "reject"] = Field(
         default="ignore", description="tools offered to a bundle whose Leader cannot call any: left out, or a 400"
@@ -236,7 +236,7 @@ class Settings(BaseSettings):
         except ValueError as exc:
             raise SettingsError(str(exc)) from exc
 
-    @field_validator("speculation", "playground", "metrics_by_key", mode="before")
+    @field_validator("speculation", "playground", "metrics_by_key", "run_examples", mode="before")
     @classmethod
     def _switch(cls, value: Any) -> Any:
         """Read `false` as `off`, because they are the same in YAML 1.1, which Helm and Ray read."""

@@ -5,8 +5,8 @@ import importlib.util
 
 import pytest
 
-from slhf_training.checks.sandbox import confined_by
-from slhf_training.errors import SandboxError
+from slhf.errors import SandboxError
+from slhf.sandbox import confined_by
 
 
 @functools.cache

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from slhf.programs import program_of
 from slhf_training.checks import Check
 from slhf_training.checks.registry import CheckSettings, check_of, passed_all
-from slhf_training.checks.tests import program_of
 from slhf_training.errors import SettingsError
 from tests.training.checks.hosts import needs_sandbox
 

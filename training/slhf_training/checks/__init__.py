@@ -3,7 +3,6 @@
 Imported by data, instructions, preference, evaluation and lessons.
 """
 
-import re
 from typing import Protocol, runtime_checkable
 
 
@@ -21,17 +20,3 @@ class ReadableCheck(Check, Protocol):
 
     def read(self, answer: str) -> str | None:
         """Return the result in one spelling, so that equal results are equal texts; None where there is no result."""
-
-
-_BLOCK = re.compile(
-    r"""^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[^`\n]*\n
-        (?P<inside>.*?)
-        (?:^[ \t]*(?P=fence)[`~]*[ \t]*$|\Z)""",
-    re.MULTILINE | re.DOTALL | re.VERBOSE,
-)
-
-
-def fenced_blocks(text: str) -> list[str]:
-    """Return the contents of each fenced block, without its indentation. An unclosed block ends with the text."""
-    found = _BLOCK.finditer(text.replace("\r\n", "\n"))
-    return [re.sub(rf"^[ \t]{{0,{len(one['indent'])}}}", "", one["inside"], flags=re.MULTILINE) for one in found]

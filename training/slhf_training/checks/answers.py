@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
 from slhf.json_text import read_json
 from slhf.numbers import last_number, written
-from slhf_training.checks import fenced_blocks
+from slhf.programs import fenced_blocks
 from slhf_training.config import Section
 from slhf_training.errors import SettingsError
 

@@ -58,6 +58,9 @@ class GenerationSettings(Section):
     cpu_quantization: Literal["auto", "none", "int8"] | None = None
     """The server's key of this name, for vllm. None: as the server decides. What is set here is part of a writer's
     fingerprint, so that int8 and bfloat16 can be compared in one output directory, one run after the other."""
+    run_examples: bool = False
+    """Whether programs run on the examples of their prompts, as the server does where its setting of this name is on;
+    for vllm."""
 
 
 class EvaluateSettings(Section):
@@ -130,7 +133,8 @@ _NOT_WRITING = {"evaluation", "judge", "select", "stop_rules", "stop_when"}
 
 def fingerprint(bundle: "OpenBundle", generation: "GenerationSettings") -> str:
     """A digest of all that decides what a bundle writes: its files, its manifest and the sampling."""
-    how = generation.model_dump(mode="json", exclude={"batch_size"})
+    unsaid = set() if generation.run_examples else {"run_examples"}  # runs of before it was there go on
+    how = generation.model_dump(mode="json", exclude={"batch_size"} | unsaid)
     return digest(
         [
             revision_of(bundle.directory),

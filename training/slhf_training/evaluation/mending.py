@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from slhf.programs import program_of
 from slhf_training.checks import ReadableCheck
 from slhf_training.checks.registry import passed_all
-from slhf_training.checks.tests import program_of
 from slhf_training.evaluation.answers import GIVEN, Answer, Answers, Chain
 from slhf_training.evaluation.pages import ABSENT, count, heading, number, percent, points, table
 from slhf_training.evaluation.prompts import Case

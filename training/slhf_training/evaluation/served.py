@@ -43,7 +43,9 @@ class Served:
             from slhf_server.settings.server import Settings
 
             self._open = opened or open_vllm
-            said: dict[str, Any] = {} if how.cpu_quantization is None else {"cpu_quantization": how.cpu_quantization}
+            said: dict[str, Any] = {"run_examples": "on" if how.run_examples else "off"}
+            if how.cpu_quantization is not None:
+                said["cpu_quantization"] = how.cpu_quantization
             self._settings = Settings(
                 bundle=spec, engine=how.engine, limits=_UNLIMITED, speculation="off", log_format="text", **said
             )

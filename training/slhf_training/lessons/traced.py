@@ -7,9 +7,10 @@ draft copies its fault.
 
 from collections.abc import Sequence
 
+from slhf.programs import program_of
 from slhf.readings import STAYS
-from slhf_training.checks.sandbox import ran
-from slhf_training.checks.tests import UnitTestsSettings, program_of
+from slhf.sandbox import ran
+from slhf_training.checks.tests import UnitTestsSettings
 from slhf_training.lessons.targets import FENCE, nearest
 from slhf_training.lessons.thoughts import CHANGES, Considered
 

@@ -14,10 +14,10 @@ from typing import Final, Literal
 import numpy as np
 from pydantic import Field
 
+from slhf.sandbox import confined_by
 from slhf_training.checks import Check
 from slhf_training.checks.instructions import InstructedRow, follows
 from slhf_training.checks.registry import check_of, passed_all
-from slhf_training.checks.sandbox import confined_by
 from slhf_training.checks.tests import UnitTests
 from slhf_training.config import RelativePath
 from slhf_training.data.load import DataSettings, load

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from slhf_training.checks.sandbox import By, ran
-from slhf_training.errors import SandboxError
+from slhf.errors import SandboxError
+from slhf.sandbox import By, ran
 
 TESTS = "assert f(1) == 2"
 GOOD = "def f(x): return x + 1"
@@ -223,8 +223,8 @@ def _children() -> set[str]:
 
 ASK = """
 import sys
-from slhf_training.checks.sandbox import confined_by, ran
-from slhf_training.errors import SandboxError
+from slhf.sandbox import confined_by, ran
+from slhf.errors import SandboxError
 try:
     print(confined_by(), ran(["def f(x): return x + 1", "assert f(1) == 2"]), ran(["import os; os.fork()"]))
 except SandboxError as exc:
@@ -256,7 +256,7 @@ def test_an_ordinary_user_needs_no_privilege() -> None:
 
 def test_a_host_that_allows_neither_refuses_and_says_what_is_missing(denying: Callable[[str], str]) -> None:
     said = denying(ASK)
-    assert said.startswith("unit tests cannot run on this host: ")
+    assert said.startswith("programs cannot run on this host: ")
     assert "namespaces: " in said
     assert "unshare" in said
     assert "landlock: " in said

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slhf_training.checks.sandbox import ALLOWED, filter_for
+from slhf.sandbox import ALLOWED, filter_for
 
 ALLOW, KILL = "allow", "kill"
 HEADERS = {

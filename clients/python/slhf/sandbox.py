@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from slhf_training.errors import SandboxError
+from slhf.errors import SandboxError
 
 ALLOWED = """
 read 0 63, write 1 64, readv 19 65, writev 20 66, pread64 17 67, pwrite64 18 68, open 2 -, openat 257 56, close 3
@@ -119,7 +119,7 @@ def ran(programs: Sequence[str], by: By | None = None, seconds: float = SECONDS)
     nonce = secrets.token_hex(16)
     ready, end = _said(programs, by or confined_by(), nonce, seconds)
     if ready != _READY:
-        raise SandboxError(f"unit tests cannot run on this host: {_reason(ready)}")
+        raise SandboxError(f"programs cannot run on this host: {_reason(ready)}")
     return end == nonce.encode()
 
 
@@ -132,7 +132,7 @@ def confined_by() -> By:
         if ready == _READY:
             return by
         reasons.append(f"{by}: {_reason(ready)}")
-    raise SandboxError(f"unit tests cannot run on this host: {'; '.join(reasons)}")
+    raise SandboxError(f"programs cannot run on this host: {'; '.join(reasons)}")
 
 
 def _said(programs: Sequence[str], by: By, nonce: str, seconds: float) -> tuple[bytes, bytes]:
@@ -177,7 +177,7 @@ def _job(programs: Sequence[str], by: By, nonce: str, folder: str) -> dict[str, 
 def _filter() -> bytes:
     found = filter_for(platform.machine()) if sys.platform == "linux" else None
     if found is None:
-        raise SandboxError(f"unit tests run on Linux, on x86_64 or aarch64, not on {sys.platform} {platform.machine()}")
+        raise SandboxError(f"programs run on Linux, on x86_64 or aarch64, not on {sys.platform} {platform.machine()}")
     return found
 
 
