@@ -9,7 +9,8 @@ FOLLOWER_TURN APIError AsyncClient AuthenticationError BadRequest Bundle BundleE
 ContextLengthExceeded Conversation DeadlineExceeded Event InputError Message ModelCard ModelNotFound Options
 OwnAnswers PayloadTooLarge RateLimited RefineOptions RefineRequest RefineResponse Refinement RefinementCompleted
 RoleWeights Round RoundCompleted RoundDelta RoundJudged RoundStarted SLHFError SamplingDefaults SandboxError Selection
-StopRules TransportError TransportTimeout Unavailable Usage __version__ follower_turn read_bundle revision_of write_bundle
+StopRules TransportError TransportTimeout Unavailable Usage __version__ follower_turn read_bundle revision_of
+write_bundle
 """
 
 

@@ -1,17 +1,16 @@
 """Hostile programs. Each would come to its end if what it tries succeeded, so that `ran` would say so."""
 
 import os
-import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from slhf.errors import SandboxError
 from slhf.sandbox import By, ran
+from tests.hosts import denied
 
 TESTS = "assert f(1) == 2"
 GOOD = "def f(x): return x + 1"
@@ -254,33 +253,10 @@ def test_an_ordinary_user_needs_no_privilege() -> None:
     assert _asked(*nobody).endswith("True False")
 
 
-def test_a_host_that_allows_neither_refuses_and_says_what_is_missing(denying: Callable[[str], str]) -> None:
-    said = denying(ASK)
+def test_a_host_that_allows_neither_refuses_and_says_what_is_missing() -> None:
+    said = denied(ASK)
     assert said.startswith("programs cannot run on this host: ")
     assert "namespaces: " in said
     assert "unshare" in said
     assert "landlock: " in said
     assert "Function not implemented" in said
-
-
-@pytest.fixture
-def denying() -> Callable[[str], str]:
-    """Runs Python under a filter in which neither unshare nor Landlock exists."""
-    if platform.machine() != "x86_64":
-        pytest.skip("the numbers are those of x86_64")
-    install = """
-import ctypes, struct
-step = lambda code, value, then=0, otherwise=0: struct.pack("HBBI", code, then, otherwise, value)
-program = step(0x20, 0) + b"".join(step(0x15, n, 0, 1) + step(0x06, 0x00050000 | 38) for n in (272, 444))
-program += step(0x06, 0x7FFF0000)
-held = ctypes.create_string_buffer(program, len(program))
-described = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(held)), 16)
-libc = ctypes.CDLL(None)
-assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, described, 0, 0) == 0
-"""
-
-    def run(program: str) -> str:
-        done = subprocess.run([sys.executable, "-c", install + program], capture_output=True, text=True, check=False)
-        return (done.stdout + done.stderr).strip()
-
-    return run

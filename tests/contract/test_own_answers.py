@@ -1,6 +1,7 @@
 """What a prompt asks for decides between a draft and the Follower's own answers (docs/api.md, "Thoughts")."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import openai
@@ -10,7 +11,9 @@ from slhf import Bundle, OwnAnswers
 from slhf_server.models.base import Turn
 from slhf_server.models.comparing import comparing
 from slhf_server.models.fake import FakeEngine
+from slhf_server.models.requirements.running import Sandbox
 from tests.conftest import Serve
+from tests.hosts import needs_sandbox
 
 DRAFT = "Cats purr, as a rule, when they like it."
 OWN = "cats purr when they like it"
@@ -21,15 +24,15 @@ BUNDLE = Bundle(
 )
 
 
-def comparing_engine() -> FakeEngine:
+def comparing_engine(own: str = OWN, sandbox: Sandbox | None = None) -> FakeEngine:
     """A Follower that leaves every draft as it is, and a Leader that answers in small letters without a comma."""
 
     def reply(turns: Sequence[Turn]) -> str:
-        return "<think>\nIt stays.\n</think>" if turns[-2:-1] and turns[-2].role == "assistant" else OWN
+        return "<think>\nIt stays.\n</think>" if turns[-2:-1] and turns[-2].role == "assistant" else own
 
     engine = FakeEngine(reply)
     engine.manifest = BUNDLE
-    engine.follower = comparing(engine.leader, engine.follower, BUNDLE)  # type: ignore[assignment]
+    engine.follower = comparing(engine.leader, engine.follower, BUNDLE, sandbox)  # type: ignore[assignment]
     return engine
 
 
@@ -70,3 +73,42 @@ def test_a_requests_instruction_is_not_held_against_the_prompt(serve: Serve) -> 
     url = serve(comparing_engine())
     body = {"prompt": "Why do cats purr? Use no commas.", "draft": DRAFT, "rounds": 1, "instruction": "With commas."}
     assert httpx2.post(f"{url}/v1/refine", json=body).json()["output"] == DRAFT
+
+
+ADDS = "Write `def add(a, b):` in Python. For example, this must hold: `assert add(1, 2) == 3`"
+RIGHT, WRONG, ENDLESS = (f"def add(a, b):\n    {body}" for body in ("return a + b", "return a - b", "while True: pass"))
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("draft", "own", "output"),
+    [
+        (WRONG, f"```python\n{RIGHT}\n```", f"```python\n{RIGHT}\n```"),
+        (RIGHT, WRONG, RIGHT),
+        (WRONG, ENDLESS.replace("True", "a"), WRONG),
+        ("It adds.", RIGHT, "It adds."),
+    ],
+)
+def test_a_program_that_passes_the_prompts_examples_takes_the_place_of_one_that_fails(
+    serve: Serve, draft: str, own: str, output: str
+) -> None:
+    url = serve(comparing_engine(own, Sandbox(seconds=1)))
+    answer = httpx2.post(f"{url}/v1/refine", json={"prompt": ADDS, "draft": draft, "rounds": 1}, timeout=30).json()
+    assert answer["output"] == output
+
+
+def test_no_program_is_run_unless_the_server_may(serve: Serve) -> None:
+    url = serve(comparing_engine(RIGHT))
+    assert httpx2.post(f"{url}/v1/refine", json={"prompt": ADDS, "draft": WRONG, "rounds": 1}).json()["output"] == WRONG
+
+
+@needs_sandbox
+def test_programs_without_end_stop_nobody_else(serve: Serve) -> None:
+    """Others are answered while they run, and each of their own requests ends with its draft."""
+    url = serve(comparing_engine(ENDLESS, Sandbox(seconds=1)))
+    bodies = [{"prompt": ADDS, "draft": f"{ENDLESS}\n# {number}", "rounds": 1} for number in range(12)]
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        hostile = [pool.submit(httpx2.post, f"{url}/v1/refine", json=body, timeout=60) for body in bodies]
+        body = {"prompt": "Why do cats purr?", "draft": DRAFT, "rounds": 1}
+        assert httpx2.post(f"{url}/v1/refine", json=body, timeout=60).json()["output"] == DRAFT
+        assert [one.result().json()["output"] for one in hostile] == [body["draft"] for body in bodies]

@@ -41,7 +41,7 @@ _LOOK_TOKENS = 16
 """What the thought that the draft stays takes, and a little more: a Follower that says more writes own answers."""
 
 
-def comparing(leader: ChatModel, follower: ChatModel, bundle: Bundle, sandbox: Sandbox | None) -> ChatModel:
+def comparing(leader: ChatModel, follower: ChatModel, bundle: Bundle, sandbox: Sandbox | None = None) -> ChatModel:
     """The Follower as the bundle wants it: one that compares, or the model itself."""
     if bundle.own_answers is None:
         return follower

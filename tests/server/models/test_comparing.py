@@ -11,7 +11,9 @@ from slhf_server.errors import ContextLengthExceeded, EngineFailed, TokenBudgetE
 from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.comparing import ComparingFollower
 from slhf_server.models.fake import FakeModel, Reply, Said
+from slhf_server.models.requirements.running import Sandbox
 from slhf_server.models.structured_output.response_format import StructuredOutput
+from tests.hosts import needs_sandbox
 
 TURNS = (Turn("user", "How many?"), Turn("assistant", "Seven."), Turn("user", "Improve it."))
 SAMPLING = SamplingParams(temperature=0.7, seed=5, max_tokens=50, logprobs=2, stop=("END",), cache_salt="mine")
@@ -465,3 +467,58 @@ def test_results_that_no_answer_has_outvote_no_draft() -> None:
     assert text(follower(*OWN, said=said), of("How many?", "That is 7.")) == said
     said = read("6", "8", "9", "9")  # of the draft, which says 7
     assert text(follower(*OWN, said=said), of("How many?", "That is 7.")) == said
+
+
+ADDS = "Write `def add(a, b):`. This must hold: `assert add(1, 2) == 3`"
+RIGHT, WRONG = "def add(a, b):\n    return a + b", "def add(a, b):\n    return a - b"
+
+
+def running(*own: Said, said: str = STAYS) -> ComparingFollower:
+    """One that looks at the draft alone first, and may run programs."""
+    how = own_answers(len(own)).model_copy(update={"first_look": True, "only_results": True, "max_tokens": 50})
+    return replace(follower(*own, said=said, count=len(own)), how=how, sandbox=Sandbox())
+
+
+@needs_sandbox
+@pytest.mark.parametrize("deltas", [True, False])
+def test_the_first_own_program_that_passes_the_prompts_examples_takes_the_place_of_one_that_fails(deltas: bool) -> None:
+    own = (f"```python\n{WRONG}\n```", f"So:\n```python\n{RIGHT}\n```", RIGHT)
+    assert text(running(*own), of(ADDS, WRONG), deltas=deltas) == f"{STAYS}{own[1]}"
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("draft", "own"),
+    [
+        (WRONG, (WRONG, "It adds.", "def add(a, b: return")),
+        ("It adds two numbers, which is the easiest thing to do with numbers that I know.", (RIGHT, RIGHT, RIGHT)),
+    ],
+)
+def test_without_a_program_that_passes_or_fails_the_draft_stays(draft: str, own: tuple[str, ...]) -> None:
+    assert text(running(*own), of(ADDS, draft)) == STAYS
+
+
+@needs_sandbox
+def test_a_program_that_passes_its_prompts_examples_stays_at_a_first_look() -> None:
+    one = running(WRONG, WRONG)
+    assert (
+        text(one, of(ADDS, f"{RIGHT}\n# It adds two numbers, which takes no more than the one line above this one."))
+        == STAYS
+    )
+    assert asked(one.leader) == []
+
+
+@needs_sandbox
+def test_an_own_answer_that_results_choose_gives_way_where_its_program_fails() -> None:
+    said = read("3", "5", "5", "4")
+    own = (f"{WRONG}\n# 5", f"{RIGHT}\n# 5", "4")
+    assert text(running(*own, said=said), of(ADDS, f"{RIGHT}\n# 3")) == f"{said}{own[1]}"
+
+
+@needs_sandbox
+def test_nothing_is_run_for_a_draft_that_must_have_a_structure_or_beside_an_instruction() -> None:
+    ends = "def add(a, b):\n    while True: pass"
+    one = running(RIGHT, RIGHT)
+    chunks(one, SamplingParams(structure=StructuredOutput({"type": "json_object"})), of(ADDS, ends))
+    turns = (*of(ADDS, ends)[:-1], Turn("user", follower_turn(TURNS[-1].text, "Shorter.")))
+    assert text(one, turns) == STAYS

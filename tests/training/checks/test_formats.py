@@ -13,7 +13,7 @@ from slhf_training.data import Example
 from slhf_training.data.load import DataSettings, load
 from slhf_training.data.rows import read_rows
 from slhf_training.errors import DataError
-from tests.training.checks.hosts import needs_sandbox
+from tests.hosts import needs_sandbox
 from tests.training.shared_data import FOLDER, ROOT, needs_shared_data
 
 TASK = {

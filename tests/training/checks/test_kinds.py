@@ -9,7 +9,7 @@ from slhf.programs import program_of
 from slhf_training.checks import Check
 from slhf_training.checks.registry import CheckSettings, check_of, passed_all
 from slhf_training.errors import SettingsError
-from tests.training.checks.hosts import needs_sandbox
+from tests.hosts import needs_sandbox
 
 
 def check(**settings: Any) -> Check:

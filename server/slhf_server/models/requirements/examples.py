@@ -112,13 +112,14 @@ def _shown(lines: Sequence[str]) -> _Found:
 
 def _equal(call: str, value: str) -> str | None:
     """The test that the call returns the value, if that is written as a value of Python."""
-    if _parsed(call, "eval") is None or (tree := _parsed(value, "eval")) is None:
+    called, returned = _parsed(call, "eval"), _parsed(value, "eval")
+    if called is None or returned is None:
         return None
     try:
-        ast.literal_eval(tree)
+        ast.literal_eval(returned)
+        return f"assert ({ast.unparse(called)}) == ({ast.unparse(returned)})"  # without remarks
     except (ValueError, TypeError, RecursionError, MemoryError):
         return None
-    return f"assert ({call}) == ({value})"
 
 
 def _called(test: str) -> frozenset[str]:

@@ -1,0 +1,270 @@
+"""The examples that prompts give of programs: what is read, and what texts do with them in the sandbox."""
+
+import asyncio
+import threading
+from collections.abc import Mapping
+
+import pytest
+
+from slhf.errors import SandboxError
+from slhf.sandbox import confined_by
+from slhf_server.loading.examples import sandbox_for
+from slhf_server.models.requirements.examples import Examples, examples
+from slhf_server.models.requirements.requirement import loses, meets, misses
+from slhf_server.models.requirements.running import Sandbox
+from slhf_server.settings.server import Settings
+from tests.hosts import denied, needs_sandbox
+
+MBPP = (
+    "Write a function to add.\n\nName the function `add`, with the signature `def add(a, b):`.\n"
+    "For example, this must hold: `assert add(1, 2)==3`"
+)
+HUMAN_EVAL = '''Write the Python function described below.
+
+```python
+from typing import List
+
+def strange(numbers: List[int]) -> float:
+    """ Say what is strange. It is not easy.
+    >>> strange([1, 2])
+    0.5
+    >>> strange([]) == 0
+    True
+    strange([3]) ==> 7  # because it is one
+    strange([4]) ➞ {'a': [1]}
+    """
+```'''
+
+
+def asserted(prompt: str) -> tuple[str, ...]:
+    return () if (found := examples(prompt)) is None else found.tests
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name", "tests"),
+    [
+        (MBPP, "add", ("assert add(1, 2)==3",)),
+        (
+            HUMAN_EVAL,
+            "strange",
+            (
+                "assert strange([]) == 0",
+                "assert (strange([1, 2])) == (0.5)",
+                "assert (strange([3])) == (7)",
+                "assert (strange([4])) == ({'a': [1]})",
+            ),
+        ),
+        ("Write it.\nassert f(1) == 2\nassert f(2) == 3, 'so'", "f", ("assert f(1) == 2", "assert f(2) == 3, 'so'")),
+        ("def f(x): ...\nExample: f(2) returns 4.", "f", ("assert (f(2)) == (4)",)),
+        ("def f(x): ...\n1. f(2) should return [1, 2]\n- `f(3)` -> `'a'`", "f",
+         ("assert (f(2)) == ([1, 2])", "assert (f(3)) == ('a')")),
+        ("def f(x): ...\nf(f(2)) = -1 since it is so", "f", ("assert (f(f(2))) == (-1)",)),
+        ("class A: ...\nassert A().f(1) == 2", "A", ("assert A().f(1) == 2",)),
+        ("assert sorted(f([2, 1])) == [1, 2]", "f", ("assert sorted(f([2, 1])) == [1, 2]",)),
+        ("def g(): ...\ndef f(): ...\nassert f() == 1\nassert f() != g()", "f",
+         ("assert f() == 1", "assert f() != g()")),
+    ],
+)  # fmt: skip
+def test_examples_of_a_program_are_read(prompt: str, name: str, tests: tuple[str, ...]) -> None:
+    found = examples(prompt)
+    assert found is not None
+    assert found.name == name
+    assert sorted(found.tests) == sorted(tests)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "How many?",
+        "def f(x: int) -> int: ...",
+        "f(x) -> int",
+        "Let f(2) = 4. What is f(3)?",  # in the middle of a sentence
+        "def f(): ...\nIt must not hold: `assert f() == 1`",
+        "def f(): ...\nThis fails: `assert f() == 1`",
+        "def f(): ...\nf() raises ValueError",
+        "def f(): ...\nf() returns a list of numbers",
+        "def f(): ...\ng(1) -> 2",
+        ">>> x = make()\n>>> f(x)\n3",  # without x it means nothing
+        "assert x == 1",
+        "assert len([]) == 0",
+        "assert f(1) ==",
+        "assert f(1) == 2; import os",
+        "Why is `assert` slow?",
+        "def f(): ...\nassert f() == " + "1" * 600,
+        "def f(): ...\nassert f() == " + "[" * 240 + "]" * 240,
+        "def f(): ...\n" + "f(" * 200 + " -> 1",
+        "assert f(1) == 2\n" + "x" * 10_000,
+        "assert f(1) == 2 \0",
+        "```\n>>> \n```",
+        "",
+    ],
+)
+def test_what_is_no_example_or_not_sure_is_not_read(prompt: str) -> None:
+    assert asserted(prompt) == ()
+
+
+def test_no_more_than_some_examples_are_read() -> None:
+    assert len(asserted("\n".join(f"assert f({n}) == {n}" for n in range(100)))) == 16
+
+
+def test_no_line_of_a_hostile_prompt_is_slow_to_read() -> None:
+    """Nor does one end the process. A pattern that backtracks without end would never return."""
+    for piece in (
+        "f(",
+        "f()=",
+        "-",
+        "`",
+        "(",
+        ")",
+        "1. ",
+        "example ",
+        "f() returns ",
+        " ",
+        ">>> f(",
+        "e.g. ",
+        "==",
+        "assert f() == -",
+        "not ",
+    ):
+        examples("def f(): ...\n" + "\n".join([piece * (480 // len(piece))] * 20))
+
+
+def fenced(program: str) -> str:
+    return f"Here it is:\n```python\n{program}\n```\nIt adds."
+
+
+RIGHT, WRONG, BROKEN = "def add(a, b):\n    return a + b", "def add(a, b):\n    return a - b", "def add(a, b:\n  return"
+ENDLESS = "def add(a, b):\n    while True: pass"
+
+
+def looked(prompt: str, *texts: str, sandbox: Sandbox | None = None) -> Examples:
+    found = examples(prompt)
+    assert found is not None
+    asyncio.run(found.look(sandbox or Sandbox(), texts))
+    return found
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("text", "met", "missed"),
+    [
+        (RIGHT, True, False),
+        (fenced(RIGHT), True, False),
+        (fenced(WRONG), False, True),
+        (WRONG, False, True),
+        (BROKEN, False, True),
+        (fenced(BROKEN), False, True),
+        (fenced(WRONG) + fenced(RIGHT), True, False),
+        (fenced("def add(a, b):\n    return math.floor(a) + b"), True, False),  # what an answer leaves out is not held
+        ("It adds two numbers.", False, False),
+        (fenced("print(1)"), False, False),
+        ("Why not `def add(a, b)`?", False, False),
+        (fenced(RIGHT.replace("add", "plus")), False, False),
+        (f"{RIGHT}\n# {'x' * 20_000}", False, False),
+        ("", False, False),
+    ],
+)
+def test_a_program_meets_its_prompts_examples_or_misses_them_or_nothing_is_known(
+    text: str, met: bool, missed: bool
+) -> None:
+    found = looked(MBPP, text)
+    assert (found.met(text), found.missed(text)) == (met, missed)
+    assert (meets([found], text), misses([found], text)) == (met, missed)
+
+
+@needs_sandbox
+def test_every_example_counts_and_one_program_does_not_know_another() -> None:
+    prompt = f"{MBPP}\n`assert add(2, 2) == 4`\n`assert add(1, 1) == 2`"
+    guess = "def add(a, b):\n    return {(1, 2): 3, (2, 2): 4}.get((a, b))"
+    found = looked(prompt, guess, RIGHT)
+    assert (found.missed(guess), found.met(RIGHT)) == (True, True)
+    assert loses([found], RIGHT, guess)
+    assert not loses([found], guess, RIGHT)
+
+
+@needs_sandbox
+def test_of_a_text_that_was_not_run_nothing_is_known() -> None:
+    found = looked(MBPP)
+    assert not found.met(RIGHT)
+    assert not found.missed(WRONG)
+
+
+@needs_sandbox
+def test_programs_without_end_hold_up_no_thread_that_others_need_and_the_last_of_many_are_not_run() -> None:
+    sandbox = Sandbox(seconds=0.5)
+    programs: Mapping[str, tuple[str]] = {str(number): ("while True: pass",) for number in range(40)}
+
+    async def beside() -> tuple[dict[str, bool], bool]:
+        running = asyncio.create_task(sandbox.passed(programs))
+        await asyncio.sleep(0.05)
+        name = await asyncio.to_thread(lambda: threading.current_thread().name)
+        early = not running.done()
+        assert "sandbox" not in name
+        return await running, early
+
+    found, early = asyncio.run(beside())
+    assert early
+    assert set(found.values()) == {False}
+    assert 0 < len(found) < 40
+
+
+@needs_sandbox
+def test_who_leaves_does_not_wait_for_the_program() -> None:
+    sandbox = Sandbox(seconds=2)
+
+    async def left() -> None:
+        running = asyncio.create_task(sandbox.passed({"it": ("while True: pass",)}))
+        await asyncio.sleep(0.05)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(left())
+
+
+def test_by_default_no_program_is_run() -> None:
+    assert Settings().run_examples == "off"
+    assert sandbox_for(Settings()) is None
+
+
+@pytest.mark.parametrize(("said", "read"), [("true", "on"), ("false", "off"), ("auto", "auto")])
+def test_the_setting_is_a_switch(said: str, read: str) -> None:
+    assert Settings.model_validate({"run_examples": said}).run_examples == read
+
+
+@needs_sandbox
+@pytest.mark.parametrize("said", ["auto", "on"])
+def test_all_engines_of_a_process_have_one_sandbox(said: str) -> None:
+    settings = Settings.model_validate({"run_examples": said})
+    assert sandbox_for(settings) is sandbox_for(settings) is not None
+
+
+ASK = """
+import logging
+from slhf_server.loading.examples import sandbox_for
+from slhf_server.settings.problem import SettingsError
+from slhf_server.settings.server import Settings
+logging.basicConfig()
+print(sandbox_for(Settings(run_examples="off")), sandbox_for(Settings(run_examples="auto")))
+try:
+    sandbox_for(Settings(run_examples="on"))
+except SettingsError as exc:
+    print(exc)
+"""
+
+
+def test_where_no_sandbox_holds_auto_says_so_and_on_refuses_to_start() -> None:
+    said = denied(ASK).splitlines()
+    assert said[0] == "None None"
+    assert said[1].startswith("run_examples: programs cannot run on this host: namespaces: ")
+    assert said[2].startswith("WARNING:slhf_server.loading.examples:programs are not run on their prompts' examples: ")
+    assert "landlock: " in said[2]
+
+
+def test_a_host_without_a_sandbox_has_no_sandbox() -> None:
+    """So that the other tests here may skip."""
+    try:
+        confined_by()
+    except SandboxError:
+        with pytest.raises(SandboxError):
+            Sandbox()
