@@ -166,3 +166,14 @@ def test_each_chunk_has_the_logprobs_of_its_own_tokens(exact: ExactEngine, delta
         assert "".join(entry.token for entry in entries) == text
         assert b"".join(bytes(entry.bytes or ()) for entry in entries) == text.encode()
         assert {len(entry.top_logprobs) for entry in entries} == {most}
+
+
+@pytest.mark.parametrize("deltas", [False, True])
+def test_a_text_with_a_pattern_matches_it(exact: ExactEngine, deltas: bool) -> None:
+    assert "2" in exact.complete(COUNT, SamplingParams(temperature=0, max_tokens=40)).text
+    wishes: list[dict[str, Any]] = [{"temperature": 0}, *({"temperature": 0.9, "seed": seed} for seed in range(3))]
+    asks = [(COUNT, SamplingParams(max_tokens=40, pattern="[^2A-Z]+", **wish)) for wish in wishes]
+    for chunks in exact.streams(asks, deltas=deltas):
+        text = "".join(chunk.text for chunk in chunks)
+        assert text
+        assert not any(letter == "2" or "A" <= letter <= "Z" for letter in text)

@@ -48,8 +48,8 @@ def request_body(
         body["stream_interval"] = _INTERVAL
     if sampling.logit_bias:
         body["logit_bias"] = dict(sampling.logit_bias)
-    if sampling.structure is not None:
-        body["structured_outputs"] = grammar(sampling.structure)
+    if (written := grammar(sampling)) is not None:
+        body["structured_outputs"] = written
     if sampling.logprobs is not None:
         body["return_tokens_as_token_ids"] = True  # as texts, several tokens may be one
     if sampling.cache_salt is not None:

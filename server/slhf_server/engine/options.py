@@ -5,11 +5,10 @@ from typing import Any
 
 from slhf_server.errors import BadRequest, ContextLengthExceeded, TokenBudgetExceeded
 from slhf_server.models.base import SamplingParams
-from slhf_server.models.structured_output.response_format import StructuredOutput
 
 _LISTS = ("stop", "bad_words", "stop_token_ids", "allowed_token_ids")  # vLLM takes no tuple
 _ELSEWHERE = (
-    *("max_total_tokens", "structure", "logit_bias", "cache_salt", "priority"),
+    *("max_total_tokens", "structure", "pattern", "logit_bias", "cache_salt", "priority"),
     *("upstream_params", "dispensable", "tools", "template_options"),
 )
 _PASSED_ON = tuple(name for name in SamplingParams.__dataclass_fields__ if name not in (*_LISTS, *_ELSEWHERE))
@@ -46,6 +45,8 @@ def sampling_options(sampling: SamplingParams, defaults: Mapping[str, Any], room
     return options | {name: list(value) for name in _LISTS if (value := getattr(sampling, name)) is not None}
 
 
-def grammar(structure: StructuredOutput) -> dict[str, Any]:
-    """vLLM's `structured_outputs`: the schema as text, since msgpack has no integers above 64 bits."""
-    return {"json_object": True} if structure.schema is None else {"json": structure.text}
+def grammar(sampling: SamplingParams) -> dict[str, Any] | None:
+    """vLLM's `structured_outputs`: a schema as text, since msgpack has no integers above 64 bits."""
+    if sampling.structure is None:
+        return None if sampling.pattern is None else {"regex": sampling.pattern}
+    return {"json_object": True} if sampling.structure.schema is None else {"json": sampling.structure.text}

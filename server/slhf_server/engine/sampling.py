@@ -54,8 +54,8 @@ def engine_params(
     try:
         if sampling.logit_bias:
             options["logit_bias"] = _biases(sampling.logit_bias)
-        if sampling.structure is not None:
-            options["structured_outputs"] = StructuredOutputsParams(**grammar(sampling.structure))
+        if (written := grammar(sampling)) is not None:
+            options["structured_outputs"] = StructuredOutputsParams(**written)
         return EngineParams(**options, output_kind=kind)
     except (ValueError, TypeError, VLLMValidationError) as exc:
         raise refusal(exc) from exc

@@ -68,6 +68,9 @@ class SamplingParams:
     """None: no log-probabilities; n: those of each token and of the n likeliest in its place."""
     structure: StructuredOutput | None = None
     """What the text must be; the engine's grammar lets it write nothing else."""
+    pattern: str | None = None
+    """A regular expression that the whole text must match, by the engine's grammar; where there is a structure, that
+    alone holds. An upstream never gets it."""
     cache_salt: str | None = None
     """The engine's prefix cache is shared among completions of the same salt alone. An upstream never gets it."""
     priority: int = 0

@@ -9,7 +9,9 @@ own answers takes the draft's place or none does (slhf/readings.py).
 A program looks at what the prompt asks for, too (requirements/). No own answer takes the draft's place that misses
 what the draft meets. A draft that misses something does not stay at a first look. Where the Follower would leave it as
 it is, the first own answer that meets all takes its place. What the Follower writes itself stands. The examples that a
-prompt gives of a program are asked for, too, where the server runs programs: each text's is run on them first.
+prompt gives of a program are asked for, too, where the server runs programs: each text's is run on them first. Own
+answers are written without the characters that the prompt forbids, and where the draft misses something they may be as
+long as any answer, because one of them is then to stand in its place.
 
 Own answers cost the most of a round. So a bundle may have none written to a draft that states no result, because there
 is nothing to compare and the draft stays. And it may have the Follower look at the draft alone first, because of a
@@ -32,7 +34,7 @@ from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn, requ
 from slhf_server.models.reasoning import lone_thoughts
 from slhf_server.models.requirements.examples import Examples, examples
 from slhf_server.models.requirements.readers import requirements
-from slhf_server.models.requirements.requirement import Checkable, loses, meets, misses
+from slhf_server.models.requirements.requirement import Checkable, loses, meets, misses, pattern_of
 from slhf_server.models.requirements.running import Sandbox
 from slhf_server.models.whole import answer_of, at_once, whole
 
@@ -86,7 +88,7 @@ class ComparingFollower:
         if look is not None:  # it is spent, whatever becomes of the own answers
             yield Chunk("", look.completion_tokens, look.prompt_tokens, look.cached_tokens)
         looked = _Spent(before)
-        written = await self._written(conversation, _less(sampling, looked), request_id)
+        written = await self._written(conversation, _less(sampling, looked), request_id, asked, missing)
         spent = _Spent([*before, *written])
         yield Chunk("", spent.completion - looked.completion, spent.prompt, spent.cached)
         own = [answer for chunk in written if (answer := answer_of(chunk))]
@@ -134,25 +136,35 @@ class ComparingFollower:
             return None
         return await whole(self.follower, turns, _looking(sampling), f"{request_id}-look")
 
-    async def _written(self, turns: Sequence[Turn], sampling: SamplingParams, request_id: str) -> list[Chunk]:
-        """The own answers, each as one chunk."""
+    async def _written(
+        self,
+        turns: Sequence[Turn],
+        sampling: SamplingParams,
+        request_id: str,
+        asked: Sequence[Checkable],
+        missing: bool,
+    ) -> list[Chunk]:
+        """The own answers, each as one chunk. `missing`: whether the draft misses something of what is asked for."""
+        most = None if missing else self.how.max_tokens
+        sampling = replace(sampling, pattern=pattern_of(asked))
         return await at_once(
-            whole(self.leader, turns, self._sampling(sampling, number), f"{request_id}-own-{number}")
+            whole(self.leader, turns, self._sampling(sampling, number, most), f"{request_id}-own-{number}")
             for number in range(self.how.count)
         )
 
-    def _sampling(self, asked: SamplingParams, number: int) -> SamplingParams:
+    def _sampling(self, asked: SamplingParams, number: int, most: int | None) -> SamplingParams:
         """At the bundle's temperature, whatever the request says: without any all of them would be the same one."""
         seed = 0 if asked.temperature == 0 and asked.seed is None else asked.seed  # temperature 0 stays deterministic
         budget = asked.max_total_tokens
         return SamplingParams(
             temperature=self.how.temperature,
-            max_tokens=min(self.how.max_tokens, asked.max_tokens or self.how.max_tokens),
+            max_tokens=min(filter(None, (most, asked.max_tokens)), default=None),
             max_total_tokens=None if budget is None else budget // (self.how.count + 1),
             stop=asked.stop,
             seed=None if seed is None else (seed + 1 + number) % _SEEDS,
             logprobs=asked.logprobs,
             structure=asked.structure,
+            pattern=asked.pattern,
             cache_salt=asked.cache_salt,
             priority=asked.priority,
             template_options=asked.template_options,

@@ -469,6 +469,33 @@ def test_results_that_no_answer_has_outvote_no_draft() -> None:
     assert text(follower(*OWN, said=said), of("How many?", "That is 7.")) == said
 
 
+def test_own_answers_are_written_without_the_characters_that_the_prompt_forbids() -> None:
+    one = follower("Eight.", "Nine.", "Ten.")
+    chunks(one, turns=of("How many? Do not use any commas. Answer in all lowercase letters.", "Seven, I say."))
+    assert {sampling.pattern for _, sampling in asked(one.leader)} == {"[^,A-Z]+"}
+    assert asked(one.follower)[0][1].pattern is None
+    one = follower("Eight.", "Nine.", "Ten.")
+    chunks(one, turns=of("How many?", "Seven, I say."))
+    assert {sampling.pattern for _, sampling in asked(one.leader)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("draft", "most", "expected"),
+    [
+        ("I say it is seven.", None, 20),
+        ("I say it is seven.", 10, 10),
+        ("Seven, I say to you.", None, None),  # the model's own limit
+        ("Seven, I say to you.", 30, 30),
+    ],
+)
+def test_beside_a_draft_that_misses_something_own_answers_may_be_as_long_as_any(
+    draft: str, most: int | None, expected: int | None
+) -> None:
+    one = follower("Eight.", "Nine.", "Ten.")
+    chunks(one, SamplingParams(max_tokens=most), of(ASKS, draft))
+    assert {sampling.max_tokens for _, sampling in asked(one.leader)} == {expected}
+
+
 ADDS = "Write `def add(a, b):`. This must hold: `assert add(1, 2) == 3`"
 RIGHT, WRONG = "def add(a, b):\n    return a + b", "def add(a, b):\n    return a - b"
 

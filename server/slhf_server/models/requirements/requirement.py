@@ -26,6 +26,8 @@ class Requirement:
 
     name: str
     checks: tuple[Check, ...]
+    forbids: str = ""
+    """Characters that no text has which meets it, as a class of a regular expression spells them."""
 
     def met(self, text: str) -> bool:
         """Whether the text does what is asked by every definition."""
@@ -49,6 +51,12 @@ def meets(requirements: Sequence[Checkable], text: str) -> bool:
 def loses(requirements: Sequence[Checkable], before: str, after: str) -> bool:
     """Whether a text that takes the place of another lacks what that one had."""
     return any(one.met(before) and one.missed(after) for one in requirements)
+
+
+def pattern_of(requirements: Sequence[Checkable]) -> str | None:
+    """A regular expression for texts without the characters that are forbidden; None: none is."""
+    forbidden = "".join(one.forbids for one in requirements if isinstance(one, Requirement))
+    return f"[^{forbidden}]+" if forbidden else None
 
 
 def is_short(text: str) -> bool:

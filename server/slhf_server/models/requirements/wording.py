@@ -115,16 +115,16 @@ _CAPITAL_WORDS = (
 def punctuation(sentence: Sentence, asked: Asked) -> Requirement | None:
     for name, (forbidden, mark) in _MARKS.items():
         if sentence.match(forbidden):
-            return Requirement(f"no_{name}", (_without(mark),))
+            return Requirement(f"no_{name}", (_without(mark),), mark)
     return None
 
 
 def lowercase(sentence: Sentence, asked: Asked) -> Requirement | None:
-    return Requirement("lowercase", (str.islower,)) if any(map(sentence.match, _LOWER)) else None
+    return Requirement("lowercase", (str.islower,), "A-Z") if any(map(sentence.match, _LOWER)) else None
 
 
 def uppercase(sentence: Sentence, asked: Asked) -> Requirement | None:
-    return Requirement("uppercase", (str.isupper,)) if any(map(sentence.match, _UPPER)) else None
+    return Requirement("uppercase", (str.isupper,), "a-z") if any(map(sentence.match, _UPPER)) else None
 
 
 def keywords(sentence: Sentence, asked: Asked) -> Requirement | None:
