@@ -4,12 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from slhf.errors import SandboxError
-from slhf.sandbox import By, ran
+from slhf.sandbox import By, Outcome, outcome, ran
 from tests.hosts import denied
 
 TESTS = "assert f(1) == 2"
@@ -216,8 +218,9 @@ def test_the_order_of_sets_is_the_same_every_time(by: By) -> None:
     assert ran([f"assert {order} == {expected.strip()!r}"], by)
 
 
-def _children() -> set[str]:
-    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+def _children(process: int | None = None) -> set[str]:
+    process = process or os.getpid()
+    return set(Path(f"/proc/{process}/task/{process}/children").read_text().split())
 
 
 ASK = """
@@ -248,9 +251,9 @@ def test_without_namespaces_landlock_is_the_wall() -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
 def test_an_ordinary_user_needs_no_privilege() -> None:
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
-    if subprocess.run([*nobody, sys.executable, "-c", ASK], capture_output=True, check=False).returncode:
+    if "Permission denied" in (said := _asked(*nobody)):
         pytest.skip("nobody may not run this Python")
-    assert _asked(*nobody).endswith("True False")
+    assert said.endswith("True False")
 
 
 def test_a_host_that_allows_neither_refuses_and_says_what_is_missing() -> None:
@@ -260,3 +263,65 @@ def test_a_host_that_allows_neither_refuses_and_says_what_is_missing() -> None:
     assert "unshare" in said
     assert "landlock: " in said
     assert "Function not implemented" in said
+
+
+@pytest.mark.parametrize(
+    ("program", "end"),
+    [
+        (f"{GOOD}\n{TESTS}", "ended"),
+        (f"{GOOD}\nassert f(1) == 3", "failed"),
+        ("import os; os._exit(0)", "failed"),
+        ("raise KeyboardInterrupt", "failed"),
+        ("import signal; signal.raise_signal(9)", "unable"),
+        ("def f(x", "unread"),
+        ("x = '\0'", "unread"),
+        ("import no_such_module", "unable"),
+        ("import os; os.fork()", "unable"),
+        ("open('/etc/passwd')", "unable"),
+        ("input()", "unable"),
+        ("x = bytearray(2**31)", "unable"),
+        ("import sys; sys.exit(0)", "unable"),
+    ],
+)
+def test_how_a_program_ended_tells_its_own_fault_from_what_is_not_in_here(program: str, end: Outcome, by: By) -> None:
+    assert outcome([program], by) == end
+
+
+def test_a_program_writes_no_more_into_a_file_than_it_may(by: By) -> None:
+    write = "open('file', 'wb').write(b'x' * 9_000)"
+    assert (outcome([write], by), outcome([write], by, file_bytes=0)) == ("ended", "unable")
+
+
+def test_a_program_ends_with_the_process_that_runs_it(by: By) -> None:
+    """Which may be killed, and then kills nobody."""
+    asking = f"from slhf.sandbox import ran; ran(['import time; time.sleep(1000)'], {by!r}, 1000)"
+    with subprocess.Popen([sys.executable, "-c", asking]) as process:
+        try:
+            _await(lambda: any(_is_filtered(child) for child in _children(process.pid)))
+            (child,) = _children(process.pid)
+        finally:
+            process.kill()
+    _await(lambda: _state(child) in ("Z", None))
+
+
+def _await(holds: Callable[[], bool]) -> None:
+    """The test's timeout is the bound."""
+    while not holds():
+        time.sleep(0.01)
+
+
+def _status(process: str, key: str) -> str | None:
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:  # it has gone
+        return None
+    return next(line.split()[1] for line in lines if line.startswith(f"{key}:"))
+
+
+def _is_filtered(process: str) -> bool:
+    """Whether its own program runs."""
+    return _status(process, "Seccomp") == "2"
+
+
+def _state(process: str) -> str | None:
+    return _status(process, "State")

@@ -1,15 +1,16 @@
 """The process in which the programs of answers run: it shuts itself in, runs them, and reports how far they came.
 
 This is a script that `sandbox.py` starts; it imports the standard library alone. It reads a job (JSON) from standard
-input. It writes the job's `ready` to standard output once it is shut in, or the reason why it cannot be, and the job's
-`nonce` once all programs have ended. The rights that it gives up are gone for good: no code that runs afterwards, in
-this process or in another, can take them back.
+input. It writes the job's `ready` to standard output once it is shut in, or the reason why it cannot be, and one of
+the job's `words`, which says how the programs ended. The rights that it gives up are gone for good: no code that runs
+afterwards, in this process or in another, can take them back.
 """
 
 import ctypes
 import json
 import os
 import resource
+import signal
 import struct
 import sys
 import types
@@ -33,7 +34,7 @@ _READING = 1 << 2 | 1 << 3  # read files and list folders
 _WRITING = _READING | 1 << 1 | 1 << 5 | 1 << 8 | 1 << 14  # and write, remove, make and truncate files
 _HANDLED = ((1, 0x1FFF), (2, 0x3FFF), (3, 0x7FFF), (5, 0xFFFF))
 """From each version of Landlock on, the accesses to files that it knows: all are denied unless a rule grants them."""
-_NO_NEW_PRIVILEGES, _SECCOMP, _FILTER, _CAPABILITIES = 38, 22, 2, 0x20080522
+_NO_NEW_PRIVILEGES, _SECCOMP, _FILTER, _CAPABILITIES, _PARENT_DEATH = 38, 22, 2, 0x20080522, 1
 
 
 def main() -> None:
@@ -50,9 +51,21 @@ def main() -> None:
         os.write(verdict, str(exc).encode())
         return
     os.write(verdict, job["ready"].encode())
-    run(job["programs"])
-    os.write(verdict, job["nonce"].encode())
+    os.write(verdict, job["words"].get(ended(job["programs"]), "").encode())
     os._exit(0)  # threads of a program may still run
+
+
+def ended(programs: list[str]) -> str:
+    """Run the programs and return how they ended (`Outcome` in sandbox.py)."""
+    try:
+        run(programs)
+    except SyntaxError:
+        return "unread"
+    except (ImportError, OSError, EOFError, MemoryError, SystemExit):
+        return "unable"
+    except BaseException:  # noqa: BLE001  whatever a program raises is its own fault
+        return "failed"
+    return "ended"
 
 
 def run(programs: list[str]) -> None:
@@ -77,6 +90,9 @@ def shut_in(job: Mapping[str, Any]) -> None:
         resource.setrlimit(kind, (least, least))
     _CONFINEMENTS[job["by"]](job["readable"], job["folder"])
     _drop_capabilities()
+    _call("prctl", _PARENT_DEATH, signal.SIGKILL, 0, 0, 0)  # none of this outlives a process that was killed
+    if os.getppid() != job["parent"]:
+        raise OSError("its parent has gone")
     _filter(bytes.fromhex(job["filter"]))
 
 

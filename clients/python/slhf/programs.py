@@ -5,17 +5,28 @@ import re
 from collections.abc import Sequence
 
 _BLOCK = re.compile(
-    r"""^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[^`\n]*\n
+    r"""^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<word>[^\s`]*)[^`\n]*\n
         (?P<inside>.*?)
         (?:^[ \t]*(?P=fence)[`~]*[ \t]*$|\Z)""",
     re.MULTILINE | re.DOTALL | re.VERBOSE,
 )
 
 
+_PYTHON = frozenset(("", "py", "python", "python3", "pycon"))
+
+
 def fenced_blocks(text: str) -> list[str]:
     """Return the contents of each fenced block, without its indentation. An unclosed block ends with the text."""
+    return [block for _, block in _blocks(text)]
+
+
+def _blocks(text: str) -> list[tuple[str, str]]:
+    """The blocks with the word behind their fence, which says in what language they are."""
     found = _BLOCK.finditer(text.replace("\r\n", "\n"))
-    return [re.sub(rf"^[ \t]{{0,{len(one['indent'])}}}", "", one["inside"], flags=re.MULTILINE) for one in found]
+    return [
+        (one["word"].lower(), re.sub(rf"^[ \t]{{0,{len(one['indent'])}}}", "", one["inside"], flags=re.MULTILINE))
+        for one in found
+    ]
 
 
 def program_of(answer: str, name: str) -> str | None:
@@ -29,12 +40,18 @@ def program_of(answer: str, name: str) -> str | None:
     return answer if _parses(answer) else None
 
 
-def definition_in(answer: str, name: str) -> str | None:
-    """Return the last fenced block that defines the name; of an answer without blocks, the whole, if it does.
+def definitions_in(answer: str, name: str, most: int = 3) -> tuple[str, ...]:
+    """Return what of an answer may be the program that defines the name, the likeliest first.
 
-    Nothing is parsed, so that a hostile text costs little here, and a program that is no Python is one all the same.
+    These are the last fenced blocks that define it, at most `most`, and all of Python's blocks as one; of an answer
+    without blocks the whole, if it does. Nothing is parsed, so that a hostile text costs little.
     """
-    return _defining(fenced_blocks(answer) or [answer], name)
+    blocks = [block for word, block in _blocks(answer) if word in _PYTHON]
+    if not blocks:
+        return () if _BLOCK.search(answer) else tuple(filter(None, [_defining([answer], name)]))
+    defining = [block for block in blocks if _defining([block], name)]
+    together = ["\n".join(blocks)] if defining and len(blocks) > 1 else []
+    return tuple(dict.fromkeys([*reversed(defining[-most:]), *together]))
 
 
 def _defining(blocks: Sequence[str], name: str) -> str | None:

@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from slhf.errors import SandboxError
 
@@ -100,14 +100,19 @@ SECONDS: Final = 5.0
 _SCRIPT: Final = Path(__file__).with_name("confinement.py")
 _READY: Final = b"shut in\n"
 _START_SECONDS: Final = 60.0  # long, for a busy machine: no program has run before the process is ready
+_FILE_BYTES: Final = 2**24
 _LIMITS: Final = {
     "RLIMIT_AS": 2**30,
     "RLIMIT_CPU": int(SECONDS),
-    "RLIMIT_FSIZE": 2**24,
     "RLIMIT_NOFILE": 64,
     "RLIMIT_CORE": 0,
 }
 _LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/nix/store")
+
+
+Outcome = Literal["ended", "failed", "unable", "unread"]
+"""How programs end: all came to their end in time; one raised or had to be killed; one wanted what is not in here (a
+module, a file, input, a process, more memory) or ended the interpreter; one is no Python."""
 
 
 def ran(programs: Sequence[str], by: By | None = None, seconds: float = SECONDS) -> bool:
@@ -116,11 +121,20 @@ def ran(programs: Sequence[str], by: By | None = None, seconds: float = SECONDS)
     `by` says what hides the files; None takes the first way that this host allows. Raises SandboxError where it allows
     none.
     """
-    nonce = secrets.token_hex(16)
-    ready, end = _said(programs, by or confined_by(), nonce, seconds)
+    return outcome(programs, by, seconds) == "ended"
+
+
+def outcome(
+    programs: Sequence[str], by: By | None = None, seconds: float = SECONDS, file_bytes: int = _FILE_BYTES
+) -> Outcome:
+    """Return how the programs ended. They write no file that is longer than `file_bytes`. Raises as `ran` does."""
+    words: dict[Outcome, str] = {
+        kind: secrets.token_hex(16) for kind in get_args(Outcome) if kind != "failed"
+    }  # of one length; what a program writes by itself is none of them
+    ready, end = _said(programs, by or confined_by(), words, seconds, file_bytes)
     if ready != _READY:
         raise SandboxError(f"programs cannot run on this host: {_reason(ready)}")
-    return end == nonce.encode()
+    return next((kind for kind, word in words.items() if end == word.encode()), "failed")
 
 
 @functools.cache
@@ -128,18 +142,29 @@ def confined_by() -> By:
     """Return the first way of hiding files that this host allows. Raises SandboxError naming what each way lacks."""
     reasons = []
     for by in _WAYS:
-        ready, _ = _said((), by, "", 0)
+        ready, _ = _said((), by, {}, 0, 0)
         if ready == _READY:
             return by
         reasons.append(f"{by}: {_reason(ready)}")
     raise SandboxError(f"programs cannot run on this host: {'; '.join(reasons)}")
 
 
-def _said(programs: Sequence[str], by: By, nonce: str, seconds: float) -> tuple[bytes, bytes]:
+def _said(
+    programs: Sequence[str], by: By, words: Mapping[Outcome, str], seconds: float, file_bytes: int
+) -> tuple[bytes, bytes]:
     """Return what the process wrote when it had confined itself, and what it wrote at its end."""
+    try:
+        return _told(programs, by, words, seconds, file_bytes)
+    except OSError as exc:  # no temporary folder, no process
+        raise SandboxError(f"programs cannot run on this host: {exc}") from exc
+
+
+def _told(
+    programs: Sequence[str], by: By, words: Mapping[Outcome, str], seconds: float, file_bytes: int
+) -> tuple[bytes, bytes]:
     command = [sys.executable, "-P", "-S", "-B", str(_SCRIPT)]
     with tempfile.TemporaryDirectory(prefix="slhf-check-") as folder, tempfile.TemporaryFile() as job:
-        job.write(json.dumps(_job(programs, by, nonce, folder)).encode())
+        job.write(json.dumps(_job(programs, by, words, folder, file_bytes)).encode())
         job.seek(0)
         with subprocess.Popen(
             command,
@@ -155,20 +180,23 @@ def _said(programs: Sequence[str], by: By, nonce: str, seconds: float) -> tuple[
                 ready = _read(process.stdout.fileno(), len(_READY), _START_SECONDS)
                 if ready != _READY:
                     return ready + _read(process.stdout.fileno(), 400, _START_SECONDS), b""
-                return ready, _read(process.stdout.fileno(), len(nonce), seconds)
+                return ready, _read(process.stdout.fileno(), max(map(len, words.values()), default=0), seconds)
             finally:
                 process.kill()
 
 
-def _job(programs: Sequence[str], by: By, nonce: str, folder: str) -> dict[str, object]:
+def _job(
+    programs: Sequence[str], by: By, words: Mapping[Outcome, str], folder: str, file_bytes: int
+) -> dict[str, object]:
     return {
         "programs": programs,
         "by": by,
         "ready": _READY.decode(),
-        "nonce": nonce,
+        "words": words,
+        "parent": os.getpid(),
         "folder": folder,
         "readable": _readable(),
-        "limits": _LIMITS,
+        "limits": _LIMITS | {"RLIMIT_FSIZE": file_bytes},
         "filter": _filter().hex(),
     }
 

@@ -6,14 +6,15 @@ import logging
 from slhf.errors import SandboxError
 from slhf_server.models.requirements.running import Sandbox
 from slhf_server.settings.problem import SettingsError
-from slhf_server.settings.server import Settings
+from slhf_server.settings.server import Settings, is_loopback
 
 _logger = logging.getLogger(__name__)
 
 
 def sandbox_for(settings: Settings) -> Sandbox | None:
     """The sandbox of this process; None: no programs are run. Raises SettingsError where there has to be one."""
-    if settings.run_examples == "off":
+    local = is_loopback(settings.host)
+    if settings.run_examples == "off" or (settings.run_examples == "auto" and not local):
         return None
     try:
         return _sandbox()

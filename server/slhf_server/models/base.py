@@ -106,6 +106,8 @@ class Chunk:
     """On the last chunk: tokens guessed and not confirmed."""
     token_ids: tuple[int, ...] | None = None
     """On the last chunk: the ids of the whole text, when they decode to exactly that text."""
+    proven: bool = False
+    """On the last chunk: whether a program has run the text, and found that it does what its draft fails to do."""
     reasoning_tokens: int = 0
     """On the last chunk: how many of the completion's tokens are thoughts."""
     logprobs: tuple[TokenLogprob, ...] = ()

@@ -9,9 +9,10 @@ own answers takes the draft's place or none does (slhf/readings.py).
 A program looks at what the prompt asks for, too (requirements/). No own answer takes the draft's place that misses
 what the draft meets. A draft that misses something does not stay at a first look. Where the Follower would leave it as
 it is, the first own answer that meets all takes its place. What the Follower writes itself stands. The examples that a
-prompt gives of a program are asked for, too, where the server runs programs: each text's is run on them first. Own
-answers are written without the characters that the prompt forbids, and where the draft misses something they may be as
-long as any answer, because one of them is then to stand in its place.
+prompt gives of a program are asked for, too, where the server runs programs: each text's is run on them first, and
+where the draft's fails and another one passes, the Follower is not asked. Own answers are written without the
+characters that the prompt forbids, and where the draft misses something they may be as long as any answer, because one
+of them is then to stand in its place.
 
 Own answers cost the most of a round. So a bundle may have none written to a draft that states no result, because there
 is nothing to compare and the draft stays. And it may have the Follower look at the draft alone first, because of a
@@ -29,7 +30,7 @@ from dataclasses import dataclass, replace
 from slhf import Bundle, OwnAnswers
 from slhf.readings import STAYS, Readings, states_result
 from slhf.turns import CLOSE_THOUGHT, OPEN_THOUGHT, follower_turn, with_own_answers
-from slhf_server.errors import ContextLengthExceeded
+from slhf_server.errors import BadRequest, ContextLengthExceeded, TokenBudgetExceeded
 from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn, request_of
 from slhf_server.models.reasoning import lone_thoughts
 from slhf_server.models.requirements.examples import Examples, examples
@@ -66,15 +67,16 @@ class ComparingFollower:
     def name(self) -> str:
         return self.follower.name
 
-    async def stream(
+    def stream(
         self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
     ) -> AsyncGenerator[Chunk, None]:
+        model = self._compared if turns[-1].text == self.turn else self.follower.stream
+        return model(turns, sampling, request_id=request_id, deltas=deltas)
+
+    async def _compared(
+        self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool
+    ) -> AsyncGenerator[Chunk, None]:
         *conversation, draft, asking = turns
-        if asking.text != self.turn:
-            async with aclosing(self.follower.stream(turns, sampling, request_id=request_id, deltas=deltas)) as stream:
-                async for chunk in stream:
-                    yield chunk
-            return
         asked = await self._asked(conversation, sampling)
         await self._run(asked, [draft.text])
         # A draft does not stay unread where it misses what is asked for, or may not have the structure that is.
@@ -93,9 +95,13 @@ class ComparingFollower:
         yield Chunk("", spent.completion - looked.completion, spent.prompt, spent.cached)
         own = [answer for chunk in written if (answer := answer_of(chunk))]
         await self._run(asked, [answer.text for answer in own])
+        if (proven := await asyncio.to_thread(_proven, own, draft.text, asked)) is not None:
+            yield _alone(proven, spent)
+            return
         sampling = _less(sampling, spent)
+        shown = [*own]
         while True:
-            turn = replace(asking, text=with_own_answers(asking.text, [answer.text.strip() for answer in own]))
+            turn = replace(asking, text=with_own_answers(asking.text, [answer.text.strip() for answer in shown]))
             chunks = self.follower.stream([*conversation, draft, turn], sampling, request_id=request_id, deltas=deltas)
             said: list[str] = []
             try:
@@ -104,14 +110,15 @@ class ComparingFollower:
                         said.append(chunk.text)
                         chunk = spent.before(chunk)
                         if chunk.finish_reason == "stop":
-                            taken = await asyncio.to_thread(_taken, "".join(said), own, draft.text, asked, missing)
+                            seen = "".join(said), shown
+                            taken = await asyncio.to_thread(_taken, *seen, own if missing else (), draft.text, asked)
                             chunk = chunk if taken is None else _with(chunk, taken)
                         yield chunk
                 return
-            except ContextLengthExceeded:  # which comes before the first token
-                if not own:
+            except (ContextLengthExceeded, TokenBudgetExceeded):  # which come before the first token
+                if not shown:
                     raise
-                own.pop()
+                shown.pop()
 
     async def _asked(self, conversation: Sequence[Turn], sampling: SamplingParams) -> tuple[Checkable, ...]:
         """What the prompt asks for. It is read in a thread, because hostile texts would hold the event loop."""
@@ -146,7 +153,18 @@ class ComparingFollower:
     ) -> list[Chunk]:
         """The own answers, each as one chunk. `missing`: whether the draft misses something of what is asked for."""
         most = None if missing else self.how.max_tokens
-        sampling = replace(sampling, pattern=pattern_of(asked))
+        pattern = pattern_of(asked)
+        try:
+            return await self._sampled(turns, replace(sampling, pattern=pattern), request_id, most)
+        except BadRequest:
+            if pattern is None:
+                raise
+            # An engine may know no grammars. Nobody asked for one, so the answers are written without.
+            return await self._sampled(turns, sampling, request_id, most)
+
+    async def _sampled(
+        self, turns: Sequence[Turn], sampling: SamplingParams, request_id: str, most: int | None
+    ) -> list[Chunk]:
         return await at_once(
             whole(self.leader, turns, self._sampling(sampling, number, most), f"{request_id}-own-{number}")
             for number in range(self.how.count)
@@ -216,20 +234,34 @@ def _less(sampling: SamplingParams, spent: _Spent) -> SamplingParams:
     return sampling if budget is None else replace(sampling, max_total_tokens=budget - spent.total)
 
 
-def _taken(said: str, own: Sequence[Chunk], draft: str, asked: Sequence[Checkable], missing: bool) -> Chunk | None:
+def _proven(own: Sequence[Chunk], draft: str, asked: Sequence[Checkable]) -> Chunk | None:
+    """The first own answer that meets all, where the draft's program fails its prompt's examples: nobody is asked."""
+    if not any(isinstance(one, Examples) and one.missed(draft) for one in asked):
+        return None
+    return next((answer for answer in own if meets(asked, answer.text)), None)
+
+
+def _alone(answer: Chunk, spent: _Spent) -> Chunk:
+    """An own answer as the whole of the round, whose tokens have been told of before."""
+    last = Chunk(answer.text, 0, finish_reason="stop", logprobs=answer.logprobs, proven=True)
+    last = spent.before(last)
+    return replace(last, reasoning_tokens=last.reasoning_tokens - answer.completion_tokens)
+
+
+def _taken(
+    said: str, shown: Sequence[Chunk], others: Sequence[Chunk], draft: str, asked: Sequence[Checkable]
+) -> Chunk | None:
     """The own answer that takes the draft's place; None: none does, or the Follower has written a text itself.
 
-    `missing`: whether the draft misses something of what is asked for.
+    `shown`: what it has read. `others`: of which one may take its place because it meets all that is asked for.
     """
     thoughts = lone_thoughts(said)
     if thoughts is None:
         return None
-    for answer in _preferred(thoughts, own, draft):
+    for answer in _preferred(thoughts, shown, draft):
         if not loses(asked, draft, answer.text):
             return answer
-    if missing:
-        return next((answer for answer in own if meets(asked, answer.text)), None)
-    return None
+    return next((answer for answer in others if meets(asked, answer.text)), None)
 
 
 def _preferred(thoughts: str, own: Sequence[Chunk], draft: str) -> list[Chunk]:

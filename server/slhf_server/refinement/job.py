@@ -6,7 +6,7 @@ from typing import Literal
 
 from slhf.wire import DraftSource, Role
 from slhf_server.deadline import Deadline
-from slhf_server.models.base import ChatModel, SamplingParams, Turn
+from slhf_server.models.base import ChatModel, Chunk, SamplingParams, Turn
 from slhf_server.models.judge import Judge
 from slhf_server.models.structured_output.response_format import StructuredOutput
 from slhf_server.refinement.request_log import RequestLog
@@ -83,6 +83,8 @@ class Job:
     structure: StructuredOutput | None = None
     kept: tuple[Kept, ...] = ()
     """What a round must not lose."""
+    kept_by_operator: tuple[Kept, ...] = ()
+    """What it must not lose even for a text that a program has proven."""
     holds_back: bool = False
     """Whether the last round is shown once it is whole: it may have lost something, or an earlier one be better."""
     judging: Judging | None = None
@@ -162,6 +164,10 @@ class Job:
         `/v1/refine` streams them as a round's pieces: they are the answer only where no other round follows.
         """
         return number == self.rounds and (self.endpoint != "refine" or number == 0) and self.streams(number)
+
+    def kept_of(self, last: Chunk | None) -> tuple[Kept, ...]:
+        """What a round that ends with this chunk must not lose."""
+        return self.kept_by_operator if last is not None and last.proven else self.kept
 
     def _is_validated_first(self, number: int) -> bool:
         """A structured answer is shown once it is known to be valid; a Leader's, with no round to come, as it is."""

@@ -17,6 +17,8 @@ from slhf_server.models.requirements.requirement import loses
 from slhf_server.settings.server import Kept
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*([^\s`]*)")
+_ALL = ""
+_ALIASES = {"py": "python", "python3": "python", "js": "javascript", "ts": "typescript", "sh": "bash", "shell": "bash"}
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _URL = re.compile(r"https?://[^\s<>\"'()\[\]]+[^\s<>\"'()\[\].,;:!?]")
 _QUOTE = re.compile(r"\"([^\"\n]{1,500})\"|“([^“”\n]{1,500})”|«([^«»\n]{1,500})»|„([^„“\n]{1,500})“")
@@ -28,7 +30,7 @@ _HAN = ("CJK", "HIRAGANA", "KATAKANA")
 
 
 def code(text: str) -> Counter[str]:
-    """Fenced blocks, by the word behind their fence."""
+    """Fenced blocks: all of them, and by the word behind their fence, because one without a word may get one."""
     found: Counter[str] = Counter()
     opened = ""
     for line in text.splitlines():
@@ -36,7 +38,9 @@ def code(text: str) -> Counter[str]:
             continue
         if not opened:
             opened = fence[1]
-            found[fence[2].lower()] += 1
+            found[_ALL] += 1
+            if word := fence[2].lower():
+                found[_ALIASES.get(word, word)] += 1
         elif fence[1].startswith(opened) and not fence[2]:
             opened = ""
     return found

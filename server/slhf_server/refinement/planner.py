@@ -243,6 +243,7 @@ class Planner:
             stops=rules_of(wished.stop_when, self._thresholds(served, manifest)),
             structure=params.sampling.structure,
             kept=() if options.instruction else BY_DEFAULT if served.keep is None else served.keep,
+            kept_by_operator=served.keep or (),
             holds_back=wished.selects or (bool(served.keep) and not options.instruction),
             judging=judging,
             deltas=params.deltas,

@@ -177,7 +177,7 @@ class RefinementState:
         if self._finished and is_blank(text):
             raise EngineFailed("the Follower wrote nothing")  # an empty text is never better than its draft
         self._cut()
-        if self._finished and (what := await self._lost(text)) is not None:
+        if self._finished and (what := await self._lost(running, text)) is not None:
             return self._keep_draft(running, what)
         return self._accept_running(running, running.last.finish_reason)
 
@@ -298,12 +298,13 @@ class RefinementState:
         finished = self._round(running, text, finish_reason, tool_calls=calls)
         return self._accept(finished, Turn("assistant", text, running.token_ids()))
 
-    async def _lost(self, text: str) -> Kept | None:
+    async def _lost(self, running: RoundState, text: str) -> Kept | None:
         """What the running round's text has lost. What was streamed as the answer cannot be taken back, and there is no
         going back to a draft that is not what `response_format` asks for, such as JSON in a fence."""
         if self._job.answers_with(self.number):
             return None
-        what = await find_lost(self._job.kept, request_of(self._job.turns), self._latest.text, text)
+        kept = self._job.kept_of(running.last)
+        what = await find_lost(kept, request_of(self._job.turns), self._latest.text, text)
         bound = self._job.structure if what is not None else None
         return what if bound is None or await bound.admits(self._latest.text) else None
 

@@ -130,7 +130,7 @@ class Settings(BaseSettings):
         default="auto", description="weights of a bundle on a CPU; auto: int8 from 0.5B up, where the CPU multiplies it"
     )
     run_examples: Literal["auto", "on", "off"] = Field(
-        default="off", description="run programs on their prompts' examples, in a sandbox; auto: where one holds"
+        default="off", description="run programs on their prompts' examples, in a sandbox; auto: for this machine alone"
     )
     tools: Literal["ignore", "reject"] = Field(
         default="ignore", description="tools offered to a bundle whose Leader cannot call any: left out, or a 400"
@@ -216,7 +216,7 @@ class Settings(BaseSettings):
     @property
     def shows_playground(self) -> bool:
         """Whether `GET /` is the page. Others than this machine's users see it only where somebody asked for that."""
-        return _is_loopback(self.host) if self.playground == "auto" else self.playground == "on"
+        return is_loopback(self.host) if self.playground == "auto" else self.playground == "on"
 
     @field_validator("cors_origins")
     @classmethod
@@ -343,7 +343,7 @@ class Settings(BaseSettings):
         return (init_settings, Environment(settings_cls), ConfigFile(settings_cls))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name

@@ -1,13 +1,13 @@
 """A Follower with answers of its own: they are written without the draft, at once, and count as its thoughts."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
 import pytest
 
 from slhf import OwnAnswers, follower_turn
-from slhf_server.errors import ContextLengthExceeded, EngineFailed, TokenBudgetExceeded
+from slhf_server.errors import BadRequest, ContextLengthExceeded, EngineFailed, TokenBudgetExceeded
 from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.comparing import ComparingFollower
 from slhf_server.models.fake import FakeModel, Reply, Said
@@ -496,6 +496,35 @@ def test_beside_a_draft_that_misses_something_own_answers_may_be_as_long_as_any(
     assert {sampling.max_tokens for _, sampling in asked(one.leader)} == {expected}
 
 
+LONG = "ten " * 39 + "ten"
+
+
+@pytest.mark.parametrize("limit", [{"max_total_tokens": 330}, {"max_model_len": 120}])
+def test_an_own_answer_that_the_follower_has_no_room_to_read_may_take_the_drafts_place(limit: dict[str, int]) -> None:
+    """It was paid for, and a draft that misses something would be the alternative."""
+    one = follower(LONG, LONG, LONG, said=STAYS, max_model_len=limit.get("max_model_len", 4096))
+    how = one.how.model_copy(update={"max_tokens": 400})
+    found = chunks(
+        replace(one, how=how), SamplingParams(max_total_tokens=limit.get("max_total_tokens")), of(ASKS, "Seven, I say.")
+    )
+    assert "".join(chunk.text for chunk in found) == f"{STAYS}{LONG}"
+
+
+def test_own_answers_are_written_without_a_grammar_where_the_engine_knows_none() -> None:
+    class Without(FakeModel):
+        async def stream(
+            self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
+        ) -> AsyncGenerator[Chunk, None]:
+            if sampling.pattern is not None:
+                raise BadRequest("no grammars here")
+            async for chunk in super().stream(turns, sampling, request_id=request_id, deltas=deltas):
+                yield chunk
+
+    leader = Without("fake", lambda turns: "It is ten then.", token_seconds=0, max_model_len=4096)
+    one = replace(follower("", said=SILENT), leader=leader)
+    assert text(one, of(ASKS, "Seven, I say.")) == f"{SILENT}It is ten then."
+
+
 ADDS = "Write `def add(a, b):`. This must hold: `assert add(1, 2) == 3`"
 RIGHT, WRONG = "def add(a, b):\n    return a + b", "def add(a, b):\n    return a - b"
 
@@ -510,7 +539,15 @@ def running(*own: Said, said: str = STAYS) -> ComparingFollower:
 @pytest.mark.parametrize("deltas", [True, False])
 def test_the_first_own_program_that_passes_the_prompts_examples_takes_the_place_of_one_that_fails(deltas: bool) -> None:
     own = (f"```python\n{WRONG}\n```", f"So:\n```python\n{RIGHT}\n```", RIGHT)
-    assert text(running(*own), of(ADDS, WRONG), deltas=deltas) == f"{STAYS}{own[1]}"
+    one = running(*own)
+    found = chunks(one, turns=of(ADDS, WRONG), deltas=deltas)
+    assert "".join(chunk.text for chunk in found) == own[1]
+    assert (found[-1].finish_reason, found[-1].proven) == ("stop", True)
+    assert asked(one.follower) == []
+    tokens = sum(len(answer.split(" ")) for answer in own)
+    assert sum(chunk.completion_tokens for chunk in found) == tokens
+    assert found[-1].reasoning_tokens == tokens - len(own[1].split(" "))
+    assert [token.token for token in found[-1].logprobs] == _words(own[1])
 
 
 @needs_sandbox

@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from slhf.errors import SandboxError
-from slhf.sandbox import SECONDS, confined_by, ran
+from slhf.sandbox import SECONDS, Outcome, confined_by, outcome
 
 _AT_ONCE = 2
 """Programs that run at once: each may take a core and a gigabyte for as long as it is let."""
+_START_S = 1.0
+"""What a process takes to start on a busy machine, and some more."""
 _logger = logging.getLogger(__name__)
 
 
@@ -18,30 +19,27 @@ class Sandbox:
     """The kernel's walls around a program, and the threads that wait at them: none of those that others need."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
-        """`seconds`: of a program. Behind many that never end, one that waits for as long again is not run.
-
-        Raises SandboxError where this host cannot hold a program back.
-        """
+        """`seconds`: of a program. Raises SandboxError where this host cannot hold a program back."""
         confined_by()
-        self._run = partial(ran, seconds=seconds)
-        self._patience_s = 2 * seconds
+        self._seconds = seconds
+        self._outcome = partial(outcome, seconds=seconds, file_bytes=0)
         self._waiting = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="slhf-sandbox")
 
-    async def passed(self, programs: Mapping[str, Sequence[str]]) -> dict[str, bool]:
-        """Of each program, which is the parts that run one after the other, whether it came to its end.
+    async def outcomes(self, programs: Sequence[Sequence[str]]) -> list[Outcome | None]:
+        """How each program ended, which is the parts that run one after the other.
 
-        Those of which nothing is known are left out.
+        None: it was not run, because others that never end had the places for as long as these programs may take twice.
         """
-        found = await asyncio.gather(*map(self._passed, programs.values()))
-        return {name: held for name, held in zip(programs, found, strict=True) if held is not None}
+        turns = 1 + -(-len(programs) // _AT_ONCE)
+        patience_s = turns * (self._seconds + _START_S)
+        return await asyncio.gather(*(self._ended(program, patience_s) for program in programs))
 
-    async def _passed(self, program: Sequence[str]) -> bool | None:
-        running = asyncio.get_running_loop().run_in_executor(self._waiting, self._run, program)
+    async def _ended(self, program: Sequence[str], patience_s: float) -> Outcome | None:
         try:
-            async with asyncio.timeout(self._patience_s):
-                return await running
+            async with asyncio.timeout(patience_s):
+                return await asyncio.get_running_loop().run_in_executor(self._waiting, self._outcome, program)
         except TimeoutError:
             _logger.warning("a program was not run on its prompt's examples: the sandbox is busy")
-        except (SandboxError, OSError) as exc:
-            _logger.warning("a program was not run on its prompt's examples: %s", exc)
+        except Exception:
+            _logger.exception("a program was not run on its prompt's examples")
         return None
