@@ -97,6 +97,19 @@ def test_a_program_that_passes_the_prompts_examples_takes_the_place_of_one_that_
     assert answer["output"] == output
 
 
+@needs_sandbox
+@pytest.mark.parametrize(("keep", "lost"), [(None, None), (["code"], "code"), (["urls"], None)])
+def test_a_program_that_is_known_to_be_better_may_lose_code_unless_the_operator_says_so(
+    serve: Serve, keep: list[str] | None, lost: str | None
+) -> None:
+    own, draft = f"```python\n{RIGHT}\n```", f"```python\n{WRONG}\n```\nSo:\n```\n>>> add(1, 2)\n3\n```"
+    models = {"models": {"fake": {"keep": keep}}}
+    url = serve(comparing_engine(own, Sandbox()), **models)
+    answer = httpx2.post(f"{url}/v1/refine", json={"prompt": ADDS, "draft": draft, "rounds": 1}, timeout=30).json()
+    assert answer["output"] == (draft if lost else own)
+    assert answer["refinement"]["rounds"][1]["lost"] == lost
+
+
 def test_no_program_is_run_unless_the_server_may(serve: Serve) -> None:
     url = serve(comparing_engine(RIGHT))
     assert httpx2.post(f"{url}/v1/refine", json={"prompt": ADDS, "draft": WRONG, "rounds": 1}).json()["output"] == WRONG

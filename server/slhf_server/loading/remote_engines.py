@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from slhf import Bundle
 from slhf_server.bundles.opened import OpenBundle
 from slhf_server.engine.prompt import PromptEncoder
-from slhf_server.loading.examples import sandbox_for
 from slhf_server.loading.opening import open_bundle
+from slhf_server.loading.run_examples import sandbox_for
 from slhf_server.models.upstream.counters import UpstreamMetrics
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings

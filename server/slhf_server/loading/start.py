@@ -11,8 +11,8 @@ from slhf_server.bundles.merging import merged
 from slhf_server.bundles.quantization import quantized
 from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.loading.advice import advice
-from slhf_server.loading.examples import sandbox_for
 from slhf_server.loading.opening import open_bundle
+from slhf_server.loading.run_examples import sandbox_for
 from slhf_server.settings.server import Settings
 
 if TYPE_CHECKING:

@@ -1,19 +1,17 @@
 """A Follower with answers of its own: they are written without the draft, at once, and count as its thoughts."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from slhf import OwnAnswers, follower_turn
-from slhf_server.errors import BadRequest, ContextLengthExceeded, EngineFailed, TokenBudgetExceeded
+from slhf_server.errors import ContextLengthExceeded, EngineFailed, TokenBudgetExceeded
 from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.comparing import ComparingFollower
 from slhf_server.models.fake import FakeModel, Reply, Said
-from slhf_server.models.requirements.running import Sandbox
 from slhf_server.models.structured_output.response_format import StructuredOutput
-from tests.hosts import needs_sandbox
 
 TURNS = (Turn("user", "How many?"), Turn("assistant", "Seven."), Turn("user", "Improve it."))
 SAMPLING = SamplingParams(temperature=0.7, seed=5, max_tokens=50, logprobs=2, stop=("END",), cache_salt="mine")
@@ -236,7 +234,7 @@ def test_an_own_answer_that_takes_the_drafts_place_is_no_thought(deltas: bool) -
     assert sum(chunk.completion_tokens for chunk in found) == tokens + len(said.split(" "))
     assert found[-1].reasoning_tokens == tokens - len("So it is nine.".split())
     logprobs = [one.token for chunk in found for one in chunk.logprobs]
-    assert logprobs == [*_words(said), *_words("So it is nine.")]
+    assert logprobs == [*fake_tokens(said), *fake_tokens("So it is nine.")]
 
 
 def test_own_answers_that_think_take_the_drafts_place_without_their_thoughts() -> None:
@@ -244,7 +242,7 @@ def test_own_answers_that_think_take_the_drafts_place_without_their_thoughts() -
     assert "".join(chunk.text for chunk in chunks(one)).endswith(f"</think>{OWN[1]}")
 
 
-def _words(text: str) -> list[str]:
+def fake_tokens(text: str) -> list[str]:
     """The fake's tokens."""
     return [word if number == 0 else f" {word}" for number, word in enumerate(text.split(" "))]
 
@@ -419,7 +417,7 @@ def test_an_own_answer_that_meets_what_the_draft_misses_is_no_thought() -> None:
     assert sum(chunk.completion_tokens for chunk in found) == 6 + len(SILENT.split(" "))
     assert found[-1].reasoning_tokens == 2
     logprobs = [one.token for chunk in found for one in chunk.logprobs]
-    assert logprobs == [*_words(SILENT), *_words("It is ten then.")]
+    assert logprobs == [*fake_tokens(SILENT), *fake_tokens("It is ten then.")]
 
 
 def test_a_draft_that_misses_something_does_not_stay_at_a_first_look() -> None:
@@ -453,7 +451,7 @@ def test_a_draft_that_misses_something_is_compared_whatever_it_states() -> None:
     assert len(asked(one.leader)) == 3
 
 
-def test_own_answers_in_the_followers_words_are_left_out() -> None:
+def test_own_answers_in_the_followersfake_tokens_are_left_out() -> None:
     """A model that plays both roles says them now and then, and two such answers would agree about nothing."""
     confused = "I apologize for the confusion. The draft: no."
     one = follower(confused, "Nine.", confused, said="Nine.")
@@ -467,122 +465,3 @@ def test_results_that_no_answer_has_outvote_no_draft() -> None:
     assert text(follower(*OWN, said=said), of("How many?", "That is 7.")) == said
     said = read("6", "8", "9", "9")  # of the draft, which says 7
     assert text(follower(*OWN, said=said), of("How many?", "That is 7.")) == said
-
-
-def test_own_answers_are_written_without_the_characters_that_the_prompt_forbids() -> None:
-    one = follower("Eight.", "Nine.", "Ten.")
-    chunks(one, turns=of("How many? Do not use any commas. Answer in all lowercase letters.", "Seven, I say."))
-    assert {sampling.pattern for _, sampling in asked(one.leader)} == {"[^,A-Z]+"}
-    assert asked(one.follower)[0][1].pattern is None
-    one = follower("Eight.", "Nine.", "Ten.")
-    chunks(one, turns=of("How many?", "Seven, I say."))
-    assert {sampling.pattern for _, sampling in asked(one.leader)} == {None}
-
-
-@pytest.mark.parametrize(
-    ("draft", "most", "expected"),
-    [
-        ("I say it is seven.", None, 20),
-        ("I say it is seven.", 10, 10),
-        ("Seven, I say to you.", None, None),  # the model's own limit
-        ("Seven, I say to you.", 30, 30),
-    ],
-)
-def test_beside_a_draft_that_misses_something_own_answers_may_be_as_long_as_any(
-    draft: str, most: int | None, expected: int | None
-) -> None:
-    one = follower("Eight.", "Nine.", "Ten.")
-    chunks(one, SamplingParams(max_tokens=most), of(ASKS, draft))
-    assert {sampling.max_tokens for _, sampling in asked(one.leader)} == {expected}
-
-
-LONG = "ten " * 39 + "ten"
-
-
-@pytest.mark.parametrize("limit", [{"max_total_tokens": 330}, {"max_model_len": 120}])
-def test_an_own_answer_that_the_follower_has_no_room_to_read_may_take_the_drafts_place(limit: dict[str, int]) -> None:
-    """It was paid for, and a draft that misses something would be the alternative."""
-    one = follower(LONG, LONG, LONG, said=STAYS, max_model_len=limit.get("max_model_len", 4096))
-    how = one.how.model_copy(update={"max_tokens": 400})
-    found = chunks(
-        replace(one, how=how), SamplingParams(max_total_tokens=limit.get("max_total_tokens")), of(ASKS, "Seven, I say.")
-    )
-    assert "".join(chunk.text for chunk in found) == f"{STAYS}{LONG}"
-
-
-def test_own_answers_are_written_without_a_grammar_where_the_engine_knows_none() -> None:
-    class Without(FakeModel):
-        async def stream(
-            self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool = True
-        ) -> AsyncGenerator[Chunk, None]:
-            if sampling.pattern is not None:
-                raise BadRequest("no grammars here")
-            async for chunk in super().stream(turns, sampling, request_id=request_id, deltas=deltas):
-                yield chunk
-
-    leader = Without("fake", lambda turns: "It is ten then.", token_seconds=0, max_model_len=4096)
-    one = replace(follower("", said=SILENT), leader=leader)
-    assert text(one, of(ASKS, "Seven, I say.")) == f"{SILENT}It is ten then."
-
-
-ADDS = "Write `def add(a, b):`. This must hold: `assert add(1, 2) == 3`"
-RIGHT, WRONG = "def add(a, b):\n    return a + b", "def add(a, b):\n    return a - b"
-
-
-def running(*own: Said, said: str = STAYS) -> ComparingFollower:
-    """One that looks at the draft alone first, and may run programs."""
-    how = own_answers(len(own)).model_copy(update={"first_look": True, "only_results": True, "max_tokens": 50})
-    return replace(follower(*own, said=said, count=len(own)), how=how, sandbox=Sandbox())
-
-
-@needs_sandbox
-@pytest.mark.parametrize("deltas", [True, False])
-def test_the_first_own_program_that_passes_the_prompts_examples_takes_the_place_of_one_that_fails(deltas: bool) -> None:
-    own = (f"```python\n{WRONG}\n```", f"So:\n```python\n{RIGHT}\n```", RIGHT)
-    one = running(*own)
-    found = chunks(one, turns=of(ADDS, WRONG), deltas=deltas)
-    assert "".join(chunk.text for chunk in found) == own[1]
-    assert (found[-1].finish_reason, found[-1].proven) == ("stop", True)
-    assert asked(one.follower) == []
-    tokens = sum(len(answer.split(" ")) for answer in own)
-    assert sum(chunk.completion_tokens for chunk in found) == tokens
-    assert found[-1].reasoning_tokens == tokens - len(own[1].split(" "))
-    assert [token.token for token in found[-1].logprobs] == _words(own[1])
-
-
-@needs_sandbox
-@pytest.mark.parametrize(
-    ("draft", "own"),
-    [
-        (WRONG, (WRONG, "It adds.", "def add(a, b: return")),
-        ("It adds two numbers, which is the easiest thing to do with numbers that I know.", (RIGHT, RIGHT, RIGHT)),
-    ],
-)
-def test_without_a_program_that_passes_or_fails_the_draft_stays(draft: str, own: tuple[str, ...]) -> None:
-    assert text(running(*own), of(ADDS, draft)) == STAYS
-
-
-@needs_sandbox
-def test_a_program_that_passes_its_prompts_examples_stays_at_a_first_look() -> None:
-    one = running(WRONG, WRONG)
-    assert (
-        text(one, of(ADDS, f"{RIGHT}\n# It adds two numbers, which takes no more than the one line above this one."))
-        == STAYS
-    )
-    assert asked(one.leader) == []
-
-
-@needs_sandbox
-def test_an_own_answer_that_results_choose_gives_way_where_its_program_fails() -> None:
-    said = read("3", "5", "5", "4")
-    own = (f"{WRONG}\n# 5", f"{RIGHT}\n# 5", "4")
-    assert text(running(*own, said=said), of(ADDS, f"{RIGHT}\n# 3")) == f"{said}{own[1]}"
-
-
-@needs_sandbox
-def test_nothing_is_run_for_a_draft_that_must_have_a_structure_or_beside_an_instruction() -> None:
-    ends = "def add(a, b):\n    while True: pass"
-    one = running(RIGHT, RIGHT)
-    chunks(one, SamplingParams(structure=StructuredOutput({"type": "json_object"})), of(ADDS, ends))
-    turns = (*of(ADDS, ends)[:-1], Turn("user", follower_turn(TURNS[-1].text, "Shorter.")))
-    assert text(one, turns) == STAYS

@@ -11,7 +11,7 @@ import pytest
 
 from slhf.errors import SandboxError
 from slhf.sandbox import Outcome, confined_by
-from slhf_server.loading.examples import sandbox_for
+from slhf_server.loading.run_examples import sandbox_for
 from slhf_server.models.requirements.examples import Examples, examples
 from slhf_server.models.requirements.requirement import loses, meets, misses
 from slhf_server.models.requirements.running import Sandbox
@@ -290,7 +290,7 @@ def test_all_engines_of_a_process_have_one_sandbox(said: str) -> None:
 
 ASK = """
 import logging
-from slhf_server.loading.examples import sandbox_for
+from slhf_server.loading.run_examples import sandbox_for
 from slhf_server.settings.problem import SettingsError
 from slhf_server.settings.server import Settings
 logging.basicConfig()
@@ -306,7 +306,7 @@ def test_where_no_sandbox_holds_auto_says_so_and_on_refuses_to_start() -> None:
     said = denied(ASK).splitlines()
     assert said[0] == "None None"
     assert said[1].startswith("run_examples: programs cannot run on this host: namespaces: ")
-    assert said[2].startswith("WARNING:slhf_server.loading.examples:programs are not run on their prompts' examples: ")
+    assert said[2].startswith("WARNING:slhf_server.loading.run_examples:programs are not run on ")
     assert "landlock: " in said[2]
 
 

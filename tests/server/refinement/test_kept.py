@@ -33,6 +33,8 @@ CHINESE = "我公寓里的暖气坏了，现在非常冷，请您尽快派人来
         ("code", PYTHON, "Here: print(1)"),
         ("code", PYTHON, PYTHON.replace("python", "java")),
         ("code", PYTHON + PYTHON, PYTHON),
+        ("code", PYTHON + PYTHON.replace("python", ""), PYTHON),
+        ("code", PYTHON, PYTHON.replace("python", "")),
         ("code", PYTHON, PYTHON.replace("```python", "```").replace("print(1)", "~~~python")),
         ("language", ENGLISH, CHINESE),
         ("language", CHINESE, ENGLISH),
@@ -58,6 +60,8 @@ def test_what_is_gone_is_seen(name: Kept, draft: str, refined: str) -> None:
         ("code", PYTHON, f"Better:\n{PYTHON}\n```bash\npython a.py\n```"),
         ("code", PYTHON, PYTHON.replace("```", "~~~~")),
         ("code", "no code", "none here"),
+        ("code", PYTHON.replace("python", ""), PYTHON),
+        ("code", PYTHON.replace("python", "py"), PYTHON),
         ("language", ENGLISH, "El radiador de mi piso está roto y hace frío."),  # its letters are the same
         ("language", ENGLISH, f"{ENGLISH} (坏了)"),
         ("language", ENGLISH, "42"),  # too few letters to tell

@@ -51,7 +51,7 @@ MESSAGES: dict[str, Parameter] = {
     "diagnostics": Parameter("ignored", "usage tells what the prefix cache held"),
     "inference_geo": Parameter("rejected", "the server is where it is"),
     "thread": Parameter("rejected", "nothing is stored: send the conversation in messages"),
-    "container": Parameter("rejected", "the server runs no code"),
+    "container": Parameter("rejected", "there are no containers to run code in"),
 }
 COUNT_TOKENS: dict[str, Parameter] = {
     **_PROMPT,
