@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 
 import httpx2
+import hypothesis
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -25,6 +26,9 @@ from tests.standstill import event_loops_keep_running, pytest_terminal_summary
 __all__ = ["event_loops_keep_running", "pytest_terminal_summary"]  # hooks and fixtures that pytest finds here
 
 Serve = Callable[..., str]
+
+hypothesis.settings.register_profile("patient", parent=hypothesis.settings(), deadline=None)  # a machine may be busy
+hypothesis.settings.load_profile("patient")
 
 
 def mounted(app: FastAPI, prefix: str) -> Starlette:
