@@ -10,9 +10,7 @@ _BLOCK = re.compile(
         (?:^[ \t]*(?P=fence)[`~]*[ \t]*$|\Z)""",
     re.MULTILINE | re.DOTALL | re.VERBOSE,
 )
-
-
-_PYTHON = frozenset(("", "py", "python", "python3", "pycon"))
+_PYTHON = frozenset(("", "py", "python", "python3"))
 
 
 def fenced_blocks(text: str) -> list[str]:

@@ -124,7 +124,7 @@ def _doctests(lines: Sequence[str]) -> Iterator[str]:
             continue
         tree = _parsed(call[4:])
         if isinstance(tree, ast.Compare) and (_parsed(value) is None or value == "True"):
-            yield f"assert {ast.unparse(tree)}"
+            yield f"assert {call[4:].strip()}"
         elif test := _equal(call[4:], value):
             yield test
 
