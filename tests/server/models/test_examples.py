@@ -158,9 +158,12 @@ def test_no_line_of_a_hostile_prompt_is_slow_to_read() -> None:
         "e.g. ",
         "==",
         "assert f() == -",
+        ">>> f() == -",
+        "f() -> -",
         "not ",
     ):
         examples("def f(): ...\n" + "\n".join([piece * (480 // len(piece))] * 20))
+        examples(f"def f(): ...\n{piece}{piece[-1] * (480 - len(piece))}1\n")
 
 
 def fenced(program: str) -> str:
