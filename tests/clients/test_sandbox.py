@@ -292,10 +292,10 @@ def test_a_program_writes_no_more_into_a_file_than_it_may(by: By) -> None:
     assert (outcome([write], by), outcome([write], by, file_bytes=0)) == ("ended", "unable")
 
 
-def test_a_program_ends_with_the_process_that_runs_it(by: By) -> None:
+def test_a_program_ends_with_the_process_that_runs_it(by: By, tmp_path: Path) -> None:
     """Which may be killed, and then kills nobody."""
     asking = f"from slhf.sandbox import ran; ran(['import time; time.sleep(1000)'], {by!r}, 1000)"
-    with subprocess.Popen([sys.executable, "-c", asking]) as process:
+    with subprocess.Popen([sys.executable, "-c", asking], env=os.environ | {"TMPDIR": str(tmp_path)}) as process:
         try:
             _await(lambda: any(_is_filtered(child) for child in _children(process.pid)))
             (child,) = _children(process.pid)
