@@ -44,9 +44,10 @@ def definitions_in(answer: str, name: str, most: int = 3) -> tuple[str, ...]:
     These are the last fenced blocks that define it, at most `most`, and all of Python's blocks as one; of an answer
     without blocks the whole, if it does. Nothing is parsed, so that a hostile text costs little.
     """
-    blocks = [block for word, block in _blocks(answer) if word in _PYTHON]
-    if not blocks:
-        return () if _BLOCK.search(answer) else tuple(filter(None, [_defining([answer], name)]))
+    fenced = _blocks(answer)
+    if not fenced:
+        return (answer,) if _defining([answer], name) else ()
+    blocks = [block for word, block in fenced if word in _PYTHON]
     defining = [block for block in blocks if _defining([block], name)]
     together = ["\n".join(blocks)] if defining and len(blocks) > 1 else []
     return tuple(dict.fromkeys([*reversed(defining[-most:]), *together]))

@@ -95,7 +95,8 @@ class ComparingFollower:
         yield Chunk("", spent.completion - looked.completion, spent.prompt, spent.cached)
         own = [answer for chunk in written if (answer := answer_of(chunk))]
         await self._run(asked, [answer.text for answer in own])
-        if (proven := await asyncio.to_thread(_proven, own, draft.text, asked)) is not None:
+        proven = await asyncio.to_thread(_proven, own, draft.text, asked) if missing else None
+        if proven is not None:
             yield _alone(proven, spent)
             return
         sampling = _less(sampling, spent)

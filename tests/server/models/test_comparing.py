@@ -451,7 +451,7 @@ def test_a_draft_that_misses_something_is_compared_whatever_it_states() -> None:
     assert len(asked(one.leader)) == 3
 
 
-def test_own_answers_in_the_followersfake_tokens_are_left_out() -> None:
+def test_own_answers_in_the_followers_words_are_left_out() -> None:
     """A model that plays both roles says them now and then, and two such answers would agree about nothing."""
     confused = "I apologize for the confusion. The draft: no."
     one = follower(confused, "Nine.", confused, said="Nine.")

@@ -168,11 +168,8 @@ def _constants(value: str) -> Iterator[object]:
 
 def _called(test: str) -> str | None:
     """The one function that a test calls, if all else in it is written out or Python's own; None: not so."""
-    try:
-        tree = ast.parse(test, _FILE)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    if len(tree.body) != 1 or not isinstance(tree.body[0], ast.Assert):
+    tree = _tree(test, "exec")
+    if not isinstance(tree, ast.Module) or len(tree.body) != 1 or not isinstance(tree.body[0], ast.Assert):
         return None
     nodes = list(ast.walk(tree.body[0].test))
     bound = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
@@ -193,7 +190,13 @@ def _contradict(tests: Sequence[str]) -> bool:
 
 
 def _parsed(source: str) -> ast.expr | None:
+    tree = _tree(source.strip(), "eval")
+    return tree.body if isinstance(tree, ast.Expression) else None
+
+
+def _tree(source: str, mode: str) -> ast.AST | None:
     try:
-        return ast.parse(source.strip(), _FILE, "eval").body
+        tree: ast.AST = ast.parse(source, _FILE, mode)
+        return tree
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
