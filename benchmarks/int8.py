@@ -42,6 +42,7 @@ AT_ONCE = (1, 2, 4, 8, 16, 32)
 TOKENS = 64  # of a Leader's answer in (b)
 LONGEST = 256  # tokens of an answer that is compared and refined
 ROUNDS = 8  # Follower rounds in a repeat of (c)
+WISH = "Correct what is wrong and keep the rest."
 NAMES = {"bfloat16": "none", "int8": "int8"}
 
 
@@ -61,8 +62,9 @@ class Served:
         return text
 
     async def refine(self, prompt: str, draft: str) -> int:
-        """Tokens of one Follower round."""
-        found = await self._ask(prompt, refine={"draft": draft, "rounds": 1}, max_tokens=LONGEST)
+        """Tokens of one Follower round. It has a wish, so that also a Follower that leaves most drafts alone writes."""
+        wish = {"draft": draft, "rounds": 1, "instruction": WISH}
+        found = await self._ask(prompt, refine=wish, max_tokens=LONGEST)
         return int(found["usage"]["completion_tokens"])
 
     async def _ask(self, prompt: str, **more: Any) -> Any:

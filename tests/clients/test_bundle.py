@@ -68,6 +68,14 @@ def test_the_revision_changes_with_the_weights_and_not_with_the_manifest(directo
             {"name": "duo", "own_answers": {"count": 4, "max_tokens": 9, "temperature": 1, "only_results": True}},
             "own_answers.only_results: needs keeps_by_silence",
         ),
+        (
+            {"name": "duo", "own_answers": {"count": 4, "max_tokens": 9, "temperature": 1, "margin": 0}},
+            "own_answers.margin: ",
+        ),
+        (
+            {"name": "duo", "own_answers": {"count": 4, "max_tokens": 9, "temperature": 1, "further": -1}},
+            "own_answers.further: ",
+        ),
         ({"name": "duo", "own_answers": {"count": 4, "max_tokens": 9, "temperature": 0}}, "own_answers.temperature: "),
         ({"name": "duo", "colour": "red"}, "colour: "),
         ({"name": "duo", "format": 2}, "format: "),

@@ -30,8 +30,35 @@ def test_two_more_own_answers_than_the_drafts_take_its_place_and_nothing_else_do
     draft: str | None, own: list[str | None], chosen: int | None, lead: int
 ) -> None:
     readings = Readings.of(draft, own)
-    assert (readings.chosen, readings.lead) == (chosen, lead)
+    assert (readings.chosen(), readings.lead) == (chosen, lead)
     assert Readings.parse(readings.text) == readings
+
+
+@pytest.mark.parametrize(
+    ("own", "margin", "chosen", "is_open"),
+    [
+        (["7", "7", "6", None], 1, 0, False),
+        (["7", "7", "6", None], 2, None, True),
+        (["7", "8", "8", "8"], 3, 1, False),
+        (["7", "8", "8", "8"], 4, None, True),
+        (["7", "8", "8", "6"], 4, None, True),
+        (["7", "6", None, None], 2, None, False),  # as many give the draft's
+        (["6", "6", "6", "7"], 4, None, False),
+        ([None, None], 2, None, False),
+        ([], 2, None, False),
+    ],
+)
+def test_a_margin_decides_and_below_it_the_question_is_open(
+    own: list[str | None], margin: int, chosen: int | None, is_open: bool
+) -> None:
+    readings = Readings.of("6", own)
+    assert (readings.chosen(margin), readings.is_open(margin)) == (chosen, is_open)
+
+
+def test_further_results_are_counted_with_the_first() -> None:
+    readings = Readings.of("6", ["6", "8", "7", "7"]).with_further(["8", "8", "8", None])
+    assert readings == Readings.of("6", ["6", "8", "7", "7", "8", "8", "8", None])
+    assert (readings.chosen(3), readings.chosen(4)) == (1, None)
 
 
 def test_their_text_has_a_line_for_each() -> None:

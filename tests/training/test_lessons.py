@@ -206,7 +206,8 @@ def _counted(row: Mapping[str, Any]) -> str:
     readings = Readings.parse(thoughts)
     assert readings is not None
     assert len(readings.own) == len(row["own"])
-    return "" if readings.chosen is None else row["own"][readings.chosen]
+    chosen = readings.chosen()
+    return "" if chosen is None else row["own"][chosen]
 
 
 def test_own_answers_stand_beside_the_draft_and_are_as_many_as_were_asked_for(tmp_path: Path, bundle: str) -> None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from slhf.errors import BundleError
 from slhf.json_text import read_json
+from slhf.readings import MARGIN
 from slhf.turns import FOLLOWER_TURN
 from slhf.wire import Select, StopWhen
 
@@ -65,6 +66,10 @@ class OwnAnswers(_Strict):
     """Tokens of each; what is longer is left out."""
     temperature: float = Field(gt=0, le=2)
     """Theirs alone, whatever a request says: without any they would be one answer, and with much they are worse."""
+    margin: int = Field(default=MARGIN, ge=1, le=32)
+    """How many more of them have to give another result than give the draft's, so that it takes the draft's place."""
+    further: int = Field(default=0, ge=0, le=16)
+    """How many more are written where another result leads by less than `margin`; then all are counted."""
     first_look: bool = False
     """Whether the Follower looks at the draft alone first: where all that it says then is the thought `It stays.`
     (slhf/readings.py), the draft stays and no own answer is written."""

@@ -1,8 +1,8 @@
 """What a Follower has read in a draft and in answers of its own: of each its result, and what these say of the draft.
 
 A small model reads the result of an answer well, and counts badly what several of them say. So its thoughts are the
-results alone, and a program counts: where two more of its own answers give another result than give the draft's, that
-one takes the draft's place. This is self-consistency (Wang et al., ICLR 2023). Training writes these thoughts and
+results alone, and a program counts: where enough more of its own answers give another result than give the draft's,
+that one takes the draft's place. This is self-consistency (Wang et al., ICLR 2023). Training writes these thoughts and
 serving reads them, so their form is said once, here.
 """
 
@@ -25,9 +25,9 @@ _TAIL = 1_000
 """Characters in which a result is looked for."""
 _FEW_WORDS = 12
 """So many may be a result as a whole: a name, a yes, one sentence."""
-_MARGIN = 2
-"""How many more own answers have to speak for another result than for the draft's: one alone would break every right
-draft that the model itself gets wrong."""
+MARGIN = 2
+"""How many more own answers have to speak for another result than for the draft's, where a bundle does not say: one
+alone would break every right draft that the model itself gets wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +76,17 @@ class Readings:
         agreeing = 0 if self.draft is None else self.own.count(self.draft)
         return most[0][1] - agreeing if most else -agreeing
 
-    @property
-    def chosen(self) -> int | None:
+    def chosen(self, margin: int = MARGIN) -> int | None:
         """The place in `own` of the answer that takes the draft's place, from 0; None: the draft stays."""
-        return self.own.index(self._rivals.most_common(1)[0][0]) if self.lead >= _MARGIN else None
+        return self.own.index(self._rivals.most_common(1)[0][0]) if self.lead >= margin else None
+
+    def is_open(self, margin: int) -> bool:
+        """Whether another result leads, but not by enough: further own answers may tell."""
+        return 0 < self.lead < margin
+
+    def with_further(self, own: Sequence[str | None]) -> Self:
+        """These readings and the results of further own answers."""
+        return replace(self, own=(*self.own, *own))
 
     @property
     def _rivals(self) -> Counter[str]:

@@ -37,7 +37,8 @@ from slhf_server.models.requirements.examples import Examples, examples
 from slhf_server.models.requirements.readers import requirements
 from slhf_server.models.requirements.requirement import Checkable, loses, meets, misses, pattern_of
 from slhf_server.models.requirements.running import Sandbox
-from slhf_server.models.whole import answer_of, at_once, whole
+from slhf_server.models.spending import Spent, less
+from slhf_server.models.whole import answer_of, at_once, joined, whole
 
 _SEEDS = 2**63
 _LOOK_TOKENS = 16
@@ -76,11 +77,11 @@ class ComparingFollower:
     async def _compared(
         self, turns: Sequence[Turn], sampling: SamplingParams, *, request_id: str, deltas: bool
     ) -> AsyncGenerator[Chunk, None]:
-        *conversation, draft, asking = turns
+        conversation, draft = turns[:-2], turns[-2].text
         asked = await self._asked(conversation, sampling)
-        await self._run(asked, [draft.text])
+        await self._run(asked, [draft])
         # A draft does not stay unread where it misses what is asked for, or may not have the structure that is.
-        missing = await asyncio.to_thread(misses, asked, draft.text) if asked else False
+        missing = await asyncio.to_thread(misses, asked, draft) if asked else False
         may_stay = sampling.structure is None and not missing
         look = await self._looked(turns, sampling, request_id) if may_stay else None
         if look is not None and _stays(look):
@@ -89,37 +90,99 @@ class ComparingFollower:
         before = [] if look is None else [look]
         if look is not None:  # it is spent, whatever becomes of the own answers
             yield Chunk("", look.completion_tokens, look.prompt_tokens, look.cached_tokens)
-        looked = _Spent(before)
-        written = await self._written(conversation, _less(sampling, looked), request_id, asked, missing)
-        spent = _Spent([*before, *written])
+        looked = Spent(before)
+        round_ = _Round(turns, sampling, request_id, asked, missing)
+        written = await self._written(round_, less(sampling, looked), range(self.how.count))
+        spent = Spent([*before, *written])
         yield Chunk("", spent.completion - looked.completion, spent.prompt, spent.cached)
-        own = [answer for chunk in written if (answer := answer_of(chunk))]
-        await self._run(asked, [answer.text for answer in own])
-        proven = await asyncio.to_thread(_proven, own, draft.text, asked) if missing else None
+        own = await self._usable(written, asked)
+        proven = await asyncio.to_thread(_proven, own, draft, asked) if missing else None
         if proven is not None:
             yield _alone(proven, spent)
             return
-        sampling = _less(sampling, spent)
+        async with aclosing(self._refined(round_, own, spent, deltas)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _refined(
+        self, round_: "_Round", own: Sequence[Chunk], spent: Spent, deltas: bool
+    ) -> AsyncGenerator[Chunk, None]:
+        """What the Follower says beside as many of its own answers as there is room for."""
         shown = [*own]
         while True:
-            turn = replace(asking, text=with_own_answers(asking.text, [answer.text.strip() for answer in shown]))
-            chunks = self.follower.stream([*conversation, draft, turn], sampling, request_id=request_id, deltas=deltas)
-            said: list[str] = []
+            turns, sampling, said = round_.beside(shown), less(round_.sampling, spent), list[Chunk]()
+            chunks = self.follower.stream(turns, sampling, request_id=round_.request_id, deltas=deltas)
             try:
                 async with aclosing(chunks):
                     async for chunk in chunks:
-                        said.append(chunk.text)
-                        chunk = spent.before(chunk)
-                        if chunk.finish_reason == "stop":
-                            seen = "".join(said), shown
-                            taken = await asyncio.to_thread(_taken, *seen, own if missing else (), draft.text, asked)
-                            chunk = chunk if taken is None else _with(chunk, taken)
-                        yield chunk
-                return
+                        said.append(chunk)
+                        if chunk.finish_reason != "stop":
+                            yield spent.before(chunk)
+                break
             except (ContextLengthExceeded, TokenBudgetExceeded):  # which come before the first token
                 if not shown:
                     raise
                 shown.pop()
+        if said[-1].finish_reason == "stop":
+            async with aclosing(self._ended(round_, said, shown, own, spent)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _ended(
+        self, round_: "_Round", said: Sequence[Chunk], shown: Sequence[Chunk], own: Sequence[Chunk], spent: Spent
+    ) -> AsyncGenerator[Chunk, None]:
+        """The round's last chunk, and what takes the draft's place where the Follower has said no more than it thought.
+
+        `shown`: the own answers that it has read. Another one may take the draft's place, too, if the draft misses
+        something, because it meets all that is asked for.
+        """
+        reading, last = joined(said), spent.before(said[-1])
+        thoughts = lone_thoughts(reading.text)
+        if thoughts is None:
+            yield last
+            return
+        readings = await asyncio.to_thread(_heard, thoughts, shown, round_.draft)
+        if readings is not None and self.how.further and readings.is_open(self.how.margin):
+            # What was said is paid for, whatever becomes of the further own answers.
+            yield replace(last, finish_reason=None, reasoning_tokens=0, accepted_tokens=0, rejected_tokens=0)
+            more, results, written = await self._further(round_, readings, spent.and_for([reading]))
+            readings, shown, own = readings.with_further(results), [*shown, *more], [*own, *more]
+            cost = Spent(written)
+            last = replace(cost.before(last), text="", logprobs=(), completion_tokens=cost.completion)
+        others = own if round_.missing else ()
+        taken = await asyncio.to_thread(_taken, self._preferred(readings, shown), others, round_.draft, round_.asked)
+        yield last if taken is None else _with(last, taken)
+
+    async def _further(
+        self, round_: "_Round", readings: Readings, spent: Spent
+    ) -> tuple[list[Chunk], list[str | None], list[Chunk]]:
+        """Further own answers, the result of each as the Follower reads it, and all that was written for that.
+
+        There are none where no room or budget is left for them.
+        """
+        numbers, written = range(self.how.count, self.how.count + self.how.further), list[Chunk]()
+        try:
+            written += await self._written(round_, less(round_.sampling, spent), numbers)
+            own = await self._usable(written, round_.asked)
+            sampling = replace(less(round_.sampling, spent.and_for(written)), min_tokens=None)
+            reading = await whole(self.follower, round_.beside(own), sampling, f"{round_.request_id}-further")
+        except (ContextLengthExceeded, TokenBudgetExceeded):
+            return [], [], written
+        heard = await asyncio.to_thread(_heard, lone_thoughts(reading.text) or "", own, round_.draft, readings.draft)
+        return ([], [], [*written, reading]) if heard is None else (own, [*heard.own], [*written, reading])
+
+    def _preferred(self, readings: Readings | None, own: Sequence[Chunk]) -> list[Chunk]:
+        """The own answers with the result that is to replace the draft's, as the Follower has read all of them."""
+        place = None if readings is None else readings.chosen(self.how.margin)
+        if readings is None or place is None:
+            return []
+        return [answer for answer, result in zip(own, readings.own, strict=True) if result == readings.own[place]]
+
+    async def _usable(self, written: Sequence[Chunk], asked: Sequence[Checkable]) -> list[Chunk]:
+        """Those that have come to an end, whose programs have been run."""
+        own = [answer for chunk in written if (answer := answer_of(chunk))]
+        await self._run(asked, [answer.text for answer in own])
+        return own
 
     async def _asked(self, conversation: Sequence[Turn], sampling: SamplingParams) -> tuple[Checkable, ...]:
         """What the prompt asks for. It is read in a thread, because hostile texts would hold the event loop."""
@@ -144,41 +207,38 @@ class ComparingFollower:
             return None
         return await whole(self.follower, turns, _looking(sampling), f"{request_id}-look")
 
-    async def _written(
-        self,
-        turns: Sequence[Turn],
-        sampling: SamplingParams,
-        request_id: str,
-        asked: Sequence[Checkable],
-        missing: bool,
-    ) -> list[Chunk]:
-        """The own answers, each as one chunk. `missing`: whether the draft misses something of what is asked for."""
-        most = None if missing else self.how.max_tokens
-        pattern = pattern_of(asked)
+    async def _written(self, round_: "_Round", sampling: SamplingParams, numbers: range) -> list[Chunk]:
+        """Own answers, each as one chunk. `numbers`: which of them; each has noise of its own."""
+        pattern = pattern_of(round_.asked)
         try:
-            return await self._sampled(turns, replace(sampling, pattern=pattern), request_id, most)
+            return await self._sampled(round_, replace(sampling, pattern=pattern), numbers)
         except BadRequest:
             if pattern is None:
                 raise
             # An engine may know no grammars. Nobody asked for one, so the answers are written without.
-            return await self._sampled(turns, sampling, request_id, most)
+            return await self._sampled(round_, sampling, numbers)
 
-    async def _sampled(
-        self, turns: Sequence[Turn], sampling: SamplingParams, request_id: str, most: int | None
-    ) -> list[Chunk]:
+    async def _sampled(self, round_: "_Round", sampling: SamplingParams, numbers: range) -> list[Chunk]:
+        budget = sampling.max_total_tokens
+        share = replace(sampling, max_total_tokens=None if budget is None else budget // (len(numbers) + 1))
+        most = None if round_.missing else self.how.max_tokens
         return await at_once(
-            whole(self.leader, turns, self._sampling(sampling, number, most), f"{request_id}-own-{number}")
-            for number in range(self.how.count)
+            whole(
+                self.leader,
+                round_.conversation,
+                self._sampling(share, number, most),
+                f"{round_.request_id}-own-{number}",
+            )
+            for number in numbers
         )
 
     def _sampling(self, asked: SamplingParams, number: int, most: int | None) -> SamplingParams:
         """At the bundle's temperature, whatever the request says: without any all of them would be the same one."""
         seed = 0 if asked.temperature == 0 and asked.seed is None else asked.seed  # temperature 0 stays deterministic
-        budget = asked.max_total_tokens
         return SamplingParams(
             temperature=self.how.temperature,
             max_tokens=min(filter(None, (most, asked.max_tokens)), default=None),
-            max_total_tokens=None if budget is None else budget // (self.how.count + 1),
+            max_total_tokens=asked.max_total_tokens,
             stop=asked.stop,
             seed=None if seed is None else (seed + 1 + number) % _SEEDS,
             logprobs=asked.logprobs,
@@ -190,49 +250,38 @@ class ComparingFollower:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What a round is asked, and what is known of its draft."""
+
+    turns: Sequence[Turn]
+    sampling: SamplingParams
+    request_id: str
+    asked: Sequence[Checkable]
+    """What a program reads in the prompt."""
+    missing: bool
+    """Whether the draft misses something of that."""
+
+    @property
+    def conversation(self) -> Sequence[Turn]:
+        return self.turns[:-2]
+
+    @property
+    def draft(self) -> str:
+        return self.turns[-2].text
+
+    def beside(self, own: Sequence[Chunk]) -> list[Turn]:
+        """The Follower's turns with own answers."""
+        *before, asking = self.turns
+        return [*before, replace(asking, text=with_own_answers(asking.text, [one.text.strip() for one in own]))]
+
+
 def _stays(look: Chunk) -> bool:
     return look.finish_reason == "stop" and (lone_thoughts(look.text) or "").strip() == STAYS
 
 
 def _looking(asked: SamplingParams) -> SamplingParams:
     return replace(asked, max_tokens=min(_LOOK_TOKENS, asked.max_tokens or _LOOK_TOKENS), min_tokens=None)
-
-
-class _Spent:
-    """What a first look and the own answers have cost, as a part of the round that they are written for."""
-
-    def __init__(self, written: Sequence[Chunk]) -> None:
-        self.completion = sum(chunk.completion_tokens for chunk in written)
-        self.prompt = sum(chunk.prompt_tokens for chunk in written)
-        self.cached = sum(chunk.cached_tokens for chunk in written)
-        self._accepted = sum(chunk.accepted_tokens for chunk in written)
-        self._rejected = sum(chunk.rejected_tokens for chunk in written)
-
-    @property
-    def total(self) -> int:
-        return self.completion + self.prompt
-
-    def before(self, chunk: Chunk) -> Chunk:
-        """The Follower's own chunk, with the tokens that came before it. A round's last chunk tells what it thought."""
-        chunk = replace(
-            chunk,
-            prompt_tokens=chunk.prompt_tokens + self.prompt,
-            cached_tokens=chunk.cached_tokens + self.cached,
-        )
-        if chunk.finish_reason is None:
-            return chunk
-        return replace(
-            chunk,
-            reasoning_tokens=chunk.reasoning_tokens + self.completion,
-            accepted_tokens=chunk.accepted_tokens + self._accepted,
-            rejected_tokens=chunk.rejected_tokens + self._rejected,
-        )
-
-
-def _less(sampling: SamplingParams, spent: _Spent) -> SamplingParams:
-    """With what is left of the budget."""
-    budget = sampling.max_total_tokens
-    return sampling if budget is None else replace(sampling, max_total_tokens=budget - spent.total)
 
 
 def _proven(own: Sequence[Chunk], draft: str, asked: Sequence[Checkable]) -> Chunk | None:
@@ -242,39 +291,32 @@ def _proven(own: Sequence[Chunk], draft: str, asked: Sequence[Checkable]) -> Chu
     return next((answer for answer in own if meets(asked, answer.text)), None)
 
 
-def _alone(answer: Chunk, spent: _Spent) -> Chunk:
+def _alone(answer: Chunk, spent: Spent) -> Chunk:
     """An own answer as the whole of the round, whose tokens have been told of before."""
     last = Chunk(answer.text, 0, finish_reason="stop", logprobs=answer.logprobs, proven=True)
     last = spent.before(last)
     return replace(last, reasoning_tokens=last.reasoning_tokens - answer.completion_tokens)
 
 
-def _taken(
-    said: str, shown: Sequence[Chunk], others: Sequence[Chunk], draft: str, asked: Sequence[Checkable]
-) -> Chunk | None:
-    """The own answer that takes the draft's place; None: none does, or the Follower has written a text itself.
+def _heard(thoughts: str, own: Sequence[Chunk], draft: str, result: str | None = None) -> Readings | None:
+    """What the Follower has read in the draft and in all own answers; None: something else.
 
-    `shown`: what it has read. `others`: of which one may take its place because it meets all that is asked for.
+    `result`: the draft's, where that is known.
     """
-    thoughts = lone_thoughts(said)
-    if thoughts is None:
+    readings = Readings.parse(thoughts)
+    if readings is None or len(readings.own) != len(own):
         return None
-    for answer in _preferred(thoughts, shown, draft):
+    readings = readings if result is None else replace(readings, draft=result)
+    return readings.heard(draft, [answer.text for answer in own])
+
+
+def _taken(preferred: Sequence[Chunk], others: Sequence[Chunk], draft: str, asked: Sequence[Checkable]) -> Chunk | None:
+    """The own answer that takes the draft's place: the first preferred one that loses nothing of what is asked for, or
+    the first other one that meets all of it. None: none does."""
+    for answer in preferred:
         if not loses(asked, draft, answer.text):
             return answer
     return next((answer for answer in others if meets(asked, answer.text)), None)
-
-
-def _preferred(thoughts: str, own: Sequence[Chunk], draft: str) -> list[Chunk]:
-    """The own answers with the result that is to replace the draft's, by what the Follower has read in all of them."""
-    readings = Readings.parse(thoughts)
-    if readings is None or len(readings.own) != len(own):
-        return []
-    readings = readings.heard(draft, [answer.text for answer in own])
-    if readings is None or readings.chosen is None:
-        return []
-    chosen = readings.own[readings.chosen]
-    return [answer for answer, result in zip(own, readings.own, strict=True) if result == chosen]
 
 
 def _with(chunk: Chunk, answer: Chunk) -> Chunk:

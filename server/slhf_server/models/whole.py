@@ -15,7 +15,11 @@ from slhf_server.models.reasoning import is_blank, strip_reasoning
 async def whole(model: ChatModel, turns: Sequence[Turn], sampling: SamplingParams, request_id: str) -> Chunk:
     """A completion as one chunk. Raises as `ChatModel.stream` does."""
     async with aclosing(model.stream(turns, sampling, request_id=request_id, deltas=False)) as stream:
-        chunks = [chunk async for chunk in stream]
+        return joined([chunk async for chunk in stream])
+
+
+def joined(chunks: Sequence[Chunk]) -> Chunk:
+    """All chunks of a completion as one."""
     text, tokens = "".join(chunk.text for chunk in chunks), sum(chunk.completion_tokens for chunk in chunks)
     logprobs = tuple(itertools.chain.from_iterable(chunk.logprobs for chunk in chunks))
     return replace(chunks[-1], text=text, completion_tokens=tokens, logprobs=logprobs)

@@ -43,5 +43,6 @@ def considered(draft: str, own: Sequence[str], read: Callable[[str], str | None]
     if not own:
         return None
     found = Readings.of(read(draft), [read(answer) for answer in own])
-    answer = draft if found.chosen is None else own[found.chosen]
+    chosen = found.chosen()
+    answer = draft if chosen is None else own[chosen]
     return Considered(found.text, answer, doubted=found.lead > 0, own=tuple(own), counted=True)
