@@ -4,7 +4,8 @@ Its model writes them as the Leader, all at once, because a batch takes less tim
 draft they would not be its own: a model beside a draft, or beside an answer of its own, copies it. They stand in the
 Follower's turn (slhf/turns.py), where nobody but the Follower reads them: they are thoughts, and are counted as such.
 What it has to say may be no more than the results that it reads in all of them. Then these are counted, and one of its
-own answers takes the draft's place or none does (slhf/readings.py).
+own answers takes the draft's place or none does (slhf/readings.py). Where they leave it open which result is right,
+a bundle may have further ones written, and then all are counted.
 
 A program looks at what the prompt asks for, too (requirements/). No own answer takes the draft's place that misses
 what the draft meets. A draft that misses something does not stay at a first look. Where the Follower would leave it as
@@ -37,8 +38,7 @@ from slhf_server.models.requirements.examples import Examples, examples
 from slhf_server.models.requirements.readers import requirements
 from slhf_server.models.requirements.requirement import Checkable, loses, meets, misses, pattern_of
 from slhf_server.models.requirements.running import Sandbox
-from slhf_server.models.spending import Spent, less
-from slhf_server.models.whole import answer_of, at_once, joined, whole
+from slhf_server.models.whole import Spent, answer_of, at_once, joined, less, whole
 
 _SEEDS = 2**63
 _LOOK_TOKENS = 16
@@ -145,9 +145,8 @@ class ComparingFollower:
         if readings is not None and self.how.further and readings.is_open(self.how.margin):
             # What was said is paid for, whatever becomes of the further own answers.
             yield replace(last, finish_reason=None, reasoning_tokens=0, accepted_tokens=0, rejected_tokens=0)
-            more, results, written = await self._further(round_, readings, spent.and_for([reading]))
-            readings, shown, own = readings.with_further(results), [*shown, *more], [*own, *more]
-            cost = Spent(written)
+            readings, more, written = await self._further(round_, readings, spent.and_for([reading]))
+            shown, own, cost = [*shown, *more], [*own, *more], Spent(written)
             last = replace(cost.before(last), text="", logprobs=(), completion_tokens=cost.completion)
         others = own if round_.missing else ()
         taken = await asyncio.to_thread(_taken, self._preferred(readings, shown), others, round_.draft, round_.asked)
@@ -155,21 +154,24 @@ class ComparingFollower:
 
     async def _further(
         self, round_: "_Round", readings: Readings, spent: Spent
-    ) -> tuple[list[Chunk], list[str | None], list[Chunk]]:
-        """Further own answers, the result of each as the Follower reads it, and all that was written for that.
+    ) -> tuple[Readings, list[Chunk], list[Chunk]]:
+        """The readings with those of further own answers, these answers, and all that was written for it.
 
-        There are none where no room or budget is left for them.
+        Nothing comes to the readings where no room or budget is left.
         """
         numbers, written = range(self.how.count, self.how.count + self.how.further), list[Chunk]()
         try:
             written += await self._written(round_, less(round_.sampling, spent), numbers)
             own = await self._usable(written, round_.asked)
+            if not own:
+                return readings, [], written
             sampling = replace(less(round_.sampling, spent.and_for(written)), min_tokens=None)
-            reading = await whole(self.follower, round_.beside(own), sampling, f"{round_.request_id}-further")
+            written.append(await whole(self.follower, round_.beside(own), sampling, f"{round_.request_id}-further"))
         except (ContextLengthExceeded, TokenBudgetExceeded):
-            return [], [], written
-        heard = await asyncio.to_thread(_heard, lone_thoughts(reading.text) or "", own, round_.draft, readings.draft)
-        return ([], [], [*written, reading]) if heard is None else (own, [*heard.own], [*written, reading])
+            return readings, [], written
+        thoughts = lone_thoughts(written[-1].text) or ""
+        heard = await asyncio.to_thread(_heard, thoughts, own, round_.draft, readings.draft)
+        return (readings, [], written) if heard is None else (readings.with_further(heard.own), own, written)
 
     def _preferred(self, readings: Readings | None, own: Sequence[Chunk]) -> list[Chunk]:
         """The own answers with the result that is to replace the draft's, as the Follower has read all of them."""

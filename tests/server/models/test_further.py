@@ -136,6 +136,13 @@ def test_where_they_do_not_fit_beside_the_draft_it_stays() -> None:
     assert len(asked(one.leader)) == 5
 
 
+def test_where_none_of_them_comes_to_an_end_nobody_reads_them() -> None:
+    first = read("7", "8", "9", "9")
+    one = follower(*FIRST, "word " * 30, "", said=(first,))
+    assert text(one, DRAFT) == first
+    assert len(asked(one.follower)) == 1
+
+
 def test_what_was_said_before_them_is_paid_for_where_they_fail() -> None:
     first = read("7", "8", "9", "9")
     one = follower(*FIRST, EngineFailed("broken"), FURTHER[0], said=(first,))
