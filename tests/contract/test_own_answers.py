@@ -75,6 +75,27 @@ def test_a_requests_instruction_is_not_held_against_the_prompt(serve: Serve) -> 
     assert httpx2.post(f"{url}/v1/refine", json=body).json()["output"] == DRAFT
 
 
+def test_further_own_answers_are_a_part_of_the_round_that_they_decide(serve: Serve) -> None:
+    """Two own answers give another result than the draft's, which is less than the margin of three; so do two more."""
+    read = "<think>\nThe draft: seven\n[1] nine\n[2] nine\n</think>"
+
+    def reply(turns: Sequence[Turn]) -> str:
+        return "It is nine." if turns[-1].text == "How many?" else read
+
+    engine = FakeEngine(reply)
+    engine.manifest = BUNDLE.model_copy(
+        update={"own_answers": OwnAnswers(count=2, max_tokens=50, temperature=0.5, margin=3, further=2)}
+    )
+    engine.follower = comparing(engine.leader, engine.follower, engine.manifest)  # type: ignore[assignment]
+    body = {"prompt": "How many?", "draft": "It is seven.", "rounds": 1}
+    answer = httpx2.post(f"{serve(engine)}/v1/refine", json=body).json()
+    (_, done) = answer["refinement"]["rounds"]
+    assert (answer["output"], done["edit_ratio"] > 0, done["finish_reason"]) == ("It is nine.", True, "stop")
+    readings, own = len(read.split(" ")), 3  # a token of the fake is a word
+    assert done["usage"]["completion_tokens"] == 4 * own + 2 * readings
+    assert done["usage"]["completion_tokens_details"]["reasoning_tokens"] == 3 * own + 2 * readings
+
+
 ADDS = "Write `def add(a, b):` in Python. For example, this must hold: `assert add(1, 2) == 3`"
 RIGHT, WRONG, ENDLESS = (f"def add(a, b):\n    {body}" for body in ("return a + b", "return a - b", "while True: pass"))
 
