@@ -93,7 +93,8 @@ def test_further_own_answers_are_a_part_of_the_round_that_they_decide(serve: Ser
     assert (answer["output"], done["edit_ratio"] > 0, done["finish_reason"]) == ("It is nine.", True, "stop")
     readings, own = len(read.split(" ")), 3  # a token of the fake is a word
     assert done["usage"]["completion_tokens"] == 4 * own + 2 * readings
-    assert done["usage"]["completion_tokens_details"]["reasoning_tokens"] == 3 * own + 2 * readings
+    # The first readings are the Follower's own words, whose thoughts the engine counts and the fake does not.
+    assert done["usage"]["completion_tokens_details"]["reasoning_tokens"] == 3 * own + readings
 
 
 ADDS = "Write `def add(a, b):` in Python. For example, this must hold: `assert add(1, 2) == 3`"
