@@ -87,13 +87,12 @@ class ComparingFollower:
         if look is not None and _stays(look):
             yield look
             return
-        before = [] if look is None else [look]
         if look is not None:  # it is spent, whatever becomes of the own answers
             yield Chunk("", look.completion_tokens, look.prompt_tokens, look.cached_tokens)
-        looked = Spent(before)
+        looked = Spent([] if look is None else [look])
         round_ = _Round(turns, sampling, request_id, asked, missing)
         written = await self._written(round_, less(sampling, looked), range(self.how.count))
-        spent = Spent([*before, *written])
+        spent = looked.and_for(written)
         yield Chunk("", spent.completion - looked.completion, spent.prompt, spent.cached)
         own = await self._usable(written, asked)
         proven = await asyncio.to_thread(_proven, own, draft, asked) if missing else None

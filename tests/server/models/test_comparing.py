@@ -167,18 +167,24 @@ def test_who_closes_the_round_ends_the_own_answers() -> None:
     leader = model(lambda turns: "word " * 15, token_seconds=0.05)
     one = ComparingFollower(leader, model(lambda turns: "Nine."), own_answers(3), TURNS[-1].text)
 
-    async def cut() -> int:
-        stream = one.stream(TURNS, SAMPLING, request_id="r")
-        reading = asyncio.create_task(anext(stream))
-        await asyncio.sleep(0.02)
-        running = leader.running
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
-        await stream.aclose()
-        return running
-
-    assert asyncio.run(cut()) == 3
+    assert asyncio.run(cut(one, leader)) == 3
     assert leader.running == 0
+
+
+async def cut(
+    one: ComparingFollower, leader: FakeModel, turns: Sequence[Turn] = TURNS, *, after_words: bool = False
+) -> int:
+    """How many answers the Leader was writing when the round was closed, right away or once something was said."""
+    stream = one.stream(turns, SAMPLING, request_id="r", deltas=False)
+    while after_words and not (await anext(stream)).text:
+        pass
+    reading = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0.05)
+    running = leader.running
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    await stream.aclose()
+    return running
 
 
 def read(draft: str, *own: str) -> str:

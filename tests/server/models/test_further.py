@@ -8,7 +8,19 @@ from slhf_server.errors import EngineFailed
 from slhf_server.models.base import Chunk, SamplingParams
 from slhf_server.models.comparing import ComparingFollower
 from slhf_server.models.fake import Said
-from tests.server.models.test_comparing import ASKS, SAMPLING, TURNS, asked, chunks, model, of, own_answers, read, text
+from tests.server.models.test_comparing import (
+    ASKS,
+    SAMPLING,
+    TURNS,
+    asked,
+    chunks,
+    cut,
+    model,
+    of,
+    own_answers,
+    read,
+    text,
+)
 
 DRAFT = of("How many?", "That is 7.")
 FIRST, FURTHER = ("So 8.", "It is 9.", "Hence 9."), ("I say 9.", "All in all 9.")
@@ -180,17 +192,5 @@ def test_who_closes_the_round_ends_them() -> None:
     one = follower(said=(first,))
     one = ComparingFollower(leader, one.follower, one.how, one.turn)
 
-    async def cut() -> int:
-        stream = one.stream(DRAFT, SAMPLING, request_id="r", deltas=False)
-        while not (await anext(stream)).text:
-            pass
-        reading = asyncio.create_task(anext(stream))
-        await asyncio.sleep(0.05)
-        running = leader.running
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
-        await stream.aclose()
-        return running
-
-    assert asyncio.run(cut()) == 2
+    assert asyncio.run(cut(one, leader, DRAFT, after_words=True)) == 2
     assert leader.running == 0
