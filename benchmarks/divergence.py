@@ -45,9 +45,13 @@ def _states(weights: Path, sequences: Sequences) -> list[Any]:
     from vllm import LLM, SamplingParams
     from vllm.inputs import tokens_input
 
+    from slhf_server.engine.cpu import dtype_for
+
     longest = max(len(prompt) + len(answer) for prompt, answer in sequences)
     llm = LLM(
         str(weights),
+        dtype=dtype_for(torch.cpu.get_capabilities()),
+        worker_extension_cls="slhf_server.engine.repairs.CpuRepairs",  # the kernel for CPUs without VNNI
         max_model_len=longest + 1,
         max_num_seqs=1,
         max_num_batched_tokens=max(longest + 1, 2048),

@@ -3,10 +3,10 @@
     python -m benchmarks.int8 PROMPTS.jsonl --bundle BUNDLE [--answers 200] [--repeats 3]
 
 A row of PROMPTS has a `prompt` or an `instruction`: a text, or messages of which the first user's is taken. The server
-in bfloat16 answers them, and these answers are what is compared and refined. Ratios are medians over the repeats.
-Writes benchmarks/int8.json and the table of docs/benchmarks.md.
+in int8 answers them, and these answers are what is compared and refined. Ratios are medians over the repeats.
+Writes benchmarks/int8.json and the table of docs/benchmarks.md; --name int8-avx2 writes those of a CPU without AVX512.
 
-    (a) KL(bfloat16 || int8) of the next token, over the answers' tokens, nats
+    (a) KL(unrounded || int8) of the next token, over the answers' tokens, nats
     (b) tokens/s of Leader answers of 64 tokens, int8 / bfloat16, 1 to 32 at once      at least 3 at 16
     (c) tokens/s of Follower rounds alone, with and without speculation                at least 3 with
     (d) seconds to a warm start; resident memory after the load                        at most 40 s, 6 GB
@@ -23,9 +23,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
+import torch
 from transformers import AutoTokenizer
 
 from benchmarks.divergence import divergence
@@ -33,6 +34,7 @@ from benchmarks.process import Process, server
 from benchmarks.report import occasion, write
 from slhf_server.bundles.merging import merged
 from slhf_server.bundles.quantization import quantized
+from slhf_server.engine.cpu import dtype_for, weight_range
 from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.loading.opening import open_bundle
 from slhf_server.models.base import Turn
@@ -43,7 +45,11 @@ TOKENS = 64  # of a Leader's answer in (b)
 LONGEST = 256  # tokens of an answer that is compared and refined
 ROUNDS = 8  # Follower rounds in a repeat of (c)
 WISH = "Correct what is wrong and keep the rest."
-NAMES = {"bfloat16": "none", "int8": "int8"}
+NAMES: dict[str, list[str]] = {
+    "bfloat16": ["--cpu-quantization", "none", "--engine", "dtype=bfloat16"],
+    "int8": ["--cpu-quantization", "int8"],
+}
+HOW: tuple[Literal["none", "int8"], ...] = ("none", "int8")
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,9 @@ async def both(bundle: str, *flags: str) -> AsyncGenerator[dict[str, Served], No
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx2.AsyncClient(timeout=1200, limits=httpx2.Limits()))
         found = {}
-        for name, how in NAMES.items():
+        for name, precision in NAMES.items():
             started = time.perf_counter()
-            command = ["slhf-server", "--bundle", bundle, "--cpu-quantization", how, *flags]
+            command = ["slhf-server", "--bundle", bundle, *precision, *flags]
             process = await stack.enter_async_context(server(command, "/ready"))
             found[name] = Served(process, http, time.perf_counter() - started)
             await found[name].answer("Hello.")  # warm: kernels, connections
@@ -142,9 +148,9 @@ async def rounds(servers: dict[str, Served], drafts: Sequence[tuple[str, str]], 
     return found
 
 
-def compared(bundle: str, answers: Sequence[tuple[str, str]]) -> dict[str, float]:
+def compared(bundle: str, answers: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """(a): of what the two servers read."""
-    plain, rounded = (_weights(Settings(bundle=bundle, cpu_quantization=how)) for how in NAMES.values())
+    plain, rounded = (_weights(Settings(bundle=bundle, cpu_quantization=how)) for how in HOW)
     tokenizer, encoder = AutoTokenizer.from_pretrained(plain), PromptEncoder.open(plain)
     sequences = [
         (encoder.encode([Turn("user", prompt)]), tokenizer.encode(answer, add_special_tokens=False))
@@ -152,11 +158,13 @@ def compared(bundle: str, answers: Sequence[tuple[str, str]]) -> dict[str, float
     ]
     nats = sorted(divergence(plain, rounded, [pair for pair in sequences if pair[1]]))
     at = {f"p{share}": nats[len(nats) * share // 100] for share in (50, 90, 99)}
-    return {"answers": len(answers), "tokens": len(nats), "mean": statistics.mean(nats)} | at
+    dtype = dtype_for(torch.cpu.get_capabilities())
+    about = {"answers": len(answers), "tokens": len(nats), "dtype": "bfloat16" if dtype == "auto" else dtype}
+    return about | {"mean": statistics.mean(nats)} | at
 
 
 def _weights(settings: Settings) -> Path:
-    return quantized(merged(open_bundle(settings), settings.cache_dir), settings, obstacle=None).weights
+    return quantized(merged(open_bundle(settings), settings.cache_dir), settings, None, weight_range()).weights
 
 
 def read(file: Path, limit: int) -> list[str]:
@@ -169,14 +177,14 @@ def read(file: Path, limit: int) -> list[str]:
 
 
 async def run(bundle: str, texts: Sequence[str], repeats: int) -> dict[str, Any]:
-    for how in NAMES.values():
+    for how in HOW:
         _weights(Settings(bundle=bundle, cpu_quantization=how))  # made now, so that starts are warm
     async with both(bundle) as servers:
         places = asyncio.Semaphore(16)
 
         async def one(text: str) -> tuple[str, str]:
             async with places:
-                return text, await servers["bfloat16"].write(text)
+                return text, await servers["int8"].write(text)
 
         answers = await asyncio.gather(*map(one, texts))
         rows = await speeds(servers, texts, repeats)
@@ -210,8 +218,11 @@ def table(figures: dict[str, Any]) -> str:
     lines += ["", "| | int8 | bfloat16 | wanted |", "|---|---|---|---|"]
     for name, key, wanted in (("warm start, s", "start_s", "<= 40"), ("resident, GB", "resident_gb", "<= 6")):
         lines.append(f"| {name} | {figures[key]['int8']:.1f} | {figures[key]['bfloat16']:.1f} | {wanted} |")
-    lines += ["", f"KL to bfloat16 over {kl['tokens']} tokens of {kl['answers']} answers: mean {kl['mean']:.4f} nats, "]
-    lines[-1] += f"median {kl['p50']:.4f}, 90 % {kl['p90']:.4f}, 99 % {kl['p99']:.4f}."
+    lines += [
+        "",
+        f"KL to the unrounded model, in {kl['dtype']}, over {kl['tokens']} tokens of {kl['answers']} answers: ",
+    ]
+    lines[-1] += f"mean {kl['mean']:.4f} nats, median {kl['p50']:.4f}, 90 % {kl['p90']:.4f}, 99 % {kl['p99']:.4f}."
     return "\n".join(lines) + "\n"
 
 
@@ -226,10 +237,11 @@ def main() -> None:
     parser.add_argument("--bundle", required=True)
     parser.add_argument("--answers", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--name", default="int8", choices=["int8", "int8-avx2"])
     given = parser.parse_args()
     when = occasion()
     figures = when | asyncio.run(run(given.bundle, read(given.prompts, given.answers), given.repeats))
-    write("int8", figures, table(figures))
+    write(given.name, figures, table(figures))
 
 
 if __name__ == "__main__":

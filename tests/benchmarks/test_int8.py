@@ -26,7 +26,7 @@ FIGURES: dict[str, Any] = {
     },
     "start_s": {"bfloat16": 30.0, "int8": 25.0},
     "resident_gb": {"bfloat16": 7.0, "int8": 5.0},
-    "kl": {"answers": 2, "tokens": 90, "mean": 0.0123, "p50": 0.001, "p90": 0.02, "p99": 0.3},
+    "kl": {"answers": 2, "tokens": 90, "dtype": "float32", "mean": 0.0123, "p50": 0.001, "p90": 0.02, "p99": 0.3},
 }
 
 
@@ -35,6 +35,7 @@ def test_the_ratio_is_the_median_of_the_repeats_ratios() -> None:
     assert "| Leader, 16 at once | 496.0 | 160.0 | 3.10 | >= 3 |" in lines
     assert "| Follower alone, with speculation | 60.0 | 20.0 | 3.00 | >= 3 |" in lines
     assert "| warm start, s | 25.0 | 30.0 | <= 40 |" in lines
+    assert "in float32, over 90 tokens" in lines[-1]
     assert "mean 0.0123 nats" in lines[-1]
 
 

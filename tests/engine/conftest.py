@@ -21,8 +21,9 @@ from prometheus_client import CollectorRegistry
 
 from slhf_server.builtin.catalogue import TRAINED
 from slhf_server.bundles.quantization import quantized
+from slhf_server.engine.cpu import int8_obstacle, weight_range
 from slhf_server.engine.prompt import PromptEncoder
-from slhf_server.engine.vllm import VLLMEngine, int8_obstacle
+from slhf_server.engine.vllm import VLLMEngine
 from slhf_server.loading.opening import open_bundle
 from slhf_server.models.base import Chunk, SamplingParams, Turn
 from slhf_server.models.judge import Verdict
@@ -198,7 +199,7 @@ class ExactEngine:
 def exact_engine(**changes: Any) -> Iterator[ExactEngine]:
     """The untrained built-in model on an engine with EXACT's arguments; keyword arguments are other settings."""
     settings = Settings(**{"bundle": "builtin:smollm2-135m", "engine": EXACT} | changes)
-    bundle = quantized(open_bundle(settings), settings, int8_obstacle(settings))
+    bundle = quantized(open_bundle(settings), settings, int8_obstacle(settings), weight_range())
     encoder = PromptEncoder.open(bundle.weights)
     runner = asyncio.Runner()
     engine = ExactEngine(runner, runner.run(asyncio.to_thread(lambda: VLLMEngine.load(bundle, settings, encoder))))

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 AUTO_FROM = 450_000_000
 """Parameters from which `auto` rounds: Qwen2.5's 0.5B has 494 million."""
+WHOLE_RANGE = 127
+"""The steps of a weight in int8; CPUs without VNNI multiply fewer exactly (engine/cpu.py)."""
 _FORMAT = "int8-1"  # directories of another format are never read
 _INDEX = "model.safetensors.index.json"
 _BLOCK = re.compile(r"model\.layers\.\d+\.(.+)")
@@ -56,11 +58,12 @@ _QUANTIZATION = {
 _logger = logging.getLogger(__name__)
 
 
-def quantized(bundle: OpenBundle, settings: Settings, obstacle: str | None) -> OpenBundle:
+def quantized(bundle: OpenBundle, settings: Settings, obstacle: str | None, largest: int = WHOLE_RANGE) -> OpenBundle:
     """The bundle with its weights in int8, made on first use, where `cpu_quantization` asks for it and it is possible.
 
-    `obstacle` says why this device does not compute in int8; None: it does. Raises SettingsError where the setting says
-    `int8` and something stands in the way, and for weights that cannot be read.
+    `obstacle` says why this device does not compute in int8; None: it does. `largest` is the most steps that a weight
+    may have here. Raises SettingsError where the setting says `int8` and something stands in the way, and for weights
+    that cannot be read.
     """
     if settings.cpu_quantization == "none":
         return bundle
@@ -70,7 +73,10 @@ def quantized(bundle: OpenBundle, settings: Settings, obstacle: str | None) -> O
             raise SettingsError(f"cpu_quantization: int8 is not possible: {reason}")
         _logger.info("weights stay as they are, not in int8: %s", reason)
         return bundle
-    made = build_once(settings.cache_dir / f"{_FORMAT}-{_made_from(bundle, settings)}", lambda to: _write(bundle, to))
+    name = _FORMAT if largest == WHOLE_RANGE else f"{_FORMAT}-of-{largest}"
+    made = build_once(
+        settings.cache_dir / f"{name}-{_made_from(bundle, settings)}", lambda to: _write(bundle, to, largest)
+    )
     _logger.info("serving int8 (W8A8), made from %s; cpu_quantization is %s", bundle.weights, settings.cpu_quantization)
     return replace(bundle, weights=made)
 
@@ -139,9 +145,9 @@ def _fits(name: str, shape: list[int]) -> bool:
     return len(shape) == 2 if _is_linear(name) else len(shape) < 2 or not _BLOCK.fullmatch(name)
 
 
-def _write(bundle: OpenBundle, target: Path) -> None:
+def _write(bundle: OpenBundle, target: Path, largest: int) -> None:
     _logger.info("rounding the weights to int8, once, into %s", target.parent)
-    held = {file.name: _write_file(file, target / file.name) for file in _files(bundle.weights)}
+    held = {file.name: _write_file(file, target / file.name, largest) for file in _files(bundle.weights)}
     copy_all_but_weights(bundle.weights, target)
     _dump(_config(bundle.weights) | {"quantization_config": _QUANTIZATION}, target / "config.json")
     if (bundle.weights / _INDEX).exists():
@@ -154,7 +160,7 @@ def _dump(content: dict[str, Any], file: Path) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_file(file: Path, target: Path) -> dict[str, int]:
+def _write_file(file: Path, target: Path, largest: int) -> dict[str, int]:
     """Write one file of safetensors with its Linear layers rounded; returns the bytes of each tensor.
 
     The format's own library writes a file from tensors that are all in memory, so the few bytes around them are written
@@ -168,7 +174,7 @@ def _write_file(file: Path, target: Path) -> dict[str, int]:
         head += b" " * (-len(head) % 8)
         sink.write(len(head).to_bytes(8, "little") + head)
         for name in source.keys():
-            for part, tensor in _parts(name, source.get_tensor(name)):
+            for part, tensor in _parts(name, source.get_tensor(name), largest):
                 sink.seek(8 + len(head) + places[part]["data_offsets"][0])
                 sink.write(_raw(tensor))
     return {name: place["data_offsets"][1] - place["data_offsets"][0] for name, place in places.items()}
@@ -189,23 +195,23 @@ def _places(shapes: dict[str, tuple[str, list[int]]]) -> dict[str, Any]:
     return places
 
 
-def _parts(name: str, tensor: "Tensor") -> Iterator[tuple[str, "Tensor"]]:
+def _parts(name: str, tensor: "Tensor", largest: int) -> Iterator[tuple[str, "Tensor"]]:
     if not _is_linear(name):
         yield name, tensor
         return
-    whole, scale = rounded(tensor)
+    whole, scale = rounded(tensor, largest)
     if not scale.isfinite().all():
         raise SettingsError(f"bundle: {name}: weights that are not finite cannot be rounded to int8")
     yield name, whole
     yield f"{name}_scale", scale
 
 
-def rounded(weight: "Tensor") -> tuple["Tensor", "Tensor"]:
-    """A layer's weights (N, K) as int8, and the scale of each output channel, (N, 1) float32."""
+def rounded(weight: "Tensor", largest: int = WHOLE_RANGE) -> tuple["Tensor", "Tensor"]:
+    """A layer's weights (N, K) in steps up to `largest`, as int8, and each output channel's scale, (N, 1) float32."""
     import torch
 
     wide = weight.float()
-    scale = wide.abs().amax(dim=1, keepdim=True) / 127
+    scale = wide.abs().amax(dim=1, keepdim=True) / largest
     steps = wide.div_(scale.clamp(min=torch.finfo(torch.float32).tiny)).round_()
     return steps.to(torch.int8), scale
 

@@ -8,7 +8,9 @@ repair. On other platforms it does nothing. Each part says when it can go: a tes
 from typing import Any
 
 import torch
-from vllm.platforms import current_platform
+from vllm.platforms import PlatformEnum, current_platform
+
+from slhf_server.engine.cpu import multiplies_int8
 
 EXPAND = "vllm.v1.sample.rejection_sampler.expand_kernel"
 
@@ -225,6 +227,27 @@ def repair_adapters() -> None:
     PunicaWrapperCPU.add_lora_linear = add_adapters
 
 
+def repair_int8() -> None:
+    """Repair int8 on x86 without VNNI: oneDNN's sums overflow, and it is slower than float32 (int8.py has a kernel).
+
+    The repair can go when `test_without_vnni_upstreams_sums_still_overflow` fails and the kernel has become fast.
+    """
+    from vllm.model_executor.kernels.linear import register_linear_kernel
+    from vllm.model_executor.kernels.linear.scaled_mm.cpu import CPUInt8ScaledMMLinearKernel
+
+    from slhf_server.engine.int8 import FbgemmLinearKernel
+
+    features = torch.cpu.get_capabilities()
+    if multiplies_int8(features) or not features.get("avx2"):
+        return
+
+    def is_supported(compute_capability: int | None = None) -> tuple[bool, str | None]:
+        return False, "without VNNI its sums overflow."
+
+    CPUInt8ScaledMMLinearKernel.is_supported = staticmethod(is_supported)
+    register_linear_kernel(FbgemmLinearKernel, PlatformEnum.CPU, "int8")
+
+
 if current_platform.is_cpu():
     repair_expand()
     repair_no_draft()
@@ -232,6 +255,7 @@ if current_platform.is_cpu():
     repair_processors()
     repair_top_p()
     repair_adapters()
+    repair_int8()
 
 
 class CpuRepairs:

@@ -21,6 +21,7 @@ from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from slhf_server.bundles.opened import OpenBundle
+from slhf_server.engine.cpu import dtype_for
 from slhf_server.engine.parsing import OutputParsers, detected_tool_parser
 from slhf_server.engine.prompt import PromptEncoder
 from slhf_server.engine.role import VLLMRole
@@ -143,26 +144,6 @@ def set_cpu_environment() -> None:
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
 
 
-def int8_obstacle(settings: Settings) -> str | None:
-    """Why this device cannot compute in int8 (bundles/quantization.py), or None."""
-    if not current_platform.is_cpu():
-        return "it is for CPUs, and this is none; a GPU has --engine quantization=fp8"
-    return cpu_obstacle(torch.cpu.get_capabilities(), settings.engine.get("dtype", "auto"))
-
-
-def cpu_obstacle(features: Mapping[str, Any], dtype: str) -> str | None:
-    """Why a CPU with these instructions (`features`, by torch's names) cannot compute in int8, or None.
-
-    oneDNN multiplies int8 without VNNI too, but adds pairs of products in 16 bits, which overflow. With AMX, vLLM takes
-    another kernel, which knows no float32.
-    """
-    if not any(features.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
-        return "this CPU has neither VNNI (AVX512 or AVX) nor AMX"
-    if features.get("amx_int8") and dtype in ("float32", "float"):
-        return "with AMX, engine.dtype cannot be float32"
-    return None
-
-
 def output_parsers(bundle: OpenBundle, settings: Settings, encoder: PromptEncoder) -> OutputParsers:
     """The parsers of the bundle's output. Raises SettingsError for one that vLLM does not have, or that cannot be used.
 
@@ -198,7 +179,7 @@ def engine_arguments(bundle: OpenBundle, settings: Settings) -> dict[str, Any]:
     if (parser := _chosen(settings.reasoning_parser, bundle.manifest.reasoning_parser)) is not None:
         arguments["structured_outputs_config"] = _STRUCTURED_OUTPUTS | {"reasoning_parser": parser}
     if current_platform.is_cpu():
-        arguments |= _CPU_DEFAULTS
+        arguments |= _CPU_DEFAULTS | {"dtype": dtype_for(torch.cpu.get_capabilities())}
     adapters = {path for role in ("leader", "follower") if (path := bundle.adapter(role))}
     if adapters:
         configs = [json.loads((path / "adapter_config.json").read_bytes()) for path in adapters]

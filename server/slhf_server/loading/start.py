@@ -54,12 +54,13 @@ def _load(settings: Settings) -> "VLLMEngine":
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())  # vLLM does so too, but late
-    from slhf_server.engine.vllm import VLLMEngine, int8_obstacle, sees_nvidia_gpu  # imports vLLM: seconds
+    from slhf_server.engine.cpu import int8_obstacle, weight_range  # imports vLLM: seconds
+    from slhf_server.engine.vllm import VLLMEngine, sees_nvidia_gpu
 
     times.append(time.perf_counter())
     if said := advice(settings.bundle, sees_nvidia_gpu=sees_nvidia_gpu()):
         _logger.info(said)
-    bundle = quantized(bundle, settings, int8_obstacle(settings))
+    bundle = quantized(bundle, settings, int8_obstacle(settings), weight_range())
     times.append(time.perf_counter())
     engine = VLLMEngine.load(bundle, settings, encoder, sandbox)
     times.append(time.perf_counter())
