@@ -88,6 +88,21 @@ def test_linear_layers_of_the_blocks_are_rounded_and_all_else_is_kept(qwen: bool
         assert rounded.abs().amax(dim=1).eq(127).all()
 
 
+def test_a_device_that_multiplies_fewer_steps_exactly_gets_weights_of_its_own(
+    bundle: OpenBundle, tmp_path: Path
+) -> None:
+    whole = tensors(in_int8(bundle, tmp_path))
+    made = quantized(bundle, wanting("int8", tmp_path), obstacle=None, largest=64).weights
+    small, before = tensors(made), tensors(bundle.weights)
+    layers = [name for name in whole if f"{name}_scale" in whole]
+    for name in layers:
+        assert small[name].abs().amax(dim=1).eq(64).all()
+        assert small[f"{name}_scale"].equal(before[name].float().abs().amax(dim=1, keepdim=True) / 64)
+    assert layers
+    assert in_int8(bundle, tmp_path) != made
+    assert all(whole[name].equal(tensor) for name, tensor in tensors(in_int8(bundle, tmp_path)).items())
+
+
 def test_the_configuration_says_so_in_the_form_of_compressed_tensors(bundle: OpenBundle, tmp_path: Path) -> None:
     config = json.loads((in_int8(bundle, tmp_path) / "config.json").read_bytes())
     said = config.pop("quantization_config")
