@@ -144,6 +144,7 @@ def test_our_kernel_adds_a_bias_and_keeps_the_shape_and_leaves_zeros_alone() -> 
     due = torch.arange(5.0).expand(2, 3, 5).clone()
     due[0, 0] += 32
     assert torch.allclose(out, due)
+    assert kernel.apply_weights(module, x[:0]).shape == (0, 3, 5)
 
 
 @FBGEMM

@@ -44,7 +44,7 @@ class FbgemmLinearKernel(Int8ScaledMMLinearKernel):  # type: ignore[misc]  # vLL
 
     def apply_weights(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         out = multiplied(x.reshape(-1, x.shape[-1]), self._parts).to(x.dtype)
-        return (out if bias is None else out.add_(bias)).reshape(*x.shape[:-1], -1)
+        return (out if bias is None else out.add_(bias)).reshape(*x.shape[:-1], out.shape[-1])
 
 
 def packed(weight: torch.Tensor, scale: torch.Tensor) -> list[Any]:
@@ -62,7 +62,7 @@ def packed(weight: torch.Tensor, scale: torch.Tensor) -> list[Any]:
 def multiplied(x: torch.Tensor, parts: list[Any]) -> torch.Tensor:
     """Tokens (M, K) times the layer's weights: (M, N) float32. A token's result does not depend on the others."""
     wide = x.float()
-    scale = wide.abs().amax(-1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny) / 127
+    scale = (wide.abs().amax(-1, keepdim=True) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
     steps = (wide / scale).round_()  # FBGEMM rounds what it has added its zero point to, so a half may go either way
     first: torch.Tensor
     first, *others = (  # a scale of 1, and 128 for the zero point, since its activations are unsigned
