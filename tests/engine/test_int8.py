@@ -148,6 +148,16 @@ def test_our_kernel_adds_a_bias_and_keeps_the_shape_and_leaves_zeros_alone() -> 
 
 
 @FBGEMM
+def test_our_kernel_can_be_compiled_and_says_the_same_then() -> None:
+    """As with `enforce_eager: false`: in one graph, without a break."""
+    multiply, _ = by_fbgemm(64, 48, 64, torch.float32)
+    x = torch.randn(5, 64)
+    compiled = torch.compile(multiply, fullgraph=True, backend="aot_eager", dynamic=True)
+    assert compiled(x).equal(multiply(x))
+    assert compiled(x[:3]).equal(multiply(x[:3]))
+
+
+@FBGEMM
 @pytest.mark.parametrize("change", ["is_static_input_scheme", "input_symmetric", "is_channelwise"])
 def test_our_kernel_refuses_schemes_that_it_does_not_compute(change: str) -> None:
     able, why = FbgemmLinearKernel.can_implement(replace(DYNAMIC, **{change: not getattr(DYNAMIC, change)}))

@@ -9,13 +9,16 @@ FBGEMM's packed weights. When it has none, such CPUs have to compute in float32 
 """
 
 import warnings
+from itertools import count
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from vllm.model_executor.kernels.linear.scaled_mm.ScaledMMLinearKernel import (
     Int8ScaledMMLinearKernel,
     Int8ScaledMMLinearLayerConfig,
 )
+from vllm.utils.torch_utils import direct_register_custom_op
 
 from slhf_server.engine.cpu import SMALL_RANGE
 
@@ -39,12 +42,31 @@ class FbgemmLinearKernel(Int8ScaledMMLinearKernel):  # type: ignore[misc]  # vLL
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         name, scale_name, *_ = self.layer_param_names
-        self._parts = packed(getattr(layer, name), getattr(layer, scale_name))
+        weight = getattr(layer, name)
+        self.parts = packed(weight, getattr(layer, scale_name))
+        self._outputs, self._number = len(weight), next(_NUMBERS)
+        _KERNELS[self._number] = self
         setattr(layer, name, None)  # FBGEMM has its own copy
 
     def apply_weights(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        out = multiplied(x.reshape(-1, x.shape[-1]), self._parts).to(x.dtype)
-        return (out if bias is None else out.add_(bias)).reshape(*x.shape[:-1], out.shape[-1])
+        out = torch.ops.vllm.slhf_int8_linear(x.reshape(-1, x.shape[-1]), self._number, self._outputs)
+        return (out if bias is None else out.add_(bias)).reshape(*x.shape[:-1], self._outputs)
+
+
+# A model that is compiled (`enforce_eager: false`) may hold operators on tensors and numbers, and no packed weights.
+_NUMBERS = count()
+_KERNELS: WeakValueDictionary[int, FbgemmLinearKernel] = WeakValueDictionary()
+
+
+def _linear(x: torch.Tensor, number: int, outputs: int) -> torch.Tensor:
+    return multiplied(x, _KERNELS[number].parts).to(x.dtype)
+
+
+def _shape(x: torch.Tensor, number: int, outputs: int) -> torch.Tensor:
+    return x.new_empty((x.shape[0], outputs))
+
+
+direct_register_custom_op("slhf_int8_linear", _linear, fake_impl=_shape)
 
 
 def packed(weight: torch.Tensor, scale: torch.Tensor) -> list[Any]:
