@@ -40,7 +40,7 @@ def beside(url: str, drafts: Path) -> int:
 def test_a_run_beside_hostile_requests_loses_nothing(
     serve: Serve, drafts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    engine = FakeEngine(token_seconds=0.02)
+    engine = FakeEngine(token_seconds=0.1)  # long enough for hostile requests to be answered on a busy machine
     beside(serve(engine, api_keys="a=ka,b=kb"), drafts)
     told = capsys.readouterr().out
     assert "| calm | 10 | 0 |" in told
