@@ -85,6 +85,11 @@ class Stamp:
         return fits and (self.python, self.place) == (wanted.python, wanted.place)
 
 
+def interpreter() -> str:
+    """Version and file. `python3` may be a link, which an activated environment's own interpreter has followed."""
+    return f"{sys.version.split()[0]} {os.path.realpath(BASE_PYTHON)}"
+
+
 def digest(files: list[Path]) -> str:
     total = hashlib.sha256()
     for file in files:
@@ -358,8 +363,7 @@ def ensure(purpose: str, flags: Sequence[str] = ()) -> Path:
 
 
 def made(purpose: str, extra: str, place: Path) -> Path:
-    python = f"{sys.version.split()[0]} {BASE_PYTHON}"
-    wanted = Stamp(purpose, extra, python, str(place), digest(INPUTS))
+    wanted = Stamp(purpose, extra, interpreter(), str(place), digest(INPUTS))
     file = place / "slhf-stamp.json"
     with locked(place) as lock:
         have = read_stamp(file)

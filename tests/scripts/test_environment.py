@@ -107,6 +107,18 @@ def test_only_changed_inputs_and_purposes_are_updated_in_place(stamp: Any) -> No
         assert not stamp.can_become(replace(stamp, **{field: "other"}))
 
 
+def test_an_interpreter_is_the_same_one_by_each_of_its_names(root: Path, tmp_path: Path) -> None:
+    """`python3` of the system and that of an activated environment, which knows the file that the name leads to."""
+    script, alias = root / "scripts" / "environment.py", tmp_path / "python3"
+    alias.symlink_to(Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}")
+    told = f"import runpy; print(runpy.run_path({str(script)!r})['interpreter']())"
+    names = [
+        subprocess.run([python, "-c", told], capture_output=True, text=True, check=True).stdout
+        for python in (str(alias), str(alias.resolve()), sys.executable)
+    ]
+    assert len(set(names)) == 1, names
+
+
 def test_a_stamp_comes_back_as_written(environment: ModuleType, stamp: Any, tmp_path: Path) -> None:
     file = tmp_path / "stamp.json"
     environment.write_stamp(file, stamp)

@@ -49,7 +49,7 @@ class FbgemmLinearKernel(Int8ScaledMMLinearKernel):  # type: ignore[misc]  # vLL
         setattr(layer, name, None)  # FBGEMM has its own copy
 
     def apply_weights(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        out = torch.ops.vllm.slhf_int8_linear(x.reshape(-1, x.shape[-1]), self._number, self._outputs)
+        out: torch.Tensor = torch.ops.vllm.slhf_int8_linear(x.reshape(-1, x.shape[-1]), self._number, self._outputs)
         return (out if bias is None else out.add_(bias)).reshape(*x.shape[:-1], self._outputs)
 
 
