@@ -2,8 +2,8 @@
 
 A step of decoding reads every weight, so half the bytes take about half the time, and AVX512-VNNI or AMX multiply int8
 faster than bfloat16. Each output channel of a Linear layer inside the decoder blocks gets a scale, its largest weight
-over 127 (over 64 for CPUs without VNNI); activations are rounded by vLLM as they come, each token by a scale of its own. Embedding, head, norms and
-biases stay as they are. The form is that of compressed-tensors, which vLLM reads.
+over 127 (over 64 for CPUs without VNNI); activations are rounded by vLLM as they come, each token by a scale of its
+own. Embedding, head, norms and biases stay as they are. The form is that of compressed-tensors, which vLLM reads.
 
 One copy serves both roles. Tensors are read and written one by one, so making it takes the memory of the largest one.
 """
