@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import signal
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ __all__ = ["event_loops_keep_running", "pytest_terminal_summary"]  # hooks and f
 
 Serve = Callable[..., str]
 
+# A shell has the jobs in its background ignore SIGINT, and the programs that a test starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("patient", parent=hypothesis.settings(), deadline=None)  # a machine may be busy
 hypothesis.settings.load_profile("patient")
 
