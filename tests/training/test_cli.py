@@ -26,13 +26,17 @@ sys.exit(cli.main())
 """
 
 
-def test_sigterm_closes_what_is_open() -> None:
-    with subprocess.Popen([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True) as command:
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGTERM, ""), (signal.SIGINT, "slhf-train: interrupted\n")], ids=["SIGTERM", "ctrl-C"]
+)
+def test_what_ends_a_command_closes_what_is_open(number: signal.Signals, said: str) -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", WAITING], stdout=pipe, stderr=pipe, text=True) as command:
         assert command.stdout
         assert command.stdout.readline() == "open\n"
-        command.send_signal(signal.SIGTERM)
-        assert command.communicate(timeout=30)[0] == "closed\n"
-    assert command.returncode == 128 + signal.SIGTERM
+        command.send_signal(number)
+        assert command.communicate(timeout=30) == ("closed\n", said)
+    assert command.returncode == 128 + number
 
 
 @pytest.mark.parametrize(("former", "name"), [("preference", "reward"), ("instruct", "add-instructions")])

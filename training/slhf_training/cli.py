@@ -25,7 +25,7 @@ class Command:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit status: 0, or 1 where an error says what to mend. Bad arguments exit with 2."""
+    """Return the exit status: 0, 1 where an error says what to mend, 130 after ctrl-C. Bad arguments exit with 2."""
     if argv is None:
         signal.signal(signal.SIGTERM, _end)
     arguments = _parser().parse_args(_named_whole(_by_todays_name(sys.argv[1:] if argv is None else argv)))
@@ -34,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     except (TrainingError, SandboxError) as exc:
         sys.stderr.write(f"slhf-train: {exc}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("slhf-train: interrupted\n")
+        return 128 + signal.SIGINT
     return 0
 
 
