@@ -2,6 +2,8 @@
 
 import gc
 import json
+import subprocess
+import sys
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -14,6 +16,18 @@ from slhf_training.evaluation.run import ANSWERS, evaluate
 from tests.training.evaluation.fakes import Longer, configuration
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+OPENED_AND_ENDED = """
+import asyncio
+from slhf_server.loading.start import open_vllm
+from slhf_server.settings.server import Settings
+
+async def once():
+    engine = {"max_model_len": 1024, "kv_cache_memory_bytes": 1 << 29}
+    (await open_vllm(Settings(bundle="builtin:smollm2-135m", engine=engine))).shutdown()
+
+if __name__ == "__main__":
+    asyncio.run(once())
+"""
 
 
 def test_the_engine_writes_what_the_report_needs(builtin: Path, tmp_path: Path) -> None:
@@ -47,6 +61,14 @@ def test_the_engine_writes_what_the_report_needs(builtin: Path, tmp_path: Path) 
     assert report["sections"]["round_robin"]["players"]["smol"]["refused"] == 0
     again = evaluate(settings, opened=_nobody, judge=Longer().of)
     assert again["sections"] == report["sections"]
+
+
+def test_a_process_that_has_ended_its_engine_ends_without_a_word(builtin: Path, tmp_path: Path) -> None:
+    """It did not, where something held the engine until vLLM's finaliser could run no more."""
+    script = tmp_path / "script.py"
+    script.write_text(OPENED_AND_ENDED)
+    done = subprocess.run([sys.executable, script], timeout=300, capture_output=True, text=True, check=True)
+    assert "Traceback" not in done.stderr, done.stderr
 
 
 def _nobody(*model: Any) -> Any:

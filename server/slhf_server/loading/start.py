@@ -4,6 +4,8 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +32,10 @@ async def open_vllm(settings: Settings) -> "VLLMEngine":
 
     Raises SettingsError for a bundle or an engine argument that cannot work.
     """
-    engine = await asyncio.to_thread(_load, settings)
+    load = await asyncio.to_thread(_prepared, settings)
+    started = time.perf_counter()
+    engine = await asyncio.to_thread(load)
+    _logger.info("start: engine and weights %.1f s", time.perf_counter() - started)
     started = time.perf_counter()
     try:
         await engine.warm_up()
@@ -41,7 +46,12 @@ async def open_vllm(settings: Settings) -> "VLLMEngine":
     return engine
 
 
-def _load(settings: Settings) -> "VLLMEngine":
+def _prepared(settings: Settings) -> Callable[[], "VLLMEngine"]:
+    """What loads the engine, for a call in a thread of its own.
+
+    What is imported here keeps the frames that it was imported from, and with them whatever they hold: an engine would
+    live to the interpreter's end, where vLLM's finaliser fails.
+    """
     times = [time.perf_counter()]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers reads it at its first use
     sandbox = sandbox_for(settings)
@@ -62,8 +72,6 @@ def _load(settings: Settings) -> "VLLMEngine":
         _logger.info(said)
     bundle = quantized(bundle, settings, int8_obstacle(settings), weight_range())
     times.append(time.perf_counter())
-    engine = VLLMEngine.load(bundle, settings, encoder, sandbox)
-    times.append(time.perf_counter())
     spans = (after - before for before, after in zip(times, times[1:], strict=False))
-    _logger.info("start: bundle %.1f s, import of vLLM %.1f s, int8 %.1f s, engine and weights %.1f s", *spans)
-    return engine
+    _logger.info("start: bundle %.1f s, import of vLLM %.1f s, int8 %.1f s", *spans)
+    return partial(VLLMEngine.load, bundle, settings, encoder, sandbox)
